@@ -1,1 +1,10 @@
-//! Placeholder.
+//! Fully sharded data parallelism for Burn.
+
+pub mod comm;
+mod error;
+pub mod launch;
+mod unwind;
+mod world;
+
+pub use error::{Error, Result};
+pub use world::World;

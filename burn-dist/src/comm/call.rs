@@ -1,0 +1,153 @@
+//! The fingerprint of a collective.
+//!
+//! Ranks that run different programs would deadlock, or worse, add unrelated numbers. So every
+//! collective carries a description of itself, and an engine moves no byte before the
+//! descriptions of all ranks are equal.
+
+use super::Dtype;
+use crate::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+/// The kinds of collectives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Op {
+    /// Everybody receives everybody's piece.
+    AllGather,
+    /// Everybody receives the reduction of one piece.
+    ReduceScatter,
+    /// Everybody receives the reduction of all.
+    AllReduce,
+    /// Everybody receives one rank's data.
+    Broadcast,
+    /// Nobody goes on before everybody came.
+    Barrier,
+    /// The group is divided.
+    Split,
+}
+
+impl Op {
+    /// The name used in messages and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AllGather => "all_gather",
+            Self::ReduceScatter => "reduce_scatter",
+            Self::AllReduce => "all_reduce",
+            Self::Broadcast => "broadcast",
+            Self::Barrier => "barrier",
+            Self::Split => "split",
+        }
+    }
+}
+
+/// How a reduction combines elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reduce {
+    /// Their sum.
+    Sum,
+    /// Their sum divided once by the number of ranks; floats only.
+    Mean,
+    /// The largest; a NaN anywhere gives NaN.
+    Max,
+}
+
+/// What a collective is about: the unit it serves, and anything else the ranks must agree on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// The unit, as tables and messages name it.
+    pub unit: Arc<str>,
+    /// More that must be equal on all ranks, for example the set of parameters that take part.
+    pub detail: Arc<str>,
+}
+
+impl Label {
+    /// A label with nothing more to agree on.
+    pub fn new(unit: impl Into<Arc<str>>) -> Self {
+        Self {
+            unit: unit.into(),
+            detail: Arc::from(""),
+        }
+    }
+
+    /// The same unit, with more to agree on.
+    pub fn with_detail(&self, detail: impl Into<Arc<str>>) -> Self {
+        Self {
+            unit: self.unit.clone(),
+            detail: detail.into(),
+        }
+    }
+}
+
+impl From<&str> for Label {
+    fn from(unit: &str) -> Self {
+        Self::new(unit)
+    }
+}
+
+/// Everything that must be equal on all ranks of one collective.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// How many collectives this group has issued before.
+    pub sequence: u64,
+    /// The kind.
+    pub op: Op,
+    /// What it is about.
+    pub label: Label,
+    /// The element type.
+    pub dtype: Dtype,
+    /// Elements that one rank sends.
+    pub len: usize,
+    /// How elements are combined, where they are.
+    pub reduce: Option<Reduce>,
+    /// Who sends, where one does.
+    pub root: Option<usize>,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.op.name())?;
+        if let Some(reduce) = self.reduce {
+            write!(f, "({reduce:?})")?;
+        }
+        if let Some(root) = self.root {
+            write!(f, " from rank {root}")?;
+        }
+        write!(f, " of {} #{}", self.label.unit, self.sequence)?;
+        if !matches!(self.op, Op::Barrier | Op::Split) {
+            write!(f, " ({} {})", self.len, self.dtype)?;
+        }
+        if !self.label.detail.is_empty() {
+            write!(f, " [{}]", self.label.detail)?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares what all ranks of a group are about to do; `members` are their ranks in the world.
+///
+/// # Errors
+/// [`Error::Mismatch`], the same on every rank: it names the first rank that deviates from the
+/// majority, because with three ranks or more the odd one out is the one to look at.
+pub fn agree(calls: &[&Call], members: &[usize]) -> Result<(), Error> {
+    let votes = |call: &Call| calls.iter().filter(|other| **other == call).count();
+    let first_best = |best: usize, i: usize| {
+        if votes(calls[i]) > votes(calls[best]) {
+            i
+        } else {
+            best
+        }
+    };
+    if calls.windows(2).all(|pair| pair[0] == pair[1]) {
+        return Ok(());
+    }
+    let reference = (0..calls.len()).fold(0, first_best);
+    match calls.iter().position(|call| *call != calls[reference]) {
+        None => Ok(()),
+        Some(odd) => Err(Error::Mismatch {
+            rank: members[reference],
+            ours: calls[reference].to_string(),
+            peer: members[odd],
+            theirs: calls[odd].to_string(),
+        }),
+    }
+}

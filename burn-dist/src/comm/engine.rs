@@ -1,0 +1,59 @@
+//! The contract between the library and whatever moves the bytes.
+//!
+//! An engine knows ranks and bytes, nothing of models. Threads of one process implement it today
+//! ([`local`](super::local)); sockets, shared memory and NCCL implement the same contract and
+//! pass the same conformance suite (`tests/collectives.rs`).
+
+use super::{Call, Reduce, Span, SpanMut};
+use crate::error::{Error, Result};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// Moves bytes between the ranks of one group.
+///
+/// The caller, [`Communicator`](super::Communicator), has checked lengths and types against the
+/// `call`; the engine's duties are:
+///
+/// - compare the `call` of all ranks before any byte is written, and fail on all of them alike if
+///   they differ ([`agree`](super::agree));
+/// - reduce in rank order, f16 and bf16 in f32, so that results repeat bit for bit;
+/// - end within the deadline, whatever the other ranks do; name who was missing;
+/// - fail for good after the first error: the group is then out of step, and every later call
+///   returns that same error at once.
+pub trait Engine: Debug + Send + Sync {
+    /// This rank's place in the group, from 0.
+    fn rank(&self) -> usize;
+
+    /// The ranks of the group, by their rank in the world.
+    fn members(&self) -> &[usize];
+
+    /// `recv` is the concatenation of every rank's `send`, in rank order.
+    fn all_gather(&self, call: &Call, send: Span<'_>, recv: SpanMut<'_>) -> Result<()>;
+
+    /// `recv` is the reduction of every rank's chunk number [`rank`](Self::rank) of `send`.
+    fn reduce_scatter(
+        &self,
+        call: &Call,
+        op: Reduce,
+        send: Span<'_>,
+        recv: SpanMut<'_>,
+    ) -> Result<()>;
+
+    /// `buffer` becomes the reduction of every rank's `buffer`.
+    fn all_reduce(&self, call: &Call, op: Reduce, buffer: SpanMut<'_>) -> Result<()>;
+
+    /// `buffer` becomes `root`'s `buffer`.
+    fn broadcast(&self, call: &Call, root: usize, buffer: SpanMut<'_>) -> Result<()>;
+
+    /// Returns when every rank has come.
+    fn barrier(&self, call: &Call) -> Result<()>;
+
+    /// The engine of those ranks that gave the same `color`, ordered by `key`, then by rank.
+    fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>>;
+
+    /// Makes every rank's pending and later calls fail with `error`; the first one wins.
+    fn abort(&self, error: Error);
+
+    /// Says that this rank will issue no more calls.
+    fn leave(&self);
+}

@@ -1,0 +1,304 @@
+//! Collectives: what ranks do together.
+//!
+//! A [`Communicator`] is one rank's handle on a group of ranks. Every collective is called by
+//! every rank of the group, in the same order, with equal lengths and types; the ranks compare
+//! that before a byte moves, so a program that differs between ranks is an error on all of them
+//! and never a hang or a wrong sum. After an error the group is of no further use.
+//!
+//! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process.
+
+mod call;
+mod engine;
+mod ledger;
+pub mod local;
+mod queue;
+mod reduce;
+mod span;
+
+pub use call::{Call, Label, Op, Reduce, agree};
+pub use engine::Engine;
+pub use ledger::{Entry, Ledger};
+pub use queue::{Queue, Ticket};
+pub use span::{Dtype, Element, Span, SpanMut};
+
+use crate::error::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// One rank's handle on a group of ranks.
+///
+/// ```
+/// use burn_dist::comm::{Communicator, Reduce, Span, SpanMut, local};
+/// use std::time::Duration;
+///
+/// let sums: Vec<[f32; 1]> = std::thread::scope(|s| {
+///     let ranks = local::ranks(2, 1, Duration::from_secs(5));
+///     let threads: Vec<_> = ranks
+///         .into_iter()
+///         .map(|engine| {
+///             s.spawn(move || {
+///                 let comm = Communicator::new(engine);
+///                 let mut mine = [0.0f32];
+///                 let send = [1.0f32, 2.0];
+///                 comm.reduce_scatter(&"doc".into(), Reduce::Sum, Span::of(&send), SpanMut::of(&mut mine))
+///                     .map(|()| mine)
+///             })
+///         })
+///         .collect();
+///     threads.into_iter().map(|t| t.join().unwrap().unwrap()).collect()
+/// });
+/// assert_eq!(sums, [[2.0], [4.0]]);
+/// ```
+#[derive(Debug)]
+pub struct Communicator {
+    engine: Arc<dyn Engine>,
+    ledger: Ledger,
+    sequence: AtomicU64,
+}
+
+impl Communicator {
+    /// The handle of an engine, with a ledger of its own.
+    pub fn new(engine: impl Engine + 'static) -> Self {
+        Self::from_parts(Arc::new(engine), Ledger::default())
+    }
+
+    fn from_parts(engine: Arc<dyn Engine>, ledger: Ledger) -> Self {
+        Self {
+            engine,
+            ledger,
+            sequence: AtomicU64::new(0),
+        }
+    }
+
+    /// This rank's place in the group, from 0.
+    pub fn rank(&self) -> usize {
+        self.engine.rank()
+    }
+
+    /// Number of ranks in the group.
+    pub fn size(&self) -> usize {
+        self.members().len()
+    }
+
+    /// The ranks of the group, by their rank in the world.
+    pub fn members(&self) -> &[usize] {
+        self.engine.members()
+    }
+
+    /// What was communicated so far, by this group and those split from it.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Concatenates every rank's `send`, in rank order, into every rank's `recv`.
+    ///
+    /// # Shapes
+    /// `send`: `[n]`; `recv`: `[size * n]`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if `recv` is not `size` times `send`, before anything is moved;
+    /// otherwise what every collective may return: [`Error::Mismatch`], [`Error::Timeout`],
+    /// [`Error::PeerLeft`], [`Error::PeerFailed`].
+    ///
+    /// # Source
+    /// NCCL: `ncclAllGather`.
+    pub fn all_gather(&self, label: &Label, send: Span<'_>, mut recv: SpanMut<'_>) -> Result<()> {
+        self.check(Op::AllGather, label, send, &recv, send.len() * self.size())?;
+        if self.size() == 1 {
+            recv.bytes_mut().copy_from_slice(send.bytes());
+            return Ok(());
+        }
+        let call = self.call(Op::AllGather, label, send.dtype(), send.len());
+        let sent = send.bytes().len() * (self.size() - 1);
+        self.run(&call, sent, || self.engine.all_gather(&call, send, recv))
+    }
+
+    /// Reduces over ranks and leaves each rank the chunk of the result with its own number.
+    ///
+    /// # Shapes
+    /// `send`: `[size * n]`; `recv`: `[n]`.
+    ///
+    /// # Numerics
+    /// Rank 0 first, then rank 1, and so on; f16 and bf16 are summed in f32 and rounded once.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Self::all_gather); also [`Error::Config`] for the mean of integers.
+    ///
+    /// # Source
+    /// NCCL: `ncclReduceScatter`.
+    pub fn reduce_scatter(
+        &self,
+        label: &Label,
+        op: Reduce,
+        send: Span<'_>,
+        mut recv: SpanMut<'_>,
+    ) -> Result<()> {
+        self.check_reduce(op, send.dtype())?;
+        let wanted = recv.len() * self.size();
+        if send.len() != wanted || send.dtype() != recv.dtype() {
+            return Err(self.unequal(Op::ReduceScatter, label, send, &recv, wanted));
+        }
+        if self.size() == 1 {
+            recv.bytes_mut().copy_from_slice(send.bytes());
+            return Ok(());
+        }
+        let mut call = self.call(Op::ReduceScatter, label, send.dtype(), send.len());
+        call.reduce = Some(op);
+        let sent = recv.bytes().len() * (self.size() - 1);
+        self.run(&call, sent, || {
+            self.engine.reduce_scatter(&call, op, send, recv)
+        })
+    }
+
+    /// Replaces `buffer` by its reduction over all ranks.
+    ///
+    /// # Numerics and errors
+    /// As [`reduce_scatter`](Self::reduce_scatter); every rank receives the same bits.
+    ///
+    /// # Source
+    /// NCCL: `ncclAllReduce`.
+    pub fn all_reduce(&self, label: &Label, op: Reduce, buffer: SpanMut<'_>) -> Result<()> {
+        self.check_reduce(op, buffer.dtype())?;
+        if self.size() == 1 {
+            return Ok(());
+        }
+        let mut call = self.call(Op::AllReduce, label, buffer.dtype(), buffer.len());
+        call.reduce = Some(op);
+        let sent = 2 * buffer.bytes().len() * (self.size() - 1) / self.size();
+        self.run(&call, sent, || self.engine.all_reduce(&call, op, buffer))
+    }
+
+    /// Replaces `buffer` by that of rank `root`.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Self::all_gather); [`Error::Config`] if there is no rank `root`.
+    ///
+    /// # Source
+    /// NCCL: `ncclBroadcast`.
+    pub fn broadcast(&self, label: &Label, root: usize, buffer: SpanMut<'_>) -> Result<()> {
+        if root >= self.size() {
+            let expected = format!("a rank below {}", self.size());
+            return Err(Error::config("root of a broadcast", expected, root));
+        }
+        if self.size() == 1 {
+            return Ok(());
+        }
+        let mut call = self.call(Op::Broadcast, label, buffer.dtype(), buffer.len());
+        call.root = Some(root);
+        let sent = buffer.bytes().len();
+        self.run(&call, sent, || self.engine.broadcast(&call, root, buffer))
+    }
+
+    /// Returns when every rank has called it.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Self::all_gather).
+    pub fn barrier(&self, label: &Label) -> Result<()> {
+        if self.size() == 1 {
+            return Ok(());
+        }
+        let call = self.call(Op::Barrier, label, Dtype::U8, 0);
+        self.run(&call, 0, || self.engine.barrier(&call))
+    }
+
+    /// Divides the group: the ranks that give the same `color` form a new one, ordered by `key`.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Self::all_gather).
+    ///
+    /// # Source
+    /// MPI: `MPI_Comm_split`; NCCL: `ncclCommSplit`.
+    pub fn split(&self, color: usize, key: usize) -> Result<Self> {
+        let call = self.call(Op::Split, &"group".into(), Dtype::U64, 2);
+        let engine = self.engine.split(&call, color, key)?;
+        Ok(Self::from_parts(engine, self.ledger.clone()))
+    }
+
+    /// Makes all ranks' pending and later collectives fail with `error`; the first one wins.
+    pub fn abort(&self, error: Error) {
+        self.engine.abort(error);
+    }
+
+    /// Says that this rank will call no more collectives, so that one that waits for it is told.
+    pub fn leave(&self) {
+        self.engine.leave();
+    }
+
+    fn call(&self, op: Op, label: &Label, dtype: Dtype, len: usize) -> Call {
+        Call {
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
+            op,
+            label: label.clone(),
+            dtype,
+            len,
+            reduce: None,
+            root: None,
+        }
+    }
+
+    fn run(&self, call: &Call, bytes: usize, f: impl FnOnce() -> Result<()>) -> Result<()> {
+        let start = Instant::now();
+        let result = f();
+        let entry = Entry {
+            calls: 1,
+            bytes: bytes as u64,
+            time: start.elapsed(),
+        };
+        self.ledger.record(call.op, &call.label.unit, entry);
+        result
+    }
+
+    fn check(
+        &self,
+        op: Op,
+        label: &Label,
+        send: Span<'_>,
+        recv: &SpanMut<'_>,
+        wanted: usize,
+    ) -> Result<()> {
+        if recv.len() == wanted && recv.dtype() == send.dtype() {
+            return Ok(());
+        }
+        Err(self.unequal(op, label, send, recv, wanted))
+    }
+
+    fn check_reduce(&self, op: Reduce, dtype: Dtype) -> Result<()> {
+        let float = matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16);
+        if op == Reduce::Mean && !float {
+            let expected = "a float type (sum integers and divide)";
+            return Err(Error::config("mean over ranks", expected, dtype));
+        }
+        Ok(())
+    }
+
+    fn unequal(
+        &self,
+        op: Op,
+        label: &Label,
+        send: Span<'_>,
+        recv: &SpanMut<'_>,
+        wanted: usize,
+    ) -> Error {
+        let what = format!("{} of {} on rank {}", op.name(), label.unit, self.rank());
+        let (expected, found) = match op {
+            Op::ReduceScatter => (
+                format!(
+                    "to send {wanted} {} for {} ranks",
+                    recv.dtype(),
+                    self.size()
+                ),
+                format!("{} {}", send.len(), send.dtype()),
+            ),
+            _ => (
+                format!(
+                    "room for {wanted} {} from {} ranks",
+                    send.dtype(),
+                    self.size()
+                ),
+                format!("{} {}", recv.len(), recv.dtype()),
+            ),
+        };
+        Error::config(what, expected, found)
+    }
+}

@@ -1,0 +1,185 @@
+//! The arithmetic of reductions.
+//!
+//! Always rank 0 first, then rank 1, and so on: a fixed order is what makes results repeat bit
+//! for bit. f16 and bf16 are summed in f32 and rounded once, at the end.
+
+use super::{Dtype, Element, Reduce};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// Below this many elements a reduction is not worth another thread.
+const PARALLEL_FROM: usize = 1 << 18;
+/// Elements a thread takes at a time: small enough that the accumulator stays in the cache.
+const BLOCK: usize = 1 << 12;
+
+/// Writes the reduction of `sources`, one per rank and each as long as `out`, to `out`.
+///
+/// The bytes must be aligned for `dtype`; `pool` is used where it pays.
+pub(super) fn reduce(
+    dtype: Dtype,
+    op: Reduce,
+    sources: &[&[u8]],
+    out: &mut [u8],
+    pool: Option<&rayon::ThreadPool>,
+) {
+    match dtype {
+        Dtype::F64 => typed::<f64>(op, sources, out, pool),
+        Dtype::F32 => typed::<f32>(op, sources, out, pool),
+        Dtype::F16 => typed::<f16>(op, sources, out, pool),
+        Dtype::Bf16 => typed::<bf16>(op, sources, out, pool),
+        Dtype::I64 => typed::<i64>(op, sources, out, pool),
+        Dtype::I32 => typed::<i32>(op, sources, out, pool),
+        Dtype::I8 => typed::<i8>(op, sources, out, pool),
+        Dtype::U64 => typed::<u64>(op, sources, out, pool),
+        Dtype::U32 => typed::<u32>(op, sources, out, pool),
+        Dtype::U8 => typed::<u8>(op, sources, out, pool),
+    }
+}
+
+fn typed<T: Number>(
+    op: Reduce,
+    sources: &[&[u8]],
+    out: &mut [u8],
+    pool: Option<&rayon::ThreadPool>,
+) {
+    let sources: Vec<&[T]> = sources.iter().map(|s| bytemuck::cast_slice(s)).collect();
+    let out: &mut [T] = bytemuck::cast_slice_mut(out);
+    let block = |(index, out): (usize, &mut [T])| {
+        let start = index * BLOCK;
+        let mut sum = [T::Sum::default(); BLOCK];
+        let sum = &mut sum[..out.len()];
+        for (rank, source) in sources.iter().enumerate() {
+            let source = &source[start..start + out.len()];
+            match (rank, op) {
+                (0, _) => sum.iter_mut().zip(source).for_each(|(s, x)| *s = x.widen()),
+                (_, Reduce::Max) => sum
+                    .iter_mut()
+                    .zip(source)
+                    .for_each(|(s, x)| *s = T::larger(*s, x.widen())),
+                _ => sum
+                    .iter_mut()
+                    .zip(source)
+                    .for_each(|(s, x)| *s = T::add(*s, x.widen())),
+            }
+        }
+        match op {
+            Reduce::Mean => out
+                .iter_mut()
+                .zip(sum)
+                .for_each(|(o, s)| *o = T::narrow(T::divide(*s, sources.len()))),
+            _ => out
+                .iter_mut()
+                .zip(sum)
+                .for_each(|(o, s)| *o = T::narrow(*s)),
+        }
+    };
+    match pool {
+        Some(pool) if out.len() >= PARALLEL_FROM && pool.current_num_threads() > 1 => {
+            pool.install(|| out.par_chunks_mut(BLOCK).enumerate().for_each(block));
+        }
+        _ => out.chunks_mut(BLOCK).enumerate().for_each(block),
+    }
+}
+
+/// An element and the wider type it is accumulated in.
+trait Number: Element {
+    type Sum: Copy + Default + Send;
+    fn widen(self) -> Self::Sum;
+    fn narrow(sum: Self::Sum) -> Self;
+    fn add(a: Self::Sum, b: Self::Sum) -> Self::Sum;
+    fn larger(a: Self::Sum, b: Self::Sum) -> Self::Sum;
+    fn divide(sum: Self::Sum, by: usize) -> Self::Sum;
+}
+
+macro_rules! float {
+    ($($rust:ty, $sum:ty, $widen:expr, $narrow:expr);* $(;)?) => {
+        $(impl Number for $rust {
+            type Sum = $sum;
+            fn widen(self) -> $sum { $widen(self) }
+            fn narrow(sum: $sum) -> Self { $narrow(sum) }
+            fn add(a: $sum, b: $sum) -> $sum { a + b }
+            fn larger(a: $sum, b: $sum) -> $sum {
+                // A NaN must not be hidden by the comparison.
+                if a.is_nan() || a > b { a } else { b }
+            }
+            fn divide(sum: $sum, by: usize) -> $sum { sum / by as $sum }
+        })*
+    };
+}
+
+float!(f64, f64, |x| x, |x| x; f32, f32, |x| x, |x| x;
+       f16, f32, f16::to_f32, f16::from_f32; bf16, f32, bf16::to_f32, bf16::from_f32);
+
+macro_rules! integer {
+    ($($rust:ty),*) => {
+        $(impl Number for $rust {
+            type Sum = $rust;
+            fn widen(self) -> $rust { self }
+            fn narrow(sum: $rust) -> Self { sum }
+            fn add(a: $rust, b: $rust) -> $rust { a.wrapping_add(b) }
+            fn larger(a: $rust, b: $rust) -> $rust { a.max(b) }
+            // `Communicator` refuses the mean of integers before it comes here.
+            fn divide(sum: $rust, _: usize) -> $rust { sum }
+        })*
+    };
+}
+
+integer!(i64, i32, i8, u64, u32, u8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<T: Element>(op: Reduce, sources: &[Vec<T>], pool: Option<&rayon::ThreadPool>) -> Vec<T> {
+        let mut out = vec![T::zeroed(); sources[0].len()];
+        let sources: Vec<&[u8]> = sources.iter().map(|s| bytemuck::cast_slice(s)).collect();
+        reduce(
+            T::DTYPE,
+            op,
+            &sources,
+            bytemuck::cast_slice_mut(&mut out),
+            pool,
+        );
+        out
+    }
+
+    #[test]
+    fn half_precision_is_summed_in_f32() {
+        // 2048 + 1 is not an f16: summing in f16 would lose every one of the three ones.
+        let sources = [2048.0, 1.0, 1.0, 1.0].map(|x| vec![f16::from_f32(x); 3]);
+        assert_eq!(
+            run(Reduce::Sum, &sources, None),
+            vec![f16::from_f32(2052.0); 3]
+        );
+        let sources = [256.0, 1.0, 1.0].map(|x| vec![bf16::from_f32(x)]);
+        assert_eq!(
+            run(Reduce::Sum, &sources, None),
+            vec![bf16::from_f32(258.0)]
+        );
+    }
+
+    #[test]
+    fn a_nan_survives_max() {
+        for sources in [[vec![f32::NAN], vec![1.0]], [vec![1.0], vec![f32::NAN]]] {
+            assert!(run(Reduce::Max, &sources, None)[0].is_nan());
+        }
+        assert_eq!(run(Reduce::Max, &[vec![-3i64], vec![-7]], None), [-3]);
+    }
+
+    #[test]
+    fn threads_do_not_change_a_bit() {
+        let n = PARALLEL_FROM + 17;
+        let sources: Vec<Vec<f32>> = (0..3)
+            .map(|r| (0..n).map(|i| ((i * 31 + r * 7) as f32).sin()).collect())
+            .collect();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().ok();
+        let alone = run(Reduce::Mean, &sources, None);
+        let together = run(Reduce::Mean, &sources, pool.as_ref());
+        assert!(
+            alone
+                .iter()
+                .zip(&together)
+                .all(|(a, b)| a.to_bits() == b.to_bits())
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! One error type for the whole library.
+//!
+//! Every rank of a failed group returns the same cause, so an error is `Clone` and carries plain
+//! values instead of sources. Each message says who, what was expected, what was found, and what
+//! to do.
+
+use std::time::Duration;
+
+/// What every fallible function of this library returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a rank could not go on.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value a caller passed cannot be used.
+    #[error("{what}: expected {expected}, found {found}")]
+    Config {
+        /// The option or argument.
+        what: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+
+    /// A file is missing, short or damaged.
+    #[error("{path}: expected {expected}, found {found}")]
+    File {
+        /// The file or folder.
+        path: String,
+        /// What should have been there.
+        expected: String,
+        /// What was there.
+        found: String,
+    },
+
+    /// A model cannot be sharded, or is not what the call needs.
+    #[error("{path}: {problem}; {remedy}")]
+    Model {
+        /// Paths of the parameters or modules concerned.
+        path: String,
+        /// What is wrong with them.
+        problem: String,
+        /// What to do instead.
+        remedy: String,
+    },
+
+    /// An optimizer would compute something else on pieces than on whole tensors.
+    #[error("this optimizer is wrong on shards: {problem}; {remedy}")]
+    Optimizer {
+        /// What was seen.
+        problem: String,
+        /// What to use instead.
+        remedy: String,
+    },
+
+    /// Two ranks are not running the same program.
+    #[error(
+        "rank {peer} runs {theirs} where rank {rank} runs {ours}: every rank must issue the same \
+         collectives in the same order (do the ranks share one config and one control flow?)"
+    )]
+    Mismatch {
+        /// A rank that agrees with the majority.
+        rank: usize,
+        /// What that rank does.
+        ours: String,
+        /// The first rank that deviates.
+        peer: usize,
+        /// What the deviating rank does.
+        theirs: String,
+    },
+
+    /// One rank has a gradient for a parameter, another has none.
+    #[error(
+        "parameter {parameter} got a gradient on rank {with} but none on rank {without}: every \
+         rank's loss must reach the same parameters (multiply a branch by zero instead of leaving \
+         it out)"
+    )]
+    GradientSet {
+        /// Path of the parameter.
+        parameter: String,
+        /// A rank that has the gradient.
+        with: usize,
+        /// A rank that does not.
+        without: usize,
+    },
+
+    /// Some ranks never came to a collective.
+    #[error(
+        "rank {rank} waited {waited:?} in {call} for rank(s) {missing:?}: call it on every rank, \
+         or raise the deadline if they are only slow"
+    )]
+    Timeout {
+        /// The rank that gave up.
+        rank: usize,
+        /// The collective it waited in.
+        call: String,
+        /// How long it waited.
+        waited: Duration,
+        /// Who had not arrived.
+        missing: Vec<usize>,
+    },
+
+    /// A rank returned while others still needed it.
+    #[error(
+        "rank {peer} has returned, but rank {rank} needs it in {call}: every rank must run the \
+         same number of steps"
+    )]
+    PeerLeft {
+        /// The rank that waited.
+        rank: usize,
+        /// The rank that is gone.
+        peer: usize,
+        /// The collective that needs it.
+        call: String,
+    },
+
+    /// A rank failed; this is its cause, as every other rank reports it.
+    #[error("rank {peer} failed: {cause}")]
+    PeerFailed {
+        /// The rank that failed first.
+        peer: usize,
+        /// Its own error.
+        cause: String,
+    },
+
+    /// A rank panicked.
+    #[error("rank {rank} panicked: {message}")]
+    Panicked {
+        /// The rank.
+        rank: usize,
+        /// The panic's message.
+        message: String,
+    },
+
+    /// The gradients hold an infinity or a NaN; nothing was changed.
+    #[error(
+        "the global gradient norm is {norm}: nothing was changed; skip this step, or lower the \
+         learning rate or the loss scale"
+    )]
+    NotFinite {
+        /// The norm found.
+        norm: f64,
+    },
+
+    /// An error of the user's own program, passed through.
+    #[error("{0}")]
+    User(String),
+}
+
+impl Error {
+    /// Wraps an error of the user's own program, so that `?` can carry it out of a rank.
+    ///
+    /// ```
+    /// use burn_dist::Error;
+    /// assert_eq!(Error::user("no more disk").to_string(), "no more disk");
+    /// ```
+    pub fn user(error: impl std::fmt::Display) -> Self {
+        Self::User(error.to_string())
+    }
+
+    pub(crate) fn config(
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl std::fmt::Display,
+    ) -> Self {
+        Self::Config {
+            what: what.into(),
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
+
+    pub(crate) fn file(
+        path: &std::path::Path,
+        expected: impl Into<String>,
+        found: impl std::fmt::Display,
+    ) -> Self {
+        Self::File {
+            path: path.display().to_string(),
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
+
+    pub(crate) fn model(
+        path: impl Into<String>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::Model {
+            path: path.into(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! How ranks come to be.
+
+mod threads;
+
+pub use threads::Threads;

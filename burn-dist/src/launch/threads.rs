@@ -1,0 +1,122 @@
+//! Ranks as threads of this process.
+
+use crate::comm::{Communicator, local};
+use crate::error::{Error, Result};
+use crate::unwind::catch_all;
+use crate::world::World;
+use burn::tensor::Device;
+use std::time::Duration;
+
+/// Runs one function on several ranks, each a thread with compute threads of its own.
+///
+/// The cores are divided among the ranks, because ranks that share cores wait for each other in
+/// every collective.
+///
+/// ```
+/// use burn_dist::launch::Threads;
+///
+/// let ranks = Threads::new(3).run(|world| Ok((world.rank(), world.size())))?;
+/// assert_eq!(ranks, [(0, 3), (1, 3), (2, 3)]);
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Threads {
+    ranks: usize,
+    seed: u64,
+    deadline: Duration,
+    device: Device,
+}
+
+impl Threads {
+    /// So many ranks, on the CPU, with seed 0 and a deadline of five minutes.
+    pub fn new(ranks: usize) -> Self {
+        Self {
+            ranks,
+            seed: 0,
+            deadline: Duration::from_secs(300),
+            device: Device::flex(),
+        }
+    }
+
+    /// The seed that parameters are initialised from, the same on all ranks.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// How long a collective may wait for another rank.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The device that every rank computes on; it tracks gradients whether given so or not.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Runs `f` on every rank and returns what the ranks returned, in rank order.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for zero ranks. If a rank fails or panics, its error; the other ranks'
+    /// collectives then fail too, naming it, so that all threads end.
+    pub fn run<T: Send>(&self, f: impl Fn(World) -> Result<T> + Sync) -> Result<Vec<T>> {
+        if self.ranks == 0 {
+            return Err(Error::config("number of ranks", "at least 1", 0));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let budget = std::env::var("RAYON_NUM_THREADS")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(cores);
+        let threads = (budget / self.ranks).max(1);
+        let engines = local::ranks(self.ranks, threads, self.deadline);
+        let f = &f;
+        let results: Vec<Result<T>> = std::thread::scope(|scope| {
+            let running: Vec<_> = engines
+                .into_iter()
+                .map(|engine| scope.spawn(move || self.rank(engine, threads, f)))
+                .collect();
+            let joined = running.into_iter().enumerate();
+            joined
+                .map(|(rank, thread)| {
+                    let gone = |_| {
+                        let message = "its thread is gone".into();
+                        Err(Error::Panicked { rank, message })
+                    };
+                    thread.join().unwrap_or_else(gone)
+                })
+                .collect()
+        });
+        // The rank that failed first knows the cause; the others only repeat it.
+        let echo = |r: &Result<T>| matches!(r, Err(Error::PeerFailed { .. }));
+        match results.iter().position(|r| r.is_err() && !echo(r)) {
+            Some(first) => results.into_iter().skip(first).take(1).collect(),
+            None => results.into_iter().collect(),
+        }
+    }
+
+    fn rank<T: Send>(
+        &self,
+        engine: local::Local,
+        threads: usize,
+        f: &(impl Fn(World) -> Result<T> + Sync),
+    ) -> Result<T> {
+        let comm = Communicator::new(engine);
+        let rank = comm.rank();
+        let world = World::new(comm, self.device.clone(), self.seed)?;
+        let guard = world.clone();
+        let result = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(move |i| format!("rank {rank} compute {i}"))
+            .build()
+            .map_err(|e| Error::config("compute threads", format!("{threads} threads"), e))
+            .and_then(|pool| pool.install(|| catch_all(rank, || f(world))));
+        match &result {
+            Ok(_) => guard.comm().leave(),
+            Err(error) => guard.fail(error),
+        }
+        result
+    }
+}

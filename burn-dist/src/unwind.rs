@@ -1,0 +1,46 @@
+//! How a failed collective leaves a tensor operation.
+//!
+//! Burn's tensor operations cannot return a `Result`. A failure inside one therefore unwinds with
+//! an [`Error`] as its payload, past the panic hook (nothing is printed), to the nearest place
+//! that can return it: [`World::run`](crate::World::run), a backward pass, or the launcher.
+
+use crate::error::{Error, Result};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+/// Leaves the current tensor operation with `error`.
+pub(crate) fn raise(error: Error) -> ! {
+    resume_unwind(Box::new(error))
+}
+
+/// Returns the value, or leaves the current tensor operation with the error.
+pub(crate) fn or_raise<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|error| raise(error))
+}
+
+/// Runs `f` and turns a raised [`Error`] back into an `Err`; any other panic goes on unwinding.
+pub(crate) fn catch_raised<T>(f: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|payload| match payload.downcast::<Error>() {
+        Ok(error) => *error,
+        Err(payload) => resume_unwind(payload),
+    })
+}
+
+/// Runs `f` and turns a raised [`Error`] and also any panic into an `Err` of `rank`.
+pub(crate) fn catch_all<T>(rank: usize, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| Err(from_payload(rank, payload)))
+}
+
+fn from_payload(rank: usize, payload: Box<dyn Any + Send>) -> Error {
+    match payload.downcast::<Error>() {
+        Ok(error) => *error,
+        Err(payload) => {
+            let message = payload
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string))
+                .unwrap_or_else(|| "a panic without a message".into());
+            Error::Panicked { rank, message }
+        }
+    }
+}

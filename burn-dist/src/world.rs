@@ -1,0 +1,120 @@
+//! What a rank knows: who it is, who the others are, and how to reach them.
+
+use crate::comm::{Communicator, Ledger, Queue};
+use crate::error::{Error, Result};
+use crate::unwind::catch_raised;
+use burn::tensor::Device;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One rank's view of all ranks; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct World {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    comm: Arc<Communicator>,
+    queue: Queue,
+    device: Device,
+    seed: u64,
+    models: AtomicU64,
+}
+
+impl World {
+    /// The world behind a communicator; the launcher makes it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the thread for communication cannot be started.
+    pub fn new(comm: Communicator, device: Device, seed: u64) -> Result<Self> {
+        let device = match device.is_autodiff() {
+            true => device,
+            false => device.autodiff(),
+        };
+        let queue = Queue::new(comm.rank())?;
+        let inner = Inner {
+            comm: Arc::new(comm),
+            queue,
+            device,
+            seed,
+            models: AtomicU64::new(0),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// This rank's number, from 0.
+    pub fn rank(&self) -> usize {
+        self.inner.comm.rank()
+    }
+
+    /// Number of ranks.
+    pub fn size(&self) -> usize {
+        self.inner.comm.size()
+    }
+
+    /// Whether this is rank 0, the one that prints and writes what is written once.
+    pub fn is_chief(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// The device this rank computes on; it tracks gradients.
+    pub fn device(&self) -> Device {
+        self.inner.device.clone()
+    }
+
+    /// The seed given to the launcher, the same on all ranks.
+    pub fn seed(&self) -> u64 {
+        self.inner.seed
+    }
+
+    /// The group of all ranks, for collectives of one's own.
+    ///
+    /// While a backward pass runs, the library issues collectives on this group from another
+    /// thread; call your own between passes.
+    pub fn comm(&self) -> &Arc<Communicator> {
+        &self.inner.comm
+    }
+
+    /// What this rank has communicated so far.
+    pub fn ledger(&self) -> &Ledger {
+        self.inner.comm.ledger()
+    }
+
+    /// Runs `f`, in which tensor operations may communicate, and turns a failure inside it into
+    /// an `Err`.
+    ///
+    /// Launchers do this for the whole rank; use it where a program wants to handle the error
+    /// itself, for example around a forward pass.
+    ///
+    /// # Errors
+    /// Whatever a collective inside `f` failed with. Panics of other causes go on.
+    pub fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
+        catch_raised(f)
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.inner.queue
+    }
+
+    /// A number for the next sharded model: the same on all ranks, as they shard in one order.
+    pub(crate) fn next_model(&self) -> u64 {
+        self.inner.models.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Tells the other ranks that this one cannot go on.
+    pub(crate) fn fail(&self, error: &Error) {
+        let shared = match error {
+            Error::PeerFailed { .. } | Error::Mismatch { .. } | Error::GradientSet { .. } => {
+                error.clone()
+            }
+            other => Error::PeerFailed {
+                peer: self.rank(),
+                cause: other.to_string(),
+            },
+        };
+        self.inner.comm.abort(shared);
+    }
+}
