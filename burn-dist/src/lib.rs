@@ -1,1 +1,6 @@
-//! Placeholder.
+//! Fully sharded data parallelism for Burn.
+
+pub mod data;
+mod error;
+
+pub use error::{Error, Result};
