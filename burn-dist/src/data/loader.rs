@@ -295,13 +295,17 @@ mod tests {
         let ten = Ten::default();
         let reads = ten.reads.clone();
         let mut batches = loader(ten).with_prefetch(2).unwrap().epoch(0).unwrap();
-        let settled = || {
-            sleep(Duration::from_millis(100));
-            reads.load(Ordering::SeqCst)
+        let settles_at = |count| {
+            while reads.load(Ordering::SeqCst) < count {
+                sleep(Duration::from_millis(1));
+            }
+            // Time to read on, if it would.
+            sleep(Duration::from_millis(50));
+            assert_eq!(reads.load(Ordering::SeqCst), count);
         };
-        assert_eq!(settled(), 4);
+        settles_at(4);
         batches.next();
-        assert_eq!(settled(), 6);
+        settles_at(6);
     }
 
     #[test]

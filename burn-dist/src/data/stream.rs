@@ -12,7 +12,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// A random stream that is a pure function of its address.
 ///
-/// Opening one costs a few nanoseconds and holds some 300 bytes. The numbers come from ChaCha with 8 rounds,
+/// Opening one costs some 60 ns and holds some 300 bytes. The numbers come from ChaCha with 8 rounds,
 /// keyed by the address; they are the same on every platform. Not for cryptography.
 ///
 /// # Example
