@@ -1,6 +1,7 @@
 //! Fully sharded data parallelism for Burn.
 
 pub mod comm;
+pub mod data;
 mod error;
 pub mod launch;
 mod unwind;

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Models and data for the examples and tests of `burn-dist`.
+
+pub mod data;

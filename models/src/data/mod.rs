@@ -1,0 +1,33 @@
+//! Images to train on: CIFAR-10 from its official files, and a synthetic set that needs no files at all.
+//!
+//! Both are a [`Dataset`](burn_dist::data::Dataset) of [`Image`]s, which an [`ImageBatcher`] makes into an
+//! [`ImageBatch`] of tensors. As the batcher works from a sample's index and not from a shared generator, an
+//! image is cropped and flipped alike whichever rank it falls to.
+//!
+//! ```
+//! use burn::tensor::Device;
+//! use burn_dist::data::{DistributedSampler, Loader};
+//! use models::data::{ImageBatcher, Synthetic};
+//!
+//! let train = Synthetic::train(42, 64);
+//! // What changes for several ranks is `.for_rank(rank, world)?`, and nothing else.
+//! let sampler = DistributedSampler::new(64, 16)?.shuffled(42);
+//! let batcher = ImageBatcher::new(&Device::flex()).with_augmentation(42);
+//! let loader = Loader::new(train, sampler, move |items, info| batcher.collate(&items, info))?;
+//!
+//! for batch in loader.epoch(0)? {
+//!     let batch = batch?;
+//!     assert_eq!(batch.images.dims(), [16, 3, 32, 32]);
+//!     assert_eq!(batch.labels.dims(), [16]);
+//! }
+//! # Ok::<(), burn_dist::Error>(())
+//! ```
+
+mod augment;
+mod cifar;
+mod image;
+mod synthetic;
+
+pub use cifar::Cifar10;
+pub use image::{CHANNELS, Image, ImageBatch, ImageBatcher, PIXELS, SIDE};
+pub use synthetic::Synthetic;
