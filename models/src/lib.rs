@@ -1,3 +1,80 @@
-//! Models and data for the examples and tests of `burn-dist`.
+//! The models that burn-dist is shown and tested with, written as any Burn user would write them.
+//!
+//! A [`Vit`] is an ordinary Burn module: it trains on one device with Burn alone, and its parameters
+//! map one to one to those of a Hugging Face `ViTForImageClassification` checkpoint. The crate knows of
+//! burn-dist a single function, [`burn_dist::unit`].
+//!
+//! # Why `unit`
+//!
+//! A fully sharded model holds only a slice of every weight. Something has to say which weights are
+//! wanted together, and when: too fine, and the network spends its time on latency; too coarse, and the
+//! whole model is in memory at once. A transformer has a natural grain, its block, and a model marks it
+//! where it calls one:
+//!
+//! ```
+//! use burn::module::Module;
+//! use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+//! use burn::tensor::{Device, Tensor, activation::gelu};
+//! use burn_dist::unit;
+//!
+//! #[derive(Module, Debug)]
+//! struct Block {
+//!     norm: LayerNorm,
+//!     linear: Linear,
+//! }
+//!
+//! impl Block {
+//!     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+//!         x.clone() + gelu(self.linear.forward(self.norm.forward(x)))
+//!     }
+//! }
+//!
+//! #[derive(Module, Debug)]
+//! struct Stack {
+//!     blocks: Vec<Block>,
+//!     head: Linear,
+//! }
+//!
+//! impl Stack {
+//!     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+//!         // The outermost unit sees the whole model and owns what no inner unit claims: the head.
+//!         unit(self, x, |stack: &Stack, mut x| {
+//!             for block in &stack.blocks {
+//!                 x = unit(block, x, |block: &Block, x| block.forward(x));
+//!             }
+//!             stack.head.forward(x)
+//!         })
+//!     }
+//! }
+//!
+//! let device = Device::flex();
+//! let block = || Block {
+//!     norm: LayerNormConfig::new(8).init(&device),
+//!     linear: LinearConfig::new(8, 8).init(&device),
+//! };
+//! let model = Stack {
+//!     blocks: vec![block(), block()],
+//!     head: LinearConfig::new(8, 3).init(&device),
+//! };
+//! assert_eq!(model.forward(Tensor::ones([4, 8], &device)).dims(), [4, 3]);
+//! ```
+//!
+//! Outside a sharded model `unit` calls the closure and adds nothing. Inside one it gathers the block's
+//! weights before the closure runs and lets them go afterwards. The closure may run again in the backward
+//! pass, which asks two things of it: every tensor it uses comes through the inputs, and everything else
+//! it captures is a plain value. Randomness is the case that needs care, and [`Noise`] is made for it.
+//!
+//! # What is here
+//!
+//! - [`vit`]: the Vision Transformer, its presets, and the loading of Hugging Face weights;
+//! - [`noise`]: dropout and stochastic depth that replay exactly;
+//! - [`data`]: CIFAR-10, a synthetic set that needs no files, augmentation and batching;
+//! - [`loss`]: cross-entropy as a sum, so that uneven batches can be averaged exactly across ranks.
 
 pub mod data;
+pub mod loss;
+pub mod noise;
+pub mod vit;
+
+pub use noise::Noise;
+pub use vit::{Vit, VitConfig};

@@ -1,0 +1,241 @@
+//! Which rank owns which elements: a pure function of names, shapes, types and the number of
+//! ranks.
+//!
+//! The parameters of a unit lie back to back, each at an aligned offset, in one flat buffer that
+//! is cut evenly over the ranks. Gathering the cuts gives the buffer back, in which every
+//! parameter is a view: nothing is copied out. A cut takes no notice of parameters, so a rank's
+//! piece of one may be empty or a few elements of the middle; only the unit's end is padded.
+//!
+//! Checkpoint ranges, the memory estimate and the traffic estimate all come from here.
+
+use burn::tensor::DType;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Every parameter starts at a multiple of this, so that vector instructions see aligned views.
+const PARAMETER_ALIGN: usize = 64;
+/// Every rank's cut starts at a multiple of this.
+const CUT_ALIGN: usize = 16;
+
+/// A parameter, as far as the layout cares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// Its path in the module, such as `blocks.2.fc1.weight`.
+    pub path: String,
+    /// The path of the unit it belongs to; empty for the root.
+    pub unit: String,
+    /// Its full shape.
+    pub shape: Vec<usize>,
+    /// Its element type.
+    pub dtype: DType,
+    /// Whether it takes gradients.
+    pub trainable: bool,
+}
+
+/// One parameter's place in its unit's flat buffer, in elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// Its path in the module.
+    pub path: String,
+    /// Its full shape.
+    pub shape: Vec<usize>,
+    /// Where it starts.
+    pub offset: usize,
+    /// Number of its elements.
+    pub len: usize,
+}
+
+/// The flat buffer of one unit: parameters that are gathered together.
+///
+/// Parameters that take gradients and frozen ones of the same unit are laid out apart, as are
+/// those of different types, so that a reduction never moves what has no gradient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitLayout {
+    /// Its name in tables, messages and fingerprints.
+    pub name: Arc<str>,
+    /// The path of the module that the unit is; empty for the root.
+    pub path: String,
+    /// The element type of all its parameters.
+    pub dtype: DType,
+    /// Whether its parameters take gradients.
+    pub trainable: bool,
+    /// The parameters, in the order of the module.
+    pub slots: Vec<Slot>,
+    /// Number of ranks it is cut over.
+    pub ranks: usize,
+    /// Elements that each rank owns, padding included.
+    pub cut: usize,
+}
+
+impl UnitLayout {
+    /// Elements of the flat buffer, padding included.
+    pub fn len(&self) -> usize {
+        self.cut * self.ranks
+    }
+
+    /// Whether the unit has no elements at all.
+    pub fn is_empty(&self) -> bool {
+        self.cut == 0
+    }
+
+    /// Elements that are parameters.
+    pub fn elements(&self) -> usize {
+        self.slots.iter().map(|s| s.len).sum()
+    }
+
+    /// Bytes of the flat buffer, padding included.
+    pub fn bytes(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+
+    /// The part of parameter `slot` that `rank` owns, counted from the parameter's start.
+    pub fn piece(&self, slot: usize, rank: usize) -> Range<usize> {
+        let Slot { offset, len, .. } = self.slots[slot];
+        let inside = |at: usize| at.clamp(offset, offset + len) - offset;
+        inside(rank * self.cut)..inside((rank + 1) * self.cut)
+    }
+
+    /// Where that piece lies in `rank`'s cut, counted from the cut's start.
+    pub fn piece_in_cut(&self, slot: usize, rank: usize) -> Range<usize> {
+        let piece = self.piece(slot, rank);
+        if piece.is_empty() {
+            return 0..0;
+        }
+        let start = self.slots[slot].offset + piece.start - rank * self.cut;
+        start..start + piece.len()
+    }
+}
+
+/// Lays out the units of a model over `ranks`, in the order in which they first appear.
+pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
+    let mut order: Vec<(&str, bool, DType)> = Vec::new();
+    let mut members: BTreeMap<(&str, bool, String), Vec<&Parameter>> = BTreeMap::new();
+    for p in parameters {
+        let group = members
+            .entry((&p.unit, p.trainable, p.dtype.name().to_string()))
+            .or_default();
+        if group.is_empty() {
+            order.push((&p.unit, p.trainable, p.dtype));
+        }
+        group.push(p);
+    }
+    let lay_out = |(path, trainable, dtype): (&str, bool, DType)| {
+        let group = &members[&(path, trainable, dtype.name().to_string())];
+        let mixed = order.iter().filter(|(other, ..)| *other == path).count() > 1;
+        let mut name = if path.is_empty() { "root" } else { path }.to_string();
+        if mixed {
+            let kind = if trainable { "trainable" } else { "frozen" };
+            name.push_str(&format!(" ({kind} {})", dtype.name()));
+        }
+        let aligned = |offset: usize| offset.next_multiple_of(PARAMETER_ALIGN / dtype.size());
+        let mut end = 0;
+        let slots = group
+            .iter()
+            .map(|p| {
+                let offset = aligned(end);
+                let len = p.shape.iter().product();
+                end = offset + len;
+                Slot {
+                    path: p.path.clone(),
+                    shape: p.shape.clone(),
+                    offset,
+                    len,
+                }
+            })
+            .collect();
+        let cut = end.div_ceil(ranks);
+        UnitLayout {
+            name: name.into(),
+            path: path.to_string(),
+            dtype,
+            trainable,
+            slots,
+            ranks,
+            // A single rank cuts nothing and pads nothing.
+            cut: if ranks == 1 { end } else { cut.next_multiple_of(CUT_ALIGN / dtype.size()) },
+        }
+    };
+    order.iter().copied().map(lay_out).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parameter(path: usize, unit: usize, shape: &[usize], trainable: bool) -> Parameter {
+        Parameter {
+            path: format!("p{path}"),
+            unit: if unit == 0 { String::new() } else { format!("u{unit}") },
+            shape: shape.to_vec(),
+            dtype: DType::F32,
+            trainable,
+        }
+    }
+
+    fn model() -> impl Strategy<Value = Vec<Parameter>> {
+        let shape = prop::collection::vec(1usize..20, 0..4);
+        prop::collection::vec((0usize..4, shape, any::<bool>()), 1..30).prop_map(|ps| {
+            let number = |(i, (unit, shape, trainable)): (usize, (usize, Vec<usize>, bool))| {
+                parameter(i, unit, &shape, trainable)
+            };
+            ps.into_iter().enumerate().map(number).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_element_has_one_owner(parameters in model(), ranks in 1usize..9) {
+            let units = units(&parameters, ranks);
+            let total: usize = units.iter().map(|u| u.slots.len()).sum();
+            prop_assert_eq!(total, parameters.len());
+            for unit in &units {
+                for slot in 0..unit.slots.len() {
+                    let mut next = 0;
+                    for rank in 0..ranks {
+                        let piece = unit.piece(slot, rank);
+                        let place = unit.piece_in_cut(slot, rank);
+                        prop_assert_eq!(piece.len(), place.len());
+                        prop_assert!(place.end <= unit.cut);
+                        if !piece.is_empty() {
+                            prop_assert_eq!(piece.start, next);
+                            next = piece.end;
+                        }
+                    }
+                    prop_assert_eq!(next, unit.slots[slot].len);
+                }
+            }
+        }
+
+        #[test]
+        fn slots_are_aligned_and_apart(parameters in model(), ranks in 1usize..9) {
+            for unit in units(&parameters, ranks) {
+                for pair in unit.slots.windows(2) {
+                    prop_assert!(pair[0].offset + pair[0].len <= pair[1].offset);
+                }
+                for slot in &unit.slots {
+                    prop_assert_eq!(slot.offset * 4 % PARAMETER_ALIGN, 0);
+                    prop_assert!(slot.offset + slot.len <= unit.len());
+                }
+                if ranks > 1 {
+                    prop_assert_eq!(unit.cut * 4 % CUT_ALIGN, 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn frozen_parameters_are_laid_out_apart() {
+        let units = units(&[parameter(0, 1, &[3], true), parameter(1, 1, &[5], false)], 2);
+        let names: Vec<_> = units.iter().map(|u| &*u.name).collect();
+        assert_eq!(names, ["u1 (trainable f32)", "u1 (frozen f32)"]);
+    }
+
+    #[test]
+    fn more_ranks_than_elements_leave_empty_pieces() {
+        let unit = &units(&[parameter(0, 1, &[1], true)], 4)[0];
+        let pieces: Vec<_> = (0..4).map(|r| unit.piece(0, r).len()).collect();
+        assert_eq!(pieces, [1, 0, 0, 0]);
+    }
+}

@@ -1,0 +1,223 @@
+//! What a strategy implies for a model, computed without running anything.
+
+use crate::comm::Op;
+use crate::error::Result;
+use crate::layout::{Parameter, UnitLayout, units};
+use crate::strategy::{Keep, Strategy, When};
+use std::fmt;
+
+/// Units, memory, collectives and traffic of one step, as one rank sees them.
+///
+/// ```
+/// use burn::{nn::LinearConfig, tensor::Device};
+/// use burn_dist::Strategy;
+///
+/// let model = LinearConfig::new(256, 64).init(&Device::flex());
+/// let plan = Strategy::fsdp().plan(&model, 4)?;
+/// assert_eq!(plan.parameters(), 256 * 64 + 64);
+/// assert!(plan.padding() < 0.03);
+/// println!("{plan}");
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Plan {
+    strategy: Strategy,
+    size: usize,
+    cut_over: usize,
+    units: Vec<UnitLayout>,
+}
+
+/// Bytes per rank, by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Parameters between steps.
+    pub parameters: usize,
+    /// Gradients, when the step is due.
+    pub gradients: usize,
+    /// States of an optimizer that keeps two numbers per parameter, such as AdamW.
+    pub optimizer: usize,
+    /// Gathered units and full gradients on the way, at the worst moment of a backward pass.
+    pub transient: usize,
+}
+
+impl Memory {
+    /// All of it; activations come on top.
+    pub fn total(&self) -> usize {
+        self.parameters + self.gradients + self.optimizer + self.transient
+    }
+}
+
+/// How often a collective is called in a step, and what a rank sends for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// The kind.
+    pub op: Op,
+    /// Calls per step.
+    pub calls: usize,
+    /// Bytes that one rank sends per step under the ring algorithms.
+    pub bytes: usize,
+}
+
+impl Plan {
+    pub(crate) fn new(strategy: &Strategy, parameters: &[Parameter], size: usize) -> Result<Self> {
+        let cut_over = strategy.cut_over(size)?;
+        Ok(Self {
+            strategy: strategy.clone(),
+            size,
+            cut_over,
+            units: units(parameters, cut_over),
+        })
+    }
+
+    /// The units, in the order of the module.
+    pub fn units(&self) -> &[UnitLayout] {
+        &self.units
+    }
+
+    /// Number of ranks that share one copy of the state.
+    pub fn cut_over(&self) -> usize {
+        self.cut_over
+    }
+
+    /// Number of elements of all parameters.
+    pub fn parameters(&self) -> usize {
+        self.units.iter().map(UnitLayout::elements).sum()
+    }
+
+    /// The share of the flat buffers that is padding, between 0 and 1.
+    pub fn padding(&self) -> f64 {
+        let (full, used) = self.units.iter().fold((0, 0), |(full, used), u| {
+            (full + u.bytes(), used + u.elements() * u.dtype.size())
+        });
+        if full == 0 { 0.0 } else { 1.0 - used as f64 / full as f64 }
+    }
+
+    /// Bytes per rank.
+    pub fn memory(&self) -> Memory {
+        let sum = |wanted: &dyn Fn(&UnitLayout) -> bool| -> usize {
+            self.units.iter().filter(|u| wanted(u)).map(UnitLayout::bytes).sum()
+        };
+        let largest = |wanted: &dyn Fn(&UnitLayout) -> bool| {
+            self.units.iter().filter(|u| wanted(u)).map(UnitLayout::bytes).max().unwrap_or(0)
+        };
+        let (all, trainable) = (sum(&|_| true), sum(&|u| u.trainable));
+        let root = sum(&|u| u.path.is_empty());
+        let block = largest(&|u| !u.path.is_empty());
+        let block_gradients = largest(&|u| !u.path.is_empty() && u.trainable);
+        let share = |bytes: usize| bytes / self.cut_over;
+        let transient = match (self.cut_over, self.strategy.keep, self.strategy.when) {
+            (1, ..) => 0,
+            (_, Keep::Step, When::Step) => all,
+            (_, Keep::Step, When::Backward) => all + 2 * block_gradients + root,
+            (_, Keep::Pass, _) => 2 * block + block_gradients + 2 * root,
+        };
+        let whole_gradients = self.strategy.when == When::Step;
+        Memory {
+            parameters: share(all),
+            gradients: if whole_gradients { trainable } else { share(trainable) },
+            optimizer: 2 * share(trainable),
+            transient,
+        }
+    }
+
+    /// The collectives of one step with `micro_batches` backward passes, kind by kind; a global
+    /// norm adds one all-reduce of 8 bytes where parameters are cut.
+    pub fn traffic(&self, micro_batches: usize) -> Vec<Traffic> {
+        let replicas = self.size / self.cut_over;
+        let ring = |bytes: usize, ranks: usize| bytes / ranks * (ranks - 1);
+        let mut rows = Vec::new();
+        let mut row = |op: Op, per_unit: &dyn Fn(&UnitLayout) -> (usize, usize)| {
+            let (calls, bytes) = self.units.iter().map(per_unit).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+            if calls > 0 {
+                rows.push(Traffic { op, calls, bytes });
+            }
+        };
+        if self.cut_over > 1 {
+            row(Op::AllGather, &|u| {
+                let times = match self.strategy.keep {
+                    Keep::Step => 1,
+                    Keep::Pass if u.path.is_empty() => micro_batches,
+                    Keep::Pass => 2 * micro_batches,
+                };
+                (times, times * ring(u.bytes(), self.cut_over))
+            });
+            row(Op::ReduceScatter, &|u| {
+                let times = match self.strategy.when {
+                    _ if !u.trainable => 0,
+                    When::Step => 1,
+                    When::Backward => micro_batches,
+                };
+                (times, times * ring(u.bytes(), self.cut_over))
+            });
+        }
+        if replicas > 1 {
+            row(Op::AllReduce, &|u| match u.trainable {
+                true => (1, 2 * ring(u.bytes() / self.cut_over, replicas)),
+                false => (0, 0),
+            });
+        }
+        rows
+    }
+}
+
+/// Bytes as a person reads them.
+pub(crate) fn readable(bytes: usize) -> String {
+    match bytes as f64 {
+        b if b < 1e3 => format!("{b:.0} B"),
+        b if b < 1e6 => format!("{:.1} kB", b / 1e3),
+        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.2} GB", b / 1e9),
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parameters = self.parameters() as f64 / 1e6;
+        writeln!(
+            f,
+            "{} over {} rank(s): {parameters:.2} M parameters in {} unit(s), {:.2} % padding",
+            self.strategy,
+            self.size,
+            self.units.len(),
+            100.0 * self.padding()
+        )?;
+        writeln!(f, "  {:<28} {:>12} {:>12} {:>12}", "unit", "parameters", "gathered", "per rank")?;
+        // Equal neighbours share a row: blocks.0 .. blocks.11 is one line, not twelve.
+        let mut rest = &self.units[..];
+        while let Some(first) = rest.first() {
+            let same = |u: &&UnitLayout| u.bytes() == first.bytes() && u.trainable == first.trainable;
+            let run = rest.iter().take_while(same).count();
+            let name = match run {
+                1 => first.name.to_string(),
+                _ => format!("{} .. {} (x{run})", first.name, rest[run - 1].name),
+            };
+            writeln!(
+                f,
+                "  {name:<28} {:>12} {:>12} {:>12}",
+                first.elements(),
+                readable(first.bytes()),
+                readable(first.bytes() / self.cut_over)
+            )?;
+            rest = &rest[run..];
+        }
+        let memory = self.memory();
+        writeln!(
+            f,
+            "  memory per rank: parameters {} + gradients {} + AdamW {} + in flight {} = {}",
+            readable(memory.parameters),
+            readable(memory.gradients),
+            readable(memory.optimizer),
+            readable(memory.transient),
+            readable(memory.total())
+        )?;
+        let traffic = self.traffic(1);
+        if traffic.is_empty() {
+            return write!(f, "  traffic: none");
+        }
+        write!(f, "  sent per rank and step:")?;
+        for t in traffic {
+            write!(f, " {} x{} {};", t.op.name(), t.calls, readable(t.bytes))?;
+        }
+        Ok(())
+    }
+}

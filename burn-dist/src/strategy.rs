@@ -1,0 +1,181 @@
+//! Which state is kept whole and which is cut, as values.
+//!
+//! One engine serves all strategies. They differ in over whom a unit is cut, how long a gathered
+//! unit is kept, and when gradients are reduced:
+//!
+//! | | cut over | gathered unit kept | gradients reduced | traffic (x parameter bytes) |
+//! |---|---|---|---|---|
+//! | [`single`](Strategy::single) | nobody | - | never | 0 |
+//! | [`ddp`](Strategy::ddp) | nobody | - | all-reduce, each step | 2 |
+//! | [`zero1`](Strategy::zero1) | all ranks | until the step | reduce-scatter, each step | 2 |
+//! | [`zero2`](Strategy::zero2) | all ranks | until the step | reduce-scatter, each backward | 2 (+1 per extra micro-batch) |
+//! | [`fsdp`](Strategy::fsdp) | all ranks | for one pass | reduce-scatter, each backward | 3 per micro-batch |
+//! | [`hybrid`](Strategy::hybrid) | a group | for one pass | as FSDP, then all-reduce over groups | 3 in the group, 2 / group across |
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// How long a gathered unit is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Until its forward is over; backward gathers it again.
+    Pass,
+    /// Until the step.
+    Step,
+}
+
+/// When gradients are reduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// During each backward pass.
+    Backward,
+    /// Once a step, after the last backward pass.
+    Step,
+}
+
+/// Over whom parameters, gradients and optimizer states are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// Nobody: every rank has everything.
+    Nobody,
+    /// All ranks.
+    All,
+    /// Groups of so many consecutive ranks.
+    Group(usize),
+}
+
+/// How the state of training is spread over ranks.
+///
+/// ```
+/// use burn_dist::Strategy;
+///
+/// assert_eq!("hybrid:4".parse::<Strategy>()?, Strategy::hybrid(4));
+/// assert_eq!(Strategy::fsdp().to_string(), "fsdp");
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strategy {
+    name: &'static str,
+    pub(crate) over: Over,
+    pub(crate) keep: Keep,
+    pub(crate) when: When,
+    pub(crate) units: Option<Vec<String>>,
+}
+
+impl Strategy {
+    fn new(name: &'static str, over: Over, keep: Keep, when: When) -> Self {
+        Self {
+            name,
+            over,
+            keep,
+            when,
+            units: None,
+        }
+    }
+
+    /// One rank alone: plain Burn, through the same program.
+    pub fn single() -> Self {
+        Self::new("single", Over::Nobody, Keep::Step, When::Step)
+    }
+
+    /// Distributed data parallel: every rank has everything, gradients are averaged.
+    ///
+    /// # Source
+    /// Li et al., *PyTorch Distributed*, VLDB 2020.
+    pub fn ddp() -> Self {
+        Self::new("ddp", Over::Nobody, Keep::Step, When::Step)
+    }
+
+    /// ZeRO stage 1: optimizer states are cut; gradients are whole until the step.
+    ///
+    /// # Source
+    /// Rajbhandari et al., *ZeRO*, SC 2020.
+    pub fn zero1() -> Self {
+        Self::new("zero1", Over::All, Keep::Step, When::Step)
+    }
+
+    /// ZeRO stage 2: gradients are cut too; parameters are gathered once a step.
+    pub fn zero2() -> Self {
+        Self::new("zero2", Over::All, Keep::Step, When::Backward)
+    }
+
+    /// Fully sharded data parallel, ZeRO stage 3: parameters are cut too and gathered unit by
+    /// unit, once in forward and once in backward.
+    ///
+    /// # Source
+    /// Zhao et al., *PyTorch FSDP*, VLDB 2023.
+    pub fn fsdp() -> Self {
+        Self::new("fsdp", Over::All, Keep::Pass, When::Backward)
+    }
+
+    /// FSDP inside groups of `group` consecutive ranks, replicated across the groups.
+    ///
+    /// With one group per host, only gradients cross between hosts.
+    pub fn hybrid(group: usize) -> Self {
+        Self::new("hybrid", Over::Group(group), Keep::Pass, When::Backward)
+    }
+
+    /// Chooses the units: modules whose parameters are gathered together.
+    ///
+    /// A pattern is a module path in which `*` stands for one name, such as `encoder.blocks.*`.
+    /// A parameter belongs to the innermost match, or else to the root. Without a choice, every
+    /// element of a `Vec` of modules is a unit.
+    pub fn units(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.units = Some(patterns.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// How many ranks share one copy of the state, in a world of `size` ranks.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the strategy does not fit that many ranks.
+    pub(crate) fn cut_over(&self, size: usize) -> Result<usize> {
+        match self.over {
+            Over::Nobody if self.name == "single" && size != 1 => Err(Error::config(
+                "strategy single",
+                "one rank (use ddp for several)",
+                format!("{size} ranks"),
+            )),
+            Over::Nobody => Ok(1),
+            Over::All => Ok(size),
+            Over::Group(group) if group >= 1 && size % group == 0 => Ok(group),
+            Over::Group(group) => Err(Error::config(
+                "strategy hybrid",
+                format!("a group size that divides the {size} ranks"),
+                group,
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.over {
+            Over::Group(group) => write!(f, "{}:{group}", self.name),
+            _ => f.write_str(self.name),
+        }
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "single" => Ok(Self::single()),
+            "ddp" => Ok(Self::ddp()),
+            "zero1" => Ok(Self::zero1()),
+            "zero2" => Ok(Self::zero2()),
+            "fsdp" | "zero3" => Ok(Self::fsdp()),
+            _ => match text.strip_prefix("hybrid:").map(str::parse) {
+                Some(Ok(group)) => Ok(Self::hybrid(group)),
+                _ => Err(Error::config(
+                    "strategy",
+                    "single, ddp, zero1, zero2, fsdp or hybrid:N (N ranks a group)",
+                    text,
+                )),
+            },
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The classification loss, first of all as a *sum* over samples.
+//!
+//! A mean of means is the mean only when all batches are equally long. Ranks with uneven batches, and
+//! padding added to even them out, need the sum of losses and the number of samples apart: the division
+//! comes last, by the count of all ranks.
+
+use burn::tensor::{DType, FloatDType, Int, Tensor, activation::log_softmax};
+
+/// The cross-entropy of each sample against its label, summed: a tensor of one element.
+///
+/// - `logits`: `[batch, classes]`, any float type. The sum is taken in f32, or in f64 if they are f64.
+/// - `labels`: `[batch]`, the index of each sample's class.
+/// - `weights`: `[batch]`, what each sample counts for; padding weighs 0. Without them each counts 1.
+///
+/// The gradient of a sample's logits is its weight times (softmax − one-hot).
+///
+/// # Panics
+///
+/// As Burn's `gather`, if a label is not a class.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use models::loss::cross_entropy_sum;
+///
+/// let device = Device::flex();
+/// let logits = Tensor::<2>::zeros([3, 10], &device);
+/// let labels = Tensor::<1, Int>::from_data([4, 9, 0], &device);
+/// // The last sample is padding.
+/// let weights = Tensor::<1>::from_data([1.0, 1.0, 0.0], &device);
+///
+/// let loss: f32 = cross_entropy_sum(logits, labels, Some(weights)).into_scalar();
+/// assert!((loss - 2.0 * 10f32.ln()).abs() < 1e-5);
+/// ```
+pub fn cross_entropy_sum(
+    logits: Tensor<2>,
+    labels: Tensor<1, Int>,
+    weights: Option<Tensor<1>>,
+) -> Tensor<1> {
+    let log_probabilities = log_softmax(widened(logits), 1);
+    let of_label = log_probabilities
+        .gather(1, labels.unsqueeze_dim(1))
+        .squeeze_dim::<1>(1);
+    let counted = match weights {
+        Some(weights) => {
+            let dtype: FloatDType = of_label.dtype().into();
+            of_label * weights.cast(dtype)
+        }
+        None => of_label,
+    };
+    counted.sum().neg()
+}
+
+/// The mean of [`cross_entropy_sum`] over the batch: a tensor of one element.
+///
+/// The mean of an empty batch is not a number; a rank that may have no samples wants the sum.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use models::loss::cross_entropy;
+///
+/// let device = Device::flex();
+/// let labels = Tensor::<1, Int>::from_data([4, 9, 0], &device);
+/// let loss: f32 = cross_entropy(Tensor::zeros([3, 10], &device), labels).into_scalar();
+/// assert!((loss - 10f32.ln()).abs() < 1e-5);
+/// ```
+pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+    let [batch, _] = logits.dims();
+    cross_entropy_sum(logits, labels, None).div_scalar(batch as f64)
+}
+
+/// How many samples have their label as the largest logit: an f32 tensor of one element.
+///
+/// Shapes and `weights` are those of [`cross_entropy_sum`]. The count stays on the device, so that ranks
+/// can sum theirs before anyone reads it; nothing of it is on the autodiff tape. f32 counts exactly up to
+/// 2²⁴ samples.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use models::loss::correct;
+///
+/// let device = Device::flex();
+/// let logits = Tensor::<2>::from_data([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]], &device);
+/// let labels = Tensor::<1, Int>::from_data([0, 1, 1], &device);
+/// assert_eq!(correct(logits, labels, None).into_scalar::<f32>(), 2.0);
+/// ```
+pub fn correct(logits: Tensor<2>, labels: Tensor<1, Int>, weights: Option<Tensor<1>>) -> Tensor<1> {
+    let hits = logits
+        .argmax(1)
+        .squeeze_dim::<1>(1)
+        .equal(labels)
+        .cast(FloatDType::F32);
+    match weights {
+        Some(weights) => hits * weights.cast(FloatDType::F32),
+        None => hits,
+    }
+    .sum()
+}
+
+/// Half-precision logits in f32: a sum of exponentials over many classes needs the bits.
+fn widened(logits: Tensor<2>) -> Tensor<2> {
+    match logits.dtype() {
+        DType::F16 | DType::BF16 => logits.cast(FloatDType::F32),
+        _ => logits,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    fn logits(device: &Device) -> Tensor<2> {
+        Tensor::from_data([[1.0, 2.0, 3.0], [400.0, -400.0, 0.0]], device)
+    }
+
+    #[test]
+    fn the_sum_is_that_of_the_formula_even_for_large_logits() {
+        let device = Device::flex();
+        let labels = Tensor::from_data([0, 2], &device);
+        let loss: f32 = cross_entropy_sum(logits(&device), labels, None).into_scalar();
+        let expected = (1f32.exp() + 2f32.exp() + 3f32.exp()).ln() - 1.0 + 400.0;
+        assert!((loss - expected).abs() < 1e-4, "{loss} against {expected}");
+    }
+
+    #[test]
+    fn a_sample_of_weight_zero_has_neither_loss_nor_gradient() {
+        let device = Device::flex().autodiff();
+        let logits = logits(&device).require_grad();
+        let labels = Tensor::from_data([0, 2], &device);
+        let weights = Tensor::from_data([0.0, 1.0], &device);
+        let loss = cross_entropy_sum(logits.clone(), labels, Some(weights));
+        assert_eq!(loss.clone().into_scalar::<f32>(), 400.0);
+
+        let grads = loss.backward();
+        let grad: Vec<f32> = logits
+            .grad(&grads)
+            .unwrap()
+            .into_data()
+            .try_to_vec()
+            .unwrap();
+        assert_eq!(grad, [0.0, 0.0, 0.0, 1.0, 0.0, -1.0]);
+    }
+
+    #[test]
+    fn half_precision_is_summed_in_f32_and_double_stays_double() {
+        let device = Device::flex();
+        let loss = |dtype: FloatDType| {
+            let labels = Tensor::from_data([0, 2], &device);
+            cross_entropy_sum(logits(&device).cast(dtype), labels, None)
+        };
+        assert_eq!(loss(FloatDType::F16).dtype(), DType::F32);
+        assert_eq!(loss(FloatDType::F64).dtype(), DType::F64);
+    }
+
+    #[test]
+    fn padding_is_never_correct() {
+        let device = Device::flex();
+        let labels = || Tensor::from_data([2, 0], &device);
+        let weights = Tensor::from_data([1.0, 0.0], &device);
+        let all: f32 = correct(logits(&device), labels(), None).into_scalar();
+        let some: f32 = correct(logits(&device), labels(), Some(weights)).into_scalar();
+        assert_eq!((all, some), (2.0, 1.0));
+    }
+}

@@ -1,0 +1,323 @@
+//! The sizes of a Vision Transformer, and the well-known sets of them.
+
+use burn::config::Config;
+use burn::nn::LayerNormConfig;
+use burn::tensor::Device;
+use thiserror::Error;
+
+use super::block::{Block, BlockSizes};
+use super::embeddings::Embeddings;
+use super::{Vit, init};
+
+/// The sizes and rates of a [`Vit`]; the defaults are ViT-B/16 at 224 × 224 without dropout.
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::Device;
+/// use models::VitConfig;
+///
+/// let device = Device::flex();
+/// assert!(VitConfig::tiny(10).with_drop_path(0.1).init(&device).is_ok());
+///
+/// let mistake = VitConfig::tiny(10).with_heads(5).init(&device).unwrap_err();
+/// assert_eq!(
+///     mistake.to_string(),
+///     "a width of 64 cannot be split over 5 heads: choose a multiple"
+/// );
+/// ```
+#[derive(Config, Debug)]
+pub struct VitConfig {
+    /// Number of classes.
+    pub classes: usize,
+    /// Height and width of an image in pixels.
+    #[config(default = 224)]
+    pub image_size: usize,
+    /// Height and width of a patch in pixels; it divides the image.
+    #[config(default = 16)]
+    pub patch_size: usize,
+    /// Channels of an image.
+    #[config(default = 3)]
+    pub channels: usize,
+    /// Features of a token.
+    #[config(default = 768)]
+    pub width: usize,
+    /// Number of blocks.
+    #[config(default = 12)]
+    pub blocks: usize,
+    /// Attention heads of a block; they divide the width.
+    #[config(default = 12)]
+    pub heads: usize,
+    /// Hidden features of a block's MLP.
+    #[config(default = 3072)]
+    pub mlp_width: usize,
+    /// Dropout of the embeddings and of what each attention and MLP adds to the stream.
+    #[config(default = 0.0)]
+    pub dropout: f64,
+    /// Dropout of the attention probabilities.
+    #[config(default = 0.0)]
+    pub attention_dropout: f64,
+    /// Stochastic depth of the last block; it grows linearly from 0 at the first.
+    #[config(default = 0.0)]
+    pub drop_path: f64,
+    /// What layer norms add to the variance.
+    #[config(default = 1e-6)]
+    pub norm_eps: f64,
+}
+
+/// A configuration that describes no model.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum ConfigError {
+    /// A size is zero.
+    #[error("`{field}` is 0: it must be at least 1")]
+    Zero {
+        /// The field of the configuration.
+        field: &'static str,
+    },
+    /// The image is not a whole number of patches.
+    #[error(
+        "an image of {image_size} pixels cannot be cut into patches of {patch_size}: choose a divisor"
+    )]
+    Patches {
+        /// Pixels of an image's side.
+        image_size: usize,
+        /// Pixels of a patch's side.
+        patch_size: usize,
+    },
+    /// The width is not a whole number of heads.
+    #[error("a width of {width} cannot be split over {heads} heads: choose a multiple")]
+    Heads {
+        /// Features of a token.
+        width: usize,
+        /// Attention heads.
+        heads: usize,
+    },
+    /// A rate is no probability below 1.
+    #[error("`{field}` is {rate}: a rate lies in [0, 1)")]
+    Rate {
+        /// The field of the configuration.
+        field: &'static str,
+        /// What it was set to.
+        rate: f64,
+    },
+    /// Layer norms could divide by zero.
+    #[error("`norm_eps` is {eps}: it must be positive and finite")]
+    NormEps {
+        /// What it was set to.
+        eps: f64,
+    },
+}
+
+impl VitConfig {
+    /// A model of 0.2 M parameters for 32 × 32 images: quick on a laptop.
+    pub fn tiny(classes: usize) -> Self {
+        Self::small_images(classes).with_sizes(64, 4, 4)
+    }
+
+    /// A model of 2.7 M parameters for CIFAR's 32 × 32 images.
+    pub fn cifar(classes: usize) -> Self {
+        Self::small_images(classes).with_sizes(192, 6, 3)
+    }
+
+    /// ViT-S/16 at 224 × 224: 22 M parameters. Touvron et al., 2020, <https://arxiv.org/abs/2012.12877>.
+    pub fn small_16(classes: usize) -> Self {
+        Self::new(classes).with_sizes(384, 12, 6)
+    }
+
+    /// ViT-B/16 at 224 × 224: 86 M parameters.
+    pub fn base_16(classes: usize) -> Self {
+        Self::new(classes).with_sizes(768, 12, 12)
+    }
+
+    /// ViT-L/16 at 224 × 224: 304 M parameters.
+    pub fn large_16(classes: usize) -> Self {
+        Self::new(classes).with_sizes(1024, 24, 16)
+    }
+
+    fn small_images(classes: usize) -> Self {
+        Self::new(classes).with_image_size(32).with_patch_size(4)
+    }
+
+    /// The published models all have an MLP of four times their width.
+    fn with_sizes(self, width: usize, blocks: usize, heads: usize) -> Self {
+        self.with_width(width)
+            .with_blocks(blocks)
+            .with_heads(heads)
+            .with_mlp_width(4 * width)
+    }
+
+    /// Says whether the configuration describes a model.
+    ///
+    /// # Errors
+    ///
+    /// The first [`ConfigError`] found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("classes", self.classes),
+            ("image_size", self.image_size),
+            ("patch_size", self.patch_size),
+            ("channels", self.channels),
+            ("width", self.width),
+            ("blocks", self.blocks),
+            ("heads", self.heads),
+            ("mlp_width", self.mlp_width),
+        ];
+        if let Some((field, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Err(ConfigError::Zero { field });
+        }
+        if !self.image_size.is_multiple_of(self.patch_size) {
+            return Err(ConfigError::Patches {
+                image_size: self.image_size,
+                patch_size: self.patch_size,
+            });
+        }
+        if !self.width.is_multiple_of(self.heads) {
+            return Err(ConfigError::Heads {
+                width: self.width,
+                heads: self.heads,
+            });
+        }
+        let rates = [
+            ("dropout", self.dropout),
+            ("attention_dropout", self.attention_dropout),
+            ("drop_path", self.drop_path),
+        ];
+        // NaN is in no range, and so an error too.
+        if let Some((field, rate)) = rates
+            .into_iter()
+            .find(|(_, rate)| !(0.0..1.0).contains(rate))
+        {
+            return Err(ConfigError::Rate { field, rate });
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
+            return Err(ConfigError::NormEps { eps: self.norm_eps });
+        }
+        Ok(())
+    }
+
+    /// The model, with parameters that are drawn when they are first used: nothing is allocated yet.
+    ///
+    /// Weights and positions follow a normal distribution of deviation 0.02 cut at two deviations; biases
+    /// and the class token start at 0, norms at the identity.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Vit, ConfigError> {
+        self.validate()?;
+        let sizes = BlockSizes {
+            width: self.width,
+            heads: self.heads,
+            mlp_width: self.mlp_width,
+            norm_eps: self.norm_eps,
+        };
+        let blocks = (0..self.blocks)
+            .map(|index| {
+                let depth = index as f64 / (self.blocks - 1).max(1) as f64;
+                Block::new(&sizes, device).with_rates(
+                    self.dropout,
+                    self.attention_dropout,
+                    self.drop_path * depth,
+                )
+            })
+            .collect();
+        let norm = LayerNormConfig::new(self.width).with_epsilon(self.norm_eps);
+        Ok(Vit {
+            embeddings: Embeddings::new(self, device),
+            blocks,
+            norm: norm.init(device),
+            head: init::linear(self.width, self.classes, device),
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use burn::module::{Module, ModuleVisitor, Param};
+    use burn::tensor::Tensor;
+
+    /// Elements and initialised tensors, without initialising any.
+    #[derive(Default)]
+    struct Census {
+        elements: usize,
+        initialized: usize,
+    }
+
+    impl ModuleVisitor for Census {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.elements += param.lazy_shape().num_elements();
+            self.initialized += usize::from(param.is_initialized());
+        }
+    }
+
+    fn census(config: &VitConfig) -> Census {
+        let mut census = Census::default();
+        config.init(&Device::flex()).unwrap().visit(&mut census);
+        census
+    }
+
+    #[test]
+    fn presets_have_their_published_sizes_and_allocate_nothing() {
+        let presets = [
+            (VitConfig::tiny(10), 208_074),
+            (VitConfig::cifar(10), 2_693_578),
+            (VitConfig::small_16(1000), 22_050_664),
+            (VitConfig::base_16(1000), 86_567_656),
+            (VitConfig::large_16(1000), 304_326_632),
+        ];
+        for (config, elements) in presets {
+            let census = census(&config);
+            assert_eq!(census.elements, elements, "{config:?}");
+            assert_eq!(census.initialized, 0, "{config:?}");
+        }
+    }
+
+    #[test]
+    fn each_mistake_is_an_error_that_says_which() {
+        let tiny = || VitConfig::tiny(10);
+        let mistakes = [
+            (
+                tiny().with_blocks(0),
+                "`blocks` is 0: it must be at least 1",
+            ),
+            (
+                tiny().with_patch_size(5),
+                "an image of 32 pixels cannot be cut into patches of 5: choose a divisor",
+            ),
+            (
+                tiny().with_heads(7),
+                "a width of 64 cannot be split over 7 heads: choose a multiple",
+            ),
+            (
+                tiny().with_drop_path(1.0),
+                "`drop_path` is 1: a rate lies in [0, 1)",
+            ),
+            (
+                tiny().with_dropout(f64::NAN),
+                "`dropout` is NaN: a rate lies in [0, 1)",
+            ),
+            (
+                tiny().with_norm_eps(0.0),
+                "`norm_eps` is 0: it must be positive and finite",
+            ),
+        ];
+        for (config, message) in mistakes {
+            assert_eq!(
+                config.init(&Device::flex()).unwrap_err().to_string(),
+                message
+            );
+        }
+    }
+
+    #[test]
+    fn stochastic_depth_grows_linearly() {
+        let config = VitConfig::tiny(10).with_drop_path(0.3);
+        let vit = config.init(&Device::flex()).unwrap();
+        let rates: Vec<f64> = vit.blocks.iter().map(|block| block.drop_path).collect();
+        for (rate, expected) in rates.into_iter().zip([0.0, 0.1, 0.2, 0.3]) {
+            assert!((rate - expected).abs() < 1e-12);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! From an image to a sequence of tokens.
+
+use burn::module::{Module, Param};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::tensor::{Device, Tensor};
+
+use super::{VitConfig, init};
+use crate::Noise;
+
+/// Cuts an image into patches, projects each to a token, adds the class token and the positions.
+#[derive(Module, Debug)]
+pub struct Embeddings {
+    /// The projection of a patch: a convolution whose stride is its size.
+    pub patches: Conv2d,
+    /// `[1, 1, width]`: the token that stands for the whole image.
+    pub class_token: Param<Tensor<3>>,
+    /// `[1, 1 + patches, width]`: what is added to each token to tell where it is.
+    pub positions: Param<Tensor<3>>,
+    /// Probability of dropping an element of the output.
+    pub dropout: f64,
+}
+
+impl Embeddings {
+    pub(super) fn new(config: &VitConfig, device: &Device) -> Self {
+        let VitConfig {
+            channels, width, ..
+        } = *config;
+        let side = config.patch_size;
+        let mut patches = Conv2dConfig::new([channels, width], [side, side])
+            .with_stride([side, side])
+            .with_initializer(burn::module::Initializer::Zeros)
+            .init(device);
+        patches.weight = init::weight([width, channels, side, side], device);
+
+        let count = (config.image_size / side).pow(2);
+        Self {
+            patches,
+            class_token: init::zeros([1, 1, width], device),
+            positions: init::weight([1, 1 + count, width], device),
+            dropout: config.dropout,
+        }
+    }
+
+    /// `images`: `[batch, channels, image_size, image_size]`; output: `[batch, 1 + patches, width]`, the
+    /// class token first.
+    pub fn forward(&self, images: Tensor<4>, noise: Option<Noise>) -> Tensor<3> {
+        // [batch, width, rows, columns] -> [batch, rows * columns, width]
+        let patches = self.patches.forward(images);
+        let patches = patches.flatten::<3>(2, 3).swap_dims(1, 2);
+
+        let [batch, _, width] = patches.dims();
+        let class = self.class_token.val().expand([batch, 1, width]);
+        let tokens = Tensor::cat(vec![class, patches], 1) + self.positions.val();
+        match noise {
+            Some(noise) => noise.dropout(tokens, self.dropout, 0),
+            None => tokens,
+        }
+    }
+}
