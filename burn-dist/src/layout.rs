@@ -153,7 +153,11 @@ pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
             slots,
             ranks,
             // A single rank cuts nothing and pads nothing.
-            cut: if ranks == 1 { end } else { cut.next_multiple_of(CUT_ALIGN / dtype.size()) },
+            cut: if ranks == 1 {
+                end
+            } else {
+                cut.next_multiple_of(CUT_ALIGN / dtype.size())
+            },
         }
     };
     order.iter().copied().map(lay_out).collect()
@@ -167,7 +171,11 @@ mod tests {
     fn parameter(path: usize, unit: usize, shape: &[usize], trainable: bool) -> Parameter {
         Parameter {
             path: format!("p{path}"),
-            unit: if unit == 0 { String::new() } else { format!("u{unit}") },
+            unit: if unit == 0 {
+                String::new()
+            } else {
+                format!("u{unit}")
+            },
             shape: shape.to_vec(),
             dtype: DType::F32,
             trainable,
@@ -227,7 +235,10 @@ mod tests {
 
     #[test]
     fn frozen_parameters_are_laid_out_apart() {
-        let units = units(&[parameter(0, 1, &[3], true), parameter(1, 1, &[5], false)], 2);
+        let units = units(
+            &[parameter(0, 1, &[3], true), parameter(1, 1, &[5], false)],
+            2,
+        );
         let names: Vec<_> = units.iter().map(|u| &*u.name).collect();
         assert_eq!(names, ["u1 (trainable f32)", "u1 (frozen f32)"]);
     }

@@ -4,8 +4,15 @@ pub mod comm;
 pub mod data;
 mod error;
 pub mod launch;
+pub mod layout;
+mod plan;
+pub mod shard;
+mod strategy;
 mod unwind;
 mod world;
 
 pub use error::{Error, Result};
+pub use plan::{Memory, Plan, Traffic};
+pub use shard::{Accumulation, Activations, Clipped, Destination, ShardedGradients, unit};
+pub use strategy::Strategy;
 pub use world::World;

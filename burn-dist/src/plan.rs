@@ -89,16 +89,29 @@ impl Plan {
         let (full, used) = self.units.iter().fold((0, 0), |(full, used), u| {
             (full + u.bytes(), used + u.elements() * u.dtype.size())
         });
-        if full == 0 { 0.0 } else { 1.0 - used as f64 / full as f64 }
+        if full == 0 {
+            0.0
+        } else {
+            1.0 - used as f64 / full as f64
+        }
     }
 
     /// Bytes per rank.
     pub fn memory(&self) -> Memory {
         let sum = |wanted: &dyn Fn(&UnitLayout) -> bool| -> usize {
-            self.units.iter().filter(|u| wanted(u)).map(UnitLayout::bytes).sum()
+            self.units
+                .iter()
+                .filter(|u| wanted(u))
+                .map(UnitLayout::bytes)
+                .sum()
         };
         let largest = |wanted: &dyn Fn(&UnitLayout) -> bool| {
-            self.units.iter().filter(|u| wanted(u)).map(UnitLayout::bytes).max().unwrap_or(0)
+            self.units
+                .iter()
+                .filter(|u| wanted(u))
+                .map(UnitLayout::bytes)
+                .max()
+                .unwrap_or(0)
         };
         let (all, trainable) = (sum(&|_| true), sum(&|u| u.trainable));
         let root = sum(&|u| u.path.is_empty());
@@ -114,7 +127,11 @@ impl Plan {
         let whole_gradients = self.strategy.when == When::Step;
         Memory {
             parameters: share(all),
-            gradients: if whole_gradients { trainable } else { share(trainable) },
+            gradients: if whole_gradients {
+                trainable
+            } else {
+                share(trainable)
+            },
             optimizer: 2 * share(trainable),
             transient,
         }
@@ -127,7 +144,11 @@ impl Plan {
         let ring = |bytes: usize, ranks: usize| bytes / ranks * (ranks - 1);
         let mut rows = Vec::new();
         let mut row = |op: Op, per_unit: &dyn Fn(&UnitLayout) -> (usize, usize)| {
-            let (calls, bytes) = self.units.iter().map(per_unit).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+            let (calls, bytes) = self
+                .units
+                .iter()
+                .map(per_unit)
+                .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
             if calls > 0 {
                 rows.push(Traffic { op, calls, bytes });
             }
@@ -181,11 +202,16 @@ impl fmt::Display for Plan {
             self.units.len(),
             100.0 * self.padding()
         )?;
-        writeln!(f, "  {:<28} {:>12} {:>12} {:>12}", "unit", "parameters", "gathered", "per rank")?;
+        writeln!(
+            f,
+            "  {:<28} {:>12} {:>12} {:>12}",
+            "unit", "parameters", "gathered", "per rank"
+        )?;
         // Equal neighbours share a row: blocks.0 .. blocks.11 is one line, not twelve.
         let mut rest = &self.units[..];
         while let Some(first) = rest.first() {
-            let same = |u: &&UnitLayout| u.bytes() == first.bytes() && u.trainable == first.trainable;
+            let same =
+                |u: &&UnitLayout| u.bytes() == first.bytes() && u.trainable == first.trainable;
             let run = rest.iter().take_while(same).count();
             let name = match run {
                 1 => first.name.to_string(),

@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::unwind::catch_raised;
 use burn::tensor::Device;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// One rank's view of all ranks; cheap to clone.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ struct Inner {
     device: Device,
     seed: u64,
     models: AtomicU64,
+    in_backward: AtomicBool,
+    waited_ns: AtomicU64,
 }
 
 impl World {
@@ -39,6 +42,8 @@ impl World {
             device,
             seed,
             models: AtomicU64::new(0),
+            in_backward: AtomicBool::new(false),
+            waited_ns: AtomicU64::new(0),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -93,6 +98,36 @@ impl World {
     /// Whatever a collective inside `f` failed with. Panics of other causes go on.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
         catch_raised(f)
+    }
+
+    /// How long this rank's computation has stood still for communication so far.
+    pub fn exposed(&self) -> Duration {
+        Duration::from_nanos(self.inner.waited_ns.load(Ordering::Relaxed))
+    }
+
+    /// Waits for communication, and counts the time.
+    pub(crate) fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = wait();
+        let waited = start.elapsed().as_nanos() as u64;
+        self.inner.waited_ns.fetch_add(waited, Ordering::Relaxed);
+        result
+    }
+
+    pub(crate) fn set_backward(&self, running: bool) {
+        self.inner.in_backward.store(running, Ordering::Relaxed);
+    }
+
+    /// Refuses a gradient that comes outside of the library's backward: nobody would reduce it.
+    pub(crate) fn expect_backward(&self, path: &str) -> Result<()> {
+        match self.inner.in_backward.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err(Error::model(
+                path,
+                "received a gradient from loss.backward(), which reduces nothing over ranks",
+                "use world.backward(loss, &model)",
+            )),
+        }
     }
 
     pub(crate) fn queue(&self) -> &Queue {

@@ -215,6 +215,12 @@ impl Communicator {
         Ok(Self::from_parts(engine, self.ledger.clone()))
     }
 
+    /// A group of this rank alone, whose collectives move nothing; keeps the same ledger.
+    pub fn alone(&self) -> Self {
+        let mut engines = local::ranks(1, 1, std::time::Duration::MAX);
+        Self::from_parts(Arc::new(engines.remove(0)), self.ledger.clone())
+    }
+
     /// Makes all ranks' pending and later collectives fail with `error`; the first one wins.
     pub fn abort(&self, error: Error) {
         self.engine.abort(error);

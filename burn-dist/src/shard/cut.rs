@@ -1,0 +1,203 @@
+//! From a Burn module to a sharded one.
+
+use super::flat::{Piece, tensor};
+use super::gradients::piece_shape;
+use super::sharded::{Identity, Sharded};
+use super::sharding::Sharding;
+use super::survey::parameters;
+use crate::error::{Error, Result};
+use crate::layout::Parameter;
+use crate::plan::Plan;
+use crate::strategy::{Over, Strategy};
+use crate::unwind::raise;
+use crate::world::World;
+use burn::backend::Flex;
+use burn::module::{Module, Param, Reparameterizer};
+use burn::tensor::Tensor;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Burn's random numbers are global to the process: one rank initialises at a time.
+static INITIALISING: Mutex<()> = Mutex::new(());
+
+impl Strategy {
+    /// Spreads a model over the ranks of `world`; the same type comes back.
+    ///
+    /// Each parameter is initialised, cut, and dropped before the next, in module order, so that
+    /// no rank ever holds the whole model, and all together hold what one device would have held:
+    /// the `k`-th model sharded in a world has the parameters that plain Burn gives after
+    /// `device.seed(world.seed() + k)`. Parameters that have values already keep them.
+    ///
+    /// Collective. The model trains afterwards, whatever mode it was in.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for models that cannot be sharded (a LoRA adapter, one parameter in two
+    /// fields, a layer that reads the stored shape), naming the paths; [`Error::Config`] if the
+    /// strategy does not fit the number of ranks; [`Error::Mismatch`] if the ranks have different
+    /// models.
+    ///
+    /// ```
+    /// use burn::nn::LinearConfig;
+    /// use burn_dist::{Strategy, launch::Threads};
+    ///
+    /// let stored = Threads::new(2).run(|world| {
+    ///     let model = LinearConfig::new(8, 4).init(&world.device());
+    ///     let model = Strategy::fsdp().shard(model, &world)?;
+    ///     Ok((model.weight.base().dims(), model.weight.val().dims()))
+    /// })?;
+    /// assert_eq!(stored[0].1, [8, 4]);
+    /// assert_eq!(stored[0].0[0] + stored[1].0[0], 32);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// PyTorch: `fully_shard`; DeepSpeed: `zero.Init`.
+    pub fn shard<M: Module>(self, model: M, world: &World) -> Result<M> {
+        let is_cut = self.cut_over(world.size())? > 1;
+        let parameters = parameters(&model, self.units.as_deref(), is_cut)?;
+        agree_on_model(world, &self, &parameters)?;
+        let plan = Plan::new(&self, &parameters, world.size())?;
+        let sharding = Arc::new(Sharding::new(world, self, &plan)?);
+        let cutter = Cutter {
+            places: places(&plan),
+            sharding,
+        };
+        let model = {
+            let _one_at_a_time = INITIALISING.lock().unwrap_or_else(PoisonError::into_inner);
+            world
+                .device()
+                .seed(world.seed().wrapping_add(world.next_model()));
+            let mut result = Ok(());
+            let model = model.apply_reparameterization(Reporting(&cutter, &mut result));
+            result.map(|()| model)?
+        };
+        // New leaves and running state of its own: a clone on another rank shares neither.
+        Ok(model.valid().train())
+    }
+
+    /// What sharding `model` over `size` ranks would imply, without running anything.
+    ///
+    /// # Errors
+    /// As [`shard`](Self::shard), without what needs other ranks.
+    pub fn plan<M: Module>(&self, model: &M, size: usize) -> Result<Plan> {
+        let is_cut = self.over != Over::Nobody && self.cut_over(size)? > 1;
+        Plan::new(
+            self,
+            &parameters(model, self.units.as_deref(), is_cut)?,
+            size,
+        )
+    }
+}
+
+/// Makes sure that all ranks shard the same model in the same way.
+fn agree_on_model(world: &World, strategy: &Strategy, parameters: &[Parameter]) -> Result<()> {
+    let mut hash = DefaultHasher::new();
+    for p in parameters {
+        (&p.path, &p.unit, &p.shape, p.dtype.name(), p.trainable).hash(&mut hash);
+    }
+    let seed = world.seed();
+    let detail = format!(
+        "{strategy}, {} parameters, seed {seed}, layout {:016x}",
+        parameters.len(),
+        hash.finish()
+    );
+    world
+        .comm()
+        .barrier(&crate::comm::Label::new("model").with_detail(detail))
+}
+
+/// Unit and slot of every parameter, by path.
+fn places(plan: &Plan) -> HashMap<String, (usize, usize)> {
+    let units = plan.units().iter().enumerate();
+    units
+        .flat_map(|(u, unit)| {
+            unit.slots
+                .iter()
+                .enumerate()
+                .map(move |(s, slot)| (slot.path.clone(), (u, s)))
+        })
+        .collect()
+}
+
+struct Cutter {
+    places: HashMap<String, (usize, usize)>,
+    sharding: Arc<Sharding>,
+}
+
+/// Burn consumes a reparameterizer, so what it found out is left outside of it.
+struct Reporting<'a>(&'a Cutter, &'a mut Result<()>);
+
+impl Reparameterizer for Reporting<'_> {
+    type Reparam = Sharded;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<Sharded>) {
+        let Some((unit, slot)) = self.0.places.get(path).copied() else {
+            return (param, None);
+        };
+        let identity = Identity {
+            sharding: self.0.sharding.clone(),
+            unit,
+            slot,
+        };
+        match cut(path, param.clone(), &identity) {
+            Ok(piece) => (piece, Some(Sharded(identity))),
+            Err(error) => {
+                *self.1 = Err(error);
+                (param, None)
+            }
+        }
+    }
+}
+
+/// Initialises a parameter and keeps this rank's piece of it.
+fn cut<const D: usize>(
+    path: &str,
+    param: Param<Tensor<D>>,
+    identity: &Identity,
+) -> Result<Param<Tensor<D>>> {
+    let layout = &identity.sharding.unit(identity.unit).layout;
+    let full_shape = layout.slots[identity.slot].shape.clone();
+    let (id, full, mapper) = param.consume();
+    if full.dtype() != layout.dtype {
+        return Err(Error::model(
+            path,
+            format!(
+                "was initialised as {} on a device whose floats are {}",
+                full.dtype().name(),
+                layout.dtype.name()
+            ),
+            "initialise it before sharding, or set the device's float type",
+        ));
+    }
+    let takes_gradients = layout.trainable;
+    let stored = Piece::of(full)?;
+    let (shape, bytes) = match identity.sharding.is_whole() {
+        true => (full_shape.clone(), stored.bytes()),
+        false => {
+            let piece = layout.piece(identity.slot, identity.sharding.cut.rank());
+            let size = layout.dtype.size();
+            let bytes = &stored.bytes()[piece.start * size..piece.end * size];
+            (piece_shape(piece.len(), D), bytes)
+        }
+    };
+    let piece = Tensor::<D>::from_primitive::<Flex>(tensor(bytes, layout.dtype, &shape));
+    let piece = Tensor::from_inner(piece).set_require_grad(takes_gradients);
+    let (on_save, path) = (mapper.clone(), path.to_string());
+    let param = Param::from_mapped_value(id, piece, mapper);
+    // Cuts of equal shape would overwrite each other in a record without anybody noticing.
+    Ok(param.save_mapper(
+        move |stored| match stored.dims().as_slice() == full_shape.as_slice() {
+            true => on_save.on_save(stored),
+            false => raise(Error::model(
+                path.clone(),
+                "is stored as a piece, and Burn's record would hold only this rank's",
+                "save with world.save, or gather a plain model with world.full first",
+            )),
+        },
+    ))
+}

@@ -1,0 +1,264 @@
+//! Buffers of Burn's CPU backend, as bytes.
+//!
+//! Everything that knows how Flex stores a tensor is here: a stored piece, a unit's flat buffer,
+//! and views into it that share its memory.
+
+use crate::comm::{Dtype, Span, SpanMut};
+use crate::error::{Error, Result};
+use burn::backend::Flex;
+use burn::tensor::{Bytes, DType, Shape, Tensor};
+use burn_flex::{FlexTensor, Layout};
+use half::{bf16, f16};
+use std::sync::Arc;
+
+/// The collectives' name of a float type.
+pub(crate) fn element(dtype: DType) -> Result<Dtype> {
+    match dtype {
+        DType::F64 => Ok(Dtype::F64),
+        DType::F32 => Ok(Dtype::F32),
+        DType::F16 => Ok(Dtype::F16),
+        DType::BF16 => Ok(Dtype::Bf16),
+        other => Err(Error::config(
+            "parameter type",
+            "f64, f32, f16 or bf16",
+            other.name(),
+        )),
+    }
+}
+
+/// What a rank stores of one parameter, at one moment; keeps the storage alive.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece {
+    data: Arc<Bytes>,
+    start: usize,
+    len: usize,
+}
+
+impl Piece {
+    /// The contents of a tensor on the CPU.
+    pub(crate) fn of<const D: usize>(tensor: Tensor<D>) -> Result<Self> {
+        flex(tensor).map(Self::of_primitive)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.data[self.start..self.start + self.len]
+    }
+
+    /// The contents of a primitive.
+    pub(crate) fn of_primitive(tensor: FlexTensor) -> Self {
+        let tensor = tensor.to_contiguous();
+        let size = tensor.dtype().size();
+        Self {
+            start: tensor.layout().start_offset() * size,
+            len: tensor.layout().num_elements() * size,
+            data: tensor.data_arc(),
+        }
+    }
+
+    /// Whether both are the same memory: nothing was stored to the parameter in between.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.data, &other.data) && self.start == other.start && self.len == other.len
+    }
+}
+
+/// The primitive of a tensor on the CPU, cut from autodiff.
+pub(crate) fn flex<const D: usize>(tensor: Tensor<D>) -> Result<FlexTensor> {
+    let device = tensor.device();
+    tensor
+        .without_autodiff()
+        .try_into_primitive::<Flex>()
+        .map_err(|_| {
+            Error::config(
+                "device",
+                "Burn's CPU device, Device::flex()",
+                format!("{device:?}"),
+            )
+        })
+}
+
+/// A copy of a tensor on the CPU, to be written to.
+pub(crate) fn copy_of<const D: usize>(tensor: Tensor<D>) -> Result<Flat> {
+    let tensor = flex(tensor)?;
+    let mut flat = Flat::zeros(tensor.layout().num_elements(), tensor.dtype());
+    flat.put(0, &tensor);
+    Ok(flat)
+}
+
+/// A tensor of these elements, copied.
+pub(crate) fn tensor(bytes: &[u8], dtype: DType, shape: &[usize]) -> FlexTensor {
+    let mut copy = Flat::zeros(bytes.len() / dtype.size(), dtype);
+    copy.bytes_mut().copy_from_slice(bytes);
+    copy.share().view(0, shape)
+}
+
+/// A flat buffer that is still being filled.
+#[derive(Debug)]
+pub(crate) struct Flat {
+    bytes: Bytes,
+    dtype: DType,
+}
+
+/// A flat buffer whose views are tensors.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    bytes: Arc<Bytes>,
+    dtype: DType,
+}
+
+impl Flat {
+    /// A buffer of `len` zeros.
+    pub(crate) fn zeros(len: usize, dtype: DType) -> Self {
+        // Words, so that the memory is aligned for every element type; the allocator has zeros
+        // at hand that nobody needs to write.
+        let words = (len * dtype.size()).div_ceil(8);
+        Self {
+            bytes: Bytes::from_elems(vec![0u64; words]),
+            dtype,
+        }
+        .truncated(len)
+    }
+
+    fn truncated(self, len: usize) -> Self {
+        let wanted = len * self.dtype.size();
+        if self.bytes.len() == wanted {
+            return self;
+        }
+        // An odd number of small elements does not fill its words.
+        let bytes = match self.dtype.size() {
+            4 => Bytes::from_elems(vec![0u32; len]),
+            _ => Bytes::from_elems(vec![0u16; len]),
+        };
+        Self { bytes, ..self }
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    pub(crate) fn span(&self) -> Result<Span<'_>> {
+        Ok(Span::new(&self.bytes, element(self.dtype)?))
+    }
+
+    pub(crate) fn span_mut(&mut self) -> Result<SpanMut<'_>> {
+        let dtype = element(self.dtype)?;
+        Ok(SpanMut::new(&mut self.bytes, dtype))
+    }
+
+    /// Copies a tensor's elements to `start`, counted in elements.
+    pub(crate) fn put(&mut self, start: usize, tensor: &FlexTensor) {
+        let tensor = tensor.to_contiguous();
+        let size = self.dtype.size();
+        let (from, len) = (
+            tensor.layout().start_offset() * size,
+            tensor.layout().num_elements(),
+        );
+        self.bytes[start * size..(start + len) * size]
+            .copy_from_slice(&tensor.bytes()[from..from + len * size]);
+    }
+
+    /// Adds another buffer of the same length.
+    pub(crate) fn add(&mut self, other: &Self) {
+        each(self.dtype, &mut self.bytes, &other.bytes, |a, b| a + b);
+    }
+
+    /// Multiplies every element.
+    pub(crate) fn scale(&mut self, by: f64) {
+        let bytes = &mut self.bytes;
+        match self.dtype {
+            DType::F64 => bytemuck::cast_slice_mut(bytes)
+                .iter_mut()
+                .for_each(|x: &mut f64| *x *= by),
+            DType::F32 => bytemuck::cast_slice_mut(bytes)
+                .iter_mut()
+                .for_each(|x: &mut f32| *x *= by as f32),
+            DType::F16 => bytemuck::cast_slice_mut(bytes)
+                .iter_mut()
+                .for_each(|x: &mut f16| *x = f16::from_f64(x.to_f64() * by)),
+            _ => bytemuck::cast_slice_mut(bytes)
+                .iter_mut()
+                .for_each(|x: &mut bf16| *x = bf16::from_f64(x.to_f64() * by)),
+        }
+    }
+
+    /// The sum of squares of a range of elements, computed in f64.
+    pub(crate) fn squares(&self, range: std::ops::Range<usize>) -> f64 {
+        let size = self.dtype.size();
+        let bytes = &self.bytes[range.start * size..range.end * size];
+        match self.dtype {
+            DType::F64 => bytemuck::cast_slice(bytes)
+                .iter()
+                .map(|x: &f64| x * x)
+                .sum(),
+            DType::F32 => bytemuck::cast_slice(bytes)
+                .iter()
+                .map(|x: &f32| f64::from(*x).powi(2))
+                .sum(),
+            DType::F16 => bytemuck::cast_slice(bytes)
+                .iter()
+                .map(|x: &f16| x.to_f64().powi(2))
+                .sum(),
+            _ => bytemuck::cast_slice(bytes)
+                .iter()
+                .map(|x: &bf16| x.to_f64().powi(2))
+                .sum(),
+        }
+    }
+
+    /// No more writing from here on.
+    pub(crate) fn share(self) -> Shared {
+        Shared {
+            bytes: Arc::new(self.bytes),
+            dtype: self.dtype,
+        }
+    }
+}
+
+impl Shared {
+    /// The elements from `start` on as a tensor of `shape`, without a copy.
+    pub(crate) fn view(&self, start: usize, shape: &[usize]) -> FlexTensor {
+        let shape = Shape::from(shape.to_vec());
+        let strides = Layout::contiguous(shape.clone()).strides().to_vec();
+        FlexTensor::from_arc(
+            self.bytes.clone(),
+            Layout::new(shape, strides, start),
+            self.dtype,
+        )
+    }
+
+    /// The same as a tensor with storage of its own.
+    pub(crate) fn copy(&self, start: usize, shape: &[usize]) -> FlexTensor {
+        let len: usize = shape.iter().product();
+        let size = self.dtype.size();
+        tensor(
+            &self.bytes[start * size..(start + len) * size],
+            self.dtype,
+            shape,
+        )
+    }
+}
+
+fn each(dtype: DType, to: &mut [u8], from: &[u8], f: impl Fn(f64, f64) -> f64) {
+    macro_rules! over {
+        ($t:ty, $wide:expr, $narrow:expr) => {
+            bytemuck::cast_slice_mut(to)
+                .iter_mut()
+                .zip(bytemuck::cast_slice(from))
+                .for_each(|(a, b): (&mut $t, &$t)| *a = $narrow(f($wide(*a), $wide(*b))))
+        };
+    }
+    match dtype {
+        DType::F64 => over!(f64, |x: f64| x, |x: f64| x),
+        // The f64 sum of two f32, rounded once, is their f32 sum.
+        DType::F32 => over!(f32, f64::from, |x: f64| x as f32),
+        DType::F16 => over!(f16, f16::to_f64, f16::from_f64),
+        _ => over!(bf16, bf16::to_f64, bf16::from_f64),
+    }
+}

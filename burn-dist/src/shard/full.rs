@@ -1,0 +1,161 @@
+//! The whole model again, gathered unit by unit.
+
+use super::flat::{Piece, Shared};
+use super::sharded::{Identity, Visit, walk};
+use super::sharding::Sharding;
+use crate::error::{Error, Result};
+use crate::unwind::catch_raised;
+use crate::world::World;
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Who receives the whole model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// Rank 0 alone; no other rank ever holds more than one unit.
+    Chief,
+    /// Every rank.
+    All,
+}
+
+thread_local! {
+    static EXPORT: RefCell<Option<Export>> = const { RefCell::new(None) };
+}
+
+/// An export that is going on in this thread.
+struct Export {
+    destination: Destination,
+    pieces: BTreeMap<usize, Vec<Piece>>,
+    /// Gathered units and how many of their parameters are still to be taken.
+    gathered: BTreeMap<usize, (Shared, usize)>,
+}
+
+impl World {
+    /// Gathers a sharded model into a plain Burn module, which saves and loads as any other.
+    ///
+    /// Collective: every rank calls it. Returns `None` on the ranks that receive nothing.
+    ///
+    /// # Cost
+    /// One all-gather per unit. A rank that receives nothing holds one unit at a time.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if `model` was not sharded; what collectives return.
+    pub fn full<M: Module>(&self, model: &M, to: Destination) -> Result<Option<M>> {
+        let mut pieces = Pieces::default();
+        walk(model, &mut pieces);
+        let Some(sharding) = pieces.sharding.clone() else {
+            return Err(not_sharded());
+        };
+        let export = Export {
+            destination: to,
+            pieces: pieces
+                .found
+                .into_iter()
+                .map(|(u, p)| (u, p.into_values().collect()))
+                .collect(),
+            gathered: BTreeMap::new(),
+        };
+        EXPORT.set(Some(export));
+        let whole = catch_raised(|| model.clone().materialize());
+        EXPORT.set(None);
+        let whole = whole?;
+        pieces.error.map_or(Ok(()), Err)?;
+        let receives = to == Destination::All || sharding.world.is_chief();
+        Ok(receives.then_some(whole))
+    }
+}
+
+/// What to say of a model that carries no shards.
+pub(crate) fn not_sharded() -> Error {
+    Error::model(
+        "this model",
+        "has no sharded parameter",
+        "pass the model that Strategy::shard returned",
+    )
+}
+
+/// Whether this thread is gathering a whole model.
+pub(super) fn is_exporting() -> bool {
+    EXPORT.with_borrow(Option::is_some)
+}
+
+/// The next parameter of the export, with storage of its own.
+pub(super) fn take(identity: &Identity) -> Result<FlexTensor> {
+    let Identity {
+        sharding,
+        unit,
+        slot,
+    } = identity;
+    let layout = &sharding.unit(*unit).layout;
+    let (pieces, destination) = EXPORT
+        .with_borrow_mut(|e| {
+            e.as_mut().map(|e| {
+                let missing = !e.gathered.contains_key(unit);
+                (
+                    missing.then(|| e.pieces.remove(unit)).flatten(),
+                    e.destination,
+                )
+            })
+        })
+        .unwrap_or((None, Destination::All));
+    if let Some(pieces) = pieces {
+        let flat = sharding.gather(*unit, pieces.into()).wait()?;
+        EXPORT.with_borrow_mut(|e| {
+            if let Some(e) = e.as_mut() {
+                e.gathered.insert(*unit, (flat, layout.slots.len()));
+            }
+        });
+    }
+    EXPORT.with_borrow_mut(|e| {
+        let entry = e
+            .as_mut()
+            .and_then(|e| e.gathered.get_mut(unit).map(|(f, n)| (f.clone(), n)));
+        let Some((flat, left)) = entry else {
+            return Err(not_sharded());
+        };
+        *left -= 1;
+        let done = *left == 0;
+        let place = &layout.slots[*slot];
+        let whole = match destination == Destination::All || sharding.world.is_chief() {
+            true => flat.copy(place.offset, &place.shape),
+            // Burn needs a tensor of the same rank; nobody will see this one.
+            false => flat.copy(0, &vec![0; place.shape.len()]),
+        };
+        if done && let Some(e) = e.as_mut() {
+            e.gathered.remove(unit);
+        }
+        Ok(whole)
+    })
+}
+
+#[derive(Default)]
+struct Pieces {
+    sharding: Option<Arc<Sharding>>,
+    found: BTreeMap<usize, BTreeMap<usize, Piece>>,
+    error: Option<Error>,
+}
+
+impl Visit for Pieces {
+    type Held = Result<Piece>;
+
+    fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<Piece> {
+        Piece::of(param.base())
+    }
+
+    fn sharded(&mut self, _: &str, held: Result<Piece>, identity: Identity) {
+        self.sharding.get_or_insert(identity.sharding);
+        match held {
+            Ok(piece) => {
+                self.found
+                    .entry(identity.unit)
+                    .or_default()
+                    .insert(identity.slot, piece);
+            }
+            Err(error) => self.error = Some(error),
+        }
+    }
+}

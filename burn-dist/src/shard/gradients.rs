@@ -1,0 +1,191 @@
+//! The gradients of a step, cut as the parameters are, and their global norm.
+
+use super::flat::Flat;
+use super::sharding::Sharding;
+use crate::comm::{Reduce, SpanMut};
+use crate::error::{Error, Result};
+use burn::backend::Flex;
+use burn::module::{Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+use std::sync::Arc;
+
+/// The gradients of one unit: this rank's cut, or all of it where nothing is cut.
+#[derive(Debug)]
+pub(crate) struct UnitGradients {
+    /// Which parameters have one.
+    pub(crate) present: Vec<bool>,
+    pub(crate) flat: Flat,
+}
+
+/// One parameter of the model whose gradients these are.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    id: ParamId,
+    rank: usize,
+    unit: usize,
+    slot: usize,
+    register: fn(&mut GradientsParams, ParamId, FlexTensor),
+}
+
+impl Entry {
+    pub(crate) fn new<const D: usize>(param: &Param<Tensor<D>>) -> Self {
+        Self {
+            id: param.id,
+            rank: D,
+            unit: 0,
+            slot: 0,
+            register: |gradients, id, piece| {
+                gradients.register(id, Tensor::<D>::from_primitive::<Flex>(piece));
+            },
+        }
+    }
+
+    pub(crate) fn at(self, unit: usize, slot: usize) -> Self {
+        Self { unit, slot, ..self }
+    }
+}
+
+/// Gradients of a step, averaged over ranks; each rank has those of the pieces it stores.
+///
+/// [`into_params`](Self::into_params) makes of them what Burn's optimizers take.
+#[derive(Debug)]
+pub struct ShardedGradients {
+    sharding: Arc<Sharding>,
+    entries: Vec<Entry>,
+    units: Vec<Option<UnitGradients>>,
+}
+
+/// Gradients whose global norm is at most what was asked for.
+#[derive(Debug)]
+pub struct Clipped {
+    /// What Burn's optimizers take.
+    pub grads: GradientsParams,
+    /// The global norm before clipping, the same on every rank.
+    pub norm: f64,
+}
+
+impl ShardedGradients {
+    pub(crate) fn new(
+        sharding: Arc<Sharding>,
+        entries: Vec<Entry>,
+        units: Vec<Option<UnitGradients>>,
+    ) -> Self {
+        Self {
+            sharding,
+            entries,
+            units,
+        }
+    }
+
+    /// The L2 norm of all gradients of the model, each element counted once.
+    ///
+    /// # Numerics
+    /// Squares are summed in f64, whatever the gradients' type.
+    ///
+    /// # Cost
+    /// One all-reduce of 8 bytes among the ranks that share a copy of the state; none where
+    /// nothing is cut. Collective.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] on every rank if any gradient is infinite or NaN; what collectives
+    /// return.
+    pub fn norm(&self) -> Result<f64> {
+        let mut squares = [0.0];
+        for (unit, gradients) in self.units.iter().enumerate() {
+            let Some(UnitGradients { present, flat }) = gradients else {
+                continue;
+            };
+            let layout = &self.sharding.unit(unit).layout;
+            for slot in (0..present.len()).filter(|slot| present[*slot]) {
+                squares[0] += flat.squares(layout.piece_in_cut(slot, self.sharding.cut.rank()));
+            }
+        }
+        let label = "gradient norm".into();
+        self.sharding
+            .cut
+            .all_reduce(&label, Reduce::Sum, SpanMut::of(&mut squares))?;
+        let norm = f64::sqrt(squares[0]);
+        match norm.is_finite() {
+            true => Ok(norm),
+            false => Err(Error::NotFinite { norm }),
+        }
+    }
+
+    /// Scales the gradients down so that their global norm is at most `max_norm`.
+    ///
+    /// Burn's own norm clipping is per tensor, which is something else, and on pieces wrong.
+    ///
+    /// # Numerics
+    /// The factor is `max_norm / (norm + 1e-6)` where that is below 1.
+    ///
+    /// # Cost
+    /// That of [`norm`](Self::norm).
+    ///
+    /// # Errors
+    /// As [`norm`](Self::norm): the gradients are lost then, model and optimizer untouched.
+    /// [`Error::Config`] if `max_norm` is not a positive number.
+    ///
+    /// # Source
+    /// PyTorch: `torch.nn.utils.clip_grad_norm_`.
+    pub fn clip_norm(mut self, max_norm: f64) -> Result<Clipped> {
+        if max_norm.is_nan() || max_norm <= 0.0 {
+            return Err(Error::config("clip norm", "a positive number", max_norm));
+        }
+        let norm = self.norm()?;
+        let factor = max_norm / (norm + 1e-6);
+        if factor < 1.0 {
+            for gradients in self.units.iter_mut().flatten() {
+                gradients.flat.scale(factor);
+            }
+        }
+        let grads = self.into_params();
+        Ok(Clipped { grads, norm })
+    }
+
+    /// The gradients as Burn's optimizers take them.
+    ///
+    /// A parameter that no rank gave a gradient has none. One of which this rank stores nothing
+    /// has none either: there is nothing to step.
+    pub fn into_params(self) -> GradientsParams {
+        let mut grads = GradientsParams::new();
+        let rank = self.sharding.cut.rank();
+        let units: Vec<_> = self
+            .units
+            .into_iter()
+            .map(|u| u.map(|u| (u.present, u.flat.share())))
+            .collect();
+        for entry in self.entries {
+            let Some((present, flat)) = &units[entry.unit] else {
+                continue;
+            };
+            let layout = &self.sharding.unit(entry.unit).layout;
+            let place = layout.piece_in_cut(entry.slot, rank);
+            let whole = self.sharding.is_whole();
+            if !present[entry.slot] || (place.is_empty() && !whole) {
+                continue;
+            }
+            let shape = match whole {
+                true => layout.slots[entry.slot].shape.clone(),
+                false => piece_shape(place.len(), entry.rank),
+            };
+            let start = if whole {
+                layout.slots[entry.slot].offset
+            } else {
+                place.start
+            };
+            (entry.register)(&mut grads, entry.id, flat.view(start, &shape));
+        }
+        grads
+    }
+}
+
+/// The shape in which a piece of `len` elements of a rank-`rank` parameter is stored.
+pub(crate) fn piece_shape(len: usize, rank: usize) -> Vec<usize> {
+    let mut shape = vec![1; rank];
+    if let Some(first) = shape.first_mut() {
+        *first = len;
+    }
+    shape
+}

@@ -1,0 +1,50 @@
+//! The engine: how a Burn module trains while each rank holds a piece of it.
+//!
+//! A sharded parameter is a Burn [reparameterization]: the `Param` stores this rank's piece, and
+//! `param.val()` yields the gathered weight. So unmodified layers gather by themselves, while
+//! optimizers and gradients see only pieces, under the same `ParamId`, and the model's type does
+//! not change. From the outside in:
+//!
+//! - [`cut`] checks a model, lays its units out, and cuts every parameter ([`Strategy::shard`]);
+//! - [`scope`] is [`unit`], the boundary at which a unit's parameters come and go;
+//! - [`pass`] is one run of a unit: its gather, its re-gather in backward, its reduction;
+//! - [`ops`] puts a pass on the autodiff tape: the *view* of a parameter, whose backward hands its
+//!   gradient to the pass, and the *token*, which makes the tape finish one unit before the next;
+//! - [`backward`] runs the tape and turns what the passes reduced into [`gradients`];
+//! - [`sharding`] is what they share: one model's units and groups on one rank.
+//!
+//! # Why the memory goes away
+//!
+//! The view is registered as an operation that is cheap to repeat, so the layers that consume it
+//! put a way to gather the weight *again* on the tape, not the weight. After a unit's forward
+//! nothing holds the gathered buffer; backward asks for the view, and the pass gathers once more.
+//!
+//! # Why backward goes unit by unit
+//!
+//! Burn runs backward steps by depth, deepest first, and a parameter has depth 0: every reduction
+//! would come at the very end, all full gradients alive. The token is computed from the unit's
+//! inputs and is a second parent of every view, so the views lie as deep as their unit does. Its
+//! own backward runs after those of all views, and that is what fires the reduction.
+//!
+//! [reparameterization]: burn::module::Reparameterization
+//! [`Strategy::shard`]: crate::Strategy::shard
+
+mod activations;
+mod backward;
+mod cut;
+mod flat;
+mod full;
+mod gradients;
+mod ops;
+mod optimizer;
+mod pass;
+mod scope;
+mod sharded;
+mod sharding;
+mod survey;
+
+pub use activations::{Activations, Tokens};
+pub use backward::Accumulation;
+pub use full::Destination;
+pub use gradients::{Clipped, ShardedGradients};
+pub use scope::unit;

@@ -1,0 +1,239 @@
+//! One run of a unit: its forward, and its backward if there is one.
+//!
+//! A unit may run twice in a step, several forwards may precede one backward, and a forward may be
+//! dropped; so what is gathered and which gradients have come belongs to the pass, not the unit.
+
+use super::flat::{Flat, Piece, Shared};
+use super::sharding::Sharding;
+use crate::comm::Ticket;
+use crate::error::Result;
+use burn::backend::Flex;
+use burn::backend::ops::FloatTensorOps;
+use burn_flex::FlexTensor;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Parameters of at most so many bytes are copied out of a buffer that is to be let go.
+///
+/// A layer norm, for one, keeps a reshaped view of its weight on the tape. As a view of the flat
+/// buffer it would keep the whole unit alive; a copy keeps itself.
+const COPY_UP_TO: usize = 1 << 16;
+
+/// One run of one unit.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pub(crate) sharding: Arc<Sharding>,
+    pub(crate) unit: usize,
+    /// Its place in the program.
+    pub(crate) number: u64,
+    pieces: Arc<[Piece]>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    gathered: Gathered,
+    gradients: Gradients,
+    /// The pass whose backward is expected after this one's, once this one is on the tape.
+    before: Option<Weak<Pass>>,
+    reduced: bool,
+}
+
+/// Who owns the gathered buffer.
+#[derive(Debug)]
+enum Gathered {
+    /// Nobody: it was not asked for, or let go.
+    No,
+    /// The communication thread.
+    Coming(Ticket<Shared>),
+    /// This pass.
+    Yes(Shared),
+}
+
+/// The full gradients of a unit's parameters, as far as they have come.
+#[derive(Debug, Default)]
+pub(crate) struct Gradients(Vec<Option<FlexTensor>>);
+
+impl Gradients {
+    /// Adds a contribution to one parameter's gradient.
+    pub(crate) fn add(&mut self, slot: usize, gradient: FlexTensor) {
+        if self.0.len() <= slot {
+            self.0.resize(slot + 1, None);
+        }
+        self.0[slot] = Some(match self.0[slot].take() {
+            Some(sum) => Flex::float_add(sum, gradient),
+            None => gradient,
+        });
+    }
+
+    /// Which parameters have one, in a unit of `slots` parameters.
+    pub(crate) fn present(&self, slots: usize) -> Vec<bool> {
+        (0..slots)
+            .map(|s| self.0.get(s).is_some_and(Option::is_some))
+            .collect()
+    }
+
+    /// Moves them into a flat buffer laid out as the unit is, letting each go once it is copied.
+    pub(crate) fn pack(self, sharding: &Sharding, unit: usize) -> Flat {
+        let layout = &sharding.unit(unit).layout;
+        let mut flat = Flat::zeros(layout.len(), layout.dtype);
+        for (slot, gradient) in layout.slots.iter().zip(self.0) {
+            if let Some(gradient) = gradient {
+                flat.put(slot.offset, &gradient);
+            }
+        }
+        flat
+    }
+}
+
+impl Pass {
+    /// A pass over `pieces`, one per slot; `coming` is its gather if that was started ahead.
+    pub(crate) fn new(
+        sharding: Arc<Sharding>,
+        unit: usize,
+        pieces: Arc<[Piece]>,
+        coming: Option<Ticket<Shared>>,
+    ) -> Self {
+        let gathered = match (sharding.kept(unit, &pieces), coming) {
+            (Some(flat), _) => Gathered::Yes(flat),
+            (None, Some(ticket)) => Gathered::Coming(ticket),
+            (None, None) => Gathered::No,
+        };
+        Self {
+            number: sharding.next_pass(),
+            sharding,
+            unit,
+            pieces,
+            state: Mutex::new(State {
+                gathered,
+                gradients: Gradients::default(),
+                before: None,
+                reduced: false,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the gather unless it is done, under way, or not needed.
+    pub(crate) fn start(&self) {
+        let mut state = self.state();
+        if matches!(state.gathered, Gathered::No) && !self.sharding.is_whole() && !state.reduced {
+            let ticket = self.sharding.gather(self.unit, self.pieces.clone());
+            state.gathered = Gathered::Coming(ticket);
+        }
+    }
+
+    /// The gathered unit, waiting for it where necessary.
+    fn gathered(&self) -> Result<Shared> {
+        self.start();
+        let mut state = self.state();
+        let flat = match std::mem::replace(&mut state.gathered, Gathered::No) {
+            Gathered::Yes(flat) => flat,
+            Gathered::Coming(ticket) => self.sharding.world.waiting(|| ticket.wait())?,
+            // A view that is asked for after the reduction: gathered for it alone.
+            Gathered::No => {
+                let ticket = self.sharding.gather(self.unit, self.pieces.clone());
+                return self.sharding.world.waiting(|| ticket.wait());
+            }
+        };
+        state.gathered = Gathered::Yes(flat.clone());
+        drop(state);
+        if self.sharding.strategy.keep == crate::strategy::Keep::Step {
+            self.sharding
+                .keep(self.unit, self.pieces.clone(), flat.clone());
+        }
+        Ok(flat)
+    }
+
+    /// The full parameter in `slot`, whose stored piece is `base`.
+    pub(crate) fn view(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
+        if self.sharding.is_whole() {
+            return Ok(base);
+        }
+        let flat = self.gathered()?;
+        let layout = &self.sharding.unit(self.unit).layout;
+        let place = &layout.slots[slot];
+        let small = place.len * layout.dtype.size() <= COPY_UP_TO;
+        Ok(match small && !self.keeps() {
+            true => flat.copy(place.offset, &place.shape),
+            false => flat.view(place.offset, &place.shape),
+        })
+    }
+
+    /// The full parameter again, in backward; also starts the gather that backward needs next.
+    pub(crate) fn view_again(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
+        self.start();
+        if let Some(before) = self.state().before.take().and_then(|p| p.upgrade()) {
+            before.start();
+        }
+        self.view(slot, base)
+    }
+
+    /// Whether the gathered unit outlives the forward.
+    pub(crate) fn keeps(&self) -> bool {
+        self.sharding.keeps(self.unit)
+    }
+
+    /// The forward is over.
+    pub(crate) fn close(&self) {
+        if !self.keeps() {
+            self.release();
+        }
+    }
+
+    fn release(&self) {
+        self.state().gathered = Gathered::No;
+    }
+
+    /// This pass is on the tape through its token.
+    pub(crate) fn track(self: &Arc<Self>) {
+        // The root is gathered all the time: nothing to start ahead for it.
+        if !self.keeps() {
+            self.state().before = Some(self.sharding.follow(self));
+        }
+    }
+
+    /// Takes the gradient of a full parameter.
+    pub(crate) fn collect(self: &Arc<Self>, slot: usize, gradient: FlexTensor) -> Result<()> {
+        let mut session = self.sharding.session();
+        let first = {
+            let mut state = self.state();
+            let first = state.gradients.0.is_empty();
+            state.gradients.add(slot, gradient);
+            first
+        };
+        match session.as_mut() {
+            Some(session) if first => session.touched(self.clone()),
+            Some(_) => {}
+            // Another model's backward runs through this one; its gradients are not wanted.
+            None => {
+                self.state().gradients = Gradients::default();
+                let layout = &self.sharding.unit(self.unit).layout;
+                return self
+                    .sharding
+                    .world
+                    .expect_backward(&layout.slots[slot].path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the gathered unit go and starts to reduce the gradients, unless that was done.
+    pub(crate) fn reduce(&self) -> Result<()> {
+        self.release();
+        let gradients = {
+            let mut state = self.state();
+            if state.reduced || state.gradients.0.is_empty() {
+                return Ok(());
+            }
+            state.reduced = true;
+            std::mem::take(&mut state.gradients)
+        };
+        match self.sharding.session().as_mut() {
+            Some(session) => session.reduce(&self.sharding, self.unit, gradients),
+            None => Ok(()),
+        }
+    }
+}

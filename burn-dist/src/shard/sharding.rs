@@ -1,0 +1,196 @@
+//! One sharded model on one rank: its units, its groups of ranks, and what is gathered now.
+
+use super::backward::Session;
+use super::flat::{Flat, Piece, Shared, element};
+use super::pass::Pass;
+use crate::comm::{Communicator, Label, Span, Ticket};
+use crate::error::Result;
+use crate::layout::UnitLayout;
+use crate::plan::Plan;
+use crate::strategy::{Keep, Strategy};
+use crate::world::World;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// What all clones of a sharded model share.
+#[derive(Debug)]
+pub(crate) struct Sharding {
+    pub(crate) world: World,
+    pub(crate) strategy: Strategy,
+    /// The ranks over which each unit is cut; this rank's number in it says which cut it owns.
+    pub(crate) cut: Arc<Communicator>,
+    /// The ranks that own the same cut.
+    pub(crate) replicas: Arc<Communicator>,
+    units: Vec<Unit>,
+    /// Gathered units that are kept until the step, with the pieces they were gathered from.
+    kept: Mutex<Vec<Option<(Arc<[Piece]>, Shared)>>>,
+    session: Mutex<Option<Session>>,
+    passes: AtomicU64,
+    last_pass: Mutex<Weak<Pass>>,
+    warned: AtomicBool,
+}
+
+/// One unit at run time.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub(crate) layout: UnitLayout,
+    pub(crate) label: Label,
+}
+
+impl Unit {
+    /// Whether this is what no inner unit claims.
+    pub(crate) fn is_root(&self) -> bool {
+        self.layout.path.is_empty()
+    }
+}
+
+impl Sharding {
+    /// Divides the world into the groups the strategy needs; collective.
+    pub(crate) fn new(world: &World, strategy: Strategy, plan: &Plan) -> Result<Self> {
+        let (rank, size, group) = (world.rank(), world.size(), plan.cut_over());
+        let comm = world.comm();
+        let (cut, replicas) = match group {
+            1 => (Arc::new(comm.alone()), comm.clone()),
+            _ if group == size => (comm.clone(), Arc::new(comm.alone())),
+            _ => (
+                Arc::new(comm.split(rank / group, rank)?),
+                Arc::new(comm.split(rank % group, rank)?),
+            ),
+        };
+        let unit = |layout: &UnitLayout| Unit {
+            label: Label::new(layout.name.clone()),
+            layout: layout.clone(),
+        };
+        Ok(Self {
+            world: world.clone(),
+            strategy,
+            cut,
+            replicas,
+            kept: Mutex::new(vec![None; plan.units().len()]),
+            units: plan.units().iter().map(unit).collect(),
+            session: Mutex::new(None),
+            passes: AtomicU64::new(0),
+            last_pass: Mutex::new(Weak::new()),
+            warned: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn unit(&self, index: usize) -> &Unit {
+        &self.units[index]
+    }
+
+    pub(crate) fn units(&self) -> &[Unit] {
+        &self.units
+    }
+
+    /// Whether every rank of the cut holds whole parameters.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.cut.size() == 1
+    }
+
+    /// Whether a unit stays gathered between its forward and its backward.
+    pub(crate) fn keeps(&self, unit: usize) -> bool {
+        self.strategy.keep == Keep::Step || self.units[unit].is_root()
+    }
+
+    pub(crate) fn session(&self) -> MutexGuard<'_, Option<Session>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of the next pass, in program order.
+    pub(crate) fn next_pass(&self) -> u64 {
+        self.passes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Notes that `pass` will have a backward, and returns the one noted before it.
+    pub(crate) fn follow(&self, pass: &Arc<Pass>) -> Weak<Pass> {
+        let mut last = self
+            .last_pass
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut last, Arc::downgrade(pass))
+    }
+
+    /// Starts to gather a unit from its pieces, behind what was submitted before.
+    pub(crate) fn gather(self: &Arc<Self>, unit: usize, pieces: Arc<[Piece]>) -> Ticket<Shared> {
+        let this = self.clone();
+        self.world.queue().submit(move || {
+            let Unit { layout, label } = &this.units[unit];
+            let mut mine = Flat::zeros(layout.cut, layout.dtype);
+            let (rank, size) = (this.cut.rank(), layout.dtype.size());
+            for (slot, piece) in pieces.iter().enumerate() {
+                let at = layout.piece_in_cut(slot, rank);
+                mine.bytes_mut()[at.start * size..at.end * size].copy_from_slice(piece.bytes());
+            }
+            let mut all = Flat::zeros(layout.len(), layout.dtype);
+            this.cut.all_gather(label, mine.span()?, all.span_mut()?)?;
+            Ok(all.share())
+        })
+    }
+
+    /// Gathers one parameter alone, for a `val()` outside of any pass of its unit.
+    pub(crate) fn gather_one(
+        self: &Arc<Self>,
+        unit: usize,
+        slot: usize,
+        piece: Piece,
+    ) -> Ticket<Shared> {
+        if !self.warned.swap(true, Ordering::Relaxed) && self.world.is_chief() {
+            log::warn!(
+                "{} is read outside of a `unit` call, so it is gathered alone and kept until \
+                 backward: correct, but slower; wrap the forward of its module in burn_dist::unit",
+                self.units[unit].layout.slots[slot].path
+            );
+        }
+        let this = self.clone();
+        self.world.queue().submit(move || {
+            let Unit { layout, label } = &this.units[unit];
+            let (ranks, size) = (this.cut.size(), layout.dtype.size());
+            // Ranks send equal amounts: as much as the largest piece.
+            let most = (0..ranks)
+                .map(|r| layout.piece(slot, r).len())
+                .max()
+                .unwrap_or(0);
+            let mut mine = vec![0u64; (most * size).div_ceil(8)];
+            let mine = &mut bytemuck::cast_slice_mut::<_, u8>(&mut mine)[..most * size];
+            mine[..piece.bytes().len()].copy_from_slice(piece.bytes());
+            let mut padded = Flat::zeros(most * ranks, layout.dtype);
+            let label = label.with_detail(layout.slots[slot].path.as_str());
+            let send = Span::new(mine, element(layout.dtype)?);
+            this.cut.all_gather(&label, send, padded.span_mut()?)?;
+            let mut whole = Flat::zeros(layout.slots[slot].len, layout.dtype);
+            for rank in 0..ranks {
+                let to = layout.piece(slot, rank);
+                let from = rank * most * size;
+                whole.bytes_mut()[to.start * size..to.end * size]
+                    .copy_from_slice(&padded.bytes()[from..from + to.len() * size]);
+            }
+            Ok(whole.share())
+        })
+    }
+
+    /// The kept buffer of a unit, if it was gathered from these pieces.
+    pub(crate) fn kept(&self, unit: usize, pieces: &Arc<[Piece]>) -> Option<Shared> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = |old: &Arc<[Piece]>| old.iter().zip(pieces.iter()).all(|(a, b)| a.is(b));
+        match &kept[unit] {
+            Some((from, flat)) if fresh(from) => Some(flat.clone()),
+            _ => {
+                kept[unit] = None;
+                None
+            }
+        }
+    }
+
+    /// Keeps a gathered unit until [`forget`](Self::forget).
+    pub(crate) fn keep(&self, unit: usize, pieces: Arc<[Piece]>, flat: Shared) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept[unit] = Some((pieces, flat));
+    }
+
+    /// Lets all kept units go: the step is about to replace what they were gathered from.
+    pub(crate) fn forget(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter_mut().for_each(|k| *k = None);
+    }
+}
