@@ -1,5 +1,6 @@
 //! Fully sharded data parallelism for Burn.
 
+mod checkpoint;
 pub mod comm;
 pub mod data;
 mod error;

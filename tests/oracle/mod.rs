@@ -97,7 +97,8 @@ pub fn values<M: Module>(model: &M) -> Values {
         }
         fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
             let data = p.base().into_data();
-            self.1.insert(self.0.join("."), data.iter::<f64>().collect());
+            self.1
+                .insert(self.0.join("."), data.iter::<f64>().collect());
         }
     }
     let mut read = Read::default();
@@ -186,10 +187,13 @@ pub fn close(what: &str, found: &Values, expected: &Values, tolerance: f64) {
         let found = &found[path];
         assert_eq!(found.len(), expected.len(), "{what}: {path}");
         let largest = expected.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
-        let worst = found
-            .iter()
-            .zip(expected)
-            .fold(0f64, |m, (a, b)| if (a - b).is_nan() { f64::NAN } else { m.max((a - b).abs()) });
+        let worst = found.iter().zip(expected).fold(0f64, |m, (a, b)| {
+            if (a - b).is_nan() {
+                f64::NAN
+            } else {
+                m.max((a - b).abs())
+            }
+        });
         assert!(
             worst <= tolerance * largest,
             "{what}: {path} is off by {worst:e}, largest element {largest:e}"
