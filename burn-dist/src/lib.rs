@@ -9,6 +9,7 @@ pub mod layout;
 mod plan;
 pub mod shard;
 mod strategy;
+pub mod telemetry;
 mod unwind;
 mod world;
 
