@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor, activation::gelu};
 
+use super::attention::fold;
 use super::{Attention, init};
 use crate::Noise;
 
@@ -100,6 +101,8 @@ impl Block {
 impl Mlp {
     /// `x` and output: `[batch, tokens, width]`. The GELU is the exact one, by the error function.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.down.forward(gelu(self.up.forward(x)))
+        let [batch, tokens, width] = x.dims();
+        let hidden = gelu(self.up.forward(fold(x)));
+        self.down.forward(hidden).reshape([batch, tokens, width])
     }
 }
