@@ -11,6 +11,7 @@ mod call;
 mod engine;
 mod ledger;
 pub mod local;
+mod meeting;
 mod queue;
 mod reduce;
 mod span;
