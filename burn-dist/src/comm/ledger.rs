@@ -14,7 +14,7 @@ pub struct Entry {
     /// How often it was called.
     pub calls: u64,
     /// Bytes that this rank has to send under the ring algorithms, whichever the engine uses:
-    /// `(n - 1) / n` of the full buffer, twice that for an all-reduce.
+    /// `(n - 1) / n` of the full buffer, twice that for an all-reduce, all of it for a broadcast.
     pub bytes: u64,
     /// Time inside the engine, waiting for other ranks included.
     pub time: Duration,

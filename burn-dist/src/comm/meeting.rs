@@ -36,7 +36,6 @@ pub(super) struct Group {
     /// How often all members have been at one point; written under the lock of `meeting`.
     step: AtomicU64,
     stepped: Condvar,
-    awake: Duration,
 }
 
 /// The collective in progress.
@@ -95,7 +94,6 @@ impl Fate {
 
 impl Group {
     pub(super) fn new(fate: Arc<Fate>, members: Vec<usize>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let meeting = Meeting {
             offers: vec![None; members.len()],
             here: 0,
@@ -107,11 +105,6 @@ impl Group {
             meeting: Mutex::new(meeting),
             step: AtomicU64::new(0),
             stepped: Condvar::new(),
-            // A rank that stays awake must not keep the one it waits for from running.
-            awake: match members.len() <= cores {
-                true => AWAKE,
-                false => Duration::ZERO,
-            },
             members,
         }
     }
@@ -241,13 +234,10 @@ impl Group {
         meeting: MutexGuard<'a, Meeting>,
         step: u64,
     ) -> MutexGuard<'a, Meeting> {
-        if self.awake.is_zero() {
-            return meeting;
-        }
         drop(meeting);
         let since = Instant::now();
-        while self.step.load(Ordering::Acquire) == step && since.elapsed() < self.awake {
-            // Not a bare spin: what shares the core, perhaps the very rank, comes first.
+        while self.step.load(Ordering::Acquire) == step && since.elapsed() < AWAKE {
+            // Not a bare spin: the rank it waits for may need this very core.
             std::thread::yield_now();
         }
         self.lock()
