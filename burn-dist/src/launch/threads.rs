@@ -147,3 +147,28 @@ fn absent(engine: &local::Local, error: Error) -> Error {
     });
     error
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rank_submitted_is_done_before_it_counts_as_gone() {
+        let ranks = Threads::new(2).deadline(Duration::from_secs(20));
+        let result = ranks.run(|world| {
+            let comm = world.comm().clone();
+            let late = Duration::from_millis(100 * world.rank() as u64);
+            let ticket = world.queue().submit(move || {
+                std::thread::sleep(late);
+                comm.barrier(&"submitted".into())
+            });
+            // Rank 1 does not wait for what rank 0 needs it for.
+            if world.rank() == 0 {
+                ticket.wait()
+            } else {
+                Ok(())
+            }
+        });
+        assert_eq!(result.map(drop), Ok(()));
+    }
+}
