@@ -58,8 +58,8 @@ impl Kind {
                     let (send, recv) = (Span::of(&whole), SpanMut::of(&mut piece));
                     comm.reduce_scatter(&label, Reduce::Sum, send, recv)
                 }
-                // The largest of equal numbers stays what it is, however often it is taken.
-                Self::AllReduce => comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut whole)),
+                // The mean of equal numbers is the same number, however often it is taken.
+                Self::AllReduce => comm.all_reduce(&label, Reduce::Mean, SpanMut::of(&mut whole)),
             };
             once().unwrap();
             let start = Instant::now();
