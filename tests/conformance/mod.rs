@@ -7,6 +7,7 @@ pub(crate) mod bits;
 pub(crate) mod contract;
 pub(crate) mod data;
 pub(crate) mod groups;
+pub(crate) mod random;
 mod sample;
 
 use burn_dist::comm::Communicator;
@@ -19,12 +20,12 @@ pub(crate) type Body<'a> = &'a (dyn Fn(&Communicator) -> Result<()> + Sync);
 ///
 /// A rank that returns an error or panics must make the collectives of the others fail, or a
 /// failed check takes as long as the engine's deadline.
-pub(crate) trait Launch {
+pub(crate) trait Launch: Sync {
     /// Runs `body` on every rank and returns what they returned, in rank order.
     fn run(&self, ranks: usize, body: Body<'_>) -> Vec<Result<()>>;
 }
 
-impl<F: Fn(usize, Body<'_>) -> Vec<Result<()>>> Launch for F {
+impl<F: Fn(usize, Body<'_>) -> Vec<Result<()>> + Sync> Launch for F {
     fn run(&self, ranks: usize, body: Body<'_>) -> Vec<Result<()>> {
         self(ranks, body)
     }
@@ -91,6 +92,10 @@ macro_rules! suite {
                 threads_of_one_rank_take_turns,
                 the_ledger_counts_what_a_ring_sends,
                 the_ledger_remembers_the_order,
+            ],
+            random: [
+                thousands_of_collectives_at_random_all_come_out_right,
+                worlds_of_one_process_do_not_meet,
             ],
         }
     };

@@ -28,11 +28,14 @@ impl Entry {
     }
 }
 
+/// What was called, for which unit.
+type Key = (Op, Arc<str>);
+
 /// One rank's totals; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    entries: Arc<Mutex<BTreeMap<(Op, Arc<str>), Entry>>>,
-    log: Arc<Mutex<Option<Vec<(Op, Arc<str>)>>>>,
+    entries: Arc<Mutex<BTreeMap<Key, Entry>>>,
+    log: Arc<Mutex<Option<Vec<Key>>>>,
 }
 
 impl Ledger {

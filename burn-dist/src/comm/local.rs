@@ -11,9 +11,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes that an all-reduce keeps beside its buffer: enough for a reduction that is worth several
-/// threads, whatever the type, and little enough to stay in a cache.
-const SCRATCH: usize = 1 << 21;
+/// Bytes that an all-reduce keeps beside its buffer: few, so that they stay in a cache.
+const SCRATCH: usize = 1 << 16;
+/// The same where there are threads: as many as make a reduction worth them, whatever the type.
+const SHARED_SCRATCH: usize = 1 << 21;
 
 /// Makes the engines of `size` thread ranks; `threads` is what each may use for reductions.
 ///
@@ -118,10 +119,15 @@ impl Engine for Local {
         };
         let mine = chunk(self.rank);
         // Words, so that the bytes are aligned for every element type.
-        let mut sum = vec![0u64; mine.len().min(SCRATCH).div_ceil(8)];
+        let portion = if self.pool.is_some() {
+            SHARED_SCRATCH
+        } else {
+            SCRATCH
+        };
+        let mut sum = vec![0u64; mine.len().min(portion).div_ceil(8)];
         let sum: &mut [u8] = bytemuck::cast_slice_mut(&mut sum);
-        for start in mine.clone().step_by(SCRATCH) {
-            let range = start..mine.end.min(start + SCRATCH);
+        for start in mine.clone().step_by(portion) {
+            let range = start..mine.end.min(start + portion);
             let sum = &mut sum[..range.len()];
             // SAFETY: before the pause only this rank writes to its chunk, and only after `sum`
             // was computed from what is read here.
