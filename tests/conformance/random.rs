@@ -75,7 +75,7 @@ pub(crate) fn worlds_of_one_process_do_not_meet(launch: &impl Launch) {
     // Some of them fail while the others work.
     let world = |seed: usize| {
         let ranks = 2 + seed % 3;
-        let fails = seed % 4 == 0;
+        let fails = seed.is_multiple_of(4);
         let cause = Error::user(format!("world {seed}"));
         let results = launch.run(ranks, &|comm: &Communicator| {
             wander(comm, seed as u64, 300)?;
