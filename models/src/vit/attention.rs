@@ -27,12 +27,12 @@ pub struct Attention {
 }
 
 impl Attention {
-    pub(super) fn new(width: usize, heads: usize, device: &Device) -> Self {
+    pub(super) fn new(width: usize, heads: usize, std: f64, device: &Device) -> Self {
         Self {
-            query: init::linear(width, width, device),
-            key: init::linear(width, width, device),
-            value: init::linear(width, width, device),
-            output: init::linear(width, width, device),
+            query: init::linear(width, width, std, device),
+            key: init::linear(width, width, std, device),
+            value: init::linear(width, width, std, device),
+            output: init::linear(width, width, std, device),
             heads,
             dropout: 0.0,
         }

@@ -49,6 +49,7 @@ pub(super) struct BlockSizes {
     pub(super) heads: usize,
     pub(super) mlp_width: usize,
     pub(super) norm_eps: f64,
+    pub(super) init_std: f64,
 }
 
 impl Block {
@@ -59,11 +60,11 @@ impl Block {
         let norm = LayerNormConfig::new(width).with_epsilon(sizes.norm_eps);
         Self {
             norm_before: norm.init(device),
-            attention: Attention::new(width, sizes.heads, device),
+            attention: Attention::new(width, sizes.heads, sizes.init_std, device),
             norm_after: norm.init(device),
             mlp: Mlp {
-                up: init::linear(width, mlp_width, device),
-                down: init::linear(mlp_width, width, device),
+                up: init::linear(width, mlp_width, sizes.init_std, device),
+                down: init::linear(mlp_width, width, sizes.init_std, device),
             },
             dropout: 0.0,
             drop_path: 0.0,
