@@ -19,28 +19,23 @@ fn adamw() -> ModuleOptimizer {
     AdamWConfig::new().with_weight_decay(0.01).init()
 }
 
-fn strategies(size: usize) -> Vec<Strategy> {
-    let mut all = vec![
-        Strategy::ddp(),
-        Strategy::zero1(),
-        Strategy::zero2(),
-        Strategy::fsdp(),
-    ];
-    all.extend((1..=size).filter(|g| size.is_multiple_of(*g)).map(Strategy::hybrid));
-    if size == 1 {
-        all.push(Strategy::single());
-    }
-    all
-}
-
 fn reference(model: &Mlp, dtype: DType, optimizer: ModuleOptimizer) -> Trace {
     let device = Device::flex().autodiff();
     oracle::plain(model.clone(), optimizer, STEPS, 1e-2, |model, step| {
-        loss(model, oracle::tensor(&oracle::batch(ROWS, 7, step), dtype, &device))
+        loss(
+            model,
+            oracle::tensor(&oracle::batch(ROWS, 7, step), dtype, &device),
+        )
     })
 }
 
-fn run(world: &World, strategy: Strategy, model: Mlp, dtype: DType, optimizer: ModuleOptimizer) -> burn_dist::Result<Trace> {
+fn run(
+    world: &World,
+    strategy: Strategy,
+    model: Mlp,
+    dtype: DType,
+    optimizer: ModuleOptimizer,
+) -> burn_dist::Result<Trace> {
     let model = strategy.shard(model, world)?;
     oracle::sharded(world, model, optimizer, STEPS, 1e-2, |model, step| {
         let mine = oracle::rows(&oracle::batch(ROWS, 7, step), world.rank(), world.size());
@@ -56,20 +51,28 @@ fn check(float: FloatDType, gradients: f64, parameters: f64) {
     for (name, optimizer) in [("adamw", adamw()), ("sgd", SgdConfig::new().init())] {
         let expected = reference(&model, dtype, optimizer.clone());
         for size in 1..=4 {
-            for strategy in strategies(size) {
+            for strategy in oracle::strategies(size) {
                 let what = format!("{strategy} at world {size} with {name}");
                 let traces = Threads::new(size)
                     .run(|world| {
                         // A clone shares its leaves with those of the other ranks until it is cut.
-                        run(&world, strategy.clone(), model.clone(), dtype, optimizer.clone())
+                        run(
+                            &world,
+                            strategy.clone(),
+                            model.clone(),
+                            dtype,
+                            optimizer.clone(),
+                        )
                     })
                     .unwrap_or_else(|e| panic!("{what}: {e}"));
-                let mean = |step: usize| {
-                    traces.iter().map(|t| t.losses[step]).sum::<f64>() / size as f64
-                };
+                let mean =
+                    |step: usize| traces.iter().map(|t| t.losses[step]).sum::<f64>() / size as f64;
                 for step in 0..STEPS {
                     let (found, wanted) = (mean(step), expected.losses[step]);
-                    assert!((found - wanted).abs() <= gradients.max(1e-5 * gradients) * wanted.abs(), "{what}: loss {found} for {wanted}");
+                    assert!(
+                        (found - wanted).abs() <= gradients.max(1e-5 * gradients) * wanted.abs(),
+                        "{what}: loss {found} for {wanted}"
+                    );
                 }
                 for trace in &traces {
                     for (step, wanted) in expected.gradients.iter().enumerate() {

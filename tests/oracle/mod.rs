@@ -7,11 +7,34 @@ use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::gelu;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use burn_dist::{Destination, ShardedGradients, World, unit};
+use burn_dist::launch::Threads;
+use burn_dist::{Destination, ShardedGradients, Strategy, World, unit};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Values by path.
 pub type Values = BTreeMap<String, Vec<f64>>;
+
+/// Every strategy that fits a world of `size` ranks.
+pub fn strategies(size: usize) -> Vec<Strategy> {
+    let mut all = vec![
+        Strategy::ddp(),
+        Strategy::zero1(),
+        Strategy::zero2(),
+        Strategy::fsdp(),
+    ];
+    let groups = (1..=size).filter(|g| size.is_multiple_of(*g));
+    all.extend(groups.map(Strategy::hybrid));
+    if size == 1 {
+        all.push(Strategy::single());
+    }
+    all
+}
+
+/// Ranks that give up after seconds: a test that hangs is a test that fails.
+pub fn ranks(size: usize) -> Threads {
+    Threads::new(size).deadline(Duration::from_secs(20))
+}
 
 /// Uneven on purpose: 7x15 and 15x3 matrices, and a parameter of one element.
 #[derive(Module, Debug)]
@@ -97,7 +120,8 @@ pub fn values<M: Module>(model: &M) -> Values {
         }
         fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
             let data = p.base().into_data();
-            self.1.insert(self.0.join("."), data.iter::<f64>().collect());
+            self.1
+                .insert(self.0.join("."), data.iter::<f64>().collect());
         }
     }
     let mut read = Read::default();
@@ -186,10 +210,13 @@ pub fn close(what: &str, found: &Values, expected: &Values, tolerance: f64) {
         let found = &found[path];
         assert_eq!(found.len(), expected.len(), "{what}: {path}");
         let largest = expected.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
-        let worst = found
-            .iter()
-            .zip(expected)
-            .fold(0f64, |m, (a, b)| if (a - b).is_nan() { f64::NAN } else { m.max((a - b).abs()) });
+        let worst = found.iter().zip(expected).fold(0f64, |m, (a, b)| {
+            if (a - b).is_nan() {
+                f64::NAN
+            } else {
+                m.max((a - b).abs())
+            }
+        });
         assert!(
             worst <= tolerance * largest,
             "{what}: {path} is off by {worst:e}, largest element {largest:e}"
