@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod place;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, ModuleOptimizer};
