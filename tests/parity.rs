@@ -19,24 +19,6 @@ fn adamw() -> ModuleOptimizer {
     AdamWConfig::new().with_weight_decay(0.01).init()
 }
 
-fn strategies(size: usize) -> Vec<Strategy> {
-    let mut all = vec![
-        Strategy::ddp(),
-        Strategy::zero1(),
-        Strategy::zero2(),
-        Strategy::fsdp(),
-    ];
-    all.extend(
-        (1..=size)
-            .filter(|g| size.is_multiple_of(*g))
-            .map(Strategy::hybrid),
-    );
-    if size == 1 {
-        all.push(Strategy::single());
-    }
-    all
-}
-
 fn reference(model: &Mlp, dtype: DType, optimizer: ModuleOptimizer) -> Trace {
     let device = Device::flex().autodiff();
     oracle::plain(model.clone(), optimizer, STEPS, 1e-2, |model, step| {
@@ -69,7 +51,7 @@ fn check(float: FloatDType, gradients: f64, parameters: f64) {
     for (name, optimizer) in [("adamw", adamw()), ("sgd", SgdConfig::new().init())] {
         let expected = reference(&model, dtype, optimizer.clone());
         for size in 1..=4 {
-            for strategy in strategies(size) {
+            for strategy in oracle::strategies(size) {
                 let what = format!("{strategy} at world {size} with {name}");
                 let traces = Threads::new(size)
                     .run(|world| {

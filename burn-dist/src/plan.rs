@@ -141,7 +141,7 @@ impl Plan {
     /// norm adds one all-reduce of 8 bytes where parameters are cut.
     pub fn traffic(&self, micro_batches: usize) -> Vec<Traffic> {
         let replicas = self.size / self.cut_over;
-        let ring = |bytes: usize, ranks: usize| bytes / ranks * (ranks - 1);
+        let ring = |bytes: usize, ranks: usize| bytes * (ranks - 1) / ranks;
         let mut rows = Vec::new();
         let mut row = |op: Op, per_unit: &dyn Fn(&UnitLayout) -> (usize, usize)| {
             let (calls, bytes) = self
@@ -173,7 +173,7 @@ impl Plan {
         }
         if replicas > 1 {
             row(Op::AllReduce, &|u| match u.trainable {
-                true => (1, 2 * ring(u.bytes() / self.cut_over, replicas)),
+                true => (1, ring(2 * u.bytes() / self.cut_over, replicas)),
                 false => (0, 0),
             });
         }

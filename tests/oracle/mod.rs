@@ -2,16 +2,41 @@
 
 #![allow(dead_code)]
 
+pub mod place;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::gelu;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use burn_dist::{Destination, ShardedGradients, World, unit};
+use burn_dist::launch::Threads;
+use burn_dist::{Destination, ShardedGradients, Strategy, World, unit};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Values by path.
 pub type Values = BTreeMap<String, Vec<f64>>;
+
+/// Every strategy that fits a world of `size` ranks.
+pub fn strategies(size: usize) -> Vec<Strategy> {
+    let mut all = vec![
+        Strategy::ddp(),
+        Strategy::zero1(),
+        Strategy::zero2(),
+        Strategy::fsdp(),
+    ];
+    let groups = (1..=size).filter(|g| size.is_multiple_of(*g));
+    all.extend(groups.map(Strategy::hybrid));
+    if size == 1 {
+        all.push(Strategy::single());
+    }
+    all
+}
+
+/// Ranks that give up after seconds: a test that hangs is a test that fails.
+pub fn ranks(size: usize) -> Threads {
+    Threads::new(size).deadline(Duration::from_secs(20))
+}
 
 /// Uneven on purpose: 7x15 and 15x3 matrices, and a parameter of one element.
 #[derive(Module, Debug)]

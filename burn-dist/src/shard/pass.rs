@@ -10,7 +10,7 @@ use crate::error::Result;
 use burn::backend::Flex;
 use burn::backend::ops::FloatTensorOps;
 use burn_flex::FlexTensor;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Parameters of at most so many bytes are copied out of a buffer that is to be let go.
 ///
@@ -33,8 +33,10 @@ pub(crate) struct Pass {
 struct State {
     gathered: Gathered,
     gradients: Gradients,
-    /// The pass whose backward is expected after this one's, once this one is on the tape.
-    before: Option<Weak<Pass>>,
+    /// Whether this pass is on the tape through its token.
+    tracked: bool,
+    /// The pass whose backward is expected after this one's.
+    before: Option<Arc<Pass>>,
     reduced: bool,
 }
 
@@ -106,6 +108,7 @@ impl Pass {
             state: Mutex::new(State {
                 gathered,
                 gradients: Gradients::default(),
+                tracked: false,
                 before: None,
                 reduced: false,
             }),
@@ -165,9 +168,8 @@ impl Pass {
     /// The full parameter again, in backward; also starts the gather that backward needs next.
     pub(crate) fn view_again(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
         self.start();
-        if let Some(before) = self.state().before.take().and_then(|p| p.upgrade()) {
-            before.start();
-        }
+        let before = self.state().before.take();
+        before.iter().for_each(|pass| pass.start());
         self.view(slot, base)
     }
 
@@ -188,11 +190,21 @@ impl Pass {
     }
 
     /// This pass is on the tape through its token.
-    pub(crate) fn track(self: &Arc<Self>) {
-        // The root is gathered all the time: nothing to start ahead for it.
-        if !self.keeps() {
-            self.state().before = Some(self.sharding.follow(self));
-        }
+    pub(crate) fn track(&self) {
+        self.state().tracked = true;
+    }
+
+    /// Whether backward will gather this pass again.
+    pub(crate) fn returns(&self) -> bool {
+        !self.keeps() && self.state().tracked
+    }
+
+    /// Says which pass came before this one, to be gathered ahead in backward.
+    ///
+    /// It is kept alive for that: when a tape lets an unused pass go may differ between ranks, and
+    /// what they gather may not.
+    pub(crate) fn follow(&self, before: Option<Arc<Pass>>) {
+        self.state().before = before;
     }
 
     /// Takes the gradient of a full parameter.

@@ -66,6 +66,8 @@ struct Forecast {
     ahead: VecDeque<(usize, Arc<[Piece]>)>,
     /// The one whose gather was started.
     coming: Option<(usize, Arc<[Piece]>, Ticket<Shared>)>,
+    /// The latest pass that backward will gather again.
+    last: Option<Arc<Pass>>,
 }
 
 thread_local! {
@@ -100,12 +102,15 @@ impl Scope {
             if is_open(sharding, unit) {
                 continue;
             }
-            let coming = forecast(|f| f.arrive(unit, &pieces)).flatten();
+            let coming = forecast(|f| f.arrive(sharding, unit, &pieces)).flatten();
             let pass = Arc::new(Pass::new(sharding.clone(), unit, pieces, coming));
             pass.start();
             let mut tokens = Tokens::new(pass.clone());
             inputs.show(&mut tokens);
             let token = tokens.finish();
+            if pass.returns() {
+                forecast(|f| pass.follow(f.last.replace(pass.clone())));
+            }
             OPEN.with_borrow_mut(|open| open.push(Open { pass, token }));
             scope.opened += 1;
         }
@@ -146,11 +151,21 @@ impl Forecast {
             sharding,
             ahead,
             coming: None,
+            last: None,
         }
     }
 
     /// `unit` is reached: its gather, if the guess was right.
-    fn arrive(&mut self, unit: usize, pieces: &Arc<[Piece]>) -> Option<Ticket<Shared>> {
+    fn arrive(
+        &mut self,
+        sharding: &Arc<Sharding>,
+        unit: usize,
+        pieces: &Arc<[Piece]>,
+    ) -> Option<Ticket<Shared>> {
+        // Another model within the forward of this one is not in the forecast.
+        if !Arc::ptr_eq(sharding, &self.sharding) {
+            return None;
+        }
         if let Some(at) = self.ahead.iter().position(|(u, _)| *u == unit) {
             self.ahead.drain(..=at);
         }

@@ -2,7 +2,6 @@
 
 use super::backward::Session;
 use super::flat::{Flat, Piece, Shared, element};
-use super::pass::Pass;
 use crate::comm::{Communicator, Label, Span, Ticket};
 use crate::error::Result;
 use crate::layout::UnitLayout;
@@ -10,7 +9,7 @@ use crate::plan::Plan;
 use crate::strategy::{Keep, Strategy};
 use crate::world::World;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What all clones of a sharded model share.
 #[derive(Debug)]
@@ -26,7 +25,6 @@ pub(crate) struct Sharding {
     kept: Mutex<Vec<Option<(Arc<[Piece]>, Shared)>>>,
     session: Mutex<Option<Session>>,
     passes: AtomicU64,
-    last_pass: Mutex<Weak<Pass>>,
     warned: AtomicBool,
 }
 
@@ -70,7 +68,6 @@ impl Sharding {
             units: plan.units().iter().map(unit).collect(),
             session: Mutex::new(None),
             passes: AtomicU64::new(0),
-            last_pass: Mutex::new(Weak::new()),
             warned: AtomicBool::new(false),
         })
     }
@@ -100,15 +97,6 @@ impl Sharding {
     /// The number of the next pass, in program order.
     pub(crate) fn next_pass(&self) -> u64 {
         self.passes.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Notes that `pass` will have a backward, and returns the one noted before it.
-    pub(crate) fn follow(&self, pass: &Arc<Pass>) -> Weak<Pass> {
-        let mut last = self
-            .last_pass
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut last, Arc::downgrade(pass))
     }
 
     /// Starts to gather a unit from its pieces, behind what was submitted before.

@@ -1,0 +1,291 @@
+//! How much memory a rank takes, counted by the allocator.
+//!
+//! Ranks are threads here, so the process holds all of them: every figure is the process's above
+//! its start, divided by the world. `S` is a rank's shard, `U` the largest unit, `R` the root.
+
+#![allow(unsafe_code)]
+
+mod oracle;
+
+use burn::module::Module;
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::optim::SgdConfig;
+use burn::tensor::activation::gelu;
+use burn::tensor::{Device, Distribution, Tensor};
+use burn_dist::{Strategy, World, unit};
+use oracle::ranks;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Barrier, Mutex, PoisonError};
+
+const STEPS: usize = 5;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// One test at a time: the counters belong to the process.
+static COUNTING: Mutex<()> = Mutex::new(());
+
+struct Counting;
+
+impl Counting {
+    fn more(bytes: usize) {
+        let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
+        PEAK.fetch_max(live, Relaxed);
+    }
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Self::more(layout.size());
+        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        Self::more(layout.size());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A block as transformers have it: the norm's weight is reshaped, and must not pin the unit.
+#[derive(Module, Debug)]
+struct Block {
+    norm: LayerNorm,
+    up: Linear,
+    down: Linear,
+}
+
+#[derive(Module, Debug)]
+struct Net {
+    left: Linear,
+    right: Linear,
+    blocks: Vec<Block>,
+}
+
+impl Block {
+    fn new(width: usize, inner: usize, device: &Device) -> Self {
+        Self {
+            norm: LayerNormConfig::new(width).init(device),
+            up: LinearConfig::new(width, inner).init(device),
+            down: LinearConfig::new(inner, width).init(device),
+        }
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        x.clone()
+            + self
+                .down
+                .forward(gelu(self.up.forward(self.norm.forward(x))))
+    }
+}
+
+/// What a model is made of.
+#[derive(Clone, Copy)]
+struct Size {
+    blocks: usize,
+    width: usize,
+    /// Inner width of a block.
+    inner: usize,
+    /// Output width of the root.
+    root: usize,
+    frozen: bool,
+}
+
+impl Size {
+    fn init(self, device: &Device) -> Net {
+        let mut net = Net {
+            left: LinearConfig::new(self.width, self.root / 2).init(device),
+            right: LinearConfig::new(self.width, self.root / 2).init(device),
+            blocks: (0..self.blocks)
+                .map(|_| Block::new(self.width, self.inner, device))
+                .collect(),
+        };
+        if self.frozen {
+            for block in net.blocks.iter_mut().step_by(2) {
+                *block = block.clone().freeze();
+            }
+        }
+        net
+    }
+}
+
+impl Net {
+    fn loss(&self, x: Tensor<2>) -> Tensor<1> {
+        unit(self, x, |net: &Self, mut x| {
+            for block in &net.blocks {
+                x = unit(block, x, Block::forward);
+            }
+            let square = |y: Tensor<2>| y.powi_scalar(2).mean();
+            square(net.left.forward(x.clone())) + square(net.right.forward(x))
+        })
+    }
+}
+
+/// Bytes per rank above the start of the program.
+#[derive(Debug, Clone, Copy, Default)]
+struct Peaks {
+    /// What the kernels of one plain block take for themselves.
+    scratch: usize,
+    shard: usize,
+    forward: usize,
+    backward: usize,
+    /// What is left after each step.
+    after: [usize; STEPS],
+}
+
+/// Runs `f` on all ranks at once and returns the process's peak meanwhile.
+fn peak<T>(world: &World, all: &Barrier, f: impl FnOnce() -> T) -> (T, usize) {
+    all.wait();
+    if world.is_chief() {
+        PEAK.store(LIVE.load(Relaxed), Relaxed);
+    }
+    all.wait();
+    let result = f();
+    all.wait();
+    (result, PEAK.load(Relaxed))
+}
+
+/// One sample: activations are not what is measured.
+fn input(size: Size, device: &Device) -> Tensor<2> {
+    Tensor::random([1, size.width], Distribution::Default, device)
+}
+
+/// What the kernels take for one block; they keep some of it for each thread, so that what is
+/// measured afterwards is without it.
+fn scratch(size: Size, world: &World, all: &Barrier) -> usize {
+    let device = world.device();
+    let block = Block::new(size.width, size.inner, &device);
+    let run = || block.forward(input(size, &device)).mean();
+    let _ = run().backward();
+    let ((), before) = peak(world, all, || ());
+    let (_, during) = peak(world, all, run);
+    (during - before) / world.size()
+}
+
+fn measure(size: Size, world_size: usize) -> Peaks {
+    let _one = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = Barrier::new(world_size);
+    let run = |world: World| {
+        let device = world.device();
+        let mut peaks = Peaks {
+            scratch: scratch(size, &world, &all),
+            ..Peaks::default()
+        };
+        let ((), start) = peak(&world, &all, || ());
+        let per_rank = |bytes: usize| bytes.saturating_sub(start) / world_size;
+        let shard = || Strategy::fsdp().shard(size.init(&device), &world);
+        let (model, bytes) = peak(&world, &all, shard);
+        let mut model = model?;
+        peaks.shard = per_rank(bytes);
+        let mut sgd = SgdConfig::new().init();
+        for after in &mut peaks.after {
+            let x = input(size, &device);
+            let (loss, bytes) = peak(&world, &all, || model.loss(x));
+            peaks.forward = peaks.forward.max(per_rank(bytes));
+            let (grads, bytes) = peak(&world, &all, || world.backward(loss, &model));
+            peaks.backward = peaks.backward.max(per_rank(bytes));
+            model = sgd.step(1e-3, model, grads?.into_params());
+            *after = per_rank(peak(&world, &all, || ()).1);
+        }
+        Ok(peaks)
+    };
+    ranks(world_size).run(run).unwrap()[0]
+}
+
+/// Asserts that `found` is at most `bar` and 5 %.
+fn within(what: &str, found: usize, bar: usize) {
+    let percent = 100.0 * found as f64 / bar as f64;
+    println!("{what}: {found} of {bar} bytes, {percent:.1} %");
+    assert!(
+        percent <= 105.0,
+        "{what}: {found} of {bar} bytes, {percent:.1} %"
+    );
+}
+
+/// Holds a model to the bars at worlds 2, 3 and 4.
+fn check(name: &str, size: Size) {
+    for ranks in 2..=4 {
+        let model = size.init(&Device::flex().autodiff());
+        let plan = Strategy::fsdp().plan(&model, ranks).unwrap();
+        let largest = |root: bool| {
+            let units = plan.units().iter().filter(|u| u.path.is_empty() == root);
+            units.map(|u| u.bytes()).max().unwrap()
+        };
+        let (s, g) = (plan.memory().parameters, plan.memory().gradients);
+        let (u, r) = (largest(false), largest(true));
+        // What a rank sends for a gather is packed beside what it receives.
+        let sent = u.max(r) / ranks;
+        let peaks = measure(size, ranks);
+        let what = |when: &str| format!("{name} at world {ranks}, {when}");
+        let forward = s + 2 * u + r + sent + peaks.scratch;
+        within(&what("forward"), peaks.forward, forward);
+        within(&what("backward"), peaks.backward, s + g + 3 * u + 2 * r);
+        for after in peaks.after {
+            within(&what("after a step"), after, s);
+        }
+        // Threads share the process: all shards together are one whole model, once.
+        let slots = plan.units().iter().flat_map(|u| &u.slots);
+        let parameter = 4 * slots.map(|slot| slot.len).max().unwrap();
+        within(
+            &what("sharding"),
+            ranks * peaks.shard,
+            ranks * s + parameter,
+        );
+    }
+}
+
+const EVEN: Size = Size {
+    blocks: 12,
+    width: 768,
+    inner: 768,
+    root: 1536,
+    frozen: false,
+};
+
+#[test]
+fn units_as_large_as_the_root() {
+    check("U = R", EVEN);
+}
+
+#[test]
+fn units_much_smaller_than_the_root() {
+    let small = Size {
+        inner: 192,
+        root: 6144,
+        ..EVEN
+    };
+    check("U << R", small);
+}
+
+#[test]
+fn units_much_larger_than_the_root() {
+    check("U >> R", Size { root: 4, ..EVEN });
+}
+
+#[test]
+fn half_of_the_parameters_frozen() {
+    let frozen = Size {
+        frozen: true,
+        ..EVEN
+    };
+    check("half frozen", frozen);
+}
+
+#[test]
+fn steps_leave_nothing_behind() {
+    let after = measure(EVEN, 2).after;
+    let more = after[STEPS - 1].saturating_sub(after[0]);
+    assert!(more < 1 << 16, "{after:?}");
+}
