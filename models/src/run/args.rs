@@ -152,9 +152,14 @@ impl Args {
         ))
     }
 
-    /// Steps of the whole run, over a training set of so many batches a rank.
+    /// Steps of an epoch of so many batches a rank.
+    pub fn epoch_steps(&self, batches: usize) -> usize {
+        batches.div_ceil(self.accumulate)
+    }
+
+    /// Steps of the whole run.
     pub fn total_steps(&self, batches: usize) -> usize {
-        let all = self.epochs * batches.div_ceil(self.accumulate);
+        let all = self.epochs * self.epoch_steps(batches);
         self.steps.map_or(all, |steps| steps.min(all))
     }
 

@@ -3,12 +3,12 @@
 
 mod args;
 mod evaluate;
-mod progress;
+mod meter;
 mod report;
 mod schedule;
 
 pub use args::{Args, ModelSize};
 pub use evaluate::{Evaluation, evaluate};
-pub use progress::Progress;
+pub use meter::Meter;
 pub use report::Report;
 pub use schedule::Schedule;

@@ -1,0 +1,195 @@
+//! What a person sees while training goes on, and what is measured for the closing table.
+
+use super::{Evaluation, Report};
+use burn_dist::comm::{Reduce, SpanMut};
+use burn_dist::telemetry::{Phase, Phases, live_bytes, peak_bytes, reset_peak};
+use burn_dist::{Error, Plan, Result, World};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::time::{Duration, Instant};
+
+/// One rank's instruments; rank 0's also shows a progress bar.
+#[derive(Debug)]
+pub struct Meter {
+    world: World,
+    plan: Plan,
+    bar: ProgressBar,
+    phases: Phases,
+    /// Bytes the process held before the model was made.
+    start_bytes: usize,
+    started: Instant,
+    /// Steps and samples of all ranks since the start.
+    steps: usize,
+    samples: usize,
+    /// Bytes this rank sent in training steps, and had sent when the current one began.
+    sent: u64,
+    mark: u64,
+    /// The sum of losses and of samples since the last epoch, and the means of those before.
+    epoch: (f64, f64),
+    losses: Vec<f64>,
+}
+
+impl Meter {
+    /// Starts to measure memory; call it before the model is sharded. Collective.
+    ///
+    /// # Errors
+    /// What a collective returns.
+    pub fn new(world: &World, plan: &Plan) -> Result<Self> {
+        let start = "start".into();
+        // Ranks share the process, so the counter is set when none of them has begun.
+        world.comm().barrier(&start)?;
+        let start_bytes = reset_peak();
+        world.comm().barrier(&start)?;
+        if world.is_chief() {
+            println!("{plan}");
+        }
+        Ok(Self {
+            world: world.clone(),
+            plan: plan.clone(),
+            bar: ProgressBar::hidden(),
+            phases: Phases::new(world),
+            start_bytes,
+            started: Instant::now(),
+            steps: 0,
+            samples: 0,
+            sent: 0,
+            mark: 0,
+            epoch: (0.0, 0.0),
+            losses: Vec::new(),
+        })
+    }
+
+    /// Training begins: so many steps, of which `done` are behind it already.
+    pub fn begin(&mut self, steps: usize, done: usize) {
+        if self.world.is_chief() {
+            self.bar = ProgressBar::new(steps as u64);
+        }
+        let style = "{bar:24} {pos}/{len} {elapsed}<{eta} {msg}";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            self.bar.set_style(style);
+        }
+        self.bar.set_position(done as u64);
+        self.started = Instant::now();
+    }
+
+    /// Runs a part of a step and books its time; a step begins with [`Phase::Data`].
+    pub fn time<T>(&mut self, phase: Phase, f: impl FnOnce() -> T) -> T {
+        if phase == Phase::Data {
+            self.mark = self.sent_by_units();
+        }
+        self.phases.time(phase, f)
+    }
+
+    /// A step is done: the sum of its losses and the number of its samples on this rank, and its
+    /// gradient norm. Collective: one all-reduce of 16 bytes.
+    ///
+    /// # Errors
+    /// What a collective returns.
+    pub fn step(&mut self, loss: f64, samples: usize, norm: f64) -> Result<()> {
+        self.sent += self.sent_by_units() - self.mark;
+        let mut sums = [loss, samples as f64];
+        let all = SpanMut::of(&mut sums);
+        self.world
+            .comm()
+            .all_reduce(&"progress".into(), Reduce::Sum, all)?;
+        let [loss, samples] = sums;
+        self.steps += 1;
+        self.samples += samples as usize;
+        self.epoch = (self.epoch.0 + loss, self.epoch.1 + samples);
+        self.bar.inc(1);
+        self.bar.set_message(format!(
+            "loss {:.3} |g| {norm:.2} {:.0} samples/s {:.0} MB/rank",
+            loss / samples,
+            self.throughput(),
+            self.per_rank(live_bytes()) / 1e6
+        ));
+        Ok(())
+    }
+
+    /// An epoch is done: writes a line above the bar.
+    pub fn epoch(&mut self, number: usize, score: &Evaluation) {
+        let (loss, samples) = std::mem::take(&mut self.epoch);
+        let loss = loss / samples.max(1.0);
+        self.losses.push(loss);
+        let accuracy = 100.0 * score.accuracy;
+        let line = format!("epoch {number}: test accuracy {accuracy:.1} %, train loss {loss:.3}");
+        if self.world.is_chief() {
+            match self.bar.is_hidden() {
+                true => println!("{line}"),
+                false => self.bar.println(line),
+            }
+        }
+    }
+
+    /// Removes the bar, prints the closing table on rank 0, and returns it.
+    ///
+    /// # Errors
+    /// [`Error::User`] if the training loss of the last epoch is not below that of the first.
+    pub fn finish(self, evaluation: Evaluation, micro_batches: usize) -> Result<Report> {
+        self.bar.finish_and_clear();
+        let memory = self.plan.memory();
+        let sent: usize = self
+            .plan
+            .traffic(micro_batches)
+            .iter()
+            .map(|t| t.bytes)
+            .sum();
+        let report = Report {
+            evaluation,
+            throughput: self.throughput(),
+            time: split(&self.phases),
+            sent_bytes: (self.sent as f64 / self.steps.max(1) as f64, sent as f64),
+            held_bytes: (
+                self.per_rank(live_bytes()),
+                (memory.parameters + memory.optimizer) as f64,
+            ),
+            peak_bytes: (self.per_rank(peak_bytes()), memory.total() as f64),
+        };
+        if self.world.is_chief() {
+            println!("{report}");
+        }
+        match self.losses.as_slice() {
+            [first, .., last] if last >= first => Err(Error::user(format!(
+                "the training loss did not fall: {first:.3} to {last:.3}"
+            ))),
+            _ => Ok(report),
+        }
+    }
+
+    /// Samples per second of all ranks together.
+    fn throughput(&self) -> f64 {
+        let seconds = self
+            .started
+            .elapsed()
+            .max(Duration::from_millis(1))
+            .as_secs_f64();
+        self.samples as f64 / seconds
+    }
+
+    fn per_rank(&self, bytes: usize) -> f64 {
+        bytes.saturating_sub(self.start_bytes) as f64 / self.world.size() as f64
+    }
+
+    /// Only the units' traffic: evaluation sums and progress are not part of the plan.
+    fn sent_by_units(&self) -> u64 {
+        let is_unit = |name: &str| self.plan.units().iter().any(|u| &*u.name == name);
+        let entries = self.world.ledger().entries();
+        let units = entries.iter().filter(|(_, name, _)| is_unit(name));
+        units.map(|(.., entry)| entry.bytes).sum()
+    }
+}
+
+/// How a rank's time divided.
+fn split(phases: &Phases) -> Vec<(&'static str, f64)> {
+    let total = phases.total().as_secs_f64().max(1e-9);
+    let share = |name, phase| (name, phases.of(phase).as_secs_f64() / total);
+    vec![
+        share("forward", Phase::Forward),
+        share("backward", Phase::Backward),
+        (
+            "exposed communication",
+            phases.exposed().as_secs_f64() / total,
+        ),
+        share("optimizer", Phase::Optimizer),
+        share("data", Phase::Data),
+    ]
+}
