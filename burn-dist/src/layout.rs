@@ -89,6 +89,17 @@ impl UnitLayout {
         self.len() * self.dtype.size()
     }
 
+    /// The parameters, as they were given to [`units`].
+    pub fn parameters(&self) -> impl Iterator<Item = Parameter> + '_ {
+        self.slots.iter().map(|slot| Parameter {
+            path: slot.path.clone(),
+            unit: self.path.clone(),
+            shape: slot.shape.clone(),
+            dtype: self.dtype,
+            trainable: self.trainable,
+        })
+    }
+
     /// The part of parameter `slot` that `rank` owns, counted from the parameter's start.
     pub fn piece(&self, slot: usize, rank: usize) -> Range<usize> {
         let Slot { offset, len, .. } = self.slots[slot];

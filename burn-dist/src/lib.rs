@@ -1,5 +1,6 @@
 //! Fully sharded data parallelism for Burn.
 
+mod checkpoint;
 pub mod comm;
 pub mod data;
 mod error;
@@ -8,6 +9,7 @@ pub mod layout;
 mod plan;
 pub mod shard;
 mod strategy;
+pub mod telemetry;
 mod unwind;
 mod world;
 

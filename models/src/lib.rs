@@ -69,11 +69,13 @@
 //! - [`vit`]: the Vision Transformer, its presets, and the loading of Hugging Face weights;
 //! - [`noise`]: dropout and stochastic depth that replay exactly;
 //! - [`data`]: CIFAR-10, a synthetic set that needs no files, augmentation and batching;
+//! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report;
 //! - [`loss`]: cross-entropy as a sum, so that uneven batches can be averaged exactly across ranks.
 
 pub mod data;
 pub mod loss;
 pub mod noise;
+pub mod run;
 pub mod vit;
 
 pub use noise::Noise;

@@ -103,6 +103,21 @@ pub struct Call {
     pub root: Option<usize>,
 }
 
+impl Call {
+    /// A call without reduction and root, not issued yet.
+    pub(super) fn new(op: Op, label: &Label, dtype: Dtype, len: usize) -> Self {
+        Self {
+            sequence: 0,
+            op,
+            label: label.clone(),
+            dtype,
+            len,
+            reduce: None,
+            root: None,
+        }
+    }
+}
+
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.op.name())?;

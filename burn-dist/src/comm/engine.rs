@@ -12,7 +12,8 @@ use std::sync::Arc;
 /// Moves bytes between the ranks of one group.
 ///
 /// The caller, [`Communicator`](super::Communicator), has checked lengths and types against the
-/// `call`; the engine's duties are:
+/// `call`, and alignment, and issues one collective of a group after the other. The engine's duties
+/// are:
 ///
 /// - compare the `call` of all ranks before any byte is written, and fail on all of them alike if
 ///   they differ ([`agree`](super::agree));

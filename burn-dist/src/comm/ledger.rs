@@ -14,7 +14,7 @@ pub struct Entry {
     /// How often it was called.
     pub calls: u64,
     /// Bytes that this rank has to send under the ring algorithms, whichever the engine uses:
-    /// `(n - 1) / n` of the full buffer, twice that for an all-reduce.
+    /// `(n - 1) / n` of the full buffer, twice that for an all-reduce, all of it for a broadcast.
     pub bytes: u64,
     /// Time inside the engine, waiting for other ranks included.
     pub time: Duration,
@@ -28,11 +28,14 @@ impl Entry {
     }
 }
 
+/// What was called, for which unit.
+type Key = (Op, Arc<str>);
+
 /// One rank's totals; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    entries: Arc<Mutex<BTreeMap<(Op, Arc<str>), Entry>>>,
-    log: Arc<Mutex<Option<Vec<(Op, Arc<str>)>>>>,
+    entries: Arc<Mutex<BTreeMap<Key, Entry>>>,
+    log: Arc<Mutex<Option<Vec<Key>>>>,
 }
 
 impl Ledger {

@@ -3,7 +3,9 @@
 //! A [`Communicator`] is one rank's handle on a group of ranks. Every collective is called by
 //! every rank of the group, in the same order, with equal lengths and types; the ranks compare
 //! that before a byte moves, so a program that differs between ranks is an error on all of them
-//! and never a hang or a wrong sum. After an error the group is of no further use.
+//! and never a hang or a wrong sum. After such an error the group is of no further use. Only what a
+//! rank finds out about its own arguments ([`Error::Config`]) leaves the others alone: nobody has
+//! been told yet, and the rank may still call what the others wait for.
 //!
 //! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process.
 
@@ -11,6 +13,7 @@ mod call;
 mod engine;
 mod ledger;
 pub mod local;
+mod meeting;
 mod queue;
 mod reduce;
 mod span;
@@ -22,11 +25,13 @@ pub use queue::{Queue, Ticket};
 pub use span::{Dtype, Element, Span, SpanMut};
 
 use crate::error::{Error, Result};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// One rank's handle on a group of ranks.
+///
+/// Collectives that several threads of one rank call run one after the other; their order is then
+/// up to the threads, and an order that differs between ranks is an [`Error::Mismatch`].
 ///
 /// ```
 /// use burn_dist::comm::{Communicator, Reduce, Span, SpanMut, local};
@@ -54,7 +59,8 @@ use std::time::Instant;
 pub struct Communicator {
     engine: Arc<dyn Engine>,
     ledger: Ledger,
-    sequence: AtomicU64,
+    /// How many collectives were issued; locked while one runs.
+    sequence: Mutex<u64>,
 }
 
 impl Communicator {
@@ -67,7 +73,7 @@ impl Communicator {
         Self {
             engine,
             ledger,
-            sequence: AtomicU64::new(0),
+            sequence: Mutex::new(0),
         }
     }
 
@@ -87,6 +93,8 @@ impl Communicator {
     }
 
     /// What was communicated so far, by this group and those split from it.
+    ///
+    /// Groups of one rank communicate nothing, and splitting is not counted.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
@@ -97,7 +105,8 @@ impl Communicator {
     /// `send`: `[n]`; `recv`: `[size * n]`.
     ///
     /// # Errors
-    /// [`Error::Config`] if `recv` is not `size` times `send`, before anything is moved;
+    /// [`Error::Config`] if `recv` is not `size` times `send`, or if either holds broken or
+    /// misaligned elements, before anything is moved;
     /// otherwise what every collective may return: [`Error::Mismatch`], [`Error::Timeout`],
     /// [`Error::PeerLeft`], [`Error::PeerFailed`].
     ///
@@ -109,9 +118,9 @@ impl Communicator {
             recv.bytes_mut().copy_from_slice(send.bytes());
             return Ok(());
         }
-        let call = self.call(Op::AllGather, label, send.dtype(), send.len());
+        let call = Call::new(Op::AllGather, label, send.dtype(), send.len());
         let sent = send.bytes().len() * (self.size() - 1);
-        self.run(&call, sent, || self.engine.all_gather(&call, send, recv))
+        self.run(call, sent, |call| self.engine.all_gather(call, send, recv))
     }
 
     /// Reduces over ranks and leaves each rank the chunk of the result with its own number.
@@ -121,6 +130,7 @@ impl Communicator {
     ///
     /// # Numerics
     /// Rank 0 first, then rank 1, and so on; f16 and bf16 are summed in f32 and rounded once.
+    /// Sums of integers wrap.
     ///
     /// # Errors
     /// As [`all_gather`](Self::all_gather); also [`Error::Config`] for the mean of integers.
@@ -135,6 +145,8 @@ impl Communicator {
         mut recv: SpanMut<'_>,
     ) -> Result<()> {
         self.check_reduce(op, send.dtype())?;
+        self.check_memory(Op::ReduceScatter, label, send.bytes(), send.dtype())?;
+        self.check_memory(Op::ReduceScatter, label, recv.bytes(), recv.dtype())?;
         let wanted = recv.len() * self.size();
         if send.len() != wanted || send.dtype() != recv.dtype() {
             return Err(self.unequal(Op::ReduceScatter, label, send, &recv, wanted));
@@ -143,11 +155,11 @@ impl Communicator {
             recv.bytes_mut().copy_from_slice(send.bytes());
             return Ok(());
         }
-        let mut call = self.call(Op::ReduceScatter, label, send.dtype(), send.len());
+        let mut call = Call::new(Op::ReduceScatter, label, send.dtype(), send.len());
         call.reduce = Some(op);
         let sent = recv.bytes().len() * (self.size() - 1);
-        self.run(&call, sent, || {
-            self.engine.reduce_scatter(&call, op, send, recv)
+        self.run(call, sent, |call| {
+            self.engine.reduce_scatter(call, op, send, recv)
         })
     }
 
@@ -160,13 +172,14 @@ impl Communicator {
     /// NCCL: `ncclAllReduce`.
     pub fn all_reduce(&self, label: &Label, op: Reduce, buffer: SpanMut<'_>) -> Result<()> {
         self.check_reduce(op, buffer.dtype())?;
+        self.check_memory(Op::AllReduce, label, buffer.bytes(), buffer.dtype())?;
         if self.size() == 1 {
             return Ok(());
         }
-        let mut call = self.call(Op::AllReduce, label, buffer.dtype(), buffer.len());
+        let mut call = Call::new(Op::AllReduce, label, buffer.dtype(), buffer.len());
         call.reduce = Some(op);
         let sent = 2 * buffer.bytes().len() * (self.size() - 1) / self.size();
-        self.run(&call, sent, || self.engine.all_reduce(&call, op, buffer))
+        self.run(call, sent, |call| self.engine.all_reduce(call, op, buffer))
     }
 
     /// Replaces `buffer` by that of rank `root`.
@@ -181,13 +194,14 @@ impl Communicator {
             let expected = format!("a rank below {}", self.size());
             return Err(Error::config("root of a broadcast", expected, root));
         }
+        self.check_memory(Op::Broadcast, label, buffer.bytes(), buffer.dtype())?;
         if self.size() == 1 {
             return Ok(());
         }
-        let mut call = self.call(Op::Broadcast, label, buffer.dtype(), buffer.len());
+        let mut call = Call::new(Op::Broadcast, label, buffer.dtype(), buffer.len());
         call.root = Some(root);
         let sent = buffer.bytes().len();
-        self.run(&call, sent, || self.engine.broadcast(&call, root, buffer))
+        self.run(call, sent, |call| self.engine.broadcast(call, root, buffer))
     }
 
     /// Returns when every rank has called it.
@@ -198,8 +212,8 @@ impl Communicator {
         if self.size() == 1 {
             return Ok(());
         }
-        let call = self.call(Op::Barrier, label, Dtype::U8, 0);
-        self.run(&call, 0, || self.engine.barrier(&call))
+        let call = Call::new(Op::Barrier, label, Dtype::U8, 0);
+        self.run(call, 0, |call| self.engine.barrier(call))
     }
 
     /// Divides the group: the ranks that give the same `color` form a new one, ordered by `key`.
@@ -210,8 +224,8 @@ impl Communicator {
     /// # Source
     /// MPI: `MPI_Comm_split`; NCCL: `ncclCommSplit`.
     pub fn split(&self, color: usize, key: usize) -> Result<Self> {
-        let call = self.call(Op::Split, &"group".into(), Dtype::U64, 2);
-        let engine = self.engine.split(&call, color, key)?;
+        let call = Call::new(Op::Split, &"group".into(), Dtype::U64, 2);
+        let engine = self.next(call, |call| self.engine.split(call, color, key))?;
         Ok(Self::from_parts(engine, self.ledger.clone()))
     }
 
@@ -231,28 +245,27 @@ impl Communicator {
         self.engine.leave();
     }
 
-    fn call(&self, op: Op, label: &Label, dtype: Dtype, len: usize) -> Call {
-        Call {
-            sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
-            op,
-            label: label.clone(),
-            dtype,
-            len,
-            reduce: None,
-            root: None,
-        }
+    /// Runs `f` as this group's next collective.
+    fn next<T>(&self, mut call: Call, f: impl FnOnce(&Call) -> Result<T>) -> Result<T> {
+        let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
+        call.sequence = *sequence;
+        *sequence += 1;
+        f(&call)
     }
 
-    fn run(&self, call: &Call, bytes: usize, f: impl FnOnce() -> Result<()>) -> Result<()> {
-        let start = Instant::now();
-        let result = f();
-        let entry = Entry {
-            calls: 1,
-            bytes: bytes as u64,
-            time: start.elapsed(),
-        };
-        self.ledger.record(call.op, &call.label.unit, entry);
-        result
+    /// As [`next`](Self::next), and counts it in the ledger.
+    fn run(&self, call: Call, bytes: usize, f: impl FnOnce(&Call) -> Result<()>) -> Result<()> {
+        self.next(call, |call| {
+            let start = Instant::now();
+            let result = f(call);
+            let entry = Entry {
+                calls: 1,
+                bytes: bytes as u64,
+                time: start.elapsed(),
+            };
+            self.ledger.record(call.op, &call.label.unit, entry);
+            result
+        })
     }
 
     fn check(
@@ -263,10 +276,25 @@ impl Communicator {
         recv: &SpanMut<'_>,
         wanted: usize,
     ) -> Result<()> {
+        self.check_memory(op, label, send.bytes(), send.dtype())?;
+        self.check_memory(op, label, recv.bytes(), recv.dtype())?;
         if recv.len() == wanted && recv.dtype() == send.dtype() {
             return Ok(());
         }
         Err(self.unequal(op, label, send, recv, wanted))
+    }
+
+    /// A span is made of any bytes; an engine needs whole elements where their type wants them.
+    fn check_memory(&self, op: Op, label: &Label, bytes: &[u8], dtype: Dtype) -> Result<()> {
+        let address = bytes.as_ptr().addr();
+        let broken = bytes.len() % dtype.size();
+        if broken == 0 && (bytes.is_empty() || address.is_multiple_of(dtype.size())) {
+            return Ok(());
+        }
+        let what = format!("{} of {} on rank {}", op.name(), label.unit, self.rank());
+        let expected = format!("whole, aligned elements of type {dtype}");
+        let found = format!("{} bytes at address {address:#x}", bytes.len());
+        Err(Error::config(what, expected, found))
     }
 
     fn check_reduce(&self, op: Reduce, dtype: Dtype) -> Result<()> {

@@ -14,7 +14,7 @@ const BLOCK: usize = 1 << 12;
 
 /// Writes the reduction of `sources`, one per rank and each as long as `out`, to `out`.
 ///
-/// The bytes must be aligned for `dtype`; `pool` is used where it pays.
+/// The bytes must be aligned for `dtype`, unless there are none; `pool` is used where it pays.
 pub(super) fn reduce(
     dtype: Dtype,
     op: Reduce,
@@ -22,6 +22,9 @@ pub(super) fn reduce(
     out: &mut [u8],
     pool: Option<&rayon::ThreadPool>,
 ) {
+    if out.is_empty() {
+        return;
+    }
     match dtype {
         Dtype::F64 => typed::<f64>(op, sources, out, pool),
         Dtype::F32 => typed::<f32>(op, sources, out, pool),

@@ -1,6 +1,6 @@
 //! Ranks as threads of this process.
 
-use crate::comm::{Communicator, local};
+use crate::comm::{Communicator, Engine, local};
 use crate::error::{Error, Result};
 use crate::unwind::catch_all;
 use crate::world::World;
@@ -72,11 +72,19 @@ impl Threads {
             .unwrap_or(cores);
         let threads = (budget / self.ranks).max(1);
         let engines = local::ranks(self.ranks, threads, self.deadline);
+        let world = engines[0].clone();
         let f = &f;
         let results: Vec<Result<T>> = std::thread::scope(|scope| {
             let running: Vec<_> = engines
                 .into_iter()
-                .map(|engine| scope.spawn(move || self.rank(engine, threads, f)))
+                .map(|engine| {
+                    let spare = engine.clone();
+                    let name = format!("rank {}", engine.rank());
+                    std::thread::Builder::new()
+                        .name(name.clone())
+                        .spawn_scoped(scope, move || self.rank(engine, threads, f))
+                        .map_err(|e| absent(&spare, Error::config(name, "a thread", e)))
+                })
                 .collect();
             let joined = running.into_iter().enumerate();
             joined
@@ -85,14 +93,18 @@ impl Threads {
                         let message = "its thread is gone".into();
                         Err(Error::Panicked { rank, message })
                     };
-                    thread.join().unwrap_or_else(gone)
+                    thread?.join().unwrap_or_else(gone)
                 })
                 .collect()
         });
-        // The rank that failed first knows the cause; the others only repeat it.
-        let echo = |r: &Result<T>| matches!(r, Err(Error::PeerFailed { .. }));
-        match results.iter().position(|r| r.is_err() && !echo(r)) {
-            Some(first) => results.into_iter().skip(first).take(1).collect(),
+        // What failed first is the cause. The other ranks repeat it, or fail because of it.
+        let failed = |rank: usize| results.get(rank).is_some_and(Result::is_err);
+        match world.fault() {
+            _ if results.iter().all(Result::is_ok) => results.into_iter().collect(),
+            Some(Error::PeerFailed { peer, .. }) if failed(peer) => {
+                results.into_iter().skip(peer).take(1).collect()
+            }
+            Some(fault) => Err(fault),
             None => results.into_iter().collect(),
         }
     }
@@ -103,20 +115,60 @@ impl Threads {
         threads: usize,
         f: &(impl Fn(World) -> Result<T> + Sync),
     ) -> Result<T> {
-        let comm = Communicator::new(engine);
-        let rank = comm.rank();
-        let world = World::new(comm, self.device.clone(), self.seed)?;
-        let guard = world.clone();
-        let result = rayon::ThreadPoolBuilder::new()
+        let rank = engine.rank();
+        let spare = engine.clone();
+        let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |i| format!("rank {rank} compute {i}"))
             .build()
             .map_err(|e| Error::config("compute threads", format!("{threads} threads"), e))
-            .and_then(|pool| pool.install(|| catch_all(rank, || f(world))));
+            .map_err(|error| absent(&spare, error))?;
+        let world = World::new(Communicator::new(engine), self.device.clone(), self.seed)
+            .map_err(|error| absent(&spare, error))?;
+        let guard = world.clone();
+        let result = pool.install(|| catch_all(rank, || f(world)));
         match &result {
-            Ok(_) => guard.comm().leave(),
+            Ok(_) => {
+                // What was submitted and never waited for still needs the others.
+                let _ = guard.queue().submit(|| Ok(())).wait();
+                guard.comm().leave();
+            }
             Err(error) => guard.fail(error),
         }
         result
+    }
+}
+
+/// Tells the other ranks that this one could not even start, and returns why.
+fn absent(engine: &local::Local, error: Error) -> Error {
+    engine.abort(Error::PeerFailed {
+        peer: engine.rank(),
+        cause: error.to_string(),
+    });
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rank_submitted_is_done_before_it_counts_as_gone() {
+        let ranks = Threads::new(2).deadline(Duration::from_secs(20));
+        let result = ranks.run(|world| {
+            let comm = world.comm().clone();
+            let late = Duration::from_millis(100 * world.rank() as u64);
+            let ticket = world.queue().submit(move || {
+                std::thread::sleep(late);
+                comm.barrier(&"submitted".into())
+            });
+            // Rank 1 does not wait for what rank 0 needs it for.
+            if world.rank() == 0 {
+                ticket.wait()
+            } else {
+                Ok(())
+            }
+        });
+        assert_eq!(result.map(drop), Ok(()));
     }
 }

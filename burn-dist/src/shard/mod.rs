@@ -48,3 +48,8 @@ pub use backward::Accumulation;
 pub use full::Destination;
 pub use gradients::{Clipped, ShardedGradients};
 pub use scope::unit;
+
+pub(crate) use flat::Piece;
+pub(crate) use full::not_sharded;
+pub(crate) use sharded::{Identity, Visit, walk};
+pub(crate) use sharding::Sharding;

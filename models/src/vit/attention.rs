@@ -27,12 +27,12 @@ pub struct Attention {
 }
 
 impl Attention {
-    pub(super) fn new(width: usize, heads: usize, device: &Device) -> Self {
+    pub(super) fn new(width: usize, heads: usize, std: f64, device: &Device) -> Self {
         Self {
-            query: init::linear(width, width, device),
-            key: init::linear(width, width, device),
-            value: init::linear(width, width, device),
-            output: init::linear(width, width, device),
+            query: init::linear(width, width, std, device),
+            key: init::linear(width, width, std, device),
+            value: init::linear(width, width, std, device),
+            output: init::linear(width, width, std, device),
             heads,
             dropout: 0.0,
         }
@@ -42,7 +42,8 @@ impl Attention {
     pub fn forward(&self, x: Tensor<3>, noise: Option<Noise>, site: u32) -> Tensor<3> {
         let [batch, tokens, width] = x.dims();
         let features = width / self.heads;
-        let split = |x: Tensor<3>| x.reshape([batch, tokens, self.heads, features]);
+        let split = |x: Tensor<2>| x.reshape([batch, tokens, self.heads, features]);
+        let x = fold(x);
 
         // The scale goes on the queries: they are fewer than the scores as soon as there are more tokens
         // than features in a head.
@@ -56,6 +57,16 @@ impl Attention {
             probabilities = noise.dropout(probabilities, self.dropout, site);
         }
         let heads = probabilities.matmul(value).swap_dims(1, 2);
-        self.output.forward(heads.reshape([batch, tokens, width]))
+        let heads = heads.reshape([batch * tokens, width]);
+        self.output.forward(heads).reshape([batch, tokens, width])
     }
+}
+
+/// `[batch, tokens, width]` as `[batch * tokens, width]`.
+///
+/// On three dimensions Burn's linear layer may reshape its *weight* instead, and that reshaped weight
+/// stays on the autodiff tape until backward: exactly what a sharded model must not hold.
+pub(super) fn fold(x: Tensor<3>) -> Tensor<2> {
+    let [batch, tokens, width] = x.dims();
+    x.reshape([batch * tokens, width])
 }

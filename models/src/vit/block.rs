@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::{Device, Tensor, activation::gelu};
 
+use super::attention::fold;
 use super::{Attention, init};
 use crate::Noise;
 
@@ -48,6 +49,7 @@ pub(super) struct BlockSizes {
     pub(super) heads: usize,
     pub(super) mlp_width: usize,
     pub(super) norm_eps: f64,
+    pub(super) init_std: f64,
 }
 
 impl Block {
@@ -58,11 +60,11 @@ impl Block {
         let norm = LayerNormConfig::new(width).with_epsilon(sizes.norm_eps);
         Self {
             norm_before: norm.init(device),
-            attention: Attention::new(width, sizes.heads, device),
+            attention: Attention::new(width, sizes.heads, sizes.init_std, device),
             norm_after: norm.init(device),
             mlp: Mlp {
-                up: init::linear(width, mlp_width, device),
-                down: init::linear(mlp_width, width, device),
+                up: init::linear(width, mlp_width, sizes.init_std, device),
+                down: init::linear(mlp_width, width, sizes.init_std, device),
             },
             dropout: 0.0,
             drop_path: 0.0,
@@ -100,6 +102,8 @@ impl Block {
 impl Mlp {
     /// `x` and output: `[batch, tokens, width]`. The GELU is the exact one, by the error function.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.down.forward(gelu(self.up.forward(x)))
+        let [batch, tokens, width] = x.dims();
+        let hidden = gelu(self.up.forward(fold(x)));
+        self.down.forward(hidden).reshape([batch, tokens, width])
     }
 }

@@ -30,13 +30,13 @@ impl Embeddings {
             .with_stride([side, side])
             .with_initializer(burn::module::Initializer::Zeros)
             .init(device);
-        patches.weight = init::weight([width, channels, side, side], device);
+        patches.weight = init::weight([width, channels, side, side], config.init_std, device);
 
         let count = (config.image_size / side).pow(2);
         Self {
             patches,
             class_token: init::zeros([1, 1, width], device),
-            positions: init::weight([1, 1 + count, width], device),
+            positions: init::weight([1, 1 + count, width], 0.02, device),
             dropout: config.dropout,
         }
     }

@@ -7,17 +7,21 @@ use burn::module::{Initializer, Param, ParamId};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Shape, Tensor};
 
-const DEVIATION: f64 = 0.02;
 /// Where the distribution is cut, in deviations.
 const CUT: f64 = 2.0;
 
-/// A weight to be drawn from the truncated normal distribution.
-pub(super) fn weight<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
+/// A weight to be drawn from the truncated normal distribution of this standard deviation.
+pub(super) fn weight<const D: usize>(
+    shape: [usize; D],
+    std: f64,
+    device: &Device,
+) -> Param<Tensor<D>> {
     Param::uninitialized(
         ParamId::new(),
         move |device, require_grad| {
             // What allocators call persistent: it outlives the step, unlike activations.
-            let value = device.memory_persistent_allocations((), |()| truncated(shape, device));
+            let value =
+                device.memory_persistent_allocations((), |()| truncated(shape, std, device));
             if require_grad {
                 value.require_grad()
             } else {
@@ -36,11 +40,11 @@ pub(super) fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Param
 }
 
 /// A linear layer with a weight of `[inputs, outputs]` and a bias.
-pub(super) fn linear(inputs: usize, outputs: usize, device: &Device) -> Linear {
+pub(super) fn linear(inputs: usize, outputs: usize, std: f64, device: &Device) -> Linear {
     let mut linear = LinearConfig::new(inputs, outputs)
         .with_initializer(Initializer::Zeros)
         .init(device);
-    linear.weight = weight([inputs, outputs], device);
+    linear.weight = weight([inputs, outputs], std, device);
     linear
 }
 
@@ -48,9 +52,9 @@ pub(super) fn linear(inputs: usize, outputs: usize, device: &Device) -> Linear {
 ///
 /// 4.6 % of the draws lie there; after three rounds about four in a million do, and are clamped. A fixed
 /// number of rounds keeps the values on the device and the generator's position predictable.
-fn truncated<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
-    let draw = || Tensor::random(shape, Distribution::Normal(0.0, DEVIATION), device);
-    let limit = CUT * DEVIATION;
+fn truncated<const D: usize>(shape: [usize; D], std: f64, device: &Device) -> Tensor<D> {
+    let draw = || Tensor::random(shape, Distribution::Normal(0.0, std), device);
+    let limit = CUT * std;
     let mut values: Tensor<D> = draw();
     for _ in 0..3 {
         let beyond = values.clone().abs().greater_scalar(limit);
@@ -66,7 +70,7 @@ mod tests {
 
     #[test]
     fn weights_follow_the_truncated_normal() {
-        let values: Vec<f32> = weight([200, 500], &Device::flex())
+        let values: Vec<f32> = weight([200, 500], 0.02, &Device::flex())
             .val()
             .into_data()
             .try_to_vec()
@@ -78,7 +82,7 @@ mod tests {
 
         assert!(mean.abs() < 3e-4, "{mean}");
         // Cutting at two deviations leaves a deviation of 0.8796 of the original.
-        assert!((variance.sqrt() / DEVIATION - 0.8796).abs() < 0.01);
+        assert!((variance.sqrt() / 0.02 - 0.8796).abs() < 0.01);
         assert!(largest <= 0.04 && largest > 0.039, "{largest}");
         // Clamping alone would pile up 4.6 % of the values at the cut.
         let at_cut = values.iter().filter(|x| x.abs() >= 0.04).count();
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn drawn_on_an_autodiff_device_a_weight_is_a_leaf() {
-        let weight = weight([2, 3], &Device::flex().autodiff());
+        let weight = weight([2, 3], 0.02, &Device::flex().autodiff());
         assert!(!weight.is_initialized());
         assert!(weight.val().is_require_grad());
     }

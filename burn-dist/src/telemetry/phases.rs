@@ -1,0 +1,75 @@
+//! How the time of a step divides.
+
+use crate::world::World;
+use std::time::{Duration, Instant};
+
+/// The parts of a training step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for the next batch.
+    Data,
+    /// The model's forward and the loss.
+    Forward,
+    /// The backward pass.
+    Backward,
+    /// Clipping and the optimizer's step.
+    Optimizer,
+}
+
+/// One rank's stopwatch; time that computation stands still for communication is taken out of the
+/// phase it falls into and kept apart.
+///
+/// ```
+/// use burn_dist::{launch::Threads, telemetry::{Phase, Phases}};
+///
+/// Threads::new(1).run(|world| {
+///     let mut phases = Phases::new(&world);
+///     let answer = phases.time(Phase::Forward, || 6 * 7);
+///     assert_eq!(answer, 42);
+///     assert!(phases.total() >= phases.of(Phase::Forward));
+///     Ok(())
+/// })?;
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Phases {
+    world: World,
+    spent: [Duration; 4],
+    exposed: Duration,
+}
+
+impl Phases {
+    /// A stopwatch at zero.
+    pub fn new(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+            spent: [Duration::ZERO; 4],
+            exposed: Duration::ZERO,
+        }
+    }
+
+    /// Runs `f` and books its time.
+    pub fn time<T>(&mut self, phase: Phase, f: impl FnOnce() -> T) -> T {
+        let (start, waited) = (Instant::now(), self.world.exposed());
+        let result = f();
+        let exposed = self.world.exposed() - waited;
+        self.spent[phase as usize] += start.elapsed().saturating_sub(exposed);
+        self.exposed += exposed;
+        result
+    }
+
+    /// The time booked for a phase, without communication.
+    pub fn of(&self, phase: Phase) -> Duration {
+        self.spent[phase as usize]
+    }
+
+    /// The time that computation stood still for communication.
+    pub fn exposed(&self) -> Duration {
+        self.exposed
+    }
+
+    /// All time booked.
+    pub fn total(&self) -> Duration {
+        self.spent.iter().sum::<Duration>() + self.exposed
+    }
+}

@@ -1,0 +1,63 @@
+//! The exact accuracy of a model, computed by all ranks together.
+
+use crate::data::ImageBatch;
+use crate::loss::{correct, cross_entropy_sum};
+use burn::tensor::Tensor;
+use burn_dist::comm::{Reduce, SpanMut};
+use burn_dist::data::Loader;
+use burn_dist::{Result, World};
+
+/// What a model achieves on a data set.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// The share of samples whose class is found, between 0 and 1.
+    pub accuracy: f64,
+    /// The mean cross-entropy.
+    pub loss: f64,
+    /// Number of samples.
+    pub samples: usize,
+}
+
+/// Runs `forward` over a rank's share of a data set, and sums over ranks.
+///
+/// Every sample counts once, however many ranks there are: the number is that of one device.
+/// Collective.
+///
+/// # Errors
+/// What the loader or a collective returns.
+pub fn evaluate(
+    world: &World,
+    data: &Loader<ImageBatch>,
+    forward: impl Fn(Tensor<4>) -> Tensor<2>,
+) -> Result<Evaluation> {
+    // Sums of correct answers, losses and samples.
+    let mut sums = [0.0f64; 3];
+    for batch in data.epoch(0)? {
+        let ImageBatch {
+            images,
+            labels,
+            weights,
+            count,
+            ..
+        } = batch?;
+        let logits = world.run(|| forward(images.inner()).inner())?;
+        let (labels, weights) = (labels.inner(), Some(weights.inner()));
+        sums[0] += number(correct(logits.clone(), labels.clone(), weights.clone()));
+        sums[1] += number(cross_entropy_sum(logits, labels, weights));
+        sums[2] += count as f64;
+    }
+    let all = SpanMut::of(&mut sums);
+    world
+        .comm()
+        .all_reduce(&"evaluation".into(), Reduce::Sum, all)?;
+    let [correct, loss, samples] = sums;
+    Ok(Evaluation {
+        accuracy: correct / samples,
+        loss: loss / samples,
+        samples: samples as usize,
+    })
+}
+
+fn number(tensor: Tensor<1>) -> f64 {
+    f64::from(tensor.into_scalar::<f32>())
+}
