@@ -98,7 +98,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
         self.world.set_backward(false);
         let rest = ran.and_then(|()| self.rest());
         let session = self.sharding.session().take();
-        rest?;
+        rest.map_err(|error| self.sharding.name_missing(error))?;
         self.reduced
             .extend(session.into_iter().flat_map(|s| s.reduced));
         Ok(())
@@ -128,6 +128,12 @@ impl<'a, M: Module> Accumulation<'a, M> {
     /// # Errors
     /// [`Error::Config`] if nothing was added, or no rank had a sample; what collectives return.
     pub fn finish(self) -> Result<ShardedGradients> {
+        let sharding = self.sharding.clone();
+        self.complete()
+            .map_err(|error| sharding.name_missing(error))
+    }
+
+    fn complete(self) -> Result<ShardedGradients> {
         let sharding = &self.sharding;
         let units = sharding.units().len();
         let mut sums: Vec<Option<UnitGradients>> = (0..units).map(|_| None).collect();

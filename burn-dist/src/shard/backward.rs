@@ -4,7 +4,7 @@ use super::accumulation::Accumulation;
 use super::flat::Flat;
 use super::gradients::ShardedGradients;
 use super::pass::{Gradients, Pass};
-use super::sharding::Sharding;
+use super::sharding::{Sharding, Unit};
 use crate::comm::{Reduce, Ticket};
 use crate::error::{Error, Result};
 use crate::strategy::When;
@@ -128,34 +128,29 @@ impl Sharding {
         self.world.queue().submit(move || {
             let unit = this.unit(unit);
             let label = unit.label.with_detail(format!("gradients {bits}"));
-            let summed = || -> Result<Flat> {
-                let mut sum = match steps.over_cut && this.cut.size() > 1 {
-                    true => {
-                        let mut sum = Flat::zeros(unit.layout.cut, own.dtype());
-                        let send = own.span()?;
-                        this.cut
-                            .reduce_scatter(&label, Reduce::Sum, send, sum.span_mut()?)?;
-                        drop(own);
-                        sum
-                    }
-                    false => own,
-                };
-                if steps.over_replicas {
-                    this.replicas
-                        .all_reduce(&label, Reduce::Sum, sum.span_mut()?)?;
+            let mut sum = match steps.over_cut && this.cut.size() > 1 {
+                true => {
+                    let mut sum = Flat::zeros(unit.layout.cut, own.dtype());
+                    let send = own.span()?;
+                    this.cut
+                        .reduce_scatter(&label, Reduce::Sum, send, sum.span_mut()?)?;
+                    drop(own);
+                    sum
                 }
-                Ok(sum)
+                false => own,
             };
-            summed().map_err(|error| this.name_missing(error, unit))
+            if steps.over_replicas {
+                this.replicas
+                    .all_reduce(&label, Reduce::Sum, sum.span_mut()?)?;
+            }
+            Ok(sum)
         })
     }
 
     /// Turns a disagreement about which parameters have a gradient into one that names them.
-    fn name_missing(&self, error: Error, unit: &super::sharding::Unit) -> Error {
-        let bits = |text: &str| {
-            let (_, bits) = text.split_once("[gradients ")?;
-            Some(bits.trim_end_matches(']').to_string())
-        };
+    ///
+    /// Whatever this rank waited for then fails with it, so the unit is read from the error.
+    pub(super) fn name_missing(&self, error: Error) -> Error {
         let Error::Mismatch {
             rank,
             ours,
@@ -165,18 +160,23 @@ impl Sharding {
         else {
             return error;
         };
-        let (Some(a), Some(b)) = (bits(ours), bits(theirs)) else {
-            return error;
+        let bits = |call: &str| {
+            let (_, bits) = call.split_once("[gradients ")?;
+            Some(bits.trim_end_matches(']').to_string())
         };
-        let differs = a.chars().zip(b.chars()).position(|(a, b)| a != b);
-        match differs.and_then(|slot| Some((unit.layout.slots.get(slot)?, a.chars().nth(slot)?))) {
-            Some((slot, has)) => Error::GradientSet {
-                parameter: slot.path.clone(),
-                with: if has == '1' { *rank } else { *peer },
-                without: if has == '1' { *peer } else { *rank },
-            },
-            None => error,
-        }
+        let named = || {
+            let (a, b) = (bits(ours)?, bits(theirs)?);
+            let is_about = |unit: &&Unit| ours.contains(&format!(" of {} #", unit.layout.name));
+            let unit = self.units().iter().find(is_about)?;
+            let slot = a.chars().zip(b.chars()).position(|(a, b)| a != b)?;
+            let has = a.chars().nth(slot)? == '1';
+            Some(Error::GradientSet {
+                parameter: unit.layout.slots.get(slot)?.path.clone(),
+                with: if has { *rank } else { *peer },
+                without: if has { *peer } else { *rank },
+            })
+        };
+        named().unwrap_or(error)
     }
 }
 
