@@ -1,4 +1,65 @@
-//! Fully sharded data parallelism for Burn.
+//! Fully sharded data parallelism for [Burn](burn).
+//!
+//! A Burn user has a model, a loop and several devices. With one line more, the same model type,
+//! the same loop and the same Burn optimizer train with parameters, gradients and optimizer states
+//! spread over ranks:
+//!
+//! ```
+//! use burn::nn::LinearConfig;
+//! use burn::optim::AdamWConfig;
+//! use burn::tensor::{Distribution, Tensor};
+//! use burn_dist::prelude::*;
+//!
+//! let losses = Threads::new(2).run(|world| {
+//!     let model = LinearConfig::new(8, 1).init(&world.device()); // any Burn module
+//!     let mut model = Strategy::fsdp().shard(model, &world)?; // the one line; same type
+//!     let mut optim = world.optimizer(AdamWConfig::new().init(), &model)?; // Burn's own, checked
+//!
+//!     let mut losses = Vec::new();
+//!     for _ in 0..20 {
+//!         // Each rank has its own batch.
+//!         let x = Tensor::<2>::random([16, 8], Distribution::Default, &world.device());
+//!         let loss = (model.forward(x) - 1.0).powi_scalar(2).mean();
+//!         losses.push(loss.clone().into_scalar::<f32>());
+//!         let grads = world.backward(loss, &model)?; // averaged over ranks, already cut
+//!         let clipped = grads.clip_norm(1.0)?; // by the true global norm
+//!         model = optim.step(0.05, model, clipped.grads); // Burn's own step, on pieces
+//!     }
+//!     Ok(losses)
+//! })?;
+//! assert!(losses.iter().all(|rank| rank[19] < rank[0]));
+//! # Ok::<(), burn_dist::Error>(())
+//! ```
+//!
+//! [`Strategy`] is a value: `ddp`, `zero1`, `zero2`, `fsdp` and `hybrid` are rows of one table over
+//! one engine. [`Strategy::plan`] says what a row implies for a model, without running anything.
+//!
+//! # How it works
+//!
+//! - **Units.** The parameters of a transformer block are gathered together: they form a *unit*.
+//!   What no unit claims is the *root*. A model marks the boundary with one call, [`unit()`].
+//! - **Layout.** A unit's parameters lie back to back in one flat buffer, cut evenly over the
+//!   ranks. Gathering gives the buffer back; parameters are views into it ([`layout`]).
+//! - **Shards.** A sharded `Param` stores this rank's piece, and `param.val()` yields the gathered
+//!   weight, so unmodified layers work. Gathering is an operation on the autodiff tape whose
+//!   backward reduces the gradient over ranks, and which the tape can repeat: after a unit's forward
+//!   the weight is gone, and backward gathers it again. The engine's own page tells how ([`shard`]).
+//! - **Collectives.** Ranks compare what they are about to do before a byte moves, and no wait is
+//!   without a deadline: a program that differs between ranks is an error that names the rank
+//!   ([`comm`]).
+//!
+//! # Where things are
+//!
+//! Arrows point down only; a test checks it.
+//!
+//! | | |
+//! |---|---|
+//! | [`launch`] | ranks as threads: `Threads::new(n).run(..)` |
+//! | [`World`] | what a rank knows; `backward`, `optimizer`, `save`, `load`, `full` |
+//! | [`Strategy`], [`Plan`] | which state is cut, and what follows from it |
+//! | [`shard`] | the engine |
+//! | [`data`], [`telemetry`] | sampler and loader; where time and memory go |
+//! | [`layout`], [`comm`] | who owns which element; who sends what. They do not know each other |
 
 mod checkpoint;
 pub mod comm;
@@ -7,6 +68,7 @@ mod error;
 pub mod launch;
 pub mod layout;
 mod plan;
+pub mod prelude;
 pub mod shard;
 mod strategy;
 pub mod telemetry;

@@ -139,7 +139,7 @@ impl Strategy {
             )),
             Over::Nobody => Ok(1),
             Over::All => Ok(size),
-            Over::Group(group) if group >= 1 && size % group == 0 => Ok(group),
+            Over::Group(group) if group >= 1 && size.is_multiple_of(group) => Ok(group),
             Over::Group(group) => Err(Error::config(
                 "strategy hybrid",
                 format!("a group size that divides the {size} ranks"),

@@ -2,7 +2,7 @@
 //!
 //! A [`Vit`] is an ordinary Burn module: it trains on one device with Burn alone, and its parameters
 //! map one to one to those of a Hugging Face `ViTForImageClassification` checkpoint. The crate knows of
-//! burn-dist a single function, [`burn_dist::unit`].
+//! burn-dist a single function, [`burn_dist::unit()`].
 //!
 //! # Why `unit`
 //!

@@ -5,7 +5,7 @@ use super::pass::Pass;
 use burn::tensor::{Bool, Device, Int, Tensor};
 use std::sync::Arc;
 
-/// Inputs and outputs of a [`unit`](crate::unit): tensors of any rank and kind, and options,
+/// Inputs and outputs of a [`unit`](crate::unit()): tensors of any rank and kind, and options,
 /// vectors and tuples of them.
 ///
 /// Everything that gradients flow through must be among a unit's inputs; other values may be

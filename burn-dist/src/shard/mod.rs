@@ -5,14 +5,14 @@
 //! optimizers and gradients see only pieces, under the same `ParamId`, and the model's type does
 //! not change. From the outside in:
 //!
-//! - [`cut`] checks a model, lays its units out, and cuts every parameter ([`Strategy::shard`]);
-//! - [`scope`] is [`unit`], the boundary at which a unit's parameters come and go;
-//! - [`pass`] is one run of a unit: its gather, its re-gather in backward, its reduction;
-//! - [`ops`] puts a pass on the autodiff tape: the *view* of a parameter, whose backward hands its
+//! - `cut` checks a model, lays its units out, and cuts every parameter ([`Strategy::shard`]);
+//! - `scope` is [`unit`](crate::unit()), the boundary at which a unit's parameters come and go;
+//! - `pass` is one run of a unit: its gather, its re-gather in backward, its reduction;
+//! - `ops` puts a pass on the autodiff tape: the *view* of a parameter, whose backward hands its
 //!   gradient to the pass, and the *token*, which makes the tape finish one unit before the next;
-//! - [`backward`] takes what the passes have collected to the sum over ranks, [`accumulation`] runs
-//!   the tapes of a step and turns the sums into [`gradients`];
-//! - [`sharding`] is what they share: one model's units and groups on one rank.
+//! - `backward` takes what the passes have collected to the sum over ranks, `accumulation` runs the
+//!   tapes of a step and turns the sums into `gradients`;
+//! - `sharding` is what they share: one model's units and groups on one rank.
 //!
 //! # Why the memory goes away
 //!

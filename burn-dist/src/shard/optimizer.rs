@@ -61,8 +61,8 @@ impl World {
             return Ok(optimizer);
         }
         let tried = catch_unwind(AssertUnwindSafe(|| {
-            let whole = trials.step(optimizer.clone(), &[0..LEN]);
-            let pieces = trials.step(optimizer.clone(), &[0..CUT, CUT..LEN]);
+            let whole = trials.step(&optimizer, [0, LEN].as_slice());
+            let pieces = trials.step(&optimizer, [0, CUT, LEN].as_slice());
             whole
                 .into_iter()
                 .zip(pieces)
@@ -97,10 +97,11 @@ struct Trial {
 }
 
 impl Trials {
-    /// Steps every stand-in, cut into `parts`, and returns all their elements.
-    fn step(&self, optimizer: ModuleOptimizer, parts: &[std::ops::Range<usize>]) -> Vec<Vec<f32>> {
+    /// Steps every stand-in, cut at `bounds`, and returns all their elements.
+    fn step(&self, optimizer: &ModuleOptimizer, bounds: &[usize]) -> Vec<Vec<f32>> {
         let mut all = vec![Vec::new(); self.found.len()];
-        for part in parts {
+        for part in bounds.windows(2).map(|pair| pair[0]..pair[1]) {
+            let part = &part;
             let mut optimizer = optimizer.clone();
             let mut model = Tiny::new(&self.found, part);
             // Small numbers, then huge ones: a norm is clipped only where it is exceeded.

@@ -22,11 +22,14 @@ pub(crate) struct Sharding {
     pub(crate) replicas: Arc<Communicator>,
     units: Vec<Unit>,
     /// Gathered units that are kept until the step, with the pieces they were gathered from.
-    kept: Mutex<Vec<Option<(Arc<[Piece]>, Shared)>>>,
+    kept: Mutex<Vec<Option<Kept>>>,
     session: Mutex<Option<Session>>,
     passes: AtomicU64,
     warned: AtomicBool,
 }
+
+/// A gathered unit, and the pieces it was gathered from.
+type Kept = (Arc<[Piece]>, Shared);
 
 /// One unit at run time.
 #[derive(Debug)]

@@ -96,8 +96,8 @@ impl Survey<'_> {
 
 impl ModuleVisitor for Survey<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
-        let readers = |r: &&str| container == format!("Struct:{r}");
-        if READ_STORED_SHAPE.iter().any(|r| readers(&r)) {
+        let layer = container.strip_prefix("Struct:");
+        if layer.is_some_and(|layer| READ_STORED_SHAPE.contains(&layer)) {
             self.shape_readers.insert(self.path.join("."));
         }
         if container == "Reparameterization" {
