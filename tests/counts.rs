@@ -90,6 +90,19 @@ fn hybrid_gathers_in_groups_and_all_reduces_across() {
 }
 
 #[test]
+fn only_the_model_that_is_asked_for_is_reduced() {
+    let step = |world: World| {
+        let one = Strategy::fsdp().shard(mlp(&world), &world)?;
+        let two = Strategy::fsdp().shard(mlp(&world), &world)?;
+        world.ledger().reset();
+        let both = loss(&world, &one, 0) + loss(&world, &two, 0);
+        let _ = world.backward(both, &two)?;
+        Ok(world.ledger().total(Op::ReduceScatter).calls as usize)
+    };
+    assert_eq!(ranks(2).run(step).unwrap(), [L + 1; 2]);
+}
+
+#[test]
 fn clipping_costs_one_scalar_where_parameters_are_cut() {
     let clip = |strategy: Strategy, size| {
         let step = |world: World| {

@@ -55,10 +55,18 @@ impl Place {
 
     /// AdamW, whose decay shows when a parameter is stepped that should not be.
     pub fn adamw<M: Module>(&self, model: &M) -> Result<ModuleOptimizer> {
-        let adamw = AdamWConfig::new().with_weight_decay(0.1).init();
+        self.optimizer(AdamWConfig::new().with_weight_decay(0.1).init(), model)
+    }
+
+    /// The optimizer, checked on ranks.
+    pub fn optimizer<M: Module>(
+        &self,
+        optimizer: ModuleOptimizer,
+        model: &M,
+    ) -> Result<ModuleOptimizer> {
         match &self.world {
-            Some((world, _)) => world.optimizer(adamw, model),
-            None => Ok(adamw),
+            Some((world, _)) => world.optimizer(optimizer, model),
+            None => Ok(optimizer),
         }
     }
 

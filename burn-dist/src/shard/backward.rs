@@ -1,17 +1,15 @@
-//! Backward passes: running the tape, and what becomes of the gradients it yields.
+//! Backward passes: what the tape hands over, and its way to the sum over ranks.
 
+use super::accumulation::Accumulation;
 use super::flat::Flat;
-use super::full::not_sharded;
-use super::gradients::{Entry, ShardedGradients, UnitGradients};
+use super::gradients::ShardedGradients;
 use super::pass::{Gradients, Pass};
-use super::sharded::{Identity, Visit, walk};
-use super::sharding::Sharding;
-use crate::comm::{Reduce, SpanMut, Ticket};
+use super::sharding::{Sharding, Unit};
+use crate::comm::{Reduce, Ticket};
 use crate::error::{Error, Result};
 use crate::strategy::When;
-use crate::unwind::catch_raised;
 use crate::world::World;
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use std::collections::BTreeMap;
@@ -22,23 +20,23 @@ use std::sync::Arc;
 pub(crate) struct Session {
     /// Whether this is the only backward of its step, so that everything can be reduced at once.
     only: bool,
-    passes: Vec<Arc<Pass>>,
+    pub(super) passes: Vec<Arc<Pass>>,
     /// Gradients of parameters that were read outside of any pass, by unit.
-    alone: BTreeMap<usize, Gradients>,
-    reduced: Vec<Reduced>,
+    pub(super) alone: BTreeMap<usize, Gradients>,
+    pub(super) reduced: Vec<Reduced>,
 }
 
 /// The gradients of one unit from one pass.
 #[derive(Debug)]
-struct Reduced {
-    unit: usize,
-    present: Vec<bool>,
-    stage: Stage,
+pub(super) struct Reduced {
+    pub(super) unit: usize,
+    pub(super) present: Vec<bool>,
+    pub(super) stage: Stage,
 }
 
 /// How far a unit's gradients are on their way to the sum over all ranks.
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// This rank's own, whole.
     Own(Flat),
     /// On their way to the sum over the cut's ranks, and over replicas if `only`.
@@ -46,6 +44,14 @@ enum Stage {
 }
 
 impl Session {
+    /// A session; `only` if it is the one backward of its step.
+    pub(super) fn new(only: bool) -> Self {
+        Self {
+            only,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn touched(&mut self, pass: Arc<Pass>) {
         self.passes.push(pass);
     }
@@ -75,9 +81,9 @@ impl Session {
 
 /// Which sums a reduction still has to make.
 #[derive(Debug, Clone, Copy)]
-struct Steps {
-    over_cut: bool,
-    over_replicas: bool,
+pub(super) struct Steps {
+    pub(super) over_cut: bool,
+    pub(super) over_replicas: bool,
 }
 
 impl Steps {
@@ -110,7 +116,7 @@ impl Sharding {
     ///
     /// The set of parameters that have one is part of the fingerprint: adding one rank's gradient
     /// to another's absence would be wrong without anybody noticing.
-    fn reduce(
+    pub(super) fn reduce(
         self: &Arc<Self>,
         unit: usize,
         present: &[bool],
@@ -122,34 +128,29 @@ impl Sharding {
         self.world.queue().submit(move || {
             let unit = this.unit(unit);
             let label = unit.label.with_detail(format!("gradients {bits}"));
-            let summed = || -> Result<Flat> {
-                let mut sum = match steps.over_cut && this.cut.size() > 1 {
-                    true => {
-                        let mut sum = Flat::zeros(unit.layout.cut, own.dtype());
-                        let send = own.span()?;
-                        this.cut
-                            .reduce_scatter(&label, Reduce::Sum, send, sum.span_mut()?)?;
-                        drop(own);
-                        sum
-                    }
-                    false => own,
-                };
-                if steps.over_replicas {
-                    this.replicas
-                        .all_reduce(&label, Reduce::Sum, sum.span_mut()?)?;
+            let mut sum = match steps.over_cut && this.cut.size() > 1 {
+                true => {
+                    let mut sum = Flat::zeros(unit.layout.cut, own.dtype());
+                    let send = own.span()?;
+                    this.cut
+                        .reduce_scatter(&label, Reduce::Sum, send, sum.span_mut()?)?;
+                    drop(own);
+                    sum
                 }
-                Ok(sum)
+                false => own,
             };
-            summed().map_err(|error| this.name_missing(error, unit))
+            if steps.over_replicas {
+                this.replicas
+                    .all_reduce(&label, Reduce::Sum, sum.span_mut()?)?;
+            }
+            Ok(sum)
         })
     }
 
     /// Turns a disagreement about which parameters have a gradient into one that names them.
-    fn name_missing(&self, error: Error, unit: &super::sharding::Unit) -> Error {
-        let bits = |text: &str| {
-            let (_, bits) = text.split_once("[gradients ")?;
-            Some(bits.trim_end_matches(']').to_string())
-        };
+    ///
+    /// Whatever this rank waited for then fails with it, so the unit is read from the error.
+    pub(super) fn name_missing(&self, error: Error) -> Error {
         let Error::Mismatch {
             rank,
             ours,
@@ -159,18 +160,23 @@ impl Sharding {
         else {
             return error;
         };
-        let (Some(a), Some(b)) = (bits(ours), bits(theirs)) else {
-            return error;
+        let bits = |call: &str| {
+            let (_, bits) = call.split_once("[gradients ")?;
+            Some(bits.trim_end_matches(']').to_string())
         };
-        let differs = a.chars().zip(b.chars()).position(|(a, b)| a != b);
-        match differs.and_then(|slot| Some((unit.layout.slots.get(slot)?, a.chars().nth(slot)?))) {
-            Some((slot, has)) => Error::GradientSet {
-                parameter: slot.path.clone(),
-                with: if has == '1' { *rank } else { *peer },
-                without: if has == '1' { *peer } else { *rank },
-            },
-            None => error,
-        }
+        let named = || {
+            let (a, b) = (bits(ours)?, bits(theirs)?);
+            let is_about = |unit: &&Unit| ours.contains(&format!(" of {} #", unit.layout.name));
+            let unit = self.units().iter().find(is_about)?;
+            let slot = a.chars().zip(b.chars()).position(|(a, b)| a != b)?;
+            let has = a.chars().nth(slot)? == '1';
+            Some(Error::GradientSet {
+                parameter: unit.layout.slots.get(slot)?.path.clone(),
+                with: if has { *rank } else { *peer },
+                without: if has { *peer } else { *rank },
+            })
+        };
+        named().unwrap_or(error)
     }
 }
 
@@ -233,298 +239,5 @@ impl World {
     /// [`Error::Model`] if `model` is not sharded.
     pub fn accumulate<'a, M: Module>(&'a self, model: &'a M) -> Result<Accumulation<'a, M>> {
         Accumulation::new(self, model, false)
-    }
-}
-
-/// The backward passes of one step.
-///
-/// Which traffic each one causes is the strategy's: FSDP and ZeRO-2 reduce every micro-batch to
-/// keep gradients cut, DDP and ZeRO-1 reduce once, at the end.
-#[derive(Debug)]
-pub struct Accumulation<'a, M: Module> {
-    world: &'a World,
-    model: &'a M,
-    sharding: Arc<Sharding>,
-    entries: Vec<Entry>,
-    only: bool,
-    reduced: Vec<Reduced>,
-    weight: Weight,
-}
-
-/// What the sum of gradients is divided by.
-#[derive(Debug, Clone, Copy)]
-enum Weight {
-    Nothing,
-    /// So many means, on each rank.
-    Means(usize),
-    /// So many samples, on this rank.
-    Samples(usize),
-}
-
-impl<'a, M: Module> Accumulation<'a, M> {
-    fn new(world: &'a World, model: &'a M, only: bool) -> Result<Self> {
-        let mut look = Look::default();
-        walk(model, &mut look);
-        let Some(sharding) = look.sharding else {
-            return Err(not_sharded());
-        };
-        Ok(Self {
-            world,
-            model,
-            sharding,
-            entries: look.entries,
-            only,
-            reduced: Vec::new(),
-            weight: Weight::Nothing,
-        })
-    }
-
-    /// Runs the backward pass of a micro-batch's mean loss.
-    ///
-    /// # Errors
-    /// As [`World::backward`]; [`Error::Config`] after [`add_sum`](Self::add_sum).
-    pub fn add(&mut self, loss: Tensor<1>) -> Result<()> {
-        self.weight = match self.weight {
-            Weight::Nothing => Weight::Means(1),
-            Weight::Means(n) => Weight::Means(n + 1),
-            Weight::Samples(_) => return Err(mixed()),
-        };
-        self.run(loss)
-    }
-
-    /// Runs the backward pass of a micro-batch's loss that is the sum over `count` samples.
-    ///
-    /// # Errors
-    /// As [`World::backward_sum`]; [`Error::Config`] after [`add`](Self::add).
-    pub fn add_sum(&mut self, loss: Tensor<1>, count: usize) -> Result<()> {
-        self.weight = match self.weight {
-            Weight::Nothing => Weight::Samples(count),
-            Weight::Samples(n) => Weight::Samples(n + count),
-            Weight::Means(_) => return Err(mixed()),
-        };
-        self.run(loss)
-    }
-
-    fn run(&mut self, loss: Tensor<1>) -> Result<()> {
-        if !loss.is_autodiff() {
-            return Err(Error::model(
-                "the loss",
-                "is not on a device that tracks gradients",
-                "make the inputs and the model on world.device()",
-            ));
-        }
-        *self.sharding.session() = Some(Session {
-            only: self.only,
-            ..Session::default()
-        });
-        self.world.set_backward(true);
-        let ran = catch_raised(|| drop(loss.backward()));
-        self.world.set_backward(false);
-        let rest = ran.and_then(|()| self.rest());
-        let session = self.sharding.session().take();
-        rest?;
-        self.reduced
-            .extend(session.into_iter().flat_map(|s| s.reduced));
-        Ok(())
-    }
-
-    /// Reduces what the tape could not: passes whose inputs take no gradients, latest first.
-    fn rest(&self) -> Result<()> {
-        let mut passes = match self.sharding.session().as_mut() {
-            Some(session) => std::mem::take(&mut session.passes),
-            None => Vec::new(),
-        };
-        passes.sort_by_key(|pass| std::cmp::Reverse(pass.number));
-        passes.iter().try_for_each(|pass| pass.reduce())?;
-        let mut session = self.sharding.session();
-        let Some(session) = session.as_mut() else {
-            return Ok(());
-        };
-        let alone = std::mem::take(&mut session.alone);
-        alone
-            .into_iter()
-            .rev()
-            .try_for_each(|(unit, gradients)| session.reduce(&self.sharding, unit, gradients))
-    }
-
-    /// Completes the reductions and returns the gradients of the step.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if nothing was added, or no rank had a sample; what collectives return.
-    pub fn finish(self) -> Result<ShardedGradients> {
-        let sharding = &self.sharding;
-        let units = sharding.units().len();
-        let mut sums: Vec<Option<UnitGradients>> = (0..units).map(|_| None).collect();
-        for Reduced {
-            unit,
-            present,
-            stage,
-        } in self.reduced
-        {
-            let flat = match stage {
-                Stage::Own(flat) => flat,
-                Stage::Coming(ticket) => self.world.waiting(|| ticket.wait())?,
-            };
-            match &mut sums[unit] {
-                None => sums[unit] = Some(UnitGradients { present, flat }),
-                Some(sum) => {
-                    sum.flat.add(&flat);
-                    sum.present
-                        .iter_mut()
-                        .zip(present)
-                        .for_each(|(a, b)| *a |= b);
-                }
-            }
-        }
-        if !self.only {
-            let steps = Steps {
-                over_cut: sharding.strategy.when == When::Step,
-                over_replicas: true,
-            };
-            let mut coming = Vec::new();
-            for (unit, sum) in sums.iter_mut().enumerate().rev() {
-                if let Some(UnitGradients { present, flat }) = sum.take() {
-                    let ticket = sharding.reduce(unit, &present, flat, steps);
-                    coming.push((unit, present, ticket));
-                }
-            }
-            for (unit, present, ticket) in coming {
-                let flat = self.world.waiting(|| ticket.wait())?;
-                sums[unit] = Some(UnitGradients { present, flat });
-            }
-        }
-        sharding.forget();
-        let divisor = divisor(self.world, self.weight)?;
-        for sum in sums.iter_mut().flatten() {
-            sum.flat.scale(1.0 / divisor);
-        }
-        average_running_state(self.world, self.model)?;
-        Ok(ShardedGradients::new(
-            self.sharding.clone(),
-            self.entries,
-            sums,
-        ))
-    }
-}
-
-fn mixed() -> Error {
-    let expected = "either means (add) or sums with counts (add_sum) in one step";
-    Error::config("accumulated losses", expected, "both")
-}
-
-fn divisor(world: &World, weight: Weight) -> Result<f64> {
-    match weight {
-        Weight::Nothing => Err(Error::config("accumulated losses", "at least one", "none")),
-        Weight::Means(n) => Ok((n * world.size()) as f64),
-        Weight::Samples(mine) => {
-            let mut all = [mine as u64];
-            let label = "samples".into();
-            world
-                .comm()
-                .all_reduce(&label, Reduce::Sum, SpanMut::of(&mut all))?;
-            match all[0] {
-                0 => Err(Error::config(
-                    "samples of the step",
-                    "at least one on some rank",
-                    0,
-                )),
-                n => Ok(n as f64),
-            }
-        }
-    }
-}
-
-/// Averages running state, such as a batch norm's, over ranks; nothing happens without any.
-fn average_running_state<M: Module>(world: &World, model: &M) -> Result<()> {
-    let mut look = Look::default();
-    // Clones share running state, and making a valid one folds in what threads have noted.
-    let _ = model.valid();
-    walk(model, &mut look);
-    if world.size() == 1 || look.plain.is_empty() {
-        return Ok(());
-    }
-    let mut state = Average {
-        world,
-        paths: look.plain,
-        path: Vec::new(),
-        result: Ok(()),
-    };
-    let _ = model.clone().map(&mut state);
-    state.result
-}
-
-struct Average<'a> {
-    world: &'a World,
-    paths: Vec<String>,
-    path: Vec<String>,
-    result: Result<()>,
-}
-
-impl Average<'_> {
-    fn mean<const D: usize>(&self, tensor: Tensor<D>) -> Result<Tensor<D>> {
-        let (device, dims) = (tensor.device(), tensor.dims());
-        let mut flat = super::flat::copy_of(tensor)?;
-        let label = crate::comm::Label::new(self.path.join("."));
-        self.world
-            .comm()
-            .all_reduce(&label, Reduce::Mean, flat.span_mut()?)?;
-        let mean = Tensor::from_primitive::<burn::backend::Flex>(flat.share().view(0, &dims));
-        Ok(if device.is_autodiff() {
-            Tensor::from_inner(mean)
-        } else {
-            mean
-        })
-    }
-}
-
-impl ModuleMapper for Average<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.result.is_err() || !self.paths.contains(&self.path.join(".")) {
-            return param;
-        }
-        match self.mean(param.base()) {
-            Ok(mean) => param.map(|_| mean),
-            Err(error) => {
-                self.result = Err(error);
-                param
-            }
-        }
-    }
-}
-
-/// A model's sharded parameters and the paths of its other float tensors.
-#[derive(Default)]
-struct Look {
-    sharding: Option<Arc<Sharding>>,
-    entries: Vec<Entry>,
-    plain: Vec<String>,
-}
-
-impl Visit for Look {
-    type Held = Entry;
-
-    fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Entry {
-        Entry::new(param)
-    }
-
-    fn sharded(&mut self, _: &str, entry: Entry, identity: Identity) {
-        let sharding = self
-            .sharding
-            .get_or_insert_with(|| identity.sharding.clone());
-        if Arc::ptr_eq(sharding, &identity.sharding) {
-            self.entries.push(entry.at(identity.unit, identity.slot));
-        }
-    }
-
-    fn plain(&mut self, path: &str, _: Entry) {
-        self.plain.push(path.to_string());
     }
 }

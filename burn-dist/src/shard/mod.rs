@@ -10,7 +10,8 @@
 //! - `pass` is one run of a unit: its gather, its re-gather in backward, its reduction;
 //! - `ops` puts a pass on the autodiff tape: the *view* of a parameter, whose backward hands its
 //!   gradient to the pass, and the *token*, which makes the tape finish one unit before the next;
-//! - `backward` runs the tape and turns what the passes reduced into `gradients`;
+//! - `backward` takes what the passes have collected to the sum over ranks, `accumulation` runs the
+//!   tapes of a step and turns the sums into `gradients`;
 //! - `sharding` is what they share: one model's units and groups on one rank.
 //!
 //! # Why the memory goes away
@@ -29,6 +30,7 @@
 //! [reparameterization]: burn::module::Reparameterization
 //! [`Strategy::shard`]: crate::Strategy::shard
 
+mod accumulation;
 mod activations;
 mod backward;
 mod cut;
@@ -38,13 +40,14 @@ mod gradients;
 mod ops;
 mod optimizer;
 mod pass;
+mod running;
 mod scope;
 mod sharded;
 mod sharding;
 mod survey;
 
+pub use accumulation::Accumulation;
 pub use activations::{Activations, Tokens};
-pub use backward::Accumulation;
 pub use full::Destination;
 pub use gradients::{Clipped, ShardedGradients};
 pub use scope::unit;

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Tensor};
 use std::collections::{BTreeSet, HashMap};
 
 /// Burn layers that read the shape of the stored weight, which is a piece's here.
-const READ_STORED_SHAPE: [&str; 2] = ["RmsNorm", "PositionWiseFeedForward"];
+const READ_STORED_SHAPE: [&str; 3] = ["BatchNorm", "RmsNorm", "PositionWiseFeedForward"];
 
 /// The parameters of `model` in module order, each with its unit.
 ///
@@ -86,8 +86,8 @@ impl Survey<'_> {
             return Err(Error::model(
                 paths.join(", "),
                 "reads the shape of its stored weight, which is a piece here",
-                "use LayerNorm for RmsNorm and two Linear for PositionWiseFeedForward, or a \
-                 strategy that keeps parameters whole (ddp)",
+                "use LayerNorm for RmsNorm, GroupNorm for BatchNorm and two Linear for \
+                 PositionWiseFeedForward, or a strategy that keeps parameters whole (ddp)",
             ));
         }
         Ok(())

@@ -1,0 +1,241 @@
+//! One step's backward passes, run one after the other and completed together.
+
+use super::backward::{Reduced, Session, Stage, Steps};
+use super::full::not_sharded;
+use super::gradients::{Entry, ShardedGradients, UnitGradients};
+use super::running::average_running_state;
+use super::sharded::{Identity, Visit, walk};
+use super::sharding::Sharding;
+use crate::comm::{Reduce, SpanMut};
+use crate::error::{Error, Result};
+use crate::strategy::When;
+use crate::unwind::catch_raised;
+use crate::world::World;
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use std::sync::Arc;
+
+/// The backward passes of one step.
+///
+/// Which traffic each one causes is the strategy's: FSDP and ZeRO-2 reduce every micro-batch to
+/// keep gradients cut, DDP and ZeRO-1 reduce once, at the end.
+#[derive(Debug)]
+pub struct Accumulation<'a, M: Module> {
+    world: &'a World,
+    model: &'a M,
+    sharding: Arc<Sharding>,
+    entries: Vec<Entry>,
+    only: bool,
+    reduced: Vec<Reduced>,
+    weight: Weight,
+}
+
+/// What the sum of gradients is divided by.
+#[derive(Debug, Clone, Copy)]
+enum Weight {
+    Nothing,
+    /// So many means, on each rank.
+    Means(usize),
+    /// So many samples, on this rank.
+    Samples(usize),
+}
+
+impl<'a, M: Module> Accumulation<'a, M> {
+    pub(super) fn new(world: &'a World, model: &'a M, only: bool) -> Result<Self> {
+        let mut look = Look::default();
+        walk(model, &mut look);
+        let Some(sharding) = look.sharding else {
+            return Err(not_sharded());
+        };
+        Ok(Self {
+            world,
+            model,
+            sharding,
+            entries: look.entries,
+            only,
+            reduced: Vec::new(),
+            weight: Weight::Nothing,
+        })
+    }
+
+    /// Runs the backward pass of a micro-batch's mean loss.
+    ///
+    /// # Errors
+    /// As [`World::backward`]; [`Error::Config`] after [`add_sum`](Self::add_sum).
+    pub fn add(&mut self, loss: Tensor<1>) -> Result<()> {
+        self.weight = match self.weight {
+            Weight::Nothing => Weight::Means(1),
+            Weight::Means(n) => Weight::Means(n + 1),
+            Weight::Samples(_) => return Err(mixed()),
+        };
+        self.run(loss)
+    }
+
+    /// Runs the backward pass of a micro-batch's loss that is the sum over `count` samples.
+    ///
+    /// # Errors
+    /// As [`World::backward_sum`]; [`Error::Config`] after [`add`](Self::add).
+    pub fn add_sum(&mut self, loss: Tensor<1>, count: usize) -> Result<()> {
+        self.weight = match self.weight {
+            Weight::Nothing => Weight::Samples(count),
+            Weight::Samples(n) => Weight::Samples(n + count),
+            Weight::Means(_) => return Err(mixed()),
+        };
+        self.run(loss)
+    }
+
+    fn run(&mut self, loss: Tensor<1>) -> Result<()> {
+        if !loss.is_autodiff() {
+            return Err(Error::model(
+                "the loss",
+                "is not on a device that tracks gradients",
+                "make the inputs and the model on world.device()",
+            ));
+        }
+        *self.sharding.session() = Some(Session::new(self.only));
+        self.world.set_backward(true);
+        let ran = catch_raised(|| drop(loss.backward()));
+        self.world.set_backward(false);
+        let rest = ran.and_then(|()| self.rest());
+        let session = self.sharding.session().take();
+        rest.map_err(|error| self.sharding.name_missing(error))?;
+        self.reduced
+            .extend(session.into_iter().flat_map(|s| s.reduced));
+        Ok(())
+    }
+
+    /// Reduces what the tape could not: passes whose inputs take no gradients, latest first.
+    fn rest(&self) -> Result<()> {
+        let mut passes = match self.sharding.session().as_mut() {
+            Some(session) => std::mem::take(&mut session.passes),
+            None => Vec::new(),
+        };
+        passes.sort_by_key(|pass| std::cmp::Reverse(pass.number));
+        passes.iter().try_for_each(|pass| pass.reduce())?;
+        let mut session = self.sharding.session();
+        let Some(session) = session.as_mut() else {
+            return Ok(());
+        };
+        let alone = std::mem::take(&mut session.alone);
+        alone
+            .into_iter()
+            .rev()
+            .try_for_each(|(unit, gradients)| session.reduce(&self.sharding, unit, gradients))
+    }
+
+    /// Completes the reductions and returns the gradients of the step.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if nothing was added, or no rank had a sample; what collectives return.
+    pub fn finish(self) -> Result<ShardedGradients> {
+        let sharding = self.sharding.clone();
+        self.complete()
+            .map_err(|error| sharding.name_missing(error))
+    }
+
+    fn complete(self) -> Result<ShardedGradients> {
+        let sharding = &self.sharding;
+        let units = sharding.units().len();
+        let mut sums: Vec<Option<UnitGradients>> = (0..units).map(|_| None).collect();
+        for Reduced {
+            unit,
+            present,
+            stage,
+        } in self.reduced
+        {
+            let flat = match stage {
+                Stage::Own(flat) => flat,
+                Stage::Coming(ticket) => self.world.waiting(|| ticket.wait())?,
+            };
+            match &mut sums[unit] {
+                None => sums[unit] = Some(UnitGradients { present, flat }),
+                Some(sum) => {
+                    sum.flat.add(&flat);
+                    sum.present
+                        .iter_mut()
+                        .zip(present)
+                        .for_each(|(a, b)| *a |= b);
+                }
+            }
+        }
+        if !self.only {
+            let steps = Steps {
+                over_cut: sharding.strategy.when == When::Step,
+                over_replicas: true,
+            };
+            let mut coming = Vec::new();
+            for (unit, sum) in sums.iter_mut().enumerate().rev() {
+                if let Some(UnitGradients { present, flat }) = sum.take() {
+                    let ticket = sharding.reduce(unit, &present, flat, steps);
+                    coming.push((unit, present, ticket));
+                }
+            }
+            for (unit, present, ticket) in coming {
+                let flat = self.world.waiting(|| ticket.wait())?;
+                sums[unit] = Some(UnitGradients { present, flat });
+            }
+        }
+        sharding.forget();
+        let divisor = divisor(self.world, self.weight)?;
+        for sum in sums.iter_mut().flatten() {
+            sum.flat.scale(1.0 / divisor);
+        }
+        average_running_state(self.world, self.model)?;
+        Ok(ShardedGradients::new(
+            self.sharding.clone(),
+            self.entries,
+            sums,
+        ))
+    }
+}
+
+fn mixed() -> Error {
+    let expected = "either means (add) or sums with counts (add_sum) in one step";
+    Error::config("accumulated losses", expected, "both")
+}
+
+fn divisor(world: &World, weight: Weight) -> Result<f64> {
+    match weight {
+        Weight::Nothing => Err(Error::config("accumulated losses", "at least one", "none")),
+        Weight::Means(n) => Ok((n * world.size()) as f64),
+        Weight::Samples(mine) => {
+            let mut all = [mine as u64];
+            let label = "samples".into();
+            world
+                .comm()
+                .all_reduce(&label, Reduce::Sum, SpanMut::of(&mut all))?;
+            match all[0] {
+                0 => Err(Error::config(
+                    "samples of the step",
+                    "at least one on some rank",
+                    0,
+                )),
+                n => Ok(n as f64),
+            }
+        }
+    }
+}
+
+/// A model's sharded parameters.
+#[derive(Default)]
+struct Look {
+    sharding: Option<Arc<Sharding>>,
+    entries: Vec<Entry>,
+}
+
+impl Visit for Look {
+    type Held = Entry;
+
+    fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Entry {
+        Entry::new(param)
+    }
+
+    fn sharded(&mut self, _: &str, entry: Entry, identity: Identity) {
+        let sharding = self
+            .sharding
+            .get_or_insert_with(|| identity.sharding.clone());
+        if Arc::ptr_eq(sharding, &identity.sharding) {
+            self.entries.push(entry.at(identity.unit, identity.slot));
+        }
+    }
+}
