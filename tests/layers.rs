@@ -203,8 +203,8 @@ fn one_by_one(mut model: Normed, size: usize, steps: usize) -> Values {
     values(&model)
 }
 
-fn trained(world: &World, model: &Normed, steps: usize) -> Result<Values> {
-    let mut model = Strategy::ddp().shard(model.clone(), world)?;
+fn trained(world: &World, strategy: Strategy, model: &Normed, steps: usize) -> Result<Values> {
+    let mut model = strategy.shard(model.clone(), world)?;
     let mut sgd = world.optimizer(SgdConfig::new().init(), &model)?;
     for step in 0..steps {
         let rows = oracle::rows(&oracle::batch(24, 7, step), world.rank(), world.size());
@@ -223,9 +223,12 @@ fn batch_norm_averages_its_running_state() {
         let expected = one_by_one(model.clone().valid().train(), size, 3);
         let start = &values(&model)["norm.running_mean"];
         assert_ne!(&expected["norm.running_mean"], start);
-        let found = ranks(size).run(|world| trained(&world, &model, 3)).unwrap();
-        for found in found {
-            oracle::close(&format!("world {size}"), &found, &expected, 1e-9);
+        for strategy in oracle::strategies(size) {
+            let what = format!("{strategy} at world {size}");
+            let run = |world: World| trained(&world, strategy.clone(), &model, 3);
+            for found in ranks(size).run(run).unwrap() {
+                oracle::close(&what, &found, &expected, 1e-9);
+            }
         }
     }
 }
@@ -254,35 +257,39 @@ impl Readers {
 }
 
 #[test]
-fn layers_that_read_their_stored_shape_are_refused_where_they_are_cut() {
-    for strategy in [
-        Strategy::zero1(),
-        Strategy::zero2(),
-        Strategy::fsdp(),
-        Strategy::hybrid(2),
-    ] {
-        let shard = |world: World| strategy.clone().shard(Readers::new(), &world).map(|_| ());
-        let Err(Error::Model { path, .. }) = ranks(2).run(shard) else {
-            panic!("{strategy} accepted them");
-        };
-        assert_eq!(path, "batch, blocks.0, rms");
-    }
+fn layers_that_read_their_stored_shape_are_kept_whole() {
+    let model = Readers::new();
+    let loss = |model: &Readers, x: Tensor<2>| {
+        let x = model.rms.forward(x);
+        model.blocks[0].forward(x).powi_scalar(2).mean()
+    };
+    oracle::place::same_under(oracle::strategies, |place| {
+        place.train(&model, 3, loss).map(|_| ())
+    });
+    let plan = Strategy::fsdp().plan(&model, 2).unwrap();
+    assert!(plan.units().iter().all(|unit| unit.is_whole()));
 }
 
 #[test]
-fn layers_that_read_their_stored_shape_train_where_they_are_whole() {
-    let model = Readers::new();
-    let loss = |model: &Readers, x: Tensor<2>| {
-        model.blocks[0]
-            .forward(model.rms.forward(x))
-            .powi_scalar(2)
-            .mean()
+fn what_is_kept_whole_counts_once_in_the_norm() {
+    let model = Normed::new();
+    let norm = |strategy: Strategy, size: usize| {
+        let run = |world: World| {
+            let model = strategy.clone().shard(model.clone(), &world)?;
+            let rows = oracle::tensor(&oracle::batch(24, 7, 0), DType::F64, &world.device());
+            world.backward(model.loss(rows), &model)?.norm()
+        };
+        ranks(size).run(run).unwrap()[0]
     };
-    oracle::place::same_under(
-        |size| match size {
-            1 => oracle::strategies(1),
-            _ => vec![Strategy::ddp(), Strategy::hybrid(1)],
-        },
-        |place| place.train(&model, 3, loss).map(|_| ()),
-    );
+    // Every rank has the whole batch here, so the mean over ranks is one device's gradient.
+    let alone = norm(Strategy::single(), 1);
+    for size in 2..=4 {
+        for strategy in oracle::strategies(size) {
+            let found = norm(strategy.clone(), size);
+            assert!(
+                (found - alone).abs() < 1e-9 * alone,
+                "{strategy} at world {size}: {found}"
+            );
+        }
+    }
 }

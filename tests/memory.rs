@@ -225,11 +225,9 @@ fn check(name: &str, size: Size) {
         };
         let (s, g) = (plan.memory().parameters, plan.memory().gradients);
         let (u, r) = (largest(false), largest(true));
-        // What a rank sends for a gather is packed beside what it receives.
-        let sent = u.max(r) / ranks;
         let peaks = measure(size, ranks);
         let what = |when: &str| format!("{name} at world {ranks}, {when}");
-        let forward = s + 2 * u + r + sent + peaks.scratch;
+        let forward = s + 2 * u + r + peaks.scratch;
         within(&what("forward"), peaks.forward, forward);
         within(&what("backward"), peaks.backward, s + g + 3 * u + 2 * r);
         for after in peaks.after {

@@ -31,6 +31,8 @@ pub struct Parameter {
     pub dtype: DType,
     /// Whether it takes gradients.
     pub trainable: bool,
+    /// Whether every rank stores all of it, because its layer reads the shape of what is stored.
+    pub whole: bool,
 }
 
 /// One parameter's place in its unit's flat buffer, in elements.
@@ -48,8 +50,9 @@ pub struct Slot {
 
 /// The flat buffer of one unit: parameters that are gathered together.
 ///
-/// Parameters that take gradients and frozen ones of the same unit are laid out apart, as are
-/// those of different types, so that a reduction never moves what has no gradient.
+/// Parameters that take gradients and frozen ones of the same unit are laid out apart, so that a
+/// reduction never moves what has no gradient; so are those of different types, and those that
+/// every rank stores whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitLayout {
     /// Its name in tables, messages and fingerprints.
@@ -62,7 +65,7 @@ pub struct UnitLayout {
     pub trainable: bool,
     /// The parameters, in the order of the module.
     pub slots: Vec<Slot>,
-    /// Number of ranks it is cut over.
+    /// Number of ranks it is cut over; 1 if every rank stores it whole.
     pub ranks: usize,
     /// Elements that each rank owns, padding included.
     pub cut: usize,
@@ -97,7 +100,13 @@ impl UnitLayout {
             shape: slot.shape.clone(),
             dtype: self.dtype,
             trainable: self.trainable,
+            whole: self.is_whole(),
         })
+    }
+
+    /// Whether every rank stores all of it.
+    pub fn is_whole(&self) -> bool {
+        self.ranks == 1
     }
 
     /// The part of parameter `slot` that `rank` owns, counted from the parameter's start.
@@ -120,24 +129,32 @@ impl UnitLayout {
 
 /// Lays out the units of a model over `ranks`, in the order in which they first appear.
 pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
-    let mut order: Vec<(&str, bool, DType)> = Vec::new();
-    let mut members: BTreeMap<(&str, bool, String), Vec<&Parameter>> = BTreeMap::new();
+    let key = |p: &Parameter| (p.trainable, p.whole, p.dtype.name().to_string());
+    let mut order: Vec<&Parameter> = Vec::new();
+    let mut members: BTreeMap<_, Vec<&Parameter>> = BTreeMap::new();
     for p in parameters {
-        let group = members
-            .entry((&p.unit, p.trainable, p.dtype.name().to_string()))
-            .or_default();
+        let group = members.entry((&p.unit, key(p))).or_default();
         if group.is_empty() {
-            order.push((&p.unit, p.trainable, p.dtype));
+            order.push(p);
         }
         group.push(p);
     }
-    let lay_out = |(path, trainable, dtype): (&str, bool, DType)| {
-        let group = &members[&(path, trainable, dtype.name().to_string())];
-        let mixed = order.iter().filter(|(other, ..)| *other == path).count() > 1;
+    let lay_out = |first: &&Parameter| {
+        let group = &members[&(&first.unit, key(first))];
+        let Parameter {
+            unit: path,
+            dtype,
+            trainable,
+            whole,
+            ..
+        } = *first;
+        let (dtype, ranks) = (*dtype, if *whole { 1 } else { ranks });
+        let parts = order.iter().filter(|other| other.unit == *path).count();
         let mut name = if path.is_empty() { "root" } else { path }.to_string();
-        if mixed {
-            let kind = if trainable { "trainable" } else { "frozen" };
-            name.push_str(&format!(" ({kind} {})", dtype.name()));
+        if parts > 1 {
+            let whole = if *whole { "whole, " } else { "" };
+            let kind = if *trainable { "trainable" } else { "frozen" };
+            name.push_str(&format!(" ({whole}{kind} {})", dtype.name()));
         }
         let aligned = |offset: usize| offset.next_multiple_of(PARAMETER_ALIGN / dtype.size());
         let mut end = 0;
@@ -158,9 +175,9 @@ pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
         let cut = end.div_ceil(ranks);
         UnitLayout {
             name: name.into(),
-            path: path.to_string(),
+            path: path.clone(),
             dtype,
-            trainable,
+            trainable: *trainable,
             slots,
             ranks,
             // A single rank cuts nothing and pads nothing.
@@ -171,7 +188,7 @@ pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
             },
         }
     };
-    order.iter().copied().map(lay_out).collect()
+    order.iter().map(lay_out).collect()
 }
 
 #[cfg(test)]
@@ -190,6 +207,7 @@ mod tests {
             shape: shape.to_vec(),
             dtype: DType::F32,
             trainable,
+            whole: false,
         }
     }
 

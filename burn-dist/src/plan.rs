@@ -113,26 +113,29 @@ impl Plan {
                 .max()
                 .unwrap_or(0)
         };
-        let (all, trainable) = (sum(&|_| true), sum(&|u| u.trainable));
-        let root = sum(&|u| u.path.is_empty());
-        let block = largest(&|u| !u.path.is_empty());
-        let block_gradients = largest(&|u| !u.path.is_empty() && u.trainable);
-        let share = |bytes: usize| bytes / self.cut_over;
+        let share = |wanted: &dyn Fn(&UnitLayout) -> bool| -> usize {
+            let units = self.units.iter().filter(|u| wanted(u));
+            units.map(|u| u.bytes() / u.ranks).sum()
+        };
+        // What every rank stores whole is never gathered.
+        let cut = |u: &UnitLayout| !u.is_whole();
+        let root = sum(&|u| cut(u) && u.path.is_empty());
+        let block = largest(&|u| cut(u) && !u.path.is_empty());
+        let block_gradients = largest(&|u| cut(u) && !u.path.is_empty() && u.trainable);
+        let all = sum(&cut);
         let transient = match (self.cut_over, self.strategy.keep, self.strategy.when) {
             (1, ..) => 0,
             (_, Keep::Step, When::Step) => all,
             (_, Keep::Step, When::Backward) => all + 2 * block_gradients + root,
             (_, Keep::Pass, _) => 2 * block + block_gradients + 2 * root,
         };
-        let whole_gradients = self.strategy.when == When::Step;
         Memory {
-            parameters: share(all),
-            gradients: if whole_gradients {
-                trainable
-            } else {
-                share(trainable)
+            parameters: share(&|_| true),
+            gradients: match self.strategy.when {
+                When::Step => sum(&|u| u.trainable),
+                When::Backward => share(&|u| u.trainable),
             },
-            optimizer: 2 * share(trainable),
+            optimizer: 2 * share(&|u| u.trainable),
             transient,
         }
     }
@@ -153,30 +156,37 @@ impl Plan {
                 rows.push(Traffic { op, calls, bytes });
             }
         };
+        let reductions = match self.strategy.when {
+            When::Step => 1,
+            When::Backward => micro_batches,
+        };
         if self.cut_over > 1 {
             row(Op::AllGather, &|u| {
                 let times = match self.strategy.keep {
+                    _ if u.is_whole() => 0,
                     Keep::Step => 1,
                     Keep::Pass if u.path.is_empty() => micro_batches,
                     Keep::Pass => 2 * micro_batches,
                 };
                 (times, times * ring(u.bytes(), self.cut_over))
             });
-            row(Op::ReduceScatter, &|u| {
-                let times = match self.strategy.when {
-                    _ if !u.trainable => 0,
-                    When::Step => 1,
-                    When::Backward => micro_batches,
-                };
-                (times, times * ring(u.bytes(), self.cut_over))
-            });
-        }
-        if replicas > 1 {
-            row(Op::AllReduce, &|u| match u.trainable {
-                true => (1, ring(2 * u.bytes() / self.cut_over, replicas)),
+            row(Op::ReduceScatter, &|u| match u.trainable && !u.is_whole() {
+                true => (reductions, reductions * ring(u.bytes(), self.cut_over)),
                 false => (0, 0),
             });
         }
+        row(Op::AllReduce, &|u| {
+            let (mut calls, mut bytes) = (0, 0);
+            if u.trainable && u.is_whole() && self.cut_over > 1 {
+                calls += reductions;
+                bytes += reductions * ring(2 * u.bytes(), self.cut_over);
+            }
+            if u.trainable && replicas > 1 {
+                calls += 1;
+                bytes += ring(2 * u.bytes() / u.ranks, replicas);
+            }
+            (calls, bytes)
+        });
         rows
     }
 }
@@ -210,8 +220,11 @@ impl fmt::Display for Plan {
         // Equal neighbours share a row: blocks.0 .. blocks.11 is one line, not twelve.
         let mut rest = &self.units[..];
         while let Some(first) = rest.first() {
-            let same =
-                |u: &&UnitLayout| u.bytes() == first.bytes() && u.trainable == first.trainable;
+            let same = |u: &&UnitLayout| {
+                u.bytes() == first.bytes()
+                    && u.trainable == first.trainable
+                    && u.ranks == first.ranks
+            };
             let run = rest.iter().take_while(same).count();
             let name = match run {
                 1 => first.name.to_string(),
@@ -222,7 +235,7 @@ impl fmt::Display for Plan {
                 "  {name:<28} {:>12} {:>12} {:>12}",
                 first.elements(),
                 readable(first.bytes()),
-                readable(first.bytes() / self.cut_over)
+                readable(first.bytes() / first.ranks)
             )?;
             rest = &rest[run..];
         }

@@ -38,6 +38,7 @@ pub(super) struct Described {
     shape: Vec<usize>,
     dtype: String,
     trainable: bool,
+    whole: bool,
 }
 
 /// A rank's file.
@@ -55,6 +56,7 @@ impl From<&Parameter> for Described {
             shape: p.shape.clone(),
             dtype: p.dtype.name().to_string(),
             trainable: p.trainable,
+            whole: p.whole,
         }
     }
 }
@@ -67,8 +69,14 @@ impl Described {
             shape,
             dtype,
             trainable,
+            whole,
         } = self;
         let kind = if *trainable { "trainable" } else { "frozen" };
+        let kind = if *whole {
+            format!("{kind}, whole")
+        } else {
+            kind.to_string()
+        };
         format!("{path} {shape:?} {dtype}, {kind}, in unit \"{unit}\"")
     }
 }

@@ -28,8 +28,9 @@ pub trait Engine: Debug + Send + Sync {
     /// The ranks of the group, by their rank in the world.
     fn members(&self) -> &[usize];
 
-    /// `recv` is the concatenation of every rank's `send`, in rank order.
-    fn all_gather(&self, call: &Call, send: Span<'_>, recv: SpanMut<'_>) -> Result<()>;
+    /// `buffer` becomes the concatenation of every rank's piece, in rank order; this rank's own
+    /// lies in its place already.
+    fn all_gather(&self, call: &Call, buffer: SpanMut<'_>) -> Result<()>;
 
     /// `recv` is the reduction of every rank's chunk number [`rank`](Self::rank) of `send`.
     fn reduce_scatter(

@@ -61,18 +61,26 @@ impl Engine for Local {
         self.group.members()
     }
 
-    fn all_gather(&self, call: &Call, send: Span<'_>, mut recv: SpanMut<'_>) -> Result<()> {
-        let round = self.group.meet(self.rank, call, send.bytes(), 1)?;
-        let len = send.bytes().len();
-        let pieces = recv.bytes_mut().chunks_exact_mut(len.max(1));
-        // Starting with its own piece, a rank reads another peer than its neighbours do.
-        let mut pieces: Vec<_> = pieces.enumerate().collect();
-        let first = self.rank.min(pieces.len());
-        pieces.rotate_left(first);
-        for (peer, piece) in pieces {
-            // SAFETY: what is sent is borrowed, not written, by its owner.
+    fn all_gather(&self, call: &Call, mut buffer: SpanMut<'_>) -> Result<()> {
+        let (size, piece) = (self.members().len(), call.len * call.dtype.size());
+        let len = buffer.bytes().len();
+        assert_eq!(len, size * piece, "the communicator checks lengths");
+        // While the round lasts, this memory is touched only through this pointer: peers read
+        // this rank's piece, so no reference may cover the whole.
+        let memory: *mut [u8] = buffer.bytes_mut();
+        let round = self.group.meet(self.rank, call, memory, 1)?;
+        // Starting behind its own piece, a rank reads another peer than its neighbours do.
+        for peer in (1..size).map(|step| (self.rank + step) % size) {
+            let place = piece * peer..piece * (peer + 1);
+            // SAFETY: of every buffer, peers read only the piece of its owner, which the owner
+            // does not write. What is written here, the place of another rank's piece in this
+            // rank's buffer, nobody reads, and it lies inside the buffer.
             #[allow(unsafe_code)]
-            piece.copy_from_slice(unsafe { round.part(peer, 0..len) });
+            unsafe {
+                let from = round.part(peer, place.clone());
+                let to = memory.cast::<u8>().add(place.start);
+                std::ptr::copy_nonoverlapping(from.as_ptr(), to, piece);
+            }
         }
         Ok(())
     }

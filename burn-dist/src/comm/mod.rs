@@ -114,13 +114,31 @@ impl Communicator {
     /// NCCL: `ncclAllGather`.
     pub fn all_gather(&self, label: &Label, send: Span<'_>, mut recv: SpanMut<'_>) -> Result<()> {
         self.check(Op::AllGather, label, send, &recv, send.len() * self.size())?;
-        if self.size() == 1 {
-            recv.bytes_mut().copy_from_slice(send.bytes());
+        let place = send.bytes().len() * self.rank();
+        recv.bytes_mut()[place..place + send.bytes().len()].copy_from_slice(send.bytes());
+        self.all_gather_in_place(label, recv)
+    }
+
+    /// [`all_gather`](Self::all_gather) where each rank's piece lies in its place already.
+    ///
+    /// # Shapes
+    /// `buffer`: `[size * n]`, of which this rank has written the part that starts at `rank * n`.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Self::all_gather).
+    pub fn all_gather_in_place(&self, label: &Label, buffer: SpanMut<'_>) -> Result<()> {
+        let size = self.size();
+        if !buffer.len().is_multiple_of(size) {
+            let what = format!("all_gather of {} on rank {}", label.unit, self.rank());
+            let expected = format!("a buffer that {size} ranks can share evenly");
+            return Err(Error::config(what, expected, buffer.len()));
+        }
+        if size == 1 {
             return Ok(());
         }
-        let call = Call::new(Op::AllGather, label, send.dtype(), send.len());
-        let sent = send.bytes().len() * (self.size() - 1);
-        self.run(call, sent, |call| self.engine.all_gather(call, send, recv))
+        let call = Call::new(Op::AllGather, label, buffer.dtype(), buffer.len() / size);
+        let sent = buffer.bytes().len() / size * (size - 1);
+        self.run(call, sent, |call| self.engine.all_gather(call, buffer))
     }
 
     /// Reduces over ranks and leaves each rank the chunk of the result with its own number.

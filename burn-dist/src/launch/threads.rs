@@ -101,7 +101,8 @@ impl Threads {
         let failed = |rank: usize| results.get(rank).is_some_and(Result::is_err);
         match world.fault() {
             _ if results.iter().all(Result::is_ok) => results.into_iter().collect(),
-            Some(Error::PeerFailed { peer, .. }) if failed(peer) => {
+            // A rank's own error says more: the path, or the parameter without a gradient.
+            Some(Error::PeerFailed { peer, .. } | Error::Mismatch { peer, .. }) if failed(peer) => {
                 results.into_iter().skip(peer).take(1).collect()
             }
             Some(fault) => Err(fault),

@@ -128,7 +128,12 @@ impl Sharding {
         self.world.queue().submit(move || {
             let unit = this.unit(unit);
             let label = unit.label.with_detail(format!("gradients {bits}"));
-            let mut sum = match steps.over_cut && this.cut.size() > 1 {
+            let mut own = own;
+            let cut = steps.over_cut && this.cut.size() > 1;
+            if cut && unit.layout.is_whole() {
+                this.cut.all_reduce(&label, Reduce::Sum, own.span_mut()?)?;
+            }
+            let mut sum = match cut && !unit.layout.is_whole() {
                 true => {
                     let mut sum = Flat::zeros(unit.layout.cut, own.dtype());
                     let send = own.span()?;

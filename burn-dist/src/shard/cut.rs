@@ -94,7 +94,15 @@ impl Strategy {
 fn agree_on_model(world: &World, strategy: &Strategy, parameters: &[Parameter]) -> Result<()> {
     let mut hash = DefaultHasher::new();
     for p in parameters {
-        (&p.path, &p.unit, &p.shape, p.dtype.name(), p.trainable).hash(&mut hash);
+        (
+            &p.path,
+            &p.unit,
+            &p.shape,
+            p.dtype.name(),
+            p.trainable,
+            p.whole,
+        )
+            .hash(&mut hash);
     }
     let seed = world.seed();
     let detail = format!(
@@ -176,7 +184,7 @@ fn cut<const D: usize>(
     }
     let takes_gradients = layout.trainable;
     let stored = Piece::of(full)?;
-    let (shape, bytes) = match identity.sharding.is_whole() {
+    let (shape, bytes) = match layout.is_whole() {
         true => (full_shape.clone(), stored.bytes()),
         false => {
             let piece = layout.piece(identity.slot, identity.sharding.cut.rank());

@@ -98,8 +98,12 @@ impl ShardedGradients {
                 continue;
             };
             let layout = &self.sharding.unit(unit).layout;
+            // Every rank has all of a whole unit, and its elements count once.
+            if layout.is_whole() && self.sharding.cut.rank() != 0 {
+                continue;
+            }
             for slot in (0..present.len()).filter(|slot| present[*slot]) {
-                squares[0] += flat.squares(layout.piece_in_cut(slot, self.sharding.cut.rank()));
+                squares[0] += flat.squares(layout.piece_in_cut(slot, self.sharding.owned(unit)));
             }
         }
         let label = "gradient norm".into();
@@ -150,7 +154,6 @@ impl ShardedGradients {
     /// has none either: there is nothing to step.
     pub fn into_params(self) -> GradientsParams {
         let mut grads = GradientsParams::new();
-        let rank = self.sharding.cut.rank();
         let units: Vec<_> = self
             .units
             .into_iter()
@@ -161,8 +164,8 @@ impl ShardedGradients {
                 continue;
             };
             let layout = &self.sharding.unit(entry.unit).layout;
-            let place = layout.piece_in_cut(entry.slot, rank);
-            let whole = self.sharding.is_whole();
+            let place = layout.piece_in_cut(entry.slot, self.sharding.owned(entry.unit));
+            let whole = layout.is_whole();
             if !present[entry.slot] || (place.is_empty() && !whole) {
                 continue;
             }

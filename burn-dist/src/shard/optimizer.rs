@@ -54,11 +54,8 @@ impl World {
         let optimizer = optimizer.into();
         let mut trials = Trials::default();
         walk(model, &mut trials);
-        let Some(is_whole) = trials.is_whole else {
+        if !trials.is_sharded {
             return Err(not_sharded());
-        };
-        if is_whole {
-            return Ok(optimizer);
         }
         let tried = catch_unwind(AssertUnwindSafe(|| {
             let whole = trials.step(&optimizer, [0, LEN].as_slice());
@@ -82,11 +79,11 @@ impl World {
     }
 }
 
-/// The model's parameters, each to be stood in for by a tiny one.
+/// The model's parameters that are stored in pieces, each to be stood in for by a tiny one.
 #[derive(Default)]
 struct Trials {
     found: Vec<Trial>,
-    is_whole: Option<bool>,
+    is_sharded: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -125,9 +122,11 @@ impl Visit for Trials {
     }
 
     fn sharded(&mut self, path: &str, (id, rank): Self::Held, identity: Identity) {
-        self.is_whole = Some(identity.sharding.is_whole());
-        let path = path.to_string();
-        self.found.push(Trial { path, id, rank });
+        self.is_sharded = true;
+        if !identity.sharding.is_whole(identity.unit) {
+            let path = path.to_string();
+            self.found.push(Trial { path, id, rank });
+        }
     }
 }
 

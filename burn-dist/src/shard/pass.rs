@@ -122,7 +122,10 @@ impl Pass {
     /// Starts the gather unless it is done, under way, or not needed.
     pub(crate) fn start(&self) {
         let mut state = self.state();
-        if matches!(state.gathered, Gathered::No) && !self.sharding.is_whole() && !state.reduced {
+        if matches!(state.gathered, Gathered::No)
+            && !self.sharding.is_whole(self.unit)
+            && !state.reduced
+        {
             let ticket = self.sharding.gather(self.unit, self.pieces.clone());
             state.gathered = Gathered::Coming(ticket);
         }
@@ -152,7 +155,7 @@ impl Pass {
 
     /// The full parameter in `slot`, whose stored piece is `base`.
     pub(crate) fn view(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
-        if self.sharding.is_whole() {
+        if self.sharding.is_whole(self.unit) {
             return Ok(base);
         }
         let flat = self.gathered()?;

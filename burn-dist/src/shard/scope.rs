@@ -143,10 +143,8 @@ fn forecast<T>(f: impl FnOnce(&mut Forecast) -> T) -> Option<T> {
 
 impl Forecast {
     fn new(sharding: Arc<Sharding>, seen: &Seen) -> Self {
-        let ahead = match sharding.is_whole() {
-            true => VecDeque::new(),
-            false => seen.complete().collect(),
-        };
+        let cut = |(unit, _): &(usize, _)| !sharding.is_whole(*unit);
+        let ahead = seen.complete().filter(cut).collect();
         Self {
             sharding,
             ahead,
@@ -291,7 +289,7 @@ impl Source {
         match self {
             Self::Pass(pass) => pass.view(slot, base),
             Self::Export(identity) => full::take(identity),
-            Self::Alone(identity) if identity.sharding.is_whole() => Ok(base),
+            Self::Alone(identity) if identity.sharding.is_whole(identity.unit) => Ok(base),
             Self::Alone(Identity { sharding, unit, .. }) => {
                 let piece = Piece::of_primitive(base);
                 let ticket = sharding.gather_one(*unit, slot, piece);
@@ -311,7 +309,7 @@ impl Source {
     /// Whether the full value stays until backward anyway.
     pub(crate) fn keeps(&self) -> bool {
         match self {
-            Self::Pass(pass) => pass.keeps() || pass.sharding.is_whole(),
+            Self::Pass(pass) => pass.keeps() || pass.sharding.is_whole(pass.unit),
             _ => true,
         }
     }

@@ -83,9 +83,18 @@ impl Sharding {
         &self.units
     }
 
-    /// Whether every rank of the cut holds whole parameters.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.cut.size() == 1
+    /// Whether every rank stores all of a unit.
+    pub(crate) fn is_whole(&self, unit: usize) -> bool {
+        self.units[unit].layout.is_whole()
+    }
+
+    /// Which of a unit's cuts this rank stores.
+    pub(crate) fn owned(&self, unit: usize) -> usize {
+        if self.is_whole(unit) {
+            0
+        } else {
+            self.cut.rank()
+        }
     }
 
     /// Whether a unit stays gathered between its forward and its backward.
@@ -107,14 +116,17 @@ impl Sharding {
         let this = self.clone();
         self.world.queue().submit(move || {
             let Unit { layout, label } = &this.units[unit];
-            let mut mine = Flat::zeros(layout.cut, layout.dtype);
-            let (rank, size) = (this.cut.rank(), layout.dtype.size());
+            let mut all = Flat::zeros(layout.len(), layout.dtype);
+            let (rank, size) = (this.owned(unit), layout.dtype.size());
+            let start = rank * layout.cut * size;
             for (slot, piece) in pieces.iter().enumerate() {
                 let at = layout.piece_in_cut(slot, rank);
-                mine.bytes_mut()[at.start * size..at.end * size].copy_from_slice(piece.bytes());
+                all.bytes_mut()[start + at.start * size..start + at.end * size]
+                    .copy_from_slice(piece.bytes());
             }
-            let mut all = Flat::zeros(layout.len(), layout.dtype);
-            this.cut.all_gather(label, mine.span()?, all.span_mut()?)?;
+            if !layout.is_whole() {
+                this.cut.all_gather_in_place(label, all.span_mut()?)?;
+            }
             Ok(all.share())
         })
     }

@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Re
 use burn::tensor::{DType, Device, Tensor};
 use std::collections::{BTreeSet, HashMap};
 
-/// Burn layers that read the shape of the stored weight, which is a piece's here.
+/// Burn layers that read the shape of what is stored. For them, every rank stores all of it.
 const READ_STORED_SHAPE: [&str; 3] = ["BatchNorm", "RmsNorm", "PositionWiseFeedForward"];
 
 /// The parameters of `model` in module order, each with its unit.
@@ -20,10 +20,11 @@ pub(crate) fn parameters<M: Module>(
 ) -> Result<Vec<Parameter>> {
     let mut survey = Survey {
         patterns,
+        cut,
         ..Survey::default()
     };
     model.visit(&mut survey);
-    survey.refuse(cut)?;
+    survey.refuse()?;
     // Running state drops a reparameterization that it is given; a parameter keeps it.
     let mut marked = Marked::default();
     model
@@ -56,17 +57,20 @@ fn matches(pattern: &str, path: &[String]) -> bool {
 #[derive(Default)]
 struct Survey<'a> {
     patterns: Option<&'a [String]>,
+    /// Whether there is anything to keep whole.
+    cut: bool,
     path: Vec<String>,
     /// For each name of the path, whether it is an element of a vector.
     elements: Vec<bool>,
+    /// For each name of the path, whether it is a field of a layer that reads stored shapes.
+    readers: Vec<bool>,
     found: Vec<Parameter>,
     ids: HashMap<ParamId, Vec<String>>,
     reparameterized: Vec<String>,
-    shape_readers: BTreeSet<String>,
 }
 
 impl Survey<'_> {
-    fn refuse(&self, cut: bool) -> Result<()> {
+    fn refuse(&self) -> Result<()> {
         if !self.reparameterized.is_empty() {
             return Err(Error::model(
                 self.reparameterized.join(", "),
@@ -81,15 +85,6 @@ impl Survey<'_> {
                 "keep it in one field and read that from both places",
             ));
         }
-        if cut && !self.shape_readers.is_empty() {
-            let paths: Vec<&str> = self.shape_readers.iter().map(String::as_str).collect();
-            return Err(Error::model(
-                paths.join(", "),
-                "reads the shape of its stored weight, which is a piece here",
-                "use LayerNorm for RmsNorm, GroupNorm for BatchNorm and two Linear for \
-                 PositionWiseFeedForward, or a strategy that keeps parameters whole (ddp)",
-            ));
-        }
         Ok(())
     }
 }
@@ -97,9 +92,8 @@ impl Survey<'_> {
 impl ModuleVisitor for Survey<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         let layer = container.strip_prefix("Struct:");
-        if layer.is_some_and(|layer| READ_STORED_SHAPE.contains(&layer)) {
-            self.shape_readers.insert(self.path.join("."));
-        }
+        let reader = layer.is_some_and(|layer| READ_STORED_SHAPE.contains(&layer));
+        self.readers.push(reader);
         if container == "Reparameterization" {
             self.reparameterized.push(self.path.join("."));
         }
@@ -110,6 +104,7 @@ impl ModuleVisitor for Survey<'_> {
     fn exit_module(&mut self, _: &str, _: &str) {
         self.path.pop();
         self.elements.pop();
+        self.readers.pop();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -121,6 +116,7 @@ impl ModuleVisitor for Survey<'_> {
             shape: param.lazy_shape().to_vec(),
             dtype: dtype(param),
             trainable: trainable(param),
+            whole: self.cut && self.readers.contains(&true),
         });
     }
 }
