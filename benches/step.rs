@@ -73,7 +73,7 @@ impl<'a> Run<'a> {
         let model = VitConfig::cifar(10).init(&device).unwrap();
         let optimizer = AdamWConfig::new().init();
         let (model, optimizer) = match kind.clone() {
-            Kind::Plain => (model, optimizer.into()),
+            Kind::Plain => (model, optimizer),
             Kind::Sharded(strategy) => {
                 let model = strategy.shard(model, world)?;
                 let optimizer = world.optimizer(optimizer, &model)?;

@@ -169,7 +169,7 @@ fn epochs(output: &[String]) -> Vec<(&str, &str)> {
         .collect()
 }
 
-fn names<'a>(output: &'a [String]) -> Vec<&'a str> {
+fn names(output: &[String]) -> Vec<&str> {
     epochs(output).into_iter().map(|(name, _)| name).collect()
 }
 
