@@ -54,19 +54,19 @@ fn train(args: &Args, world: &World) -> Result<Report> {
         .with_epsilon(1e-8);
     let mut optimizer = world.optimizer(adamw.init(), &model)?;
 
-    // The user's own part of a save: how many epochs are done.
-    let mut done = 0;
+    // The user's own part of a save: how many steps are done.
+    let mut step: usize = 0;
     if let (true, Some(folder)) = (args.resume, &args.save) {
-        (model, optimizer, done) = world.load(folder, model, optimizer)?;
+        (model, optimizer, step) = world.load(folder, model, optimizer)?;
     }
 
+    let epoch_steps = args.epoch_steps(data.steps());
     let steps = args.total_steps(data.steps());
     let schedule = args.schedule(steps);
-    let mut step = (done * args.epoch_steps(data.steps())).min(steps);
     meter.begin(steps, step);
-    let mut epochs = done..args.epochs;
-    while let (true, Some(epoch)) = (step < steps, epochs.next()) {
-        let mut batches = data.epoch(epoch as u64)?;
+    while step < steps {
+        let (epoch, skip) = (step / epoch_steps, step % epoch_steps * args.accumulate);
+        let mut batches = data.resume(epoch as u64, skip)?;
         while step < steps {
             let take = || {
                 batches
@@ -110,7 +110,7 @@ fn train(args: &Args, world: &World) -> Result<Report> {
 
         // (5) Every rank writes its pieces; a kill at any moment leaves the save before.
         if let Some(folder) = &args.save {
-            world.save(folder, &model, &optimizer, &(epoch + 1))?;
+            world.save(folder, &model, &optimizer, &step)?;
         }
     }
 

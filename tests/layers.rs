@@ -15,7 +15,7 @@ use burn::nn::{
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::activation::gelu;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
-use burn_dist::{Destination, Error, Result, Strategy, World, unit};
+use burn_dist::{Destination, Result, Strategy, World, unit};
 use oracle::place::{Place, same_everywhere};
 use oracle::{Values, cast, ranks, values};
 
