@@ -445,3 +445,23 @@ fn element_wise_optimizers_are_right_on_pieces() {
         });
     }
 }
+
+#[test]
+fn a_loss_that_no_gradient_flows_through_is_refused() {
+    let run = |world: World| {
+        let model = Strategy::fsdp().shard(Mlp::new(1, &world.device()), &world)?;
+        let x = Tensor::<2>::ones([2, 7], &world.device());
+        for loss in [
+            model.valid().forward(x.clone().inner()).mean(),
+            model.clone().freeze().forward(x).mean(),
+        ] {
+            let refused = world.backward(loss, &model).map(|_| ());
+            let Err(Error::Model { path, .. }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(path, "the loss");
+        }
+        Ok(())
+    };
+    Threads::new(2).run(run).unwrap();
+}

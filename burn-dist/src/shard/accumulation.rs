@@ -3,6 +3,7 @@
 use super::backward::{Reduced, Session, Stage, Steps};
 use super::full::not_sharded;
 use super::gradients::{Entry, ShardedGradients, UnitGradients};
+use super::ops;
 use super::running::average_running_state;
 use super::sharded::{Identity, Visit, walk};
 use super::sharding::Sharding;
@@ -26,7 +27,10 @@ pub struct Accumulation<'a, M: Module> {
     sharding: Arc<Sharding>,
     entries: Vec<Entry>,
     only: bool,
+    /// What the last backward pass started, and has not been added yet.
     reduced: Vec<Reduced>,
+    /// What all before it came to, by unit.
+    sums: Vec<Option<UnitGradients>>,
     weight: Weight,
 }
 
@@ -47,6 +51,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
         let Some(sharding) = look.sharding else {
             return Err(not_sharded());
         };
+        let units = sharding.units().len();
         Ok(Self {
             world,
             model,
@@ -54,6 +59,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
             entries: look.entries,
             only,
             reduced: Vec::new(),
+            sums: (0..units).map(|_| None).collect(),
             weight: Weight::Nothing,
         })
     }
@@ -85,13 +91,15 @@ impl<'a, M: Module> Accumulation<'a, M> {
     }
 
     fn run(&mut self, loss: Tensor<1>) -> Result<()> {
-        if !loss.is_autodiff() {
+        if !ops::is_tracked(&loss) {
             return Err(Error::model(
                 "the loss",
-                "is not on a device that tracks gradients",
-                "make the inputs and the model on world.device()",
+                "depends on nothing that takes gradients",
+                "compute it with the sharded model, in training mode and not wholly frozen",
             ));
         }
+        // The reductions of the pass before had a whole forward to complete in.
+        self.settle()?;
         *self.sharding.session() = Some(Session::new(self.only));
         self.world.set_backward(true);
         let ran = catch_raised(|| drop(loss.backward()));
@@ -133,31 +141,35 @@ impl<'a, M: Module> Accumulation<'a, M> {
             .map_err(|error| sharding.name_missing(error))
     }
 
-    fn complete(self) -> Result<ShardedGradients> {
-        let sharding = &self.sharding;
-        let units = sharding.units().len();
-        let mut sums: Vec<Option<UnitGradients>> = (0..units).map(|_| None).collect();
+    /// Adds what the last backward pass started to the sums, so that no more than one pass's
+    /// gradients wait beside them.
+    fn settle(&mut self) -> Result<()> {
         for Reduced {
             unit,
             present,
             stage,
-        } in self.reduced
+        } in self.reduced.drain(..)
         {
             let flat = match stage {
                 Stage::Own(flat) => flat,
                 Stage::Coming(ticket) => self.world.waiting(|| ticket.wait())?,
             };
-            match &mut sums[unit] {
-                None => sums[unit] = Some(UnitGradients { present, flat }),
+            match &mut self.sums[unit] {
+                None => self.sums[unit] = Some(UnitGradients { present, flat }),
                 Some(sum) => {
                     sum.flat.add(&flat);
-                    sum.present
-                        .iter_mut()
-                        .zip(present)
-                        .for_each(|(a, b)| *a |= b);
+                    let both = sum.present.iter_mut().zip(present);
+                    both.for_each(|(a, b)| *a |= b);
                 }
             }
         }
+        Ok(())
+    }
+
+    fn complete(mut self) -> Result<ShardedGradients> {
+        self.settle()?;
+        let sharding = &self.sharding;
+        let mut sums = self.sums;
         if !self.only {
             let steps = Steps {
                 over_cut: sharding.strategy.when == When::Step,

@@ -50,6 +50,19 @@ pub(crate) fn token<const D: usize>(
     ))
 }
 
+/// Whether a gradient would flow through `x`.
+pub(crate) fn is_tracked(x: &Tensor<1>) -> bool {
+    let plain = || x.clone().try_into_primitive::<Autodiff<Flex>>();
+    let balanced = || {
+        x.clone()
+            .try_into_primitive::<Autodiff<Flex, BalancedCheckpointing>>()
+    };
+    let tracked = plain().map(|x| x.is_tracked());
+    tracked
+        .or_else(|_| balanced().map(|x| x.is_tracked()))
+        .unwrap_or(false)
+}
+
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait ShardOps: Backend {
     fn shard_view(
