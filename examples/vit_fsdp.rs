@@ -12,7 +12,7 @@
 use burn::module::Module;
 use burn::optim::AdamWConfig;
 use burn_dist::telemetry::{Phase, Tracked};
-use burn_dist::{Error, Result, Strategy, World};
+use burn_dist::{Error, Result, World};
 use clap::Parser;
 use mimalloc::MiMalloc;
 use models::Noise;
@@ -39,14 +39,13 @@ fn main() -> ExitCode {
 
 fn train(args: &Args, world: &World) -> Result<Report> {
     let (data, test) = args.data(world)?;
-    let strategy = args.strategy.clone().unwrap_or(Strategy::fsdp());
 
     // (2) `init` allocates nothing; `shard` makes one parameter after the other and keeps this
     // rank's piece of each. The same type comes back.
     let model = args.config().init(&world.device()).map_err(Error::user)?;
-    let plan = strategy.plan(&model, world.size())?;
+    let plan = args.strategy.plan(&model, world.size())?;
     let mut meter = Meter::new(world, &plan)?;
-    let mut model = strategy.shard(model, world)?;
+    let mut model = args.strategy.clone().shard(model, world)?;
 
     // (3) Burn's own optimizer steps the pieces; one that would be wrong on them is refused.
     let adamw = AdamWConfig::new()

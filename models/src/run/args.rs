@@ -10,17 +10,20 @@ use burn_dist::{Error, Result, Strategy, World};
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 
-/// Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks.
+/// What an image example is told.
 #[derive(Debug, Clone, Parser)]
-#[command(version, about)]
+#[command(
+    version,
+    about = "Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks"
+)]
 pub struct Args {
     /// Ranks, each a thread with its share of the cores.
     #[arg(long, default_value_t = 2)]
     pub ranks: usize,
 
     /// How state is spread: single, ddp, zero1, zero2, fsdp or hybrid:N.
-    #[arg(long)]
-    pub strategy: Option<Strategy>,
+    #[arg(long, default_value_t = Strategy::fsdp())]
+    pub strategy: Strategy,
 
     /// The model.
     #[arg(long, value_enum, default_value_t = ModelSize::Tiny)]
