@@ -1,7 +1,7 @@
 //! The models that burn-dist is shown and tested with, written as any Burn user would write them.
 //!
 //! A [`Vit`] is an ordinary Burn module: it trains on one device with Burn alone, and its parameters
-//! map one to one to those of a Hugging Face `ViTForImageClassification` checkpoint. The crate knows of
+//! map one to one to those of a Hugging Face `ViTForImageClassification` checkpoint. The models know of
 //! burn-dist a single function, [`burn_dist::unit()`].
 //!
 //! # Why `unit`
@@ -60,8 +60,8 @@
 //! ```
 //!
 //! Outside a sharded model `unit` calls the closure and adds nothing. Inside one it gathers the block's
-//! weights before the closure runs and lets them go afterwards. The closure may run again in the backward
-//! pass, which asks two things of it: every tensor it uses comes through the inputs, and everything else
+//! weights before the closure runs and lets them go afterwards. The closure must be repeatable, so that a
+//! backward pass may run it again, which asks two things of it: every tensor it uses comes through the inputs, and everything else
 //! it captures is a plain value. Randomness is the case that needs care, and [`Noise`] is made for it.
 //!
 //! # What is here

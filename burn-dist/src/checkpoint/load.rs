@@ -34,7 +34,7 @@ impl World {
         let folder = folder.as_ref();
         let contents = Contents::of(&model)?;
         let mut loaded = None;
-        self.together("load", || {
+        let numbers = self.together("load", || {
             let manifest = Manifest::read(folder)?;
             let cut_over = contents.sharding.cut.size();
             manifest.check(folder, cut_over, self.size(), &contents.parameters)?;
@@ -54,16 +54,25 @@ impl World {
         let Some(((pieces, states), state)) = loaded else {
             return Err(Error::file(folder, "a save", "none"));
         };
+        if let Some([other, _]) = numbers.iter().find(|n| **n != numbers[0]) {
+            let expected = format!("the same save on every rank, number {}", numbers[0][0]);
+            return Err(Error::file(folder, expected, format!("number {other}")));
+        }
         let model = model.map(&mut Fill {
             pieces,
             path: Vec::new(),
         });
-        let ids = Contents::of(&model)?
-            .paths
-            .into_iter()
-            .map(|(id, path)| (path, id))
-            .collect();
-        Ok((model, states.into_optimizer(optimizer, &ids)?, state))
+        let mut filled = None;
+        self.together("load", || {
+            let paths = Contents::of(&model)?.paths;
+            let ids = paths.into_iter().map(|(id, path)| (path, id)).collect();
+            filled = Some(states.into_optimizer(optimizer, &ids)?);
+            Ok([0; 2])
+        })?;
+        match filled {
+            Some(optimizer) => Ok((model, optimizer, state)),
+            None => Err(Error::file(folder, "an optimizer's states", "none")),
+        }
     }
 }
 

@@ -35,26 +35,33 @@ impl States {
     pub(super) fn of(optimizer: &ModuleOptimizer, paths: &HashMap<u64, String>) -> Result<Self> {
         let record = optimizer.into_bytes().map_err(failed)?;
         let reader = Reader::from_bytes(record).map_err(failed)?;
-        let rename = |name: &str| -> Option<String> {
-            let (id, field) = name.split_once('.')?;
-            Some(format!("{}/{field}", paths.get(&id.parse().ok()?)?))
+        let rename = |name: &str| {
+            let path = |id: &str| paths.get(&id.parse().ok()?);
+            let named = name
+                .split_once('.')
+                .and_then(|(id, field)| Some((path(id)?, field)));
+            let (path, field) = named.ok_or_else(|| {
+                Error::model(
+                    "the optimizer",
+                    format!("has a state, {name}, of a parameter that is not in this model"),
+                    "save it with the model that it steps",
+                )
+            })?;
+            Ok(format!("{path}/{field}"))
         };
         let scalars = reader.scalars().iter();
         let scalars = scalars
-            .filter_map(|(name, value)| Some((rename(name)?, scalar_text(value))))
-            .collect();
+            .map(|(name, value)| Ok((rename(name)?, scalar_text(value))))
+            .collect::<Result<_>>()?;
         let mut tensors = Vec::new();
         for tensor in reader.into_tensors().map_err(failed)? {
             let (name, dtype, shape, _, bytes) = tensor.into_parts().map_err(failed)?;
-            if let Some(name) = rename(&name) {
-                let shape = shape.to_vec();
-                tensors.push(StateTensor {
-                    name,
-                    dtype,
-                    shape,
-                    bytes,
-                });
-            }
+            tensors.push(StateTensor {
+                name: rename(&name)?,
+                dtype,
+                shape: shape.to_vec(),
+                bytes,
+            });
         }
         Ok(Self { tensors, scalars })
     }

@@ -5,7 +5,7 @@ use super::optimizer::States;
 use crate::comm::{Span, SpanMut};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
-use crate::shard::{Identity, Piece, Sharding, Visit, not_sharded, walk};
+use crate::shard::{Identity, Piece, Sharding, Visit, not_sharded, two_sharded, walk};
 use crate::world::World;
 use burn::module::{Module, Param};
 use burn::optim::ModuleOptimizer;
@@ -55,8 +55,8 @@ impl World {
         })?[0][0];
         let save = save_folder(folder, number);
         let path = rank_file(&save, self.rank(), self.size());
-        let states = States::of(optimizer, &contents.paths)?;
         let listed = self.together("save", || {
+            let states = States::of(optimizer, &contents.paths)?;
             contents.write(&path, &states)?;
             let Listed { bytes, crc32 } = measure(&path)?;
             Ok([bytes, u64::from(crc32)])
@@ -66,6 +66,7 @@ impl World {
                 return Ok([0; 2]);
             }
             sync_folder(&save)?;
+            sync_folder(folder)?;
             let files = listed.iter().map(|[bytes, crc32]| Listed {
                 bytes: *bytes,
                 crc32: *crc32 as u32,
@@ -117,9 +118,12 @@ fn remove_others(folder: &Path, keep: &Path) {
         return;
     };
     for path in entries.flatten().map(|e| e.path()) {
-        let is_save = path
-            .file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with("save-"));
+        // Only what is named exactly as a save is ours to remove.
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+        let number = name
+            .as_deref()
+            .and_then(|n| n.strip_prefix("save-")?.parse().ok());
+        let is_save = number.is_some_and(|n| save_folder(folder, n) == path);
         if is_save
             && path != keep
             && let Err(e) = std::fs::remove_dir_all(&path)
@@ -214,7 +218,13 @@ impl Visit for Look {
     }
 
     fn sharded(&mut self, path: &str, (id, dtype, piece): Self::Held, identity: Identity) {
-        self.sharding.get_or_insert(identity.sharding);
+        let first = self
+            .sharding
+            .get_or_insert_with(|| identity.sharding.clone());
+        let piece = match Arc::ptr_eq(first, &identity.sharding) {
+            true => piece,
+            false => Err(two_sharded(path)),
+        };
         self.paths.insert(id, path.to_string());
         self.pieces
             .push(piece.map(|piece| (format!("parameter/{path}"), (piece, dtype))));

@@ -92,6 +92,10 @@ impl Engine for Local {
         send: Span<'_>,
         mut recv: SpanMut<'_>,
     ) -> Result<()> {
+        assert_eq!(
+            (send.len(), send.len()),
+            (call.len, recv.len() * self.members().len())
+        );
         let round = self.group.meet(self.rank, call, send.bytes(), 1)?;
         let chunk = recv.bytes().len();
         let mine = chunk * self.rank..chunk * (self.rank + 1);
@@ -105,6 +109,7 @@ impl Engine for Local {
 
     fn all_reduce(&self, call: &Call, op: Reduce, mut buffer: SpanMut<'_>) -> Result<()> {
         let (size, dtype, len) = (self.members().len(), buffer.dtype(), buffer.len());
+        assert_eq!((len, dtype), (call.len, call.dtype));
         let chunk = |rank: usize| {
             let at = |r: usize| split_at(len, size, r) * dtype.size();
             at(rank)..at(rank + 1)
@@ -154,6 +159,7 @@ impl Engine for Local {
     }
 
     fn broadcast(&self, call: &Call, root: usize, mut buffer: SpanMut<'_>) -> Result<()> {
+        assert_eq!((buffer.len(), buffer.dtype()), (call.len, call.dtype));
         let memory: *mut [u8] = buffer.bytes_mut();
         let round = self.group.meet(self.rank, call, memory, 1)?;
         if self.rank != root {

@@ -27,10 +27,9 @@ pub struct Accumulation<'a, M: Module> {
     sharding: Arc<Sharding>,
     entries: Vec<Entry>,
     only: bool,
-    /// What the last backward pass started, and has not been added yet.
-    reduced: Vec<Reduced>,
-    /// What all before it came to, by unit.
+    /// What the backward passes came to so far, by unit.
     sums: Vec<Option<UnitGradients>>,
+    passes: usize,
     weight: Weight,
 }
 
@@ -58,7 +57,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
             sharding,
             entries: look.entries,
             only,
-            reduced: Vec::new(),
+            passes: 0,
             sums: (0..units).map(|_| None).collect(),
             weight: Weight::Nothing,
         })
@@ -69,12 +68,12 @@ impl<'a, M: Module> Accumulation<'a, M> {
     /// # Errors
     /// As [`World::backward`]; [`Error::Config`] after [`add_sum`](Self::add_sum).
     pub fn add(&mut self, loss: Tensor<1>) -> Result<()> {
-        self.weight = match self.weight {
+        let weight = match self.weight {
             Weight::Nothing => Weight::Means(1),
             Weight::Means(n) => Weight::Means(n + 1),
             Weight::Samples(_) => return Err(mixed()),
         };
-        self.run(loss)
+        self.run(loss, weight)
     }
 
     /// Runs the backward pass of a micro-batch's loss that is the sum over `count` samples.
@@ -82,15 +81,15 @@ impl<'a, M: Module> Accumulation<'a, M> {
     /// # Errors
     /// As [`World::backward_sum`]; [`Error::Config`] after [`add`](Self::add).
     pub fn add_sum(&mut self, loss: Tensor<1>, count: usize) -> Result<()> {
-        self.weight = match self.weight {
+        let weight = match self.weight {
             Weight::Nothing => Weight::Samples(count),
             Weight::Samples(n) => Weight::Samples(n + count),
             Weight::Means(_) => return Err(mixed()),
         };
-        self.run(loss)
+        self.run(loss, weight)
     }
 
-    fn run(&mut self, loss: Tensor<1>) -> Result<()> {
+    fn run(&mut self, loss: Tensor<1>, weight: Weight) -> Result<()> {
         if !ops::is_tracked(&loss) {
             return Err(Error::model(
                 "the loss",
@@ -98,18 +97,16 @@ impl<'a, M: Module> Accumulation<'a, M> {
                 "compute it with the sharded model, in training mode and not wholly frozen",
             ));
         }
-        // The reductions of the pass before had a whole forward to complete in.
-        self.settle()?;
-        *self.sharding.session() = Some(Session::new(self.only));
-        self.world.set_backward(true);
+        let running = Running::start(self.world, &self.sharding, self.only);
         let ran = catch_raised(|| drop(loss.backward()));
-        self.world.set_backward(false);
         let rest = ran.and_then(|()| self.rest());
-        let session = self.sharding.session().take();
+        let reduced = running.finish();
         rest.map_err(|error| self.sharding.name_missing(error))?;
-        self.reduced
-            .extend(session.into_iter().flat_map(|s| s.reduced));
-        Ok(())
+        self.weight = weight;
+        self.passes += 1;
+        // Nothing is under way when this returns: the program may communicate on its own.
+        self.settle(reduced)
+            .map_err(|error| self.sharding.name_missing(error))
     }
 
     /// Reduces what the tape could not: passes whose inputs take no gradients, latest first.
@@ -141,14 +138,13 @@ impl<'a, M: Module> Accumulation<'a, M> {
             .map_err(|error| sharding.name_missing(error))
     }
 
-    /// Adds what the last backward pass started to the sums, so that no more than one pass's
-    /// gradients wait beside them.
-    fn settle(&mut self) -> Result<()> {
+    /// Adds what a backward pass started to the sums.
+    fn settle(&mut self, reduced: Vec<Reduced>) -> Result<()> {
         for Reduced {
             unit,
             present,
             stage,
-        } in self.reduced.drain(..)
+        } in reduced
         {
             let flat = match stage {
                 Stage::Own(flat) => flat,
@@ -163,17 +159,19 @@ impl<'a, M: Module> Accumulation<'a, M> {
                 }
             }
         }
-        Ok(())
+        // A gather that backward started ahead and did not need.
+        self.world
+            .waiting(|| self.world.queue().submit(|| Ok(())).wait())
     }
 
-    fn complete(mut self) -> Result<ShardedGradients> {
-        self.settle()?;
+    fn complete(self) -> Result<ShardedGradients> {
         let sharding = &self.sharding;
         let mut sums = self.sums;
         if !self.only {
             let steps = Steps {
                 over_cut: sharding.strategy.when == When::Step,
                 over_replicas: true,
+                passes: self.passes,
             };
             let mut coming = Vec::new();
             for (unit, sum) in sums.iter_mut().enumerate().rev() {
@@ -188,6 +186,13 @@ impl<'a, M: Module> Accumulation<'a, M> {
             }
         }
         sharding.forget();
+        if self.passes > 0 && sums.iter().all(Option::is_none) {
+            return Err(Error::model(
+                "the loss",
+                "depends on no parameter of this model that takes gradients",
+                "pass the model that the loss was computed with",
+            ));
+        }
         let divisor = divisor(self.world, self.weight)?;
         for sum in sums.iter_mut().flatten() {
             sum.flat.scale(1.0 / divisor);
@@ -198,6 +203,33 @@ impl<'a, M: Module> Accumulation<'a, M> {
             self.entries,
             sums,
         ))
+    }
+}
+
+/// A backward pass that is going on; ends also when the tape panics.
+struct Running<'a> {
+    world: &'a World,
+    sharding: Arc<Sharding>,
+}
+
+impl<'a> Running<'a> {
+    fn start(world: &'a World, sharding: &Arc<Sharding>, only: bool) -> Self {
+        *sharding.session() = Some(Session::new(only));
+        world.set_backward(true);
+        let sharding = sharding.clone();
+        Self { world, sharding }
+    }
+
+    fn finish(self) -> Vec<Reduced> {
+        let session = self.sharding.session().take();
+        session.map_or(Vec::new(), |s| s.reduced)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.world.set_backward(false);
+        *self.sharding.session() = None;
     }
 }
 

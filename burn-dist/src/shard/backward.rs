@@ -84,6 +84,8 @@ impl Session {
 pub(super) struct Steps {
     pub(super) over_cut: bool,
     pub(super) over_replicas: bool,
+    /// How many backward passes are in what is summed; the same on all ranks.
+    pub(super) passes: usize,
 }
 
 impl Steps {
@@ -91,6 +93,7 @@ impl Steps {
         Self {
             over_cut: true,
             over_replicas: replicas,
+            passes: 1,
         }
     }
 }
@@ -127,7 +130,9 @@ impl Sharding {
         let this = self.clone();
         self.world.queue().submit(move || {
             let unit = this.unit(unit);
-            let label = unit.label.with_detail(format!("gradients {bits}"));
+            let label = unit
+                .label
+                .with_detail(format!("gradients {bits}, passes {}", steps.passes));
             let mut own = own;
             let cut = steps.over_cut && this.cut.size() > 1;
             if cut && unit.layout.is_whole() {
@@ -167,7 +172,7 @@ impl Sharding {
         };
         let bits = |call: &str| {
             let (_, bits) = call.split_once("[gradients ")?;
-            Some(bits.trim_end_matches(']').to_string())
+            Some(bits.split_once(',')?.0.to_string())
         };
         let named = || {
             let (a, b) = (bits(ours)?, bits(theirs)?);
@@ -205,8 +210,8 @@ impl World {
     /// Runs the backward pass of a loss that is the sum over `count` samples of this rank.
     ///
     /// The gradients are divided by the samples of all ranks, so uneven batches are exact: the
-    /// same as one device with all samples. A rank without samples gives a loss that is zero and
-    /// a count of 0. Collective; one all-reduce of 8 bytes more than [`backward`](Self::backward).
+    /// same as one device with all samples. A rank without samples computes its loss from a padding sample of weight 0,
+    /// with a count of 0. Collective; one all-reduce of 8 bytes more than [`backward`](Self::backward).
     ///
     /// # Errors
     /// As [`backward`](Self::backward); [`Error::Config`] if no rank has a sample.

@@ -33,7 +33,7 @@ impl Strategy {
     ///
     /// # Errors
     /// [`Error::Model`] for models that cannot be sharded (a LoRA adapter, one parameter in two
-    /// fields, a layer that reads the stored shape), naming the paths; [`Error::Config`] if the
+    /// fields), naming the paths; [`Error::Config`] if the
     /// strategy does not fit the number of ranks; [`Error::Mismatch`] if the ranks have different
     /// models.
     ///
@@ -72,6 +72,9 @@ impl Strategy {
             let model = model.apply_reparameterization(Reporting(&cutter, &mut result));
             result.map(|()| model)?
         };
+        // The random numbers are the process's: a rank that is done must not draw while another
+        // one initialises.
+        world.comm().barrier(&"initialised".into())?;
         // New leaves and running state of its own: a clone on another rank shares neither.
         Ok(model.valid().train())
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Who receives the whole model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// Rank 0 alone; no other rank ever holds more than one unit.
+    /// Rank 0 alone; no other rank holds more than the root and one unit.
     Chief,
     /// Every rank.
     All,
@@ -40,7 +40,7 @@ impl World {
     /// Collective: every rank calls it. Returns `None` on the ranks that receive nothing.
     ///
     /// # Cost
-    /// One all-gather per unit. A rank that receives nothing holds one unit at a time.
+    /// One all-gather per unit. A rank that receives nothing holds the root and one unit at a time.
     ///
     /// # Errors
     /// [`Error::Model`] if `model` was not sharded; what collectives return.
@@ -50,6 +50,7 @@ impl World {
         let Some(sharding) = pieces.sharding.clone() else {
             return Err(not_sharded());
         };
+        pieces.error.map_or(Ok(()), Err)?;
         let export = Export {
             destination: to,
             pieces: pieces
@@ -63,7 +64,6 @@ impl World {
         let whole = catch_raised(|| model.clone().materialize());
         EXPORT.set(None);
         let whole = whole?;
-        pieces.error.map_or(Ok(()), Err)?;
         let receives = to == Destination::All || sharding.world.is_chief();
         Ok(receives.then_some(whole))
     }
@@ -75,6 +75,15 @@ pub(crate) fn not_sharded() -> Error {
         "this model",
         "has no sharded parameter",
         "pass the model that Strategy::shard returned",
+    )
+}
+
+/// What to say of a model that carries shards of two models.
+pub(crate) fn two_sharded(path: &str) -> Error {
+    Error::model(
+        path,
+        "belongs to another sharded model than the parameters before it",
+        "call this on each of the two",
     )
 }
 
@@ -146,8 +155,14 @@ impl Visit for Pieces {
         Piece::of(param.base())
     }
 
-    fn sharded(&mut self, _: &str, held: Result<Piece>, identity: Identity) {
-        self.sharding.get_or_insert(identity.sharding);
+    fn sharded(&mut self, path: &str, held: Result<Piece>, identity: Identity) {
+        let first = self
+            .sharding
+            .get_or_insert_with(|| identity.sharding.clone());
+        let held = match Arc::ptr_eq(first, &identity.sharding) {
+            true => held,
+            false => Err(two_sharded(path)),
+        };
         match held {
             Ok(piece) => {
                 self.found

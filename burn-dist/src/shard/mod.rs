@@ -53,6 +53,6 @@ pub use gradients::{Clipped, ShardedGradients};
 pub use scope::unit;
 
 pub(crate) use flat::Piece;
-pub(crate) use full::not_sharded;
+pub(crate) use full::{not_sharded, two_sharded};
 pub(crate) use sharded::{Identity, Visit, walk};
 pub(crate) use sharding::Sharding;

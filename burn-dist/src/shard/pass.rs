@@ -25,7 +25,7 @@ pub(crate) struct Pass {
     pub(crate) unit: usize,
     /// Its place in the program.
     pub(crate) number: u64,
-    pieces: Arc<[Piece]>,
+    pub(super) pieces: Arc<[Piece]>,
     state: Mutex<State>,
 }
 
@@ -249,6 +249,20 @@ impl Pass {
         match self.sharding.session().as_mut() {
             Some(session) => session.reduce(&self.sharding, self.unit, gradients),
             None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Pass {
+    /// A forward of very many units must not unwind its chain of passes on the stack.
+    fn drop(&mut self) {
+        let before = |pass: &mut Self| {
+            let state = pass.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+            state.before.take()
+        };
+        let mut next = before(self);
+        while let Some(mut pass) = next.and_then(Arc::into_inner) {
+            next = before(&mut pass);
         }
     }
 }

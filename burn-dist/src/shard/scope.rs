@@ -23,8 +23,9 @@ use std::sync::Arc;
 /// for what no block claims and so that the next block can be gathered ahead. On a module that is
 /// not sharded it only calls `f`.
 ///
-/// `f` may run again in a backward pass. So everything that takes gradients comes through
-/// `inputs`, and random numbers must come out the same again.
+/// `f` has to be repeatable, so that recomputing activations can be added without changing models:
+/// everything that takes gradients comes through `inputs`, and random numbers come out the same
+/// again.
 ///
 /// ```
 /// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
@@ -99,7 +100,7 @@ impl Scope {
             first
         });
         for (unit, pieces) in seen.own() {
-            if is_open(sharding, unit) {
+            if is_open(sharding, unit, &pieces) {
                 continue;
             }
             let coming = forecast(|f| f.arrive(sharding, unit, &pieces)).flatten();
@@ -126,15 +127,22 @@ impl Drop for Scope {
                 open.pass.close();
             }
         }
-        if self.outermost {
-            FORECAST.set(None);
+        if self.outermost
+            && let Some(forecast) = FORECAST.take()
+        {
+            forecast.close();
         }
     }
 }
 
-fn is_open(sharding: &Arc<Sharding>, unit: usize) -> bool {
-    let same = |o: &Open| o.pass.unit == unit && Arc::ptr_eq(&o.pass.sharding, sharding);
-    OPEN.with_borrow(|open| open.iter().any(same))
+/// Whether a pass of this unit over these very pieces is open; a clone's may be others.
+fn is_open(sharding: &Arc<Sharding>, unit: usize, pieces: &[Piece]) -> bool {
+    let is_same = |o: &Open| {
+        o.pass.unit == unit
+            && Arc::ptr_eq(&o.pass.sharding, sharding)
+            && same(&o.pass.pieces, pieces)
+    };
+    OPEN.with_borrow(|open| open.iter().any(is_same))
 }
 
 fn forecast<T>(f: impl FnOnce(&mut Forecast) -> T) -> Option<T> {
@@ -169,9 +177,26 @@ impl Forecast {
         }
         match self.coming.take() {
             Some((u, from, ticket)) if u == unit && same(&from, pieces) => Some(ticket),
-            // A wrong guess: every rank made it, and every rank drops it.
-            _ => None,
+            wrong => {
+                self.coming = wrong;
+                self.drop_guess();
+                None
+            }
         }
+    }
+
+    /// Waits for a gather that nobody needs. Every rank made this guess and drops it here; a
+    /// gather that is still going on could come between other collectives on one rank only.
+    fn drop_guess(&mut self) {
+        if let Some((_, _, ticket)) = self.coming.take() {
+            // If it failed, so will the next collective, which can say so.
+            let _ = self.sharding.world.waiting(|| ticket.wait());
+        }
+    }
+
+    /// The forward is over.
+    fn close(mut self) {
+        self.drop_guess();
     }
 
     /// Starts the gather of the unit that should come next.
@@ -325,20 +350,28 @@ impl Source {
     }
 }
 
-/// Where `param.val()` of this parameter finds its value now, and the token that orders it.
-pub(crate) fn source(identity: &Identity) -> (Source, Tensor<1>) {
+/// Where `param.val()` of the parameter that stores `base` finds its value now, and the token that
+/// orders it.
+pub(crate) fn source<const D: usize>(
+    identity: &Identity,
+    base: &Tensor<D>,
+) -> Result<(Source, Tensor<1>)> {
+    let piece = Piece::of(base.clone())?;
     let pass = OPEN.with_borrow(|open| {
+        // A clone of the model, such as a moving average, may store something else.
         let same = |o: &&Open| {
-            o.pass.unit == identity.unit && Arc::ptr_eq(&o.pass.sharding, &identity.sharding)
+            o.pass.unit == identity.unit
+                && Arc::ptr_eq(&o.pass.sharding, &identity.sharding)
+                && o.pass.pieces[identity.slot].is(&piece)
         };
         let found = open.iter().rev().find(same);
         found.map(|o| (Source::Pass(o.pass.clone()), o.token.clone()))
     });
-    pass.unwrap_or_else(|| {
+    Ok(pass.unwrap_or_else(|| {
         let token = Tensor::zeros([1], &Device::flex());
         match full::is_exporting() {
             true => (Source::Export(identity.clone()), token),
             false => (Source::Alone(identity.clone()), token),
         }
-    })
+    }))
 }

@@ -8,6 +8,7 @@
 use super::ops::{self, View};
 use super::scope;
 use super::sharding::Sharding;
+use crate::unwind::or_raise;
 use burn::module::{
     Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
     Reparameterization,
@@ -37,7 +38,7 @@ impl Reparameterization for Sharded {
     const NAME: &'static str = "shard";
 
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let (source, token) = scope::source(&self.0);
+        let (source, token) = or_raise(scope::source(&self.0, &base));
         let slot = self.0.slot;
         ops::view(base, token, View { source, slot })
     }

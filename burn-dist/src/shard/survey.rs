@@ -25,6 +25,7 @@ pub(crate) fn parameters<M: Module>(
     };
     model.visit(&mut survey);
     survey.refuse()?;
+    survey.check_patterns()?;
     // Running state drops a reparameterization that it is given; a parameter keeps it.
     let mut marked = Marked::default();
     model
@@ -86,6 +87,25 @@ impl Survey<'_> {
             ));
         }
         Ok(())
+    }
+}
+
+impl Survey<'_> {
+    /// A pattern with a slip of the pen would silently put everything into the root.
+    fn check_patterns(&self) -> Result<()> {
+        let names = |path: &str| path.split('.').map(String::from).collect::<Vec<_>>();
+        let paths: Vec<Vec<String>> = self.found.iter().map(|p| names(&p.path)).collect();
+        let is_hit = |pattern: &str| {
+            let mut all = paths.iter();
+            all.any(|path| (1..path.len()).any(|depth| matches(pattern, &path[..depth])))
+        };
+        match self.patterns.unwrap_or(&[]).iter().find(|p| !is_hit(p)) {
+            None => Ok(()),
+            Some(pattern) => {
+                let expected = "the path of a module with parameters, * for any one name";
+                Err(Error::config("unit pattern", expected, pattern))
+            }
+        }
     }
 }
 
