@@ -62,6 +62,7 @@ fn train(args: &Args, world: &World) -> Result<Report> {
     let epoch_steps = args.epoch_steps(data.steps());
     let steps = args.total_steps(data.steps());
     let schedule = args.schedule(steps);
+    let mut last = None;
     meter.begin(steps, step);
     while step < steps {
         let (epoch, skip) = (step / epoch_steps, step % epoch_steps * args.accumulate);
@@ -106,6 +107,7 @@ fn train(args: &Args, world: &World) -> Result<Report> {
         let valid = model.valid();
         let score = evaluate(world, &test, |images| valid.forward(images))?;
         meter.epoch(epoch + 1, &score);
+        last = Some(score);
 
         // (5) Every rank writes its pieces; a kill at any moment leaves the save before.
         if let Some(folder) = &args.save {
@@ -113,7 +115,12 @@ fn train(args: &Args, world: &World) -> Result<Report> {
         }
     }
 
-    let valid = model.valid();
-    let score = evaluate(world, &test, |images| valid.forward(images))?;
+    let score = match last {
+        Some(score) => score,
+        None => {
+            let valid = model.valid();
+            evaluate(world, &test, |images| valid.forward(images))?
+        }
+    };
     meter.finish(score, args.accumulate)
 }

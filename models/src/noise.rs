@@ -1,8 +1,8 @@
 //! Random masks that are a pure function of where they are drawn.
 //!
 //! A device's random generator is a moving state: run a forward pass a second time, or let two ranks
-//! share a process, and it yields other numbers. A sharded model recomputes parts of its forward pass
-//! during backward, and must then drop the very same activations. So nothing here has a state: each mask
+//! share a process, and it yields other numbers. A forward pass that is to be repeatable,
+//! by a resumed run or by a backward pass that recomputes it, must drop the very same activations. So nothing here has a state: each mask
 //! comes from its own ChaCha8 stream, whose key *is* the coordinates of the draw.
 
 use burn::tensor::{Tensor, TensorData};

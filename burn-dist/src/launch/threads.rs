@@ -101,11 +101,15 @@ impl Threads {
         let failed = |rank: usize| results.get(rank).is_some_and(Result::is_err);
         match world.fault() {
             _ if results.iter().all(Result::is_ok) => results.into_iter().collect(),
-            // A rank's own error says more: the path, or the parameter without a gradient.
-            Some(Error::PeerFailed { peer, .. } | Error::Mismatch { peer, .. }) if failed(peer) => {
+            Some(Error::PeerFailed { peer, .. }) if failed(peer) => {
                 results.into_iter().skip(peer).take(1).collect()
             }
-            Some(fault) => Err(fault),
+            // The ranks know which parameter a disagreement is about; the collectives do not.
+            Some(fault) => {
+                let mut errors = results.into_iter().filter_map(Result::err);
+                let named = errors.find(|e| matches!(e, Error::GradientSet { .. }));
+                Err(named.unwrap_or(fault))
+            }
             None => results.into_iter().collect(),
         }
     }

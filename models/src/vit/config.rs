@@ -104,6 +104,12 @@ pub enum ConfigError {
         /// What it was set to.
         rate: f64,
     },
+    /// Weights cannot be drawn.
+    #[error("`init_std` is {std}: it must be positive and finite")]
+    InitStd {
+        /// What it was set to.
+        std: f64,
+    },
     /// Layer norms could divide by zero.
     #[error("`norm_eps` is {eps}: it must be positive and finite")]
     NormEps {
@@ -200,13 +206,16 @@ impl VitConfig {
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
             return Err(ConfigError::NormEps { eps: self.norm_eps });
         }
+        if !(self.init_std.is_finite() && self.init_std > 0.0) {
+            return Err(ConfigError::InitStd { std: self.init_std });
+        }
         Ok(())
     }
 
     /// The model, with parameters that are drawn when they are first used: nothing is allocated yet.
     ///
-    /// Weights and positions follow a normal distribution of deviation 0.02 cut at two deviations; biases
-    /// and the class token start at 0, norms at the identity.
+    /// Weights follow a normal distribution of deviation `init_std` and positions one of 0.02, cut at two
+    /// deviations; biases and the class token start at 0, norms at the identity.
     ///
     /// # Errors
     ///
@@ -306,6 +315,10 @@ mod tests {
             (
                 tiny().with_dropout(f64::NAN),
                 "`dropout` is NaN: a rate lies in [0, 1)",
+            ),
+            (
+                tiny().with_init_std(f64::NAN),
+                "`init_std` is NaN: it must be positive and finite",
             ),
             (
                 tiny().with_norm_eps(0.0),
