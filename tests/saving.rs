@@ -196,3 +196,13 @@ fn a_full_model_is_a_plain_module() {
     });
     assert_eq!(again.unwrap()[1], trained[0]);
 }
+
+#[test]
+fn what_only_looks_like_a_save_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = ["save-best", "save-1", "save-0000001"].map(|name| folder.path().join(name));
+    kept.iter().for_each(|k| std::fs::create_dir(k).unwrap());
+    save_once(folder.path(), 2, 1);
+    save_once(folder.path(), 2, 2);
+    assert!(kept.iter().all(|k| k.exists()));
+}
