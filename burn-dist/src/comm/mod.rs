@@ -128,6 +128,7 @@ impl Communicator {
     /// As [`all_gather`](Self::all_gather).
     pub fn all_gather_in_place(&self, label: &Label, buffer: SpanMut<'_>) -> Result<()> {
         let size = self.size();
+        self.check_memory(Op::AllGather, label, buffer.bytes(), buffer.dtype())?;
         if !buffer.len().is_multiple_of(size) {
             let what = format!("all_gather of {} on rank {}", label.unit, self.rank());
             let expected = format!("a buffer that {size} ranks can share evenly");

@@ -67,10 +67,14 @@ impl DistributedSampler {
     /// [`Error::Config`] if there are no samples or the batch is empty.
     pub fn new(len: usize, batch: usize) -> Result<Self> {
         if len == 0 {
-            return Err(config("dataset length", "at least 1 sample", len));
+            return Err(Error::config("dataset length", "at least 1 sample", len));
         }
         if batch == 0 {
-            return Err(config("batch size", "at least 1 sample a rank", batch));
+            return Err(Error::config(
+                "batch size",
+                "at least 1 sample a rank",
+                batch,
+            ));
         }
         Ok(Self {
             len,
@@ -88,10 +92,10 @@ impl DistributedSampler {
     /// [`Error::Config`] if there are no ranks, or `rank` is not one of them.
     pub fn for_rank(self, rank: usize, world: usize) -> Result<Self> {
         if world == 0 {
-            return Err(config("world size", "at least 1 rank", world));
+            return Err(Error::config("world size", "at least 1 rank", world));
         }
         if rank >= world {
-            return Err(config(
+            return Err(Error::config(
                 "rank",
                 format!("less than the world size {world}"),
                 rank,
@@ -215,14 +219,6 @@ impl Iterator for Epoch {
 
 impl ExactSizeIterator for Epoch {}
 impl FusedIterator for Epoch {}
-
-fn config(what: &str, expected: impl Into<String>, found: usize) -> Error {
-    Error::Config {
-        what: what.into(),
-        expected: expected.into(),
-        found: found.to_string(),
-    }
-}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -61,6 +61,11 @@ impl Piece {
     }
 }
 
+/// Whether two lists of pieces are the same memory, one by one.
+pub(crate) fn same(a: &[Piece], b: &[Piece]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is(b))
+}
+
 /// The primitive of a tensor on the CPU, cut from autodiff.
 pub(crate) fn flex<const D: usize>(tensor: Tensor<D>) -> Result<FlexTensor> {
     let device = tensor.device();

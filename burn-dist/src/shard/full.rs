@@ -100,42 +100,22 @@ pub(super) fn take(identity: &Identity) -> Result<FlexTensor> {
         slot,
     } = identity;
     let layout = &sharding.unit(*unit).layout;
-    let (pieces, destination) = EXPORT
-        .with_borrow_mut(|e| {
-            e.as_mut().map(|e| {
-                let missing = !e.gathered.contains_key(unit);
-                (
-                    missing.then(|| e.pieces.remove(unit)).flatten(),
-                    e.destination,
-                )
-            })
-        })
-        .unwrap_or((None, Destination::All));
-    if let Some(pieces) = pieces {
-        let flat = sharding.gather(*unit, pieces.into()).wait()?;
-        EXPORT.with_borrow_mut(|e| {
-            if let Some(e) = e.as_mut() {
-                e.gathered.insert(*unit, (flat, layout.slots.len()));
-            }
-        });
-    }
-    EXPORT.with_borrow_mut(|e| {
-        let entry = e
-            .as_mut()
-            .and_then(|e| e.gathered.get_mut(unit).map(|(f, n)| (f.clone(), n)));
-        let Some((flat, left)) = entry else {
-            return Err(not_sharded());
-        };
-        *left -= 1;
-        let done = *left == 0;
+    EXPORT.with_borrow_mut(|export| {
+        let export = export.as_mut().ok_or_else(not_sharded)?;
+        if let Some(pieces) = export.pieces.remove(unit) {
+            let flat = sharding.gather(*unit, pieces.into()).wait()?;
+            export.gathered.insert(*unit, (flat, layout.slots.len()));
+        }
+        let (flat, left) = export.gathered.get_mut(unit).ok_or_else(not_sharded)?;
         let place = &layout.slots[*slot];
-        let whole = match destination == Destination::All || sharding.world.is_chief() {
+        let whole = match export.destination == Destination::All || sharding.world.is_chief() {
             true => flat.copy(place.offset, &place.shape),
             // Burn needs a tensor of the same rank; nobody will see this one.
             false => flat.copy(0, &vec![0; place.shape.len()]),
         };
-        if done && let Some(e) = e.as_mut() {
-            e.gathered.remove(unit);
+        *left -= 1;
+        if *left == 0 {
+            export.gathered.remove(unit);
         }
         Ok(whole)
     })

@@ -1,7 +1,7 @@
 //! The boundary of a unit: where its parameters come and go.
 
 use super::activations::{Activations, Tokens};
-use super::flat::{Piece, Shared};
+use super::flat::{Piece, Shared, same};
 use super::full;
 use super::pass::Pass;
 use super::sharded::{Identity, Visit, walk};
@@ -209,10 +209,6 @@ impl Forecast {
             self.coming = Some((unit, pieces, ticket));
         }
     }
-}
-
-fn same(a: &[Piece], b: &[Piece]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is(b))
 }
 
 /// The units of a module and the pieces it stores of them now.

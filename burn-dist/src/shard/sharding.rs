@@ -1,7 +1,7 @@
 //! One sharded model on one rank: its units, its groups of ranks, and what is gathered now.
 
 use super::backward::Session;
-use super::flat::{Flat, Piece, Shared, element};
+use super::flat::{Flat, Piece, Shared, element, same};
 use crate::comm::{Communicator, Label, Span, Ticket};
 use crate::error::Result;
 use crate::layout::UnitLayout;
@@ -175,9 +175,8 @@ impl Sharding {
     /// The kept buffer of a unit, if it was gathered from these pieces.
     pub(crate) fn kept(&self, unit: usize, pieces: &Arc<[Piece]>) -> Option<Shared> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = |old: &Arc<[Piece]>| old.iter().zip(pieces.iter()).all(|(a, b)| a.is(b));
         match &kept[unit] {
-            Some((from, flat)) if fresh(from) => Some(flat.clone()),
+            Some((from, flat)) if same(from, pieces) => Some(flat.clone()),
             _ => {
                 kept[unit] = None;
                 None

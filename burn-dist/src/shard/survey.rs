@@ -88,9 +88,7 @@ impl Survey<'_> {
         }
         Ok(())
     }
-}
 
-impl Survey<'_> {
     /// A pattern with a slip of the pen would silently put everything into the root.
     fn check_patterns(&self) -> Result<()> {
         let names = |path: &str| path.split('.').map(String::from).collect::<Vec<_>>();
