@@ -4,13 +4,16 @@
 //! values instead of sources. Each message says who, what was expected, what was found, and what
 //! to do.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What every fallible function of this library returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a rank could not go on.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+///
+/// It can be sent to other ranks, hence the serialization; its form is not stable.
+#[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Error {
     /// A value a caller passed cannot be used.
@@ -123,6 +126,62 @@ pub enum Error {
         peer: usize,
         /// Its own error.
         cause: String,
+    },
+
+    /// A rank's process ended without a word, or has stopped answering.
+    #[error(
+        "rank {peer} is lost: {why}{}{waiting}: look at the output of rank {peer} and at its host",
+        if .waiting.is_empty() { "" } else { "; " }
+    )]
+    PeerLost {
+        /// The rank that is gone.
+        peer: usize,
+        /// What was seen of its end, and what it was last seen doing.
+        why: String,
+        /// What the rank that reports this was doing; empty if nothing with others.
+        waiting: String,
+    },
+
+    /// What a peer sent is not what it meant to send.
+    #[error(
+        "rank {rank} received damaged data from rank {peer} in {call}: {problem}: the network or \
+         the memory of one of their hosts is faulty"
+    )]
+    Corrupt {
+        /// The rank that noticed.
+        rank: usize,
+        /// The rank that sent.
+        peer: usize,
+        /// The collective it belonged to.
+        call: String,
+        /// What was wrong with it.
+        problem: String,
+    },
+
+    /// The place where ranks meet could not be reached, or turned this one away.
+    #[error("rank {rank} could not join its world at {address}: {problem}; {remedy}")]
+    Join {
+        /// The rank.
+        rank: usize,
+        /// Where rank 0 should be listening.
+        address: String,
+        /// What happened.
+        problem: String,
+        /// What to look at.
+        remedy: String,
+    },
+
+    /// A process that was started for a rank failed.
+    #[error("rank {rank} on {host} {status}{}{message}", if .message.is_empty() { "" } else { ": " })]
+    Child {
+        /// The rank.
+        rank: usize,
+        /// The host it ran on.
+        host: String,
+        /// Its exit code or signal, in words.
+        status: String,
+        /// What it said itself, if anything.
+        message: String,
     },
 
     /// A rank panicked.

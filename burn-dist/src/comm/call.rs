@@ -6,11 +6,13 @@
 
 use super::Dtype;
 use crate::error::Error;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
 /// The kinds of collectives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Op {
     /// Everybody receives everybody's piece.
     AllGather,
@@ -84,8 +86,8 @@ impl From<&str> for Label {
     }
 }
 
-/// Everything that must be equal on all ranks of one collective.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Everything that must be equal on all ranks of one collective, and when it was issued.
+#[derive(Debug, Clone)]
 pub struct Call {
     /// How many collectives this group has issued before.
     pub sequence: u64,
@@ -101,7 +103,34 @@ pub struct Call {
     pub reduce: Option<Reduce>,
     /// Who sends, where one does.
     pub root: Option<usize>,
+    /// Training steps completed before. For messages only: communication runs beside the program,
+    /// so ranks may be a step apart in this and still agree.
+    pub step: u64,
 }
+
+impl PartialEq for Call {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            sequence,
+            op,
+            label,
+            dtype,
+            len,
+            reduce,
+            root,
+            step: _,
+        } = self;
+        *sequence == other.sequence
+            && *op == other.op
+            && *label == other.label
+            && *dtype == other.dtype
+            && *len == other.len
+            && *reduce == other.reduce
+            && *root == other.root
+    }
+}
+
+impl Eq for Call {}
 
 impl Call {
     /// A call without reduction and root, not issued yet.
@@ -114,6 +143,7 @@ impl Call {
             len,
             reduce: None,
             root: None,
+            step: 0,
         }
     }
 }
@@ -127,7 +157,11 @@ impl fmt::Display for Call {
         if let Some(root) = self.root {
             write!(f, " from rank {root}")?;
         }
-        write!(f, " of {} #{}", self.label.unit, self.sequence)?;
+        write!(
+            f,
+            " of {} #{}, step {}",
+            self.label.unit, self.sequence, self.step
+        )?;
         if !matches!(self.op, Op::Barrier | Op::Split) {
             write!(f, " ({} {})", self.len, self.dtype)?;
         }

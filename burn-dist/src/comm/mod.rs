@@ -15,6 +15,7 @@ mod ledger;
 pub mod local;
 mod meeting;
 mod queue;
+mod recorder;
 mod reduce;
 mod span;
 
@@ -22,6 +23,7 @@ pub use call::{Call, Label, Op, Reduce, agree};
 pub use engine::Engine;
 pub use ledger::{Entry, Ledger};
 pub use queue::{Queue, Ticket};
+pub use recorder::{Event, Flight, Recorder, State};
 pub use span::{Dtype, Element, Span, SpanMut};
 
 use crate::error::{Error, Result};
@@ -58,7 +60,9 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Communicator {
     engine: Arc<dyn Engine>,
+    members: Arc<[usize]>,
     ledger: Ledger,
+    recorder: Recorder,
     /// How many collectives were issued; locked while one runs.
     sequence: Mutex<u64>,
 }
@@ -66,13 +70,15 @@ pub struct Communicator {
 impl Communicator {
     /// The handle of an engine, with a ledger of its own.
     pub fn new(engine: impl Engine + 'static) -> Self {
-        Self::from_parts(Arc::new(engine), Ledger::default())
+        Self::from_parts(Arc::new(engine), Ledger::default(), Recorder::default())
     }
 
-    fn from_parts(engine: Arc<dyn Engine>, ledger: Ledger) -> Self {
+    fn from_parts(engine: Arc<dyn Engine>, ledger: Ledger, recorder: Recorder) -> Self {
         Self {
+            members: engine.members().into(),
             engine,
             ledger,
+            recorder,
             sequence: Mutex::new(0),
         }
     }
@@ -89,7 +95,7 @@ impl Communicator {
 
     /// The ranks of the group, by their rank in the world.
     pub fn members(&self) -> &[usize] {
-        self.engine.members()
+        &self.members
     }
 
     /// What was communicated so far, by this group and those split from it.
@@ -97,6 +103,11 @@ impl Communicator {
     /// Groups of one rank communicate nothing, and splitting is not counted.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What was called last, by this group and those split from it.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     /// Concatenates every rank's `send`, in rank order, into every rank's `recv`.
@@ -245,13 +256,18 @@ impl Communicator {
     pub fn split(&self, color: usize, key: usize) -> Result<Self> {
         let call = Call::new(Op::Split, &"group".into(), Dtype::U64, 2);
         let engine = self.next(call, |call| self.engine.split(call, color, key))?;
-        Ok(Self::from_parts(engine, self.ledger.clone()))
+        Ok(self.beside(engine))
     }
 
     /// A group of this rank alone, whose collectives move nothing; keeps the same ledger.
     pub fn alone(&self) -> Self {
         let mut engines = local::ranks(1, 1, std::time::Duration::MAX);
-        Self::from_parts(Arc::new(engines.remove(0)), self.ledger.clone())
+        self.beside(Arc::new(engines.remove(0)))
+    }
+
+    /// The handle of another group of this rank: books and records are the rank's.
+    fn beside(&self, engine: Arc<dyn Engine>) -> Self {
+        Self::from_parts(engine, self.ledger.clone(), self.recorder.clone())
     }
 
     /// Makes all ranks' pending and later collectives fail with `error`; the first one wins.
@@ -268,8 +284,17 @@ impl Communicator {
     fn next<T>(&self, mut call: Call, f: impl FnOnce(&Call) -> Result<T>) -> Result<T> {
         let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
         call.sequence = *sequence;
+        call.step = self.recorder.step();
         *sequence += 1;
-        f(&call)
+        let key = self.recorder.began(&self.members, &call);
+        let result = f(&call);
+        let state = if result.is_ok() {
+            State::Done
+        } else {
+            State::Failed
+        };
+        self.recorder.ended(key, state);
+        result
     }
 
     /// As [`next`](Self::next), and counts it in the ledger.

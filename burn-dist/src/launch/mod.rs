@@ -1,5 +1,9 @@
 //! How ranks come to be.
 
+mod identity;
+mod node;
 mod threads;
 
+pub use identity::Identity;
+pub use node::Node;
 pub use threads::Threads;

@@ -186,6 +186,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
             }
         }
         sharding.forget();
+        self.world.comm().recorder().stepped();
         if self.passes > 0 && sums.iter().all(Option::is_none) {
             return Err(Error::model(
                 "the loss",

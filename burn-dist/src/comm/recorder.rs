@@ -1,0 +1,254 @@
+//! The flight recorder: what a rank did last.
+//!
+//! Always on. Every collective leaves a short entry; when a world fails, each process writes its
+//! entries as JSON, and whoever reads the files of all ranks side by side sees who waits for whom.
+
+use super::{Call, Dtype, Op};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Collectives that are remembered: several steps of a large model.
+const REMEMBERED: usize = 1024;
+
+/// One rank's memory of its collectives; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder {
+    events: Arc<Mutex<Events>>,
+    step: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Events {
+    /// Collectives that are forgotten already.
+    forgotten: usize,
+    kept: VecDeque<(Event, Instant)>,
+}
+
+/// One collective of one rank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The ranks that take part, by their rank in the world.
+    pub group: Vec<usize>,
+    /// How many collectives the group had issued before.
+    pub sequence: u64,
+    /// The kind.
+    pub op: Op,
+    /// The unit it serves.
+    pub unit: String,
+    /// The element type.
+    pub dtype: Dtype,
+    /// Elements that one rank sends.
+    pub len: usize,
+    /// Completed training steps when it was issued.
+    pub step: u64,
+    /// Microseconds since 1970 when it was issued.
+    pub issued_us: u64,
+    /// How it went.
+    pub state: State,
+    /// How long it took, or how long it had lasted when the record was written.
+    pub took_us: u64,
+}
+
+/// How a collective went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Not over yet.
+    Running,
+    /// Completed.
+    Done,
+    /// Ended with an error.
+    Failed,
+}
+
+/// What one rank leaves behind when its world fails.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flight {
+    /// The rank.
+    pub rank: usize,
+    /// Number of ranks in the world.
+    pub world: usize,
+    /// The host it ran on.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// Completed training steps.
+    pub step: u64,
+    /// Why it ended.
+    pub error: String,
+    /// Its last collectives, oldest first.
+    pub events: Vec<Event>,
+}
+
+impl Recorder {
+    /// Notes that a collective begins; returns the key for [`ended`](Self::ended).
+    pub(super) fn began(&self, group: &[usize], call: &Call) -> usize {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let event = Event {
+            group: group.to_vec(),
+            sequence: call.sequence,
+            op: call.op,
+            unit: call.label.unit.to_string(),
+            dtype: call.dtype,
+            len: call.len,
+            step: call.step,
+            issued_us: micros(since_1970.unwrap_or_default()),
+            state: State::Running,
+            took_us: 0,
+        };
+        let mut events = self.lock();
+        if events.kept.len() == REMEMBERED {
+            events.kept.pop_front();
+            events.forgotten += 1;
+        }
+        events.kept.push_back((event, Instant::now()));
+        events.forgotten + events.kept.len() - 1
+    }
+
+    /// Notes how the collective with this key went.
+    pub(super) fn ended(&self, key: usize, state: State) {
+        let mut events = self.lock();
+        let place = key.checked_sub(events.forgotten);
+        if let Some((event, since)) = place.and_then(|place| events.kept.get_mut(place)) {
+            event.state = state;
+            event.took_us = micros(since.elapsed());
+        }
+    }
+
+    /// The last collectives, oldest first.
+    pub fn events(&self) -> Vec<Event> {
+        let as_of_now = |(event, since): &(Event, Instant)| {
+            let mut event = event.clone();
+            if event.state == State::Running {
+                event.took_us = micros(since.elapsed());
+            }
+            event
+        };
+        self.lock().kept.iter().map(as_of_now).collect()
+    }
+
+    /// The last collective, in words; empty before the first.
+    pub fn last(&self) -> String {
+        let events = self.lock();
+        let last = events.kept.back();
+        last.map_or_else(String::new, |(event, _)| event.to_string())
+    }
+
+    /// Completed training steps.
+    pub fn step(&self) -> u64 {
+        self.step.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the gradients of a step are complete.
+    pub(crate) fn stepped(&self) {
+        self.step.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Events> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            unit,
+            sequence,
+            step,
+            ..
+        } = self;
+        write!(f, "{} of {unit} #{sequence}, step {step}", self.op.name())
+    }
+}
+
+impl Flight {
+    /// The file of a rank's record inside a folder.
+    pub fn file(folder: &Path, rank: usize) -> std::path::PathBuf {
+        folder.join(format!("flight-{rank}.json"))
+    }
+
+    /// Writes the record to its file in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if that fails.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let path = Self::file(folder, self.rank);
+        let refused =
+            |e: &dyn std::fmt::Display| Error::file(&path, "to write the flight record", e);
+        let text = serde_json::to_vec(self).map_err(|e| refused(&e))?;
+        std::fs::write(&path, text).map_err(|e| refused(&e))
+    }
+
+    /// Reads the record of a rank.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there is none, or it is damaged.
+    pub fn read(folder: &Path, rank: usize) -> Result<Self> {
+        let path = Self::file(folder, rank);
+        let expected = "the flight record of a rank";
+        let text = std::fs::read(&path).map_err(|e| Error::file(&path, expected, e))?;
+        serde_json::from_slice(&text).map_err(|e| Error::file(&path, expected, e))
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(sequence: u64) -> Call {
+        let mut call = Call::new(Op::AllGather, &"blocks.1".into(), Dtype::F32, 8);
+        (call.sequence, call.step) = (sequence, 3);
+        call
+    }
+
+    #[test]
+    fn the_last_collectives_are_kept_and_say_how_they_went() {
+        let (recorder, group) = (Recorder::default(), [0, 1]);
+        let first = recorder.began(&group, &call(0));
+        for sequence in 1..=REMEMBERED as u64 {
+            let key = recorder.began(&group, &call(sequence));
+            recorder.ended(key, State::Done);
+        }
+        // Forgotten in the meantime: nothing else is touched.
+        recorder.ended(first, State::Failed);
+        let last = recorder.began(&group, &call(5000));
+        recorder.ended(last, State::Failed);
+        let events = recorder.events();
+        assert_eq!(events.len(), REMEMBERED);
+        assert_eq!((events[0].sequence, events[0].state), (2, State::Done));
+        assert_eq!(events[REMEMBERED - 1].state, State::Failed);
+        assert_eq!(recorder.last(), "all_gather of blocks.1 #5000, step 3");
+    }
+
+    #[test]
+    fn a_record_survives_its_file() {
+        let recorder = Recorder::default();
+        recorder.began(&[0, 1], &call(7));
+        let mut events = recorder.events();
+        assert_eq!(events[0].state, State::Running);
+        events[0].took_us = 12;
+        let flight = Flight {
+            rank: 1,
+            world: 2,
+            host: "here".into(),
+            pid: 7,
+            step: 3,
+            error: "no".into(),
+            events,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        flight.write(folder.path()).unwrap();
+        assert_eq!(Flight::read(folder.path(), 1).unwrap(), flight);
+        let missing = Flight::read(folder.path(), 0).unwrap_err().to_string();
+        assert!(missing.contains("flight-0.json"), "{missing}");
+    }
+}
