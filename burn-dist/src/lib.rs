@@ -69,6 +69,7 @@ pub mod launch;
 pub mod layout;
 mod plan;
 pub mod prelude;
+pub mod rendezvous;
 pub mod shard;
 mod strategy;
 pub mod telemetry;

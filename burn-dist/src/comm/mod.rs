@@ -7,13 +7,15 @@
 //! rank finds out about its own arguments ([`Error::Config`]) leaves the others alone: nobody has
 //! been told yet, and the rank may still call what the others wait for.
 //!
-//! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process.
+//! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process, [`mesh`] between
+//! processes of one or many hosts.
 
 mod call;
 mod engine;
 mod ledger;
 pub mod local;
 mod meeting;
+pub mod mesh;
 mod queue;
 mod recorder;
 mod reduce;
