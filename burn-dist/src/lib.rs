@@ -71,6 +71,7 @@ mod plan;
 pub mod prelude;
 pub mod rendezvous;
 pub mod shard;
+mod stop;
 mod strategy;
 pub mod telemetry;
 mod unwind;

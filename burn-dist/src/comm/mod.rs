@@ -75,6 +75,11 @@ impl Communicator {
         Self::from_parts(Arc::new(engine), Ledger::default(), Recorder::default())
     }
 
+    /// The handle of an engine, with a ledger of its own, whose calls `recorder` remembers.
+    pub fn recorded_by(engine: impl Engine + 'static, recorder: Recorder) -> Self {
+        Self::from_parts(Arc::new(engine), Ledger::default(), recorder)
+    }
+
     fn from_parts(engine: Arc<dyn Engine>, ledger: Ledger, recorder: Recorder) -> Self {
         Self {
             members: engine.members().into(),

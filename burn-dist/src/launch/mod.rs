@@ -2,6 +2,7 @@
 
 mod identity;
 mod node;
+mod rank;
 mod threads;
 
 pub use identity::Identity;

@@ -10,6 +10,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How often a connection looks whether the server closes.
+const GLANCE: Duration = Duration::from_millis(50);
 /// How long a caller may take to say who it is.
 const MANNERS: Duration = Duration::from_secs(5);
 /// How long the judge waits for the end of a rank that another one suspects.
@@ -128,7 +130,7 @@ fn watch(book: &Arc<Book>, hello: &Hello, mut inbox: Inbox, outbox: &Outbox) {
             spoke = Instant::now();
             let _ = outbox.send(&Message::Beat(String::new()));
         }
-        match inbox.next(pulse.min(Duration::from_millis(250))) {
+        match inbox.next(pulse.min(GLANCE)) {
             Ok(None) => {}
             Ok(Some(message)) => {
                 heard = Instant::now();
@@ -221,7 +223,7 @@ fn lose(book: &Book, rank: usize, why: &str) {
 /// Answers requests until the rank goes.
 fn store(book: &Book, hello: &Hello, mut inbox: Inbox, outbox: &Outbox) {
     while !book.is_closing() {
-        let request = match inbox.next(Duration::from_millis(500)) {
+        let request = match inbox.next(GLANCE) {
             Ok(Some(Message::Ask(request))) => request,
             Ok(None) => continue,
             _ => return,

@@ -80,7 +80,9 @@ impl Seat {
             local,
             terms,
         };
-        seat.barrier("joined", until.saturating_duration_since(Instant::now()))?;
+        let left = until.saturating_duration_since(Instant::now());
+        // Who is missing is missing for all: the others are not to blame this rank.
+        seat.barrier("joined", left).map_err(|error| seat.abort(error))?;
         Ok(seat)
     }
 

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// How often the door is looked at for the order to close.
 const GLANCE: Duration = Duration::from_millis(50);
+/// How long a server that closes waits for those it is still talking to.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Connections that may be open beyond two per rank: callers that have not said who they are.
 const STRANGERS: usize = 64;
 
@@ -135,6 +137,11 @@ impl Drop for Server {
         if let Some(door) = self.door.take() {
             let _ = door.join();
         }
+        // What was being said to ranks is said to the end.
+        let until = Instant::now() + FAREWELL;
+        while self.book.connections.load(Ordering::Acquire) > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -247,7 +254,7 @@ fn open_door(listener: &TcpListener, book: &Arc<Book>) {
             if open < 2 * guest.world + STRANGERS {
                 guests::serve(&guest, socket, from);
             }
-            guest.connections.fetch_sub(1, Ordering::Relaxed);
+            guest.connections.fetch_sub(1, Ordering::Release);
         };
         let thread = std::thread::Builder::new().name("rendezvous guest".into());
         if thread.spawn(serve).is_err() {
