@@ -1,0 +1,261 @@
+//! What a user says about processes to start, in torchrun's words.
+
+mod hardware;
+mod nproc;
+mod resolve;
+mod transport;
+
+pub use nproc::NProc;
+pub use transport::Transport;
+
+use super::node::Node;
+use super::variable::Environment;
+use crate::error::{Error, Result};
+use hardware::Hardware;
+use std::path::PathBuf;
+
+/// The flags of torchrun that a program of this library understands too.
+///
+/// With the feature `cli` it is a group of clap arguments, to be flattened into a program's own.
+/// `None` is a flag that was not given.
+///
+/// ```
+/// use burn_dist::launch::{Flags, NProc};
+///
+/// let flags = Flags {
+///     nproc_per_node: Some(NProc::Count(2)),
+///     ..Flags::default()
+/// };
+/// let node = flags.node(|_| None)?.unwrap();
+/// assert_eq!((node.nodes, node.ranks, node.master_addr.as_str()), (1, 2, "127.0.0.1"));
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "cli",
+    derive(clap::Args),
+    command(next_help_heading = "Launch")
+)]
+pub struct Flags {
+    /// Start all ranks on this host, meeting at any free port.
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub standalone: bool,
+
+    /// Number of hosts [default: 1].
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = nodes))]
+    pub nnodes: Option<usize>,
+
+    /// Ranks to start on each host: a number, auto, gpu or cpu [default: 1].
+    #[cfg_attr(feature = "cli", arg(long, alias = "nproc_per_node", value_name = "N"))]
+    pub nproc_per_node: Option<NProc>,
+
+    /// This host's number, from 0.
+    #[cfg_attr(feature = "cli", arg(long, alias = "node_rank", value_name = "I"))]
+    pub node_rank: Option<usize>,
+
+    /// Host of rank 0, as the other hosts reach it.
+    #[cfg_attr(feature = "cli", arg(long, alias = "master_addr", value_name = "HOST"))]
+    pub master_addr: Option<String>,
+
+    /// Port of rank 0 [default: any free one, or 29500 on several hosts].
+    #[cfg_attr(feature = "cli", arg(long, alias = "master_port", value_name = "PORT"))]
+    pub master_port: Option<u16>,
+
+    /// How often to start again after a failure [default: 0].
+    #[cfg_attr(feature = "cli", arg(long, alias = "max_restarts", value_name = "N"))]
+    pub max_restarts: Option<usize>,
+
+    /// Folder for each rank's output, besides the terminal.
+    #[cfg_attr(feature = "cli", arg(long, alias = "log_dir", value_name = "DIR"))]
+    pub log_dir: Option<PathBuf>,
+
+    /// How ranks send bytes to each other [default: auto].
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
+    pub transport: Option<Transport>,
+}
+
+impl Flags {
+    /// Whether any of these flags asks for processes to be started.
+    ///
+    /// The others only say how; given without one of these, they may be meant for a launcher that
+    /// the environment speaks of.
+    pub fn is_launch(&self) -> bool {
+        self.standalone || self.nnodes.is_some() || self.nproc_per_node.is_some()
+    }
+
+    /// What to start on this host; `None` if neither a flag nor the environment asks for it.
+    ///
+    /// What no flag says is taken from torchrun's own variables (`PET_*`, which Kubeflow sets),
+    /// from the index of a Kubernetes Indexed Job, and from a LeaderWorkerSet. Those of the three
+    /// that ask for processes by themselves are `PET_NNODES`, `PET_NPROC_PER_NODE` and a
+    /// `LWS_GROUP_SIZE` above 1. As the processes started inherit all of them, ask
+    /// [`Role::find`](super::Role::find), which knows them, rather than this.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for flags or variables that contradict each other, that are out of range,
+    /// or that say how to start processes where nothing says that any are to be started.
+    pub fn node(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<Node>> {
+        let env = Environment::new(&env);
+        resolve::node(self, env, Hardware::here)
+    }
+}
+
+/// Reads a number of hosts, which torchrun also accepts as a range.
+pub(super) fn nodes(text: &str) -> Result<usize> {
+    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n > 0);
+    let (least, most) = text.split_once(':').unwrap_or((text, text));
+    match (number(least), number(most)) {
+        (Some(least), Some(most)) if least == most => Ok(most),
+        (Some(least), Some(most)) if least < most => {
+            let expected = "one number of hosts, as a world does not grow or shrink (elasticity)";
+            Err(Error::config("nnodes", expected, format!("{text:?}")))
+        }
+        _ => {
+            let found: String = text.chars().take(60).collect();
+            Err(Error::config(
+                "nnodes",
+                "a number of hosts, from 1",
+                format!("{found:?}"),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn numbers_of_hosts() {
+        assert_eq!(nodes("2"), Ok(2));
+        assert_eq!(nodes("2:2"), Ok(2));
+        let error = nodes("1:4").unwrap_err().to_string();
+        assert!(
+            error.contains("elasticity") && error.contains("1:4"),
+            "{error}"
+        );
+        for text in ["", "0", "0:0", "4:1", "-1", "two", "1:2:3", ":"] {
+            assert!(nodes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn which_flags_ask_for_processes() {
+        let none = Flags {
+            max_restarts: Some(1),
+            transport: Some(Transport::Tcp),
+            master_addr: Some("h".into()),
+            ..Flags::default()
+        };
+        assert!(!none.is_launch() && !Flags::default().is_launch());
+        for flags in [
+            Flags {
+                standalone: true,
+                ..none.clone()
+            },
+            Flags {
+                nnodes: Some(1),
+                ..none.clone()
+            },
+            Flags {
+                nproc_per_node: Some(NProc::Auto),
+                ..none.clone()
+            },
+        ] {
+            assert!(flags.is_launch());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_the_reading(text in ".{0,40}", digits in "[0-9:]{0,40}") {
+            for text in [text, digits] {
+                let _ = nodes(&text);
+                let _ = text.parse::<NProc>();
+                let _ = text.parse::<Transport>();
+            }
+        }
+    }
+
+    #[cfg(feature = "cli")]
+    mod command_line {
+        use super::*;
+        use clap::Parser;
+
+        #[derive(Parser)]
+        struct Program {
+            #[command(flatten)]
+            launch: Flags,
+            #[arg(long)]
+            epochs: Option<usize>,
+        }
+
+        fn parse(line: &str) -> std::result::Result<Flags, clap::Error> {
+            let words = std::iter::once("program").chain(line.split_whitespace());
+            Ok(Program::try_parse_from(words)?.launch)
+        }
+
+        #[test]
+        fn both_spellings_of_torchrun() {
+            let old = "--nnodes=2 --nproc_per_node=2 --node_rank=0 --master_addr=10.0.0.1 \
+                       --master_port=29501";
+            let flags = parse(old).unwrap();
+            let expected = Flags {
+                nnodes: Some(2),
+                nproc_per_node: Some(NProc::Count(2)),
+                node_rank: Some(0),
+                master_addr: Some("10.0.0.1".into()),
+                master_port: Some(29501),
+                ..Flags::default()
+            };
+            assert_eq!(flags, expected);
+            assert_eq!(parse(&old.replace('_', "-")).unwrap(), expected);
+            assert_eq!(parse(&old.replace('=', " ")).unwrap(), expected);
+
+            let rest = "--standalone --max_restarts=3 --log_dir=/tmp/l --transport=shm \
+                        --nproc_per_node=gpu --epochs=2";
+            let flags = parse(rest).unwrap();
+            assert_eq!(parse(&rest.replace('_', "-")).unwrap(), flags);
+            let expected = Flags {
+                standalone: true,
+                nproc_per_node: Some(NProc::Gpu),
+                max_restarts: Some(3),
+                log_dir: Some("/tmp/l".into()),
+                transport: Some(Transport::Shm),
+                ..Flags::default()
+            };
+            assert_eq!(flags, expected);
+            assert_eq!(parse("").unwrap(), Flags::default());
+        }
+
+        #[test]
+        fn wrong_values_name_their_flag() {
+            for (line, words) in [
+                ("--nnodes=1:4", ["--nnodes", "elasticity"]),
+                ("--nproc-per-node=0", ["--nproc-per-node", "auto"]),
+                ("--nproc_per_node=many", ["--nproc-per-node", "auto"]),
+                ("--master-port=70000", ["--master-port", "70000"]),
+                ("--transport=udp", ["--transport", "shm"]),
+            ] {
+                let error = parse(line).unwrap_err().to_string();
+                assert!(words.iter().all(|word| error.contains(word)), "{error}");
+            }
+        }
+
+        #[test]
+        fn help_is_one_line_each_under_its_heading() {
+            use clap::CommandFactory;
+            Program::command().debug_assert();
+            let help = Program::command()
+                .term_width(120)
+                .render_long_help()
+                .to_string();
+            let (_, launch) = help.split_once("Launch:").unwrap();
+            let described = launch
+                .lines()
+                .filter(|line| line.trim_start().starts_with("--"));
+            assert_eq!(described.count(), 9, "{help}");
+        }
+    }
+}
