@@ -78,6 +78,7 @@ mod unwind;
 mod world;
 
 pub use error::{Error, Result};
+pub use launch::launch;
 pub use plan::{Memory, Plan, Traffic};
 pub use shard::{Accumulation, Activations, Clipped, Destination, ShardedGradients, unit};
 pub use strategy::Strategy;

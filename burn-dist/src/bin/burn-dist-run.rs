@@ -2,11 +2,11 @@
 //!
 //! `burn-dist-run --nproc-per-node 4 target/release/train --epochs 3`
 
-use burn_dist::launch::{Node, Program, exit_code, supervise};
+use burn_dist::Result;
+use burn_dist::launch::{Flags, Node, Program, exit_code, process_variable, supervise};
 use clap::Parser;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Runs a program as the ranks of this host and looks after them.
@@ -29,46 +29,33 @@ struct Cli {
     program: Vec<OsString>,
 }
 
-/// What is to be started.
-#[derive(Debug, clap::Args)]
-struct Flags {
-    /// Ranks to start on this host.
-    #[arg(long, alias = "nproc_per_node", default_value_t = 1, value_name = "N")]
-    nproc_per_node: usize,
-
-    /// How often all ranks are started again after a failure.
-    #[arg(long, alias = "max_restarts", default_value_t = 0, value_name = "N")]
-    max_restarts: usize,
-
-    /// Folder for each rank's output and records.
-    #[arg(long, alias = "log_dir", value_name = "FOLDER")]
-    log_dir: Option<PathBuf>,
-}
-
-impl Flags {
-    fn node(&self) -> Node {
-        Node {
-            nodes: 1,
-            node_rank: 0,
-            ranks: self.nproc_per_node,
-            master_addr: "127.0.0.1".into(),
-            master_port: 0,
-            max_restarts: self.max_restarts,
-            log_dir: self.log_dir.clone(),
-        }
+/// What is to be started here; without a word about processes it is one, as with torchrun.
+fn node(mut flags: Flags) -> Result<Option<Node>> {
+    if let Some(node) = flags.node(process_variable)? {
+        return Ok(Some(node));
     }
+    flags.nnodes = Some(1);
+    flags.node(process_variable)
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut words = cli.program.into_iter();
+    let transport = cli
+        .flags
+        .transport
+        .map(|t| ("BURN_DIST_TRANSPORT".into(), t.to_string().into()));
+    let transport = transport.into_iter();
     let program = Program {
         // There is one; the flags say so.
         path: words.next().unwrap_or_default(),
         args: words.collect(),
-        env: Vec::new(),
+        env: transport.collect(),
     };
-    let result = supervise(&cli.flags.node(), &program);
+    let result = node(cli.flags).and_then(|node| match node {
+        Some(node) => supervise(&node, &program),
+        None => Ok(()),
+    });
     if let Err(error) = &result {
         // Nobody may be there to read it.
         let _ = writeln!(std::io::stderr(), "burn-dist-run: {error}");

@@ -112,10 +112,14 @@ impl Process {
 
     /// Leaves what others need to find out what happened; failing at that hides nothing.
     fn leave_word(&self, error: &Error, recorder: &Recorder) {
-        let Identity { rank, world_size, .. } = self.identity;
+        let Identity {
+            rank, world_size, ..
+        } = self.identity;
         if let Some(path) = &self.settings.error_file {
             let file = ErrorFile::new(error.to_string(), is_secondary(error, rank), rank);
-            let _ = file.write(path).inspect_err(|e| log::warn!("rank {rank}: {e}"));
+            let _ = file
+                .write(path)
+                .inspect_err(|e| log::warn!("rank {rank}: {e}"));
         }
         if let Some(folder) = &self.settings.flights {
             let flight = Flight {
@@ -127,7 +131,9 @@ impl Process {
                 error: error.to_string(),
                 events: recorder.events(),
             };
-            let _ = flight.write(folder).inspect_err(|e| log::warn!("rank {rank}: {e}"));
+            let _ = flight
+                .write(folder)
+                .inspect_err(|e| log::warn!("rank {rank}: {e}"));
         }
     }
 }

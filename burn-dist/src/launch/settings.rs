@@ -59,16 +59,12 @@ impl Settings {
             None => count("TORCHELASTIC_RESTART_COUNT")?,
             some => some,
         };
-        let transport = match given("BURN_DIST_TRANSPORT").as_deref().map(str::trim) {
-            None => None,
-            Some("auto") => Some(Transport::Auto),
-            Some("tcp") => Some(Transport::Tcp),
-            Some("shm") => Some(Transport::Shm),
-            Some(other) => {
-                let what = "BURN_DIST_TRANSPORT";
-                return Err(Error::config(what, "auto, tcp or shm", other));
-            }
-        };
+        let transport = given("BURN_DIST_TRANSPORT")
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| Error::config("BURN_DIST_TRANSPORT", "auto, tcp or shm", text))
+            })
+            .transpose()?;
         Ok(Self {
             secret: Secret::new(&secret),
             attempt: attempt.unwrap_or(0),

@@ -82,7 +82,8 @@ impl Seat {
         };
         let left = until.saturating_duration_since(Instant::now());
         // Who is missing is missing for all: the others are not to blame this rank.
-        seat.barrier("joined", left).map_err(|error| seat.abort(error))?;
+        seat.barrier("joined", left)
+            .map_err(|error| seat.abort(error))?;
         Ok(seat)
     }
 

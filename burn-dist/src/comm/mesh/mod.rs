@@ -17,6 +17,7 @@ mod link;
 mod ring;
 mod round;
 mod transfer;
+mod transport;
 
 use super::{Call, Dtype, Engine, Reduce, Span, SpanMut, reduce::reduce};
 use crate::error::{Error, Result};
@@ -30,21 +31,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use transfer::{Incoming, Outgoing};
+pub use transport::Transport;
 
 /// All-reduces up to so many bytes send everything to everybody: one exchange instead of two.
 const SMALL: usize = 16 << 10;
-
-/// What carries the bytes between processes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Transport {
-    /// Shared memory between processes of one host, TCP between hosts.
-    #[default]
-    Auto,
-    /// TCP, also on one host.
-    Tcp,
-    /// Shared memory; an error between hosts.
-    Shm,
-}
 
 /// Turns the address a rank listens on into the one by which others reach it.
 pub type Advertise = Arc<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>;

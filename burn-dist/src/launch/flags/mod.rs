@@ -3,10 +3,9 @@
 mod hardware;
 mod nproc;
 mod resolve;
-mod transport;
 
+use crate::comm::mesh::Transport;
 pub use nproc::NProc;
-pub use transport::Transport;
 
 use super::node::Node;
 use super::variable::Environment;
@@ -69,8 +68,8 @@ pub struct Flags {
     #[cfg_attr(feature = "cli", arg(long, alias = "log_dir", value_name = "DIR"))]
     pub log_dir: Option<PathBuf>,
 
-    /// How ranks send bytes to each other [default: auto].
-    #[cfg_attr(feature = "cli", arg(long, value_enum))]
+    /// How processes send bytes to each other: auto, tcp or shm [default: auto].
+    #[cfg_attr(feature = "cli", arg(long, value_name = "WAY"))]
     pub transport: Option<Transport>,
 }
 

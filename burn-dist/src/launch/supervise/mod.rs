@@ -117,9 +117,9 @@ pub fn supervise(node: &Node, program: &Program) -> Result<()> {
 
 /// The exit code that tells a shell how [`supervise`] ended: that of the rank that failed first, 128
 /// and the number of the signal that killed it, 127 or 126 if it could not be started, else 0 or 1.
-pub fn exit_code(result: &Result<()>) -> u8 {
+pub fn exit_code<T>(result: &Result<T>) -> u8 {
     match result {
-        Ok(()) => 0,
+        Ok(_) => 0,
         Err(Error::Child { code, .. }) => *code,
         Err(_) => 1,
     }
