@@ -1,12 +1,12 @@
 //! From a Burn module to a sharded one.
 
+use super::agreement;
 use super::flat::{Piece, tensor};
 use super::gradients::piece_shape;
 use super::sharded::{Identity, Sharded};
 use super::sharding::Sharding;
 use super::survey::parameters;
 use crate::error::{Error, Result};
-use crate::layout::Parameter;
 use crate::plan::Plan;
 use crate::strategy::{Over, Strategy};
 use crate::unwind::raise;
@@ -15,7 +15,6 @@ use burn::backend::Flex;
 use burn::module::{Module, Param, Reparameterizer};
 use burn::tensor::Tensor;
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Burn's random numbers are global to the process: one rank initialises at a time.
@@ -33,9 +32,8 @@ impl Strategy {
     ///
     /// # Errors
     /// [`Error::Model`] for models that cannot be sharded (a LoRA adapter, one parameter in two
-    /// fields), naming the paths; [`Error::Config`] if the
-    /// strategy does not fit the number of ranks; [`Error::Mismatch`] if the ranks have different
-    /// models.
+    /// fields), naming the paths, and if the ranks have different models, strategies or seeds, naming
+    /// the first difference; [`Error::Config`] if the strategy does not fit the number of ranks.
     ///
     /// ```
     /// use burn::nn::LinearConfig;
@@ -56,7 +54,7 @@ impl Strategy {
     pub fn shard<M: Module>(self, model: M, world: &World) -> Result<M> {
         let is_cut = self.cut_over(world.size())? > 1;
         let parameters = parameters(&model, self.units.as_deref(), is_cut)?;
-        agree_on_model(world, &self, &parameters)?;
+        agreement::agree(world, &self, &parameters)?;
         let plan = Plan::new(&self, &parameters, world.size())?;
         let sharding = Arc::new(Sharding::new(world, self, &plan)?);
         let cutter = Cutter {
@@ -91,31 +89,6 @@ impl Strategy {
             size,
         )
     }
-}
-
-/// Makes sure that all ranks shard the same model in the same way.
-fn agree_on_model(world: &World, strategy: &Strategy, parameters: &[Parameter]) -> Result<()> {
-    let mut hash = DefaultHasher::new();
-    for p in parameters {
-        (
-            &p.path,
-            &p.unit,
-            &p.shape,
-            p.dtype.name(),
-            p.trainable,
-            p.whole,
-        )
-            .hash(&mut hash);
-    }
-    let seed = world.seed();
-    let detail = format!(
-        "{strategy}, {} parameters, seed {seed}, layout {:016x}",
-        parameters.len(),
-        hash.finish()
-    );
-    world
-        .comm()
-        .barrier(&crate::comm::Label::new("model").with_detail(detail))
 }
 
 /// Unit and slot of every parameter, by path.

@@ -32,6 +32,7 @@
 
 mod accumulation;
 mod activations;
+mod agreement;
 mod backward;
 mod cut;
 mod flat;

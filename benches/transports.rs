@@ -1,0 +1,217 @@
+//! Speed of the collectives between two processes, beside gloo's where PyTorch is at hand.
+//!
+//! ```text
+//! cargo bench --bench transports
+//! BURN_DIST_PYTHON=venv/bin/python cargo bench --bench transports      beside gloo
+//! ```
+//!
+//! Sizes and bandwidths are nccl-tests': a size is the full buffer's, and bus bandwidth is what a
+//! ring has to send, `(n - 1) / n` of it (twice that for an all-reduce), over the time. A time is
+//! that of the slowest rank after a barrier. The ways take turns, several rounds, and the bars are
+//! ratios of medians and of the fastest tenth: whatever else runs on the machine disturbs all alike.
+
+use burn_dist::comm::{Communicator, Reduce, Span, SpanMut};
+use burn_dist::launch::{Flags, Node, Program, supervise};
+use burn_dist::{Error, Result};
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Instant;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const SIZES: [usize; 5] = [KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB];
+const RANKS: usize = 2;
+const ROUNDS: usize = 3;
+/// Where a rank leaves its times, and how often it measures.
+const OUT: &str = "BURN_DIST_BENCH_OUT";
+const OPERATIONS: [&str; 3] = ["all_gather", "reduce_scatter", "all_reduce"];
+
+/// Seconds of one operation: the median and the fastest tenth.
+type Row = (String, usize, f64, f64);
+
+fn main() -> std::result::Result<(), Box<dyn StdError>> {
+    if let Some(out) = std::env::var_os(OUT) {
+        let measured = burn_dist::launch(&Flags::default()).run(|world| {
+            let rows = measure(world.comm())?;
+            if world.is_chief() {
+                let text = serde_json::to_vec(&rows).map_err(Error::user)?;
+                std::fs::write(&out, text).map_err(Error::user)?;
+            }
+            Ok(())
+        });
+        return Ok(measured.map(drop)?);
+    }
+    let python = std::env::var_os("BURN_DIST_PYTHON").map(PathBuf::from);
+    let folder = tempfile::tempdir()?;
+    let out = folder.path().join("rows.json");
+    let mut best: BTreeMap<(&str, String, usize), (f64, f64)> = BTreeMap::new();
+    for round in 0..ROUNDS {
+        for way in ["shm", "tcp", "gloo"] {
+            match (way, &python) {
+                ("gloo", None) => continue,
+                ("gloo", Some(python)) => gloo(python, &out)?,
+                _ => ours(way, &out)?,
+            }
+            let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(&out)?)?;
+            for (name, size, median, fast) in rows {
+                let best = best
+                    .entry((way, name, size))
+                    .or_insert((f64::MAX, f64::MAX));
+                *best = (best.0.min(median), best.1.min(fast));
+            }
+        }
+        eprintln!("round {} of {ROUNDS}", round + 1);
+    }
+    let copy = |size: usize| copying(size / RANKS);
+    let mut missed = Vec::new();
+    println!(
+        "{:16}{:>10}  median (fastest tenth) in us, bus bandwidth in GB/s",
+        "", "bytes"
+    );
+    for name in OPERATIONS {
+        for size in SIZES {
+            let ring = if name == "all_reduce" { 2.0 } else { 1.0 } / RANKS as f64;
+            let bus = (size as f64 * ring * (RANKS - 1) as f64) / 1e9;
+            let mut line = format!("{name:16}{size:>10}");
+            for way in ["shm", "tcp", "gloo"] {
+                if let Some((median, fast)) = best.get(&(way, name.into(), size)) {
+                    let (us, fast) = (median * 1e6, fast * 1e6);
+                    line += &format!("  {way} {us:.0} ({fast:.0}) {:.2}", bus / median);
+                }
+            }
+            line += &format!("  copy of half {:.0}", copy(size) * 1e6);
+            println!("{line}");
+            let ratio = |way, other| {
+                let key = |way| (way, name.to_owned(), size);
+                let (a, b) = (best.get(&key(way))?, best.get(&key(other))?);
+                Some((a.0 / b.0).min(a.1 / b.1))
+            };
+            let bars = match size {
+                KIB => vec![("shm", 1.0), ("tcp", 1.0)],
+                MIB.. if name != "all_reduce" => vec![("shm", 0.5), ("tcp", 1.0)],
+                _ => vec![("tcp", 1.0)],
+            };
+            for (way, bar) in bars {
+                if let Some(ratio) = ratio(way, "gloo").filter(|ratio| *ratio > bar) {
+                    missed.push(format!(
+                        "{name} of {size}: {way} takes {ratio:.2} of gloo's time, bar {bar}"
+                    ));
+                }
+            }
+        }
+    }
+    match missed.is_empty() {
+        true => Ok(()),
+        false => Err(missed.join("\n").into()),
+    }
+}
+
+/// Two processes of this program.
+fn ours(transport: &str, out: &Path) -> Result<()> {
+    let node = Node {
+        nodes: 1,
+        node_rank: 0,
+        ranks: RANKS,
+        master_addr: "127.0.0.1".into(),
+        master_port: 0,
+        max_restarts: 0,
+        log_dir: None,
+    };
+    let mut program = Program::new(std::env::current_exe().map_err(Error::user)?);
+    program.env = vec![
+        (OUT.into(), out.into()),
+        ("BURN_DIST_TRANSPORT".into(), transport.into()),
+    ];
+    supervise(&node, &program)
+}
+
+/// Two processes of the same in Python.
+fn gloo(python: &Path, out: &Path) -> std::result::Result<(), Box<dyn StdError>> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port();
+    let start = |rank: usize| {
+        Command::new(python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/gloo.py"))
+            .arg(serde_json::to_string(&SIZES).unwrap_or_default())
+            .arg("20")
+            .arg(out)
+            .envs([
+                ("RANK", rank.to_string()),
+                ("WORLD_SIZE", RANKS.to_string()),
+            ])
+            .envs([
+                ("MASTER_ADDR", "127.0.0.1"),
+                ("MASTER_PORT", &port.to_string()),
+            ])
+            .envs([("GLOO_SOCKET_IFNAME", "lo"), ("OMP_NUM_THREADS", "1")])
+            .spawn()
+    };
+    let children: Vec<Child> = (0..RANKS).map(start).collect::<std::io::Result<_>>()?;
+    for mut child in children {
+        if !child.wait()?.success() {
+            return Err("gloo's side failed; does this Python have PyTorch?".into());
+        }
+    }
+    Ok(())
+}
+
+fn repeats(size: usize) -> usize {
+    if size > 4 * MIB { 20 } else { 40 }
+}
+
+/// One rank's part: every operation at every size.
+fn measure(comm: &Communicator) -> Result<Vec<Row>> {
+    let label = "bench".into();
+    let mut rows = Vec::new();
+    for size in SIZES {
+        let mut whole = vec![1.0f32; size / 4];
+        let mut piece = vec![1.0f32; size / 4 / comm.size()];
+        for name in OPERATIONS {
+            let mut times = Vec::new();
+            for _ in 0..repeats(size) + 2 {
+                comm.barrier(&label)?;
+                let start = Instant::now();
+                match name {
+                    "all_gather" => {
+                        comm.all_gather(&label, Span::of(&piece), SpanMut::of(&mut whole))?
+                    }
+                    "reduce_scatter" => {
+                        let (send, recv) = (Span::of(&whole), SpanMut::of(&mut piece));
+                        comm.reduce_scatter(&label, Reduce::Sum, send, recv)?;
+                    }
+                    _ => comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut whole))?,
+                }
+                let mut slowest = [start.elapsed().as_secs_f64()];
+                comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut slowest))?;
+                times.push(slowest[0]);
+            }
+            times.drain(..2);
+            times.sort_by(f64::total_cmp);
+            let (median, fast) = (times[times.len() / 2], times[times.len() / 10]);
+            rows.push((name.to_owned(), size, median, fast));
+        }
+    }
+    Ok(rows)
+}
+
+/// Seconds of one copy of so many bytes, on as many threads at once as there are ranks.
+fn copying(bytes: usize) -> f64 {
+    let copy = || {
+        let (from, mut to) = (vec![1u8; bytes], vec![0u8; bytes]);
+        let once = |to: &mut Vec<u8>| {
+            let start = Instant::now();
+            to.copy_from_slice(std::hint::black_box(&from));
+            std::hint::black_box(to);
+            start.elapsed().as_secs_f64()
+        };
+        (0..10).map(|_| once(&mut to)).fold(f64::MAX, f64::min)
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..RANKS).map(|_| scope.spawn(copy)).collect();
+        let times = running.into_iter().filter_map(|t| t.join().ok());
+        times.fold(0.0, f64::max)
+    })
+}
