@@ -9,7 +9,7 @@ use crate::error::Result;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// A launcher made it a rank.
-    Rank(Detected),
+    Rank(Box<Detected>),
     /// It is to start the ranks of its host.
     Launch(Node),
     /// Nobody asked for more than one process.
@@ -39,7 +39,7 @@ impl Role {
         if (is_own || !flags.is_launch())
             && let Some(found) = detect(&env)?
         {
-            return Ok(Self::Rank(found));
+            return Ok(Self::Rank(Box::new(found)));
         }
         Ok(match flags.node(&env)? {
             Some(node) => Self::Launch(node),
@@ -49,6 +49,7 @@ impl Role {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::launch::{Launcher, NProc};

@@ -16,6 +16,10 @@ use crate::error::{Error, Result};
 use hardware::Hardware;
 use std::path::PathBuf;
 
+/// The part of a program's help that these flags are in.
+#[cfg(feature = "cli")]
+const HEADING: &str = "Launch";
+
 /// The flags of torchrun that a program of this library understands too.
 ///
 /// With the feature `cli` it is a group of clap arguments, to be flattened into a program's own.
@@ -41,11 +45,14 @@ use std::path::PathBuf;
 )]
 pub struct Flags {
     /// Start all ranks on this host, meeting at any free port.
-    #[cfg_attr(feature = "cli", arg(long, help_heading = "Launch"))]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = HEADING))]
     pub standalone: bool,
 
     /// Number of hosts [default: 1].
-    #[cfg_attr(feature = "cli", arg(long, help_heading = "Launch", value_name = "N", value_parser = nodes))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = HEADING, value_name = "N", value_parser = nodes)
+    )]
     pub nnodes: Option<usize>,
 
     /// Ranks to start on each host: a number, auto, gpu or cpu [default: 1].
@@ -53,7 +60,7 @@ pub struct Flags {
         feature = "cli",
         arg(
             long,
-            help_heading = "Launch",
+            help_heading = HEADING,
             alias = "nproc_per_node",
             value_name = "N"
         )
@@ -63,7 +70,7 @@ pub struct Flags {
     /// This host's number, from 0.
     #[cfg_attr(
         feature = "cli",
-        arg(long, help_heading = "Launch", alias = "node_rank", value_name = "I")
+        arg(long, help_heading = HEADING, alias = "node_rank", value_name = "I")
     )]
     pub node_rank: Option<usize>,
 
@@ -72,7 +79,7 @@ pub struct Flags {
         feature = "cli",
         arg(
             long,
-            help_heading = "Launch",
+            help_heading = HEADING,
             alias = "master_addr",
             value_name = "HOST"
         )
@@ -84,7 +91,7 @@ pub struct Flags {
         feature = "cli",
         arg(
             long,
-            help_heading = "Launch",
+            help_heading = HEADING,
             alias = "master_port",
             value_name = "PORT"
         )
@@ -96,7 +103,7 @@ pub struct Flags {
         feature = "cli",
         arg(
             long,
-            help_heading = "Launch",
+            help_heading = HEADING,
             alias = "max_restarts",
             value_name = "N"
         )
@@ -106,12 +113,15 @@ pub struct Flags {
     /// Folder for each rank's output, besides the terminal.
     #[cfg_attr(
         feature = "cli",
-        arg(long, help_heading = "Launch", alias = "log_dir", value_name = "DIR")
+        arg(long, help_heading = HEADING, alias = "log_dir", value_name = "DIR")
     )]
     pub log_dir: Option<PathBuf>,
 
     /// How ranks send bytes to each other [default: auto].
-    #[cfg_attr(feature = "cli", arg(long, help_heading = "Launch", value_enum))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = HEADING, value_enum)
+    )]
     pub transport: Option<Transport>,
 }
 
@@ -173,6 +183,7 @@ fn named(error: Error, variable: &str) -> Error {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

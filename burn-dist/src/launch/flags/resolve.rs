@@ -72,6 +72,7 @@ fn how(flags: &Flags) -> Option<&'static str> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::launch::{NProc, Transport};
