@@ -4,20 +4,23 @@
 //! cargo run --release --example vit_fsdp                              two ranks, nothing to download
 //! cargo run --release --example vit_fsdp -- --strategy ddp            the strategy is a value
 //! cargo run --release --example vit_fsdp -- --data cifar-10-batches-bin --epochs 25
+//! cargo run --release --example vit_fsdp -- --nproc-per-node 2       ranks as processes
 //! cargo run --release --example vit_fsdp -- --help                    everything else
 //! ```
 //!
-//! The places that make it distributed are numbered (1) to (5); the rest is a Burn program.
+//! The places that make it distributed are numbered (1) to (6); the rest is a Burn program.
 
 use burn::module::Module;
 use burn::optim::AdamWConfig;
+use burn_dist::launch::exit_code;
 use burn_dist::telemetry::{Phase, Tracked};
 use burn_dist::{Error, Result, World};
 use clap::Parser;
+use env_logger::Env;
 use mimalloc::MiMalloc;
 use models::Noise;
 use models::loss::cross_entropy_sum;
-use models::run::{Args, Meter, Report, evaluate};
+use models::run::{Args, Meter, evaluate};
 use std::process::ExitCode;
 
 /// Counts memory for the closing table; mimalloc hands out large tensors faster than the system.
@@ -25,19 +28,18 @@ use std::process::ExitCode;
 static MEMORY: Tracked<MiMalloc> = Tracked::new(MiMalloc);
 
 fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
     let args = Args::parse();
-    // (1) Every rank runs `train`; an error or a panic on one of them ends all.
-    match args.launch().run(|world| train(&args, &world)) {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+    // (1) Every rank runs `train`: as threads, or as processes that flags or a launcher ask for.
+    // An error or a panic on one of them ends all.
+    let result = args.launch().run(|world| train(&args, &world));
+    if let Err(error) = &result {
+        eprintln!("error: {error}");
     }
+    ExitCode::from(exit_code(&result))
 }
 
-fn train(args: &Args, world: &World) -> Result<Report> {
+fn train(args: &Args, world: &World) -> Result<()> {
     let (data, test) = args.data(world)?;
 
     // (2) `init` allocates nothing; `shard` makes one parameter after the other and keeps this
@@ -55,7 +57,7 @@ fn train(args: &Args, world: &World) -> Result<Report> {
 
     // The user's own part of a save: how many steps are done.
     let mut step: usize = 0;
-    if let (true, Some(folder)) = (args.resume, &args.save) {
+    if let Some(folder) = args.resumes(world)? {
         (model, optimizer, step) = world.load(folder, model, optimizer)?;
     }
 
@@ -101,6 +103,14 @@ fn train(args: &Args, world: &World) -> Result<Report> {
             model = stepped;
             step += 1;
             meter.step(loss, samples, norm)?;
+
+            // (5) SIGTERM or Ctrl-C on any rank: the step is done, so save, and leave.
+            if world.should_stop()? {
+                if let Some(folder) = &args.save {
+                    world.save(folder, &model, &optimizer, &step)?;
+                }
+                return meter.stop(step, args.save.as_deref());
+            }
         }
 
         // All ranks evaluate together, and each sample counts once.
@@ -109,7 +119,7 @@ fn train(args: &Args, world: &World) -> Result<Report> {
         meter.epoch(epoch + 1, &score);
         last = Some(score);
 
-        // (5) Every rank writes its pieces; a kill at any moment leaves the save before.
+        // (6) Every rank writes its pieces; a kill at any moment leaves the save before.
         if let Some(folder) = &args.save {
             world.save(folder, &model, &optimizer, &step)?;
         }
@@ -122,5 +132,5 @@ fn train(args: &Args, world: &World) -> Result<Report> {
             evaluate(world, &test, |images| valid.forward(images))?
         }
     };
-    meter.finish(score, args.accumulate)
+    meter.finish(score, args.accumulate).map(drop)
 }

@@ -180,6 +180,8 @@ pub enum Error {
         host: String,
         /// Its exit code or signal, in words.
         status: String,
+        /// The same as a shell gives it: the exit code, or 128 and the signal's number.
+        code: u8,
         /// What it said itself, if anything.
         message: String,
     },

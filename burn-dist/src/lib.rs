@@ -69,13 +69,16 @@ pub mod launch;
 pub mod layout;
 mod plan;
 pub mod prelude;
+pub mod rendezvous;
 pub mod shard;
+mod stop;
 mod strategy;
 pub mod telemetry;
 mod unwind;
 mod world;
 
 pub use error::{Error, Result};
+pub use launch::launch;
 pub use plan::{Memory, Plan, Traffic};
 pub use shard::{Accumulation, Activations, Clipped, Destination, ShardedGradients, unit};
 pub use strategy::Strategy;

@@ -1,7 +1,8 @@
 //! What a rank knows: who it is, who the others are, and how to reach them.
 
-use crate::comm::{Communicator, Ledger, Queue};
+use crate::comm::{Communicator, Ledger, Queue, Reduce, SpanMut};
 use crate::error::{Error, Result};
+use crate::stop::Stop;
 use crate::unwind::catch_raised;
 use burn::tensor::Device;
 use std::sync::Arc;
@@ -18,29 +19,54 @@ pub struct World {
 struct Inner {
     comm: Arc<Communicator>,
     queue: Queue,
-    device: Device,
-    seed: u64,
+    setting: Setting,
     models: AtomicU64,
     in_backward: AtomicBool,
     waited_ns: AtomicU64,
 }
 
+/// What a launcher knows beside the ranks.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    pub(crate) device: Device,
+    pub(crate) seed: u64,
+    /// Ranks of this process.
+    pub(crate) ranks_here: usize,
+    pub(crate) restarts: usize,
+    pub(crate) stop: Stop,
+}
+
 impl World {
-    /// The world behind a communicator; the launcher makes it.
+    /// The world behind a communicator, where no launcher makes it.
     ///
     /// # Errors
     /// [`Error::Config`] if the thread for communication cannot be started.
     pub fn new(comm: Communicator, device: Device, seed: u64) -> Result<Self> {
-        let device = match device.is_autodiff() {
-            true => device,
-            false => device.autodiff(),
+        let setting = Setting {
+            device,
+            seed,
+            ranks_here: 1,
+            restarts: 0,
+            stop: Stop::never(),
         };
-        let queue = Queue::new(comm.rank())?;
+        Self::with_setting(comm, setting)
+    }
+
+    /// The world behind a communicator; the other ranks are told if it cannot be made.
+    pub(crate) fn with_setting(comm: Communicator, mut setting: Setting) -> Result<Self> {
+        if !setting.device.is_autodiff() {
+            setting.device = setting.device.autodiff();
+        }
+        let queue = Queue::new(comm.rank()).inspect_err(|error| {
+            comm.abort(Error::PeerFailed {
+                peer: comm.rank(),
+                cause: error.to_string(),
+            });
+        })?;
         let inner = Inner {
             comm: Arc::new(comm),
             queue,
-            device,
-            seed,
+            setting,
             models: AtomicU64::new(0),
             in_backward: AtomicBool::new(false),
             waited_ns: AtomicU64::new(0),
@@ -67,12 +93,52 @@ impl World {
 
     /// The device this rank computes on; it tracks gradients.
     pub fn device(&self) -> Device {
-        self.inner.device.clone()
+        self.inner.setting.device.clone()
     }
 
     /// The seed given to the launcher, the same on all ranks.
     pub fn seed(&self) -> u64 {
-        self.inner.seed
+        self.inner.setting.seed
+    }
+
+    /// Ranks that run in this process: all of them as threads, one as processes.
+    pub fn ranks_here(&self) -> usize {
+        self.inner.setting.ranks_here
+    }
+
+    /// How often the launcher has started this world again after a failure.
+    ///
+    /// A program that saves resumes from its last save where this is not 0.
+    pub fn restarts(&self) -> usize {
+        self.inner.setting.restarts
+    }
+
+    /// Whether any rank was told to end, by SIGTERM or Ctrl-C: finish the step, save, and return.
+    ///
+    /// Ask once a step, on every rank. A program that never asks is ended by those signals.
+    /// Collective: one all-reduce of a byte.
+    ///
+    /// # Errors
+    /// What a collective returns.
+    ///
+    /// ```
+    /// use burn_dist::prelude::*;
+    ///
+    /// Threads::new(2).run(|world| {
+    ///     for _step in 0..3 {
+    ///         if world.should_stop()? {
+    ///             break; // and save
+    ///         }
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn should_stop(&self) -> Result<bool> {
+        let mut asked = [u8::from(self.inner.setting.stop.is_asked())];
+        let all = SpanMut::of(&mut asked);
+        self.comm().all_reduce(&"stop".into(), Reduce::Max, all)?;
+        Ok(asked[0] != 0)
     }
 
     /// The group of all ranks, for collectives of one's own.

@@ -3,6 +3,7 @@
 use super::manifest::{Manifest, measure, rank_file, save_folder};
 use super::optimizer::{StateTensor, States};
 use super::save::Contents;
+use crate::comm::SpanMut;
 use crate::error::{Error, Result};
 use crate::world::World;
 use burn::module::{Module, ModuleMapper, Param};
@@ -15,6 +16,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 impl World {
+    /// Whether a folder holds a save, as rank 0 sees it. Collective.
+    ///
+    /// # Errors
+    /// What a collective returns.
+    pub fn has_save(&self, folder: impl AsRef<Path>) -> Result<bool> {
+        let mut found = [u8::from(Manifest::exists(folder.as_ref()))];
+        let label = "has_save".into();
+        self.comm().broadcast(&label, 0, SpanMut::of(&mut found))?;
+        Ok(found[0] != 0)
+    }
+
     /// Resumes from the last complete save in a folder, bit for bit.
     ///
     /// `model` and `optimizer` are made as for the first start, the model sharded over as many

@@ -122,9 +122,14 @@ impl Manifest {
         }
     }
 
+    /// Whether a folder has one.
+    pub(super) fn exists(folder: &Path) -> bool {
+        folder.join(NAME).exists()
+    }
+
     /// The number of the next save in a folder.
     pub(super) fn next_number(folder: &Path) -> Result<u64> {
-        match folder.join(NAME).exists() {
+        match Self::exists(folder) {
             true => Self::read(folder).map(|m| m.number + 1),
             false => Ok(1),
         }

@@ -7,13 +7,15 @@
 //! rank finds out about its own arguments ([`Error::Config`]) leaves the others alone: nobody has
 //! been told yet, and the rank may still call what the others wait for.
 //!
-//! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process.
+//! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process, [`mesh`] between
+//! processes of one or many hosts.
 
 mod call;
 mod engine;
 mod ledger;
 pub mod local;
 mod meeting;
+pub mod mesh;
 mod queue;
 mod recorder;
 mod reduce;
@@ -71,6 +73,11 @@ impl Communicator {
     /// The handle of an engine, with a ledger of its own.
     pub fn new(engine: impl Engine + 'static) -> Self {
         Self::from_parts(Arc::new(engine), Ledger::default(), Recorder::default())
+    }
+
+    /// The handle of an engine, with a ledger of its own, whose calls `recorder` remembers.
+    pub fn recorded_by(engine: impl Engine + 'static, recorder: Recorder) -> Self {
+        Self::from_parts(Arc::new(engine), Ledger::default(), recorder)
     }
 
     fn from_parts(engine: Arc<dyn Engine>, ledger: Ledger, recorder: Recorder) -> Self {

@@ -1,9 +1,10 @@
 //! Ranks as threads of this process.
 
+use super::rank;
 use crate::comm::{Communicator, Engine, local};
 use crate::error::{Error, Result};
-use crate::unwind::catch_all;
-use crate::world::World;
+use crate::stop::Stop;
+use crate::world::{Setting, World};
 use burn::tensor::Device;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub struct Threads {
     seed: u64,
     deadline: Duration,
     device: Device,
+    stop: Stop,
 }
 
 impl Threads {
@@ -35,7 +37,14 @@ impl Threads {
             seed: 0,
             deadline: Duration::from_secs(300),
             device: Device::flex(),
+            stop: Stop::never(),
         }
+    }
+
+    /// What tells the ranks to end.
+    pub(super) fn stop(mut self, stop: Stop) -> Self {
+        self.stop = stop;
+        self
     }
 
     /// The seed that parameters are initialised from, the same on all ranks.
@@ -65,12 +74,7 @@ impl Threads {
         if self.ranks == 0 {
             return Err(Error::config("number of ranks", "at least 1", 0));
         }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let budget = std::env::var("RAYON_NUM_THREADS")
-            .ok()
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(cores);
-        let threads = (budget / self.ranks).max(1);
+        let threads = (compute_threads() / self.ranks).max(1);
         let engines = local::ranks(self.ranks, threads, self.deadline);
         let world = engines[0].clone();
         let f = &f;
@@ -120,28 +124,22 @@ impl Threads {
         threads: usize,
         f: &(impl Fn(World) -> Result<T> + Sync),
     ) -> Result<T> {
-        let rank = engine.rank();
-        let spare = engine.clone();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(move |i| format!("rank {rank} compute {i}"))
-            .build()
-            .map_err(|e| Error::config("compute threads", format!("{threads} threads"), e))
-            .map_err(|error| absent(&spare, error))?;
-        let world = World::new(Communicator::new(engine), self.device.clone(), self.seed)
-            .map_err(|error| absent(&spare, error))?;
-        let guard = world.clone();
-        let result = pool.install(|| catch_all(rank, || f(world)));
-        match &result {
-            Ok(_) => {
-                // What was submitted and never waited for still needs the others.
-                let _ = guard.queue().submit(|| Ok(())).wait();
-                guard.comm().leave();
-            }
-            Err(error) => guard.fail(error),
-        }
-        result
+        let setting = Setting {
+            device: self.device.clone(),
+            seed: self.seed,
+            ranks_here: self.ranks,
+            restarts: 0,
+            stop: self.stop.clone(),
+        };
+        rank::run(Communicator::new(engine), threads, setting, f)
     }
+}
+
+/// Threads that may compute in this process: as many as it has cores, unless told otherwise.
+pub(super) fn compute_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let told = std::env::var("RAYON_NUM_THREADS").ok();
+    told.and_then(|n| n.parse().ok()).unwrap_or(cores)
 }
 
 /// Tells the other ranks that this one could not even start, and returns why.

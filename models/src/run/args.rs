@@ -5,10 +5,10 @@ use crate::VitConfig;
 use crate::data::{Cifar10, Image, ImageBatch, ImageBatcher, Synthetic};
 use burn::tensor::Device;
 use burn_dist::data::{Dataset, DistributedSampler, Loader};
-use burn_dist::launch::Threads;
+use burn_dist::launch::{Flags, Launch};
 use burn_dist::{Error, Result, Strategy, World};
 use clap::{Parser, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What an image example is told.
 #[derive(Debug, Clone, Parser)]
@@ -17,9 +17,13 @@ use std::path::PathBuf;
     about = "Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks"
 )]
 pub struct Args {
-    /// Ranks, each a thread with its share of the cores.
-    #[arg(long, default_value_t = 2)]
-    pub ranks: usize,
+    /// Ranks as threads of one process, each with its share of the cores [default: 2].
+    #[arg(long, conflicts_with_all = ["nproc_per_node", "nnodes", "standalone"])]
+    pub ranks: Option<usize>,
+
+    /// Ranks as processes.
+    #[command(flatten)]
+    pub launch: Flags,
 
     /// How state is spread: single, ddp, zero1, zero2, fsdp or hybrid:N.
     #[arg(long, default_value_t = Strategy::fsdp())]
@@ -61,11 +65,11 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// Save to this folder after every epoch.
+    /// Save to this folder after every epoch, and when told to end (SIGTERM, Ctrl-C).
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
 
-    /// Go on from the last save in the folder given by --save.
+    /// Go on from the last save in the folder given by --save; after a restart this is implied.
     #[arg(long, requires = "save")]
     pub resume: bool,
 }
@@ -86,9 +90,12 @@ pub enum ModelSize {
 }
 
 impl Args {
-    /// The launcher these arguments describe.
-    pub fn launch(&self) -> Threads {
-        Threads::new(self.ranks).seed(self.seed)
+    /// The ranks these arguments ask for.
+    pub fn launch(&self) -> Launch {
+        let threads = self.ranks.unwrap_or(2);
+        burn_dist::launch(&self.launch)
+            .threads(threads)
+            .seed(self.seed)
     }
 
     /// The model, for the 10 classes and the 32x32 pixels that both data sets have.
@@ -101,6 +108,30 @@ impl Args {
             ModelSize::Small => small_images(VitConfig::small_16(10)),
             ModelSize::Base => small_images(VitConfig::base_16(10)),
             ModelSize::Large => small_images(VitConfig::large_16(10)),
+        }
+    }
+
+    /// The folder to go on from, if this run goes on from one.
+    ///
+    /// After a restart by the launcher that is the last save, where there is one already. A run
+    /// that begins anew does so in a folder without a save, so that one run never takes another's
+    /// for its own. Collective.
+    ///
+    /// # Errors
+    /// [`Error::User`] for the save of another run; what a collective returns.
+    pub fn resumes(&self, world: &World) -> Result<Option<&Path>> {
+        let Some(folder) = &self.save else {
+            return Ok(None);
+        };
+        let saved = world.has_save(folder)?;
+        match (self.resume, world.restarts()) {
+            (true, _) => Ok(Some(folder)),
+            (false, 0) if saved => Err(Error::user(format!(
+                "{} holds the save of an earlier run: go on from it with --resume, or choose \
+                 another folder",
+                folder.display()
+            ))),
+            (false, _) => Ok(saved.then_some(folder)),
         }
     }
 

@@ -5,6 +5,7 @@ use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, live_bytes, peak_bytes, reset_peak};
 use burn_dist::{Error, Plan, Result, World};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// One rank's instruments; rank 0's also shows a progress bar.
@@ -35,7 +36,7 @@ impl Meter {
     /// What a collective returns.
     pub fn new(world: &World, plan: &Plan) -> Result<Self> {
         let start = "start".into();
-        // Ranks share the process, so the counter is set when none of them has begun.
+        // Ranks may share a process, so the counter is set when none of them has begun.
         world.comm().barrier(&start)?;
         let start_bytes = reset_peak();
         world.comm().barrier(&start)?;
@@ -105,6 +106,21 @@ impl Meter {
         Ok(())
     }
 
+    /// The run was told to end after this step.
+    ///
+    /// # Errors
+    /// None; it is what a run returns.
+    pub fn stop(&self, step: usize, saved: Option<&Path>) -> Result<()> {
+        self.bar.abandon();
+        if self.world.is_chief() {
+            match saved {
+                Some(folder) => println!("told to end: saved step {step} to {}", folder.display()),
+                None => println!("told to end after step {step}; without --save nothing is kept"),
+            }
+        }
+        Ok(())
+    }
+
     /// An epoch is done: writes a line above the bar.
     pub fn epoch(&mut self, number: usize, score: &Evaluation) {
         let (loss, samples) = std::mem::take(&mut self.epoch);
@@ -166,7 +182,7 @@ impl Meter {
     }
 
     fn per_rank(&self, bytes: usize) -> f64 {
-        bytes.saturating_sub(self.start_bytes) as f64 / self.world.size() as f64
+        bytes.saturating_sub(self.start_bytes) as f64 / self.world.ranks_here() as f64
     }
 
     /// Only the units' traffic: evaluation sums and progress are not part of the plan.

@@ -5,10 +5,9 @@ mod hosts;
 mod master;
 mod nproc;
 mod resolve;
-mod transport;
 
+use crate::comm::mesh::Transport;
 pub use nproc::NProc;
-pub use transport::Transport;
 
 use super::node::Node;
 use super::variable::Environment;
@@ -117,11 +116,8 @@ pub struct Flags {
     )]
     pub log_dir: Option<PathBuf>,
 
-    /// How ranks send bytes to each other [default: auto].
-    #[cfg_attr(
-        feature = "cli",
-        arg(long, help_heading = HEADING, value_enum)
-    )]
+    /// How processes send bytes to each other: auto, tcp or shm [default: auto].
+    #[cfg_attr(feature = "cli", arg(long, help_heading = HEADING, value_name = "WAY"))]
     pub transport: Option<Transport>,
 }
 

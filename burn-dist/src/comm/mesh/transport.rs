@@ -1,19 +1,18 @@
-//! How ranks send bytes to each other.
+//! What carries the bytes between processes.
 
 use crate::error::Error;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-/// What `--transport` accepts.
+/// What carries the bytes between processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Transport {
-    /// Shared memory within a host, TCP between hosts.
+    /// Shared memory between processes of one host, TCP between hosts.
     #[default]
     Auto,
-    /// TCP, also within a host.
+    /// TCP, also on one host.
     Tcp,
-    /// Shared memory; an error on several hosts.
+    /// Shared memory; an error between hosts.
     Shm,
 }
 
@@ -21,17 +20,14 @@ impl FromStr for Transport {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
+        match text.trim() {
             "auto" => Ok(Self::Auto),
             "tcp" => Ok(Self::Tcp),
             "shm" => Ok(Self::Shm),
-            _ => {
-                let found: String = text.chars().take(60).collect();
-                Err(Error::config(
-                    "transport",
-                    "auto, tcp or shm",
-                    format!("{found:?}"),
-                ))
+            other => {
+                let found: String = other.chars().take(60).collect();
+                let expected = "auto, tcp or shm";
+                Err(Error::config("transport", expected, format!("{found:?}")))
             }
         }
     }

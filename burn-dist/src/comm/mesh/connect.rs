@@ -1,0 +1,294 @@
+//! How the links of a group come to be: every rank listens, and calls those before it.
+
+use super::link::Link;
+use super::ring::Segment;
+use super::{Options, Transport};
+use crate::error::{Error, Result};
+use crate::rendezvous::Seat;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::{Deserialize, Serialize};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+/// How long a caller may take to introduce itself.
+const MANNERS: Duration = Duration::from_secs(2);
+/// How long a called peer may take to answer: it serves one caller after the other.
+const TURN: Duration = Duration::from_secs(30);
+const GLANCE: Duration = Duration::from_millis(50);
+/// Shared memory on its way in one direction, and of all pairs of a group together.
+const RING: usize = 1 << 20;
+const RINGS: usize = 256 << 20;
+
+/// How a rank is reached, as the store knows it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Card {
+    address: SocketAddr,
+    /// Equal on processes that share a kernel.
+    host: String,
+    /// Whoever calls must know it.
+    token: String,
+}
+
+/// What the called side offers instead of the socket.
+#[derive(Debug, Default)]
+struct Offer {
+    pid: u32,
+    fd: i32,
+    token: [u8; 16],
+}
+
+/// One group that is being connected.
+struct Meeting<'a> {
+    seat: &'a Seat,
+    options: &'a Options,
+    members: &'a [usize],
+    /// This rank's place in the group, and its number in the world.
+    place: usize,
+    me: usize,
+    token: String,
+    until: Instant,
+}
+
+/// The links to all other members, each at its member's place.
+pub(super) fn connect(
+    seat: &Seat,
+    options: &Options,
+    group: &str,
+    place: usize,
+    members: &[usize],
+) -> Result<Vec<Option<Link>>> {
+    let meeting = Meeting {
+        seat,
+        options,
+        members,
+        place,
+        me: members[place],
+        token: format!("{:032x}", rand::random::<u128>()),
+        until: Instant::now() + seat.terms().patience,
+    };
+    let mut links: Vec<Option<Link>> = members.iter().map(|_| None).collect();
+    if members.len() == 1 {
+        return Ok(links);
+    }
+    let key = |rank: usize| format!("mesh/{group}/{rank}");
+    let failed = |e: io::Error| Error::config("a listener for other ranks", "a free port", e);
+    let listener = TcpListener::bind((seat.local(), 0)).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let card = Card {
+        address: options
+            .advertise
+            .as_ref()
+            .map_or(bound, |advertise| advertise(bound)),
+        host: options.host.clone(),
+        token: meeting.token.clone(),
+    };
+    let card = serde_json::to_string(&card).map_err(|e| failed(e.into()))?;
+    seat.set(key(meeting.me), card)?;
+    let (before, after) = links.split_at_mut(place);
+    std::thread::scope(|scope| {
+        let answering = scope.spawn(|| meeting.answer(&listener, &mut after[1..]));
+        let calling = before.iter_mut().zip(members).try_for_each(|(link, peer)| {
+            let left = meeting.until.saturating_duration_since(Instant::now());
+            let card = seat.wait(key(*peer), left)?;
+            let card: Card = serde_json::from_str(&card)
+                .map_err(|e| Error::config(key(*peer), "a rank's address", e))?;
+            *link = Some(meeting.call(*peer, &card)?);
+            Ok(())
+        });
+        // Whoever fails tells the other, so that neither waits in vain.
+        let calling = calling.map_err(|error| seat.abort(error));
+        let gone = |_| {
+            let message = "the thread that answers is gone".into();
+            Err(Error::Panicked {
+                rank: meeting.me,
+                message,
+            })
+        };
+        let answering = answering
+            .join()
+            .unwrap_or_else(gone)
+            .map_err(|error| seat.abort(error));
+        calling.and(answering)
+    })?;
+    Ok(links)
+}
+
+impl Meeting<'_> {
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    /// Calls a peer that listens.
+    fn call(&self, peer: usize, card: &Card) -> Result<Link> {
+        let attempt = || -> io::Result<(TcpStream, Offer)> {
+            let patience = self.left().max(Duration::from_millis(1));
+            let mut socket = TcpStream::connect_timeout(&card.address, patience)?;
+            socket.set_nodelay(true)?;
+            let mut hello = card.token.as_bytes().to_vec();
+            hello.extend((self.me as u64).to_le_bytes());
+            hello.push(u8::from(self.shares_memory(&card.host)));
+            socket.set_write_timeout(Some(TURN))?;
+            socket.set_read_timeout(Some(TURN))?;
+            socket.write_all(&hello)?;
+            let mut offer = [0; 24];
+            socket.read_exact(&mut offer)?;
+            let word = |at: usize| [0, 1, 2, 3].map(|i| offer[at + i]);
+            let mut token = [0; 16];
+            token.copy_from_slice(&offer[8..]);
+            let (pid, fd) = (u32::from_le_bytes(word(0)), i32::from_le_bytes(word(4)));
+            Ok((socket, Offer { pid, fd, token }))
+        };
+        let broken = |e: io::Error| self.unreachable(peer, card, &e);
+        let (mut socket, offer) = attempt().map_err(broken)?;
+        if offer.pid == 0 {
+            self.expect_memory(peer, "it cannot be had")?;
+            return Link::tcp(socket).map_err(broken);
+        }
+        let opened = Segment::open((offer.pid, offer.fd), self.capacity(), &offer.token);
+        socket
+            .write_all(&[u8::from(opened.is_ok())])
+            .map_err(broken)?;
+        match opened {
+            Ok(segment) => Link::memory(socket, segment.ends(1)).map_err(broken),
+            Err(e) => {
+                self.expect_memory(peer, &e.to_string())?;
+                log::debug!("rank {}: no shared memory with rank {peer}: {e}", self.me);
+                Link::tcp(socket).map_err(broken)
+            }
+        }
+    }
+
+    /// Answers the peers that call, until all have.
+    fn answer(&self, listener: &TcpListener, links: &mut [Option<Link>]) -> Result<()> {
+        while links.iter().any(Option::is_none) {
+            if let Some(fault) = self.seat.fault() {
+                return Err(fault);
+            }
+            if self.left().is_zero() {
+                let missing = links.iter().enumerate().filter(|(_, link)| link.is_none());
+                return Err(Error::Timeout {
+                    rank: self.me,
+                    call: "connecting the ranks".into(),
+                    waited: self.seat.terms().patience,
+                    missing: missing
+                        .map(|(i, _)| self.members[self.place + 1 + i])
+                        .collect(),
+                });
+            }
+            let mut door = [PollFd::new(listener, PollFlags::IN)];
+            let glance = Timespec::try_from(GLANCE).ok();
+            if !matches!(poll(&mut door, glance.as_ref()), Ok(1..)) {
+                continue;
+            }
+            let Ok((socket, from)) = listener.accept() else {
+                continue;
+            };
+            match self.greet(socket) {
+                Ok((at, link)) if links.get(at).is_some_and(Option::is_none) => {
+                    links[at] = Some(link);
+                }
+                Ok(_) => log::warn!("rank {}: a caller from {from} has called before", self.me),
+                Err(e) => log::warn!("rank {}: turned away a caller from {from}: {e}", self.me),
+            }
+        }
+        match self.options.transport {
+            Transport::Shm if !links.iter().flatten().all(|link| !link.is_checked()) => {
+                self.expect_memory(self.me, "some peer could not open it")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a link of a caller that knows the token; says which of the later members it is.
+    fn greet(&self, mut socket: TcpStream) -> io::Result<(usize, Link)> {
+        let stranger = || io::Error::new(ErrorKind::PermissionDenied, "it does not know the token");
+        socket.set_nonblocking(false)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(MANNERS))?;
+        socket.set_write_timeout(Some(MANNERS))?;
+        let mut hello = [0; 41];
+        socket.read_exact(&mut hello)?;
+        let (token, rest) = hello.split_at(32);
+        if token != self.token.as_bytes() {
+            return Err(stranger());
+        }
+        let rank = rest[..8]
+            .iter()
+            .rev()
+            .fold(0u64, |n, b| n << 8 | u64::from(*b));
+        let later = &self.members[self.place + 1..];
+        let at = later
+            .iter()
+            .position(|m| *m as u64 == rank)
+            .ok_or_else(stranger)?;
+        let mut offer = Offer::default();
+        let mut segment = None;
+        if rest[8] == 1 && self.options.transport != Transport::Tcp {
+            offer.token = rand::random();
+            // Without memory for it the socket does.
+            segment = Segment::new(self.capacity(), &offer.token).ok();
+            if let Some(place) = segment.as_ref().and_then(Segment::place) {
+                (offer.pid, offer.fd) = place;
+            }
+        }
+        let mut bytes = offer.pid.to_le_bytes().to_vec();
+        bytes.extend(offer.fd.to_le_bytes());
+        bytes.extend(offer.token);
+        socket.write_all(&bytes)?;
+        let taken = match segment {
+            None => None,
+            Some(mut segment) => {
+                let mut answer = [0];
+                socket.read_exact(&mut answer)?;
+                segment.unshare();
+                (answer[0] == 1).then_some(segment)
+            }
+        };
+        let link = match taken {
+            Some(segment) => Link::memory(socket, segment.ends(0))?,
+            None => Link::tcp(socket)?,
+        };
+        Ok((at, link))
+    }
+
+    /// Whether shared memory with a rank of that host is to be tried.
+    fn shares_memory(&self, host: &str) -> bool {
+        match self.options.transport {
+            Transport::Tcp => false,
+            Transport::Shm => true,
+            Transport::Auto => !host.is_empty() && host == self.options.host,
+        }
+    }
+
+    /// The same on both sides of a pair.
+    fn capacity(&self) -> usize {
+        let ranks = self.members.len();
+        (RINGS / (ranks * ranks)).clamp(RING / 16, RING) / 4096 * 4096
+    }
+
+    fn expect_memory(&self, peer: usize, why: &str) -> Result<()> {
+        if self.options.transport != Transport::Shm {
+            return Ok(());
+        }
+        let what = format!("shared memory of ranks {} and {peer}", self.me);
+        let expected = "processes of one host that may open each other's files, as the transport \
+                        `shm` demands (`auto` falls back to TCP)";
+        Err(Error::config(what, expected, why))
+    }
+
+    fn unreachable(&self, peer: usize, card: &Card, e: &io::Error) -> Error {
+        if let Some(fault) = self.seat.fault() {
+            return fault;
+        }
+        Error::Join {
+            rank: self.me,
+            address: card.address.to_string(),
+            problem: format!("rank {peer} does not answer there: {e}"),
+            remedy: "ranks need to reach each other on any port: look at the firewall between the \
+                     hosts"
+                .into(),
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! Ranks as processes, on one host or many.
+//!
+//! Every two ranks of a group have a link: shared memory where both run under one kernel, TCP
+//! elsewhere. A collective announces itself on all links, and data may follow at once, but no
+//! rank touches its caller's buffers before the announcements of all ranks are here and equal.
+//! Each rank then sends every other one exactly what that one needs, `(n - 1) / n` of the buffer in
+//! all, and adds what it receives in rank order, block by block: results are bit for bit those of
+//! [thread ranks](super::local).
+//!
+//! Sending and receiving take turns on the thread that runs the collective, which is a rank's
+//! communication thread: there is no other. A rank that waits first stays awake for a moment, then
+//! sleeps until a socket says that there is something.
+
+mod connect;
+pub(crate) mod frame;
+mod link;
+mod ring;
+mod round;
+mod transfer;
+mod transport;
+
+use super::{Call, Dtype, Engine, Reduce, Span, SpanMut, reduce::reduce};
+use crate::error::{Error, Result};
+use crate::rendezvous::Seat;
+use frame::{BLOCK, Header, Kind};
+use link::Link;
+use round::Round;
+use std::fmt;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use transfer::{Incoming, Outgoing};
+pub use transport::Transport;
+
+/// All-reduces up to so many bytes send everything to everybody: one exchange instead of two.
+const SMALL: usize = 16 << 10;
+
+/// Turns the address a rank listens on into the one by which others reach it.
+pub type Advertise = Arc<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>;
+
+/// How a mesh works.
+#[derive(Clone)]
+pub struct Options {
+    /// What carries the bytes.
+    pub transport: Transport,
+    /// No collective waits longer for a peer.
+    pub deadline: Duration,
+    /// Equal on processes that may share memory; see [`host`].
+    pub host: String,
+    /// For ranks behind an address translation, or a test's proxy.
+    pub advertise: Option<Advertise>,
+}
+
+impl Default for Options {
+    /// Any transport, this host, and a deadline of five minutes.
+    fn default() -> Self {
+        Self {
+            transport: Transport::Auto,
+            deadline: Duration::from_secs(300),
+            host: host(),
+            advertise: None,
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            transport,
+            deadline,
+            host,
+            ..
+        } = self;
+        write!(f, "Options({transport:?}, {deadline:?}, {host})")
+    }
+}
+
+/// What tells kernels apart: the number that each draws when it boots; empty where there is none.
+pub fn host() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.unwrap_or_default().trim().to_owned()
+}
+
+/// One process's engine.
+#[derive(Debug)]
+pub struct Mesh {
+    seat: Arc<Seat>,
+    options: Options,
+    /// The group's name in the store.
+    group: String,
+    rank: usize,
+    members: Vec<usize>,
+    links: Mutex<Vec<Option<Link>>>,
+    broken: Mutex<Option<Error>>,
+}
+
+impl Mesh {
+    /// Connects the ranks of a world with each other; all of them call it.
+    ///
+    /// # Errors
+    /// [`Error::Join`] or [`Error::Timeout`] for peers that cannot be reached;
+    /// [`Error::Config`] if the transport cannot be had.
+    pub fn new(seat: Arc<Seat>, options: Options) -> Result<Self> {
+        let (rank, members) = (seat.terms().rank, (0..seat.terms().world).collect());
+        Self::connect(seat, options, "world".into(), rank, members)
+    }
+
+    fn connect(
+        seat: Arc<Seat>,
+        options: Options,
+        group: String,
+        rank: usize,
+        members: Vec<usize>,
+    ) -> Result<Self> {
+        let links = connect::connect(&seat, &options, &group, rank, &members)?;
+        Ok(Self {
+            seat,
+            options,
+            group,
+            rank,
+            members,
+            links: Mutex::new(links),
+            broken: Mutex::default(),
+        })
+    }
+
+    /// Places of the other members.
+    fn peers(&self) -> impl Iterator<Item = usize> + use<> {
+        let mine = self.rank;
+        (0..self.members.len()).filter(move |peer| *peer != mine)
+    }
+
+    /// The same payload for every peer, behind an announcement.
+    fn to_all<'a>(
+        &self,
+        call: &Call,
+        announcement: &'a [u8],
+        payload: &'a [u8],
+    ) -> Vec<Outgoing<'a>> {
+        let to = |peer| Outgoing::new(peer, call, payload).announced(announcement);
+        self.peers().map(to).collect()
+    }
+
+    fn broken(&self) -> Option<Error> {
+        self.broken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Breaks the world with `error`; returns what this rank reports: the world's first failure.
+    fn fail(&self, error: Error, call: &Call) -> Error {
+        let error = self.dressed(self.seat.abort(error), call);
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.get_or_insert(error).clone()
+    }
+
+    /// The verdict, with what this rank was doing when it heard it.
+    fn dressed(&self, error: Error, call: &Call) -> Error {
+        match error {
+            Error::PeerLost { peer, why, waiting } if waiting.is_empty() => {
+                let waiting = format!("rank {} was in {call}", self.members[self.rank]);
+                Error::PeerLost { peer, why, waiting }
+            }
+            other => other,
+        }
+    }
+
+    /// Receives everybody's part of one chunk, block by block, and reduces it to `out`.
+    ///
+    /// `own` is this rank's part; `sends` go out meanwhile.
+    fn reduce_chunk(
+        &self,
+        round: &mut Round<'_>,
+        call: &Call,
+        (dtype, op): (Dtype, Reduce),
+        sends: &mut [Outgoing<'_>],
+        own: Chunk<'_>,
+    ) -> Result<()> {
+        let (peers, len) = (self.members.len() - 1, own.len());
+        let most = BLOCK.min(len);
+        // Words, so that the bytes are aligned for every element type.
+        let stride = most.div_ceil(8);
+        let mut scratch = vec![0u64; stride * peers];
+        let scratch: &mut [u8] = bytemuck::cast_slice_mut(&mut scratch);
+        let mut own = own;
+        for start in (0..len).step_by(BLOCK) {
+            let n = BLOCK.min(len - start);
+            let places = scratch.chunks_mut(stride * 8).zip(self.peers());
+            let mut wants: Vec<_> = places
+                .map(|(place, peer)| Incoming::new(peer, call, &mut place[..n]))
+                .collect();
+            round.receive(sends, &mut wants)?;
+            drop(wants);
+            let mut sources: Vec<&[u8]> = scratch.chunks(stride * 8).map(|s| &s[..n]).collect();
+            own.reduce(dtype, op, self.rank, &mut sources, start..start + n);
+        }
+        round.exchange(sends, &mut [])
+    }
+}
+
+/// A chunk of this rank's own, and where its reduction goes.
+enum Chunk<'a> {
+    /// Somewhere else.
+    Apart(&'a [u8], &'a mut [u8]),
+    /// To its own place.
+    InPlace(&'a mut [u8], Vec<u64>),
+}
+
+impl Chunk<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Apart(own, _) => own.len(),
+            Self::InPlace(own, _) => own.len(),
+        }
+    }
+
+    /// Reduces one block of `sources` and, at place `rank`, of this chunk.
+    fn reduce<'s>(
+        &'s mut self,
+        dtype: Dtype,
+        op: Reduce,
+        rank: usize,
+        sources: &mut Vec<&'s [u8]>,
+        block: std::ops::Range<usize>,
+    ) {
+        match self {
+            Self::Apart(own, out) => {
+                sources.insert(rank, &own[block.clone()]);
+                reduce(dtype, op, sources, &mut out[block], None);
+            }
+            Self::InPlace(own, sum) => {
+                sum.resize(block.len().div_ceil(8), 0);
+                let sum: &mut [u8] = &mut bytemuck::cast_slice_mut(sum)[..block.len()];
+                let mut all = sources.clone();
+                all.insert(rank, &own[block.clone()]);
+                reduce(dtype, op, &all, sum, None);
+                own[block].copy_from_slice(sum);
+            }
+        }
+    }
+}
+
+impl Engine for Mesh {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn members(&self) -> &[usize] {
+        &self.members
+    }
+
+    fn all_gather(&self, call: &Call, mut buffer: SpanMut<'_>) -> Result<()> {
+        let piece = call.len * call.dtype.size();
+        let mut round = Round::begin(self, call)?;
+        let mut parts = cut(buffer.bytes_mut(), |_| piece, self.members.len());
+        let (own, others) = take_own(&mut parts, self.rank);
+        let announcement = round.announcement.clone();
+        let mut sends = self.to_all(call, &announcement, own);
+        round.agree(&mut sends)?;
+        let want = |(peer, part)| Incoming::new(peer, call, part);
+        let mut wants: Vec<_> = self.peers().zip(others).map(want).collect();
+        round.exchange(&mut sends, &mut wants)
+    }
+
+    fn reduce_scatter(
+        &self,
+        call: &Call,
+        op: Reduce,
+        send: Span<'_>,
+        mut recv: SpanMut<'_>,
+    ) -> Result<()> {
+        let chunk = recv.bytes().len();
+        let part = |rank: usize| &send.bytes()[chunk * rank..chunk * (rank + 1)];
+        let mut round = Round::begin(self, call)?;
+        let announcement = round.announcement.clone();
+        let to = |peer| Outgoing::new(peer, call, part(peer)).announced(&announcement);
+        let mut sends: Vec<_> = self.peers().map(to).collect();
+        round.agree(&mut sends)?;
+        let own = Chunk::Apart(part(self.rank), recv.bytes_mut());
+        self.reduce_chunk(&mut round, call, (send.dtype(), op), &mut sends, own)
+    }
+
+    fn all_reduce(&self, call: &Call, op: Reduce, mut buffer: SpanMut<'_>) -> Result<()> {
+        let (dtype, len, size) = (buffer.dtype(), buffer.len(), self.members.len());
+        let mut round = Round::begin(self, call)?;
+        let announcement = round.announcement.clone();
+        if buffer.bytes().len() <= SMALL {
+            let mine = buffer.bytes().to_vec();
+            let mut sends = self.to_all(call, &announcement, &mine);
+            round.agree(&mut sends)?;
+            let own = Chunk::InPlace(buffer.bytes_mut(), Vec::new());
+            return self.reduce_chunk(&mut round, call, (dtype, op), &mut sends, own);
+        }
+        let share = |rank: usize| {
+            let at = |r: usize| len / size * r + (len % size).min(r);
+            (at(rank + 1) - at(rank)) * dtype.size()
+        };
+        let mut parts = cut(buffer.bytes_mut(), share, size);
+        {
+            let (own, others) = parts.iter_mut().enumerate().fold(
+                (None, Vec::new()),
+                |(own, mut others), (rank, part)| match rank == self.rank {
+                    true => (Some(part), others),
+                    false => {
+                        others.push(&**part);
+                        (own, others)
+                    }
+                },
+            );
+            let to = |(peer, part)| Outgoing::new(peer, call, part).announced(&announcement);
+            let mut sends: Vec<_> = self.peers().zip(others).map(to).collect();
+            round.agree(&mut sends)?;
+            if let Some(own) = own {
+                let own = Chunk::InPlace(own, Vec::new());
+                self.reduce_chunk(&mut round, call, (dtype, op), &mut sends, own)?;
+            }
+        }
+        let (own, others) = take_own(&mut parts, self.rank);
+        let mut sends = self.to_all(call, &[], own);
+        let want = |(peer, part)| Incoming::new(peer, call, part);
+        let mut wants: Vec<_> = self.peers().zip(others).map(want).collect();
+        round.exchange(&mut sends, &mut wants)
+    }
+
+    fn broadcast(&self, call: &Call, root: usize, mut buffer: SpanMut<'_>) -> Result<()> {
+        let mut round = Round::begin(self, call)?;
+        let announcement = round.announcement.clone();
+        if self.rank == root {
+            let mut sends = self.to_all(call, &announcement, buffer.bytes());
+            round.agree(&mut sends)?;
+            return round.exchange(&mut sends, &mut []);
+        }
+        let mut sends = self.to_all(call, &announcement, &[]);
+        round.agree(&mut sends)?;
+        round.exchange(
+            &mut sends,
+            &mut [Incoming::new(root, call, buffer.bytes_mut())],
+        )
+    }
+
+    fn barrier(&self, call: &Call) -> Result<()> {
+        let mut round = Round::begin(self, call)?;
+        let announcement = round.announcement.clone();
+        let mut sends = self.to_all(call, &announcement, &[]);
+        round.agree(&mut sends)?;
+        round.exchange(&mut sends, &mut [])
+    }
+
+    fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>> {
+        let mut all = vec![0u64; 2 * self.members.len()];
+        all[2 * self.rank..2 * self.rank + 2].copy_from_slice(&[color as u64, key as u64]);
+        self.all_gather(call, SpanMut::of(&mut all))?;
+        let same = |place: &usize| all[2 * place] == color as u64;
+        let mut places: Vec<usize> = (0..self.members.len()).filter(same).collect();
+        places.sort_by_key(|place| (all[2 * place + 1], *place));
+        let members: Vec<usize> = places.iter().map(|place| self.members[*place]).collect();
+        let rank = places.iter().position(|p| *p == self.rank).unwrap_or(0);
+        let group = format!("{}/{}.{color}", self.group, call.sequence);
+        let engine = Self::connect(
+            self.seat.clone(),
+            self.options.clone(),
+            group,
+            rank,
+            members,
+        );
+        Ok(Arc::new(engine.map_err(|error| self.fail(error, call))?))
+    }
+
+    fn abort(&self, error: Error) {
+        self.seat.abort(error);
+    }
+
+    fn leave(&self) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = Error::config("a collective", "a rank that has not left", "one that has");
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        if broken.is_none() {
+            *broken = Some(gone);
+            let (kind, len, sequence, crc) = (Kind::Bye, 0, 0, 0);
+            let bye = Header {
+                kind,
+                len,
+                sequence,
+                crc,
+            }
+            .encode();
+            for link in links.iter_mut().flatten() {
+                // Nothing else is on its way, so there is room; a peer that is gone needs none.
+                let _ = link.send(&[IoSlice::new(&bye)]);
+            }
+        }
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Cuts bytes into consecutive parts, one per rank.
+fn cut(bytes: &mut [u8], len: impl Fn(usize) -> usize, ranks: usize) -> Vec<&mut [u8]> {
+    let mut rest = bytes;
+    (0..ranks)
+        .map(|rank| {
+            let (part, others) = std::mem::take(&mut rest).split_at_mut(len(rank));
+            rest = others;
+            part
+        })
+        .collect()
+}
+
+/// This rank's part, to be read, and those of the others, to be written.
+fn take_own<'a>(parts: &'a mut [&mut [u8]], rank: usize) -> (&'a [u8], Vec<&'a mut [u8]>) {
+    let (mut own, mut others): (&[u8], _) = (&[], Vec::with_capacity(parts.len()));
+    for (place, part) in parts.iter_mut().enumerate() {
+        match place == rank {
+            true => own = part,
+            false => others.push(&mut **part),
+        }
+    }
+    (own, others)
+}

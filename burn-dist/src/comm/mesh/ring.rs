@@ -1,0 +1,346 @@
+//! A stream of bytes through memory that two processes share.
+//!
+//! One process writes, the other reads; two counters say how far each has come. Waiting happens
+//! elsewhere: a side that goes to sleep says so here, and the other then rings the doorbell, a byte
+//! on the pair's socket.
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// Counters of different sides lie apart by so much, so that their cores do not fight over a line.
+const LINE: usize = 128;
+/// Where the token lies, then the counters of each direction, then the data of each direction.
+const COUNTERS: usize = 4 * LINE;
+const DATA: usize = LINE + 2 * COUNTERS;
+
+/// Memory of two rings, one for each direction.
+#[derive(Debug)]
+pub(super) struct Segment {
+    map: MmapRaw,
+    capacity: usize,
+    /// Kept by the side that made it, so that the other can open it.
+    file: Option<File>,
+}
+
+/// The writing side of one direction.
+#[derive(Debug)]
+pub(super) struct Writer {
+    segment: Arc<Segment>,
+    direction: usize,
+    /// Bytes written so far.
+    head: u64,
+}
+
+/// The reading side of one direction.
+#[derive(Debug)]
+pub(super) struct Reader {
+    segment: Arc<Segment>,
+    direction: usize,
+    /// Bytes read so far.
+    tail: u64,
+}
+
+impl Segment {
+    /// New memory with room for `capacity` bytes on their way in each direction.
+    ///
+    /// It has no name: it goes with the last process that uses it, however that ends.
+    pub(super) fn new(capacity: usize, token: &[u8; 16]) -> io::Result<Self> {
+        let file = File::from(memfd_create("burn-dist", MemfdFlags::CLOEXEC)?);
+        ftruncate(&file, (DATA + 2 * capacity) as u64)?;
+        let map = MmapOptions::new().map_raw(&file)?;
+        // SAFETY: the first bytes of memory that nobody else has yet.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::ptr::copy_nonoverlapping(token.as_ptr(), map.as_mut_ptr(), token.len());
+        }
+        let file = Some(file);
+        Ok(Self {
+            map,
+            capacity,
+            file,
+        })
+    }
+
+    /// Where another process of this host finds the memory.
+    pub(super) fn place(&self) -> Option<(u32, i32)> {
+        self.file
+            .as_ref()
+            .map(|f| (std::process::id(), f.as_raw_fd()))
+    }
+
+    /// The other side has it, or will never.
+    pub(super) fn unshare(&mut self) {
+        self.file = None;
+    }
+
+    /// The memory that another process made, if it is the one with this token.
+    pub(super) fn open(
+        (pid, fd): (u32, i32),
+        capacity: usize,
+        token: &[u8; 16],
+    ) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .open(format!("/proc/{pid}/fd/{fd}"))?;
+        let other = || io::Error::new(io::ErrorKind::NotFound, "the process is of another host");
+        // Mapping beyond the end of a file would kill this process at the first access.
+        if file.metadata()?.len() != (DATA + 2 * capacity) as u64 {
+            return Err(other());
+        }
+        let map = MmapOptions::new().map_raw(&file)?;
+        let mut found = [0; 16];
+        // SAFETY: inside the mapping, whose length was checked; written before it was announced.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::ptr::copy_nonoverlapping(map.as_ptr(), found.as_mut_ptr(), found.len());
+        }
+        match found == *token {
+            true => Ok(Self {
+                map,
+                capacity,
+                file: None,
+            }),
+            false => Err(other()),
+        }
+    }
+
+    /// The two ends of one side: it writes in `direction` 0 or 1 and reads in the other.
+    pub(super) fn ends(self, direction: usize) -> (Writer, Reader) {
+        let segment = Arc::new(self);
+        let writer = Writer {
+            segment: segment.clone(),
+            direction,
+            head: 0,
+        };
+        (
+            writer,
+            Reader {
+                segment,
+                direction: 1 - direction,
+                tail: 0,
+            },
+        )
+    }
+
+    fn word(&self, direction: usize, number: usize) -> *mut u8 {
+        let at = LINE + direction * COUNTERS + number * LINE;
+        assert!(direction < 2 && number < 4);
+        self.map.as_mut_ptr().wrapping_add(at)
+    }
+
+    /// Bytes written to a direction so far.
+    fn head(&self, direction: usize) -> &AtomicU64 {
+        // SAFETY: inside the mapping, aligned to a line, and only ever used as this atomic.
+        #[allow(unsafe_code)]
+        unsafe {
+            &*self.word(direction, 0).cast()
+        }
+    }
+
+    /// Bytes read from a direction so far.
+    fn tail(&self, direction: usize) -> &AtomicU64 {
+        // SAFETY: as for `head`.
+        #[allow(unsafe_code)]
+        unsafe {
+            &*self.word(direction, 1).cast()
+        }
+    }
+
+    /// Whether a side of a direction sleeps: 0 the reader, 1 the writer.
+    fn asleep(&self, direction: usize, side: usize) -> &AtomicU32 {
+        // SAFETY: as for `head`.
+        #[allow(unsafe_code)]
+        unsafe {
+            &*self.word(direction, 2 + side).cast()
+        }
+    }
+
+    /// The address of a direction's byte number `at`, and how many follow before the ring's end.
+    fn data(&self, direction: usize, at: u64) -> (*mut u8, usize) {
+        let offset = (at % self.capacity as u64) as usize;
+        let start = DATA + direction * self.capacity + offset;
+        (
+            self.map.as_mut_ptr().wrapping_add(start),
+            self.capacity - offset,
+        )
+    }
+
+    /// How much lies between the counters; an error if the other side has broken them.
+    fn between(&self, head: u64, tail: u64) -> io::Result<usize> {
+        let used = head.wrapping_sub(tail);
+        if used > self.capacity as u64 {
+            let problem = "the counters of shared memory are damaged";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        Ok(used as usize)
+    }
+}
+
+impl Writer {
+    /// Writes as much of `bytes` as there is room for.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.room()?.min(bytes.len());
+        let (first, until_end) = self.segment.data(self.direction, self.head);
+        let n1 = n.min(until_end);
+        let (second, _) = self.segment.data(self.direction, self.head + n1 as u64);
+        // SAFETY: both ranges are inside this direction's data. The reader does not look at what
+        // lies beyond `head`, and `room` has read its counter with Acquire: it is done with this
+        // part of the ring.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), first, n1);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr().add(n1), second, n - n1);
+        }
+        self.head += n as u64;
+        self.segment
+            .head(self.direction)
+            .store(self.head, Ordering::Release);
+        Ok(n)
+    }
+
+    /// Bytes that can be written now.
+    pub(super) fn room(&self) -> io::Result<usize> {
+        let tail = self.segment.tail(self.direction).load(Ordering::Acquire);
+        Ok(self.segment.capacity - self.segment.between(self.head, tail)?)
+    }
+
+    /// Says that this side is about to sleep until there is room.
+    pub(super) fn doze(&self) {
+        doze(self.segment.asleep(self.direction, 1));
+    }
+
+    /// Whether the reader has gone to sleep and is to be woken, after something was written.
+    pub(super) fn must_ring(&self) -> bool {
+        must_ring(self.segment.asleep(self.direction, 0))
+    }
+}
+
+impl Reader {
+    /// Reads as much into `bytes` as is there.
+    pub(super) fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = self.ready()?.min(bytes.len());
+        let (first, until_end) = self.segment.data(self.direction, self.tail);
+        let n1 = n.min(until_end);
+        let (second, _) = self.segment.data(self.direction, self.tail + n1 as u64);
+        // SAFETY: both ranges are inside this direction's data, written before `head` was set,
+        // which `ready` has read with Acquire; the writer leaves them alone until `tail` says so.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::ptr::copy_nonoverlapping(first, bytes.as_mut_ptr(), n1);
+            std::ptr::copy_nonoverlapping(second, bytes.as_mut_ptr().add(n1), n - n1);
+        }
+        self.tail += n as u64;
+        self.segment
+            .tail(self.direction)
+            .store(self.tail, Ordering::Release);
+        Ok(n)
+    }
+
+    /// Bytes that can be read now.
+    pub(super) fn ready(&self) -> io::Result<usize> {
+        let head = self.segment.head(self.direction).load(Ordering::Acquire);
+        self.segment.between(head, self.tail)
+    }
+
+    /// Says that this side is about to sleep until there is something.
+    pub(super) fn doze(&self) {
+        doze(self.segment.asleep(self.direction, 0));
+    }
+
+    /// Whether the writer has gone to sleep and is to be woken, after something was read.
+    pub(super) fn must_ring(&self) -> bool {
+        must_ring(self.segment.asleep(self.direction, 1))
+    }
+}
+
+/// The flag must be visible before the caller looks a last time at the counters.
+fn doze(flag: &AtomicU32) {
+    flag.store(1, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+}
+
+/// The counters must be visible before the flag is looked at: one of the two sides sees the other.
+fn must_ring(flag: &AtomicU32) -> bool {
+    fence(Ordering::SeqCst);
+    flag.load(Ordering::Relaxed) == 1 && flag.swap(0, Ordering::Relaxed) == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(capacity: usize) -> ((Writer, Reader), (Writer, Reader)) {
+        let ours = Segment::new(capacity, &[7; 16]).unwrap();
+        let theirs = Segment::open(ours.place().unwrap(), capacity, &[7; 16]).unwrap();
+        (ours.ends(0), theirs.ends(1))
+    }
+
+    #[test]
+    fn bytes_come_out_as_they_went_in_at_every_size_and_wrap() {
+        let ((mut writer, _), (_, mut reader)) = pair(1000);
+        let stream: Vec<u8> = (0..100_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let (mut sent, mut back) = (0, Vec::<u8>::new());
+        for size in (1..=700).cycle() {
+            sent += writer
+                .write(&stream[sent..stream.len().min(sent + size)])
+                .unwrap();
+            let mut some = vec![0; (size * 7) % 900 + 1];
+            let n = reader.read(&mut some).unwrap();
+            back.extend(&some[..n]);
+            if back.len() == stream.len() {
+                break;
+            }
+        }
+        assert_eq!(back, stream);
+    }
+
+    #[test]
+    fn a_full_ring_takes_nothing_and_an_empty_one_gives_nothing() {
+        let ((mut writer, mut own), (_, mut reader)) = pair(64);
+        assert_eq!(writer.write(&[1; 100]).unwrap(), 64);
+        assert_eq!(writer.write(&[1; 100]).unwrap(), 0);
+        assert_eq!(reader.read(&mut [0; 100]).unwrap(), 64);
+        assert_eq!(reader.read(&mut [0; 100]).unwrap(), 0);
+        assert_eq!(
+            own.read(&mut [0; 100]).unwrap(),
+            0,
+            "the other direction is another ring"
+        );
+    }
+
+    #[test]
+    fn memory_with_another_token_is_not_taken() {
+        let ours = Segment::new(64, &[7; 16]).unwrap();
+        let place = ours.place().unwrap();
+        assert!(Segment::open(place, 64, &[8; 16]).is_err());
+        assert!(Segment::open(place, 128, &[7; 16]).is_err());
+        assert!(Segment::open((place.0, 999_999), 64, &[7; 16]).is_err());
+    }
+
+    #[test]
+    fn broken_counters_are_an_error() {
+        let ((mut writer, _), (_, mut reader)) = pair(64);
+        writer.segment.head(0).store(1 << 40, Ordering::Release);
+        assert!(reader.read(&mut [0; 8]).is_err());
+        writer.segment.tail(0).store(5, Ordering::Release);
+        assert!(writer.write(&[0; 8]).is_err());
+    }
+
+    #[test]
+    fn a_sleeper_is_woken_once() {
+        let ((writer, _), (_, reader)) = pair(64);
+        assert!(!writer.must_ring());
+        reader.doze();
+        assert!(writer.must_ring());
+        assert!(!writer.must_ring());
+        writer.doze();
+        assert!(reader.must_ring());
+    }
+}

@@ -1,0 +1,145 @@
+//! One entrance for every way of starting ranks.
+
+use super::flags::Flags;
+use super::process::Process;
+use super::role::Role;
+use super::settings::Settings;
+use super::supervise::{Program, supervise};
+use super::threads::Threads;
+use super::{Detected, Node, process_variable};
+use crate::error::{Error, Result};
+use crate::stop::Stop;
+use crate::world::World;
+use burn::tensor::Device;
+use std::time::Duration;
+
+/// Starts ranks in the way that the flags and the environment ask for.
+///
+/// The same program can be any of these, without a change:
+///
+/// - **a rank**, where a launcher has started it: burn-dist-run, torchrun, mpirun, srun and others,
+///   told apart by their environment variables ([`detect`](super::detect));
+/// - **a launcher**, where flags like `--nproc-per-node 4` or a cluster's variables ask for
+///   processes: it starts itself so often, and looks after the ranks ([`supervise`]);
+/// - **all ranks**, as threads of this process, where nobody asks for anything.
+///
+/// ```
+/// use burn_dist::launch::Flags;
+///
+/// let flags = Flags::default(); // or, from a command line, with #[command(flatten)]
+/// let ranks = burn_dist::launch(&flags).threads(2).seed(7).run(|world| Ok(world.rank()))?;
+/// assert_eq!(ranks, [0, 1]);
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+///
+/// # Source
+/// PyTorch: `torchrun`, `init_process_group("env://")`; Lightning: cluster environments.
+pub fn launch(flags: &Flags) -> Launch {
+    Launch {
+        flags: flags.clone(),
+        threads: 1,
+        seed: 0,
+        deadline: None,
+        device: Device::flex(),
+    }
+}
+
+/// Ranks that are about to start; see [`launch()`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing starts before `run`"]
+pub struct Launch {
+    flags: Flags,
+    threads: usize,
+    seed: u64,
+    deadline: Option<Duration>,
+    device: Device,
+}
+
+impl Launch {
+    /// So many ranks as threads, where nothing asks for processes; 1 if this is not called.
+    pub fn threads(mut self, ranks: usize) -> Self {
+        self.threads = ranks;
+        self
+    }
+
+    /// The seed that parameters are initialised from, the same on all ranks.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// How long a collective may wait for another rank; `BURN_DIST_TIMEOUT` wins, and without either
+    /// it is five minutes.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The device that every rank computes on; it tracks gradients whether given so or not.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Runs `f` on the ranks of this process, and returns what they return, in rank order.
+    ///
+    /// A process that starts ranks as processes has none itself: it returns nothing once all have
+    /// ended well.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for flags and variables that contradict each other. As a rank: what joining
+    /// the world or `f` fails with; what ends one rank ends all. As a launcher:
+    /// [`Error::Child`] of the rank that failed first.
+    pub fn run<T: Send>(&self, f: impl Fn(World) -> Result<T> + Sync) -> Result<Vec<T>> {
+        match Role::find(&self.flags, process_variable)? {
+            Role::Rank(found) => Ok(vec![self.rank(*found, f)?]),
+            Role::Launch(node) => self.children(&node).map(|()| Vec::new()),
+            Role::Alone => {
+                let settings = Settings::read(process_variable)?;
+                Threads::new(self.threads)
+                    .seed(self.seed)
+                    .deadline(self.patience(&settings))
+                    .device(self.device.clone())
+                    .stop(Stop::on_signals()?)
+                    .run(f)
+            }
+        }
+    }
+
+    fn rank<T: Send>(&self, found: Detected, f: impl Fn(World) -> Result<T> + Sync) -> Result<T> {
+        let level = match found.identity.rank {
+            0 => log::Level::Info,
+            _ => log::Level::Debug,
+        };
+        log::log!(level, "{found}");
+        let settings = Settings::read(process_variable)?;
+        let process = Process {
+            identity: found.identity,
+            transport: self
+                .flags
+                .transport
+                .or(settings.transport)
+                .unwrap_or_default(),
+            deadline: self.patience(&settings),
+            settings,
+            device: self.device.clone(),
+            seed: self.seed,
+        };
+        let f = &f;
+        process.run(move |world| f(world))
+    }
+
+    /// Starts this very program as the ranks of this host.
+    fn children(&self, node: &Node) -> Result<()> {
+        let path = std::env::current_exe()
+            .map_err(|e| Error::config("this program", "a path to start it again", e))?;
+        let mut program = Program::new(path);
+        program.args = std::env::args_os().skip(1).collect();
+        supervise(node, &program)
+    }
+
+    fn patience(&self, settings: &Settings) -> Duration {
+        let given = settings.deadline.or(self.deadline);
+        given.unwrap_or(Duration::from_secs(300))
+    }
+}

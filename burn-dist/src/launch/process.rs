@@ -1,0 +1,155 @@
+//! One rank as this process.
+
+use super::error_file::ErrorFile;
+use super::rank;
+use super::settings::Settings;
+use super::threads::compute_threads;
+use super::{Identity, host};
+use crate::comm::mesh::{Mesh, Options, Transport};
+use crate::comm::{Communicator, Flight, Recorder};
+use crate::error::{Error, Result};
+use crate::rendezvous::{Seat, Server, Terms};
+use crate::stop::Stop;
+use crate::world::{Setting, World};
+use burn::tensor::Device;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a process brings along to become a rank.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) identity: Identity,
+    pub(super) settings: Settings,
+    pub(super) transport: Transport,
+    pub(super) deadline: Duration,
+    pub(super) device: Device,
+    pub(super) seed: u64,
+}
+
+impl Process {
+    /// Joins the world, runs `f` in it, and leaves when all ranks are done.
+    ///
+    /// # Errors
+    /// Those of the way in ([`Seat::take`], [`Mesh::new`]), then those of `f`; what ends another
+    /// rank ends this one with the same cause. The cause is also written to the files that the
+    /// launcher has named.
+    pub(super) fn run<T: Send>(&self, f: impl FnOnce(World) -> Result<T> + Send) -> Result<T> {
+        let recorder = Recorder::default();
+        let result = self.join_and_run(&recorder, f);
+        if let Err(error) = &result {
+            self.leave_word(error, &recorder);
+        }
+        result
+    }
+
+    fn join_and_run<T: Send>(
+        &self,
+        recorder: &Recorder,
+        f: impl FnOnce(World) -> Result<T> + Send,
+    ) -> Result<T> {
+        let stop = Stop::on_signals()?;
+        let mut terms = self.terms();
+        // Dropped last: the others hear what happened before rank 0 goes.
+        let server = match terms.rank {
+            0 => Some(Server::start(&terms)?),
+            _ => None,
+        };
+        if let Some(server) = &server {
+            terms.port = server.port();
+        }
+        let seat = Arc::new(Seat::take(terms)?);
+        let last = recorder.clone();
+        seat.describe(move || last.last());
+        let options = Options {
+            transport: self.transport,
+            deadline: self.deadline,
+            host: self.settings.host.clone(),
+            advertise: None,
+        };
+        let mesh = Mesh::new(seat.clone(), options).map_err(|error| seat.abort(error))?;
+        let setting = Setting {
+            device: self.device.clone(),
+            seed: self.seed,
+            ranks_here: 1,
+            restarts: self.settings.attempt,
+            stop,
+        };
+        let comm = Communicator::recorded_by(mesh, recorder.clone());
+        let value = rank::run(comm, self.compute_threads(), setting, f)?;
+        seat.leave()?;
+        Ok(value)
+    }
+
+    fn terms(&self) -> Terms {
+        let Identity {
+            rank,
+            world_size,
+            ref master_addr,
+            master_port,
+            ..
+        } = self.identity;
+        Terms {
+            rank,
+            world: world_size,
+            master: master_addr.clone(),
+            port: master_port,
+            port_reserved: self.settings.port_reserved,
+            secret: self.settings.secret.clone(),
+            attempt: self.settings.attempt,
+            heartbeat: self.settings.heartbeat,
+            patience: self.settings.patience,
+            host: host::name(),
+        }
+    }
+
+    /// This rank's share of the host's cores, unless somebody has said how many it gets.
+    fn compute_threads(&self) -> usize {
+        match std::env::var_os("RAYON_NUM_THREADS") {
+            Some(_) => compute_threads(),
+            None => (compute_threads() / self.identity.local_world_size.max(1)).max(1),
+        }
+    }
+
+    /// Leaves what others need to find out what happened; failing at that hides nothing.
+    fn leave_word(&self, error: &Error, recorder: &Recorder) {
+        let Identity {
+            rank, world_size, ..
+        } = self.identity;
+        if let Some(path) = &self.settings.error_file {
+            let file = ErrorFile::new(error.to_string(), is_secondary(error, rank), rank);
+            let _ = file
+                .write(path)
+                .inspect_err(|e| log::warn!("rank {rank}: {e}"));
+        }
+        if let Some(folder) = &self.settings.flights {
+            let flight = Flight {
+                rank,
+                world: world_size,
+                host: host::name(),
+                pid: std::process::id(),
+                step: recorder.step(),
+                error: error.to_string(),
+                events: recorder.events(),
+            };
+            let _ = flight
+                .write(folder)
+                .inspect_err(|e| log::warn!("rank {rank}: {e}"));
+        }
+    }
+}
+
+/// Whether this rank failed only because of another one.
+fn is_secondary(error: &Error, rank: usize) -> bool {
+    match error {
+        Error::PeerFailed { peer, .. }
+        | Error::PeerLost { peer, .. }
+        | Error::PeerLeft { peer, .. }
+        | Error::Mismatch { peer, .. } => *peer != rank,
+        Error::Timeout { rank: who, .. }
+        | Error::Join { rank: who, .. }
+        | Error::Corrupt { rank: who, .. }
+        | Error::GradientSet { without: who, .. }
+        | Error::Panicked { rank: who, .. } => *who != rank,
+        _ => false,
+    }
+}

@@ -1,0 +1,134 @@
+//! One rank's process, together with whatever it starts itself.
+
+#![allow(unsafe_code)]
+
+use super::Program;
+use super::end::End;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_process_group};
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{self, ChildStderr, ChildStdout, Command, Stdio};
+
+/// A process that leads a process group of its own.
+///
+/// It is not waited for before the whole group of ranks is over: until then the system gives its
+/// number, which is also that of its process group, to nobody else, so that a signal to leftovers
+/// of a rank cannot reach a stranger.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) rank: usize,
+    pub(super) end: Option<End>,
+    process: process::Child,
+    pid: Pid,
+    sent: Vec<i32>,
+    /// Whether its number is still its own.
+    ours: bool,
+}
+
+impl Child {
+    /// Starts the program. It is killed when the thread that calls this ends, however that ends.
+    pub(super) fn start(
+        rank: usize,
+        program: &Program,
+        variables: Vec<(&str, Option<OsString>)>,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(&program.path);
+        command
+            .args(&program.args)
+            .envs(program.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        for (name, value) in variables {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let launcher = getpid();
+        // SAFETY: between fork and exec only system calls are made; nothing is allocated and no
+        // lock is taken.
+        unsafe {
+            command.pre_exec(move || die_with(launcher));
+        }
+        let process = command.spawn()?;
+        Ok(Self {
+            rank,
+            end: None,
+            pid: Pid::from_child(&process),
+            process,
+            sent: Vec::new(),
+            ours: true,
+        })
+    }
+
+    /// Its standard output and error, once.
+    pub(super) fn outputs(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
+        (self.process.stdout.take(), self.process.stderr.take())
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Whether this launcher sent the signal before the process had ended.
+    pub(super) fn was_sent(&self, signal: i32) -> bool {
+        self.sent.contains(&signal)
+    }
+
+    /// Looks whether it has ended; returns true the first time it has.
+    pub(super) fn look(&mut self) -> bool {
+        if self.end.is_some() {
+            return false;
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        self.end = match rustix::process::waitid(WaitId::Pid(self.pid), options) {
+            Ok(None) | Err(rustix::io::Errno::INTR) => None,
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Some(End::Exited(code as u8)),
+                (None, Some(signal)) => Some(End::Killed(signal)),
+                (None, None) => None,
+            },
+            Err(_) => {
+                self.ours = false;
+                Some(End::Unknown)
+            }
+        };
+        self.end.is_some()
+    }
+
+    /// Sends a signal to the process and all it has started, as far as that is in its group.
+    pub(super) fn signal(&mut self, signal: Signal) {
+        if self.ours && kill_process_group(self.pid, signal).is_ok() && self.end.is_none() {
+            self.sent.push(signal.as_raw());
+        }
+    }
+
+    /// Kills what is left, and gives the number back to the system.
+    pub(super) fn bury(&mut self) {
+        if self.ours {
+            self.signal(Signal::KILL);
+            let _ = self.process.wait();
+            self.ours = false;
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.bury();
+    }
+}
+
+/// Has this process killed when its parent is gone, even by `kill -9`.
+fn die_with(launcher: Pid) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Too late if the parent went before that; somebody else is the parent then.
+    match getppid() == Some(launcher) {
+        true => Ok(()),
+        false => Err(rustix::io::Errno::SRCH.into()),
+    }
+}

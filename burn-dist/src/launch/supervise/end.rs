@@ -1,0 +1,61 @@
+//! How a process came to its end.
+
+use super::signals;
+use std::fmt;
+
+/// The end of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It left with this exit code.
+    Exited(u8),
+    /// This signal killed it.
+    Killed(i32),
+    /// Somebody else in this process has waited for it, and kept what they learned.
+    Unknown,
+}
+
+impl End {
+    pub(super) fn is_success(self) -> bool {
+        self == Self::Exited(0)
+    }
+
+    /// What a shell makes of it.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Killed(signal) => u8::try_from(signal).map_or(255, |n| n.saturating_add(128)),
+            Self::Unknown => 1,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::Killed(signal) => match signals::name(signal) {
+                name if name.starts_with("SIG") => {
+                    write!(f, "was killed by signal {signal} ({name})")
+                }
+                _ => write!(f, "was killed by signal {signal}"),
+            },
+            Self::Unknown => write!(f, "ended, and something else took its exit code"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_read_and_count_as_in_a_shell() {
+        assert_eq!(End::Exited(7).to_string(), "exited with code 7");
+        let killed = End::Killed(9);
+        assert_eq!(killed.to_string(), "was killed by signal 9 (SIGKILL)");
+        assert_eq!(End::Killed(40).to_string(), "was killed by signal 40");
+        let ends = [End::Exited(0), End::Exited(7), killed, End::Killed(15)];
+        assert_eq!(ends.map(End::code), [0, 7, 137, 143]);
+        assert_eq!(ends.map(End::is_success), [true, false, false, false]);
+    }
+}

@@ -1,0 +1,211 @@
+//! A launcher for one host: starts its ranks, passes on what they print and what it is told, and
+//! leaves nothing behind.
+//!
+//! As torchrun does it, with three things more: ranks die with the launcher even if that is killed,
+//! the first failure is found among those that follow from it, and the ranks' last collectives are
+//! put side by side.
+
+mod child;
+mod end;
+mod environment;
+mod group;
+mod output;
+mod port;
+mod records;
+mod signals;
+mod summary;
+mod terminal;
+
+use super::diagnosis::diagnose;
+use super::node::Node;
+use crate::error::{Error, Result};
+use environment::Environment;
+use group::{Desk, FAIL_GRACE, Group, STOP_GRACE};
+use port::Port;
+use records::Records;
+use signals::Watch;
+use std::ffi::OsString;
+use std::time::Duration;
+use terminal::{Terminal, Voice};
+
+/// What every rank of a host runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its path, or its name if it is in `PATH`.
+    pub path: OsString,
+    /// What it is called with.
+    pub args: Vec<OsString>,
+    /// Environment variables, besides those of this process.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl Program {
+    /// A program without arguments.
+    pub fn new(path: impl Into<OsString>) -> Self {
+        Self {
+            path: path.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+}
+
+/// Runs a program as the ranks of this host, and returns when all of them are gone.
+///
+/// Each rank finds its place in the variables that torchrun sets, and in `BURN_DIST_RANK`,
+/// `BURN_DIST_WORLD_SIZE`, `BURN_DIST_LOCAL_RANK`, `BURN_DIST_LOCAL_WORLD_SIZE`,
+/// `BURN_DIST_MASTER_ADDR`, `BURN_DIST_MASTER_PORT`, `BURN_DIST_PORT_RESERVED` (rank 0 must bind
+/// the port with `SO_REUSEPORT`), `BURN_DIST_RESTART_COUNT`, `BURN_DIST_SECRET`,
+/// `BURN_DIST_FLIGHT_DIR` and `BURN_DIST_PARENT` (this process). The cores are divided among the
+/// ranks by `RAYON_NUM_THREADS` and `OMP_NUM_THREADS`, unless one of them is set already.
+///
+/// What the ranks print comes out here, each line after `[rank]: `, and goes into
+/// `rank-N/stdout.log` and `rank-N/stderr.log` of the node's `log_dir`.
+///
+/// SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM, so that ranks can finish their step, save
+/// and leave; after `BURN_DIST_GRACE` seconds (30), or a second SIGINT, they are killed. When a rank
+/// fails, the others get `BURN_DIST_FAIL_GRACE` seconds (15) to end by themselves, as long again
+/// after SIGTERM, and are killed then. What a rank has started is killed with it, unless it has left
+/// the rank's process group; if this process is killed itself, the ranks are killed too.
+///
+/// Handles signals while it runs; run one at a time in a process, on a thread that stays. The ranks
+/// are this process's children: do not wait for them elsewhere.
+///
+/// ```
+/// use burn_dist::launch::{Node, Program, exit_code, supervise};
+///
+/// let node = Node {
+///     nodes: 1,
+///     node_rank: 0,
+///     ranks: 2,
+///     master_addr: "127.0.0.1".into(),
+///     master_port: 0,
+///     max_restarts: 0,
+///     log_dir: None,
+/// };
+/// let mut program = Program::new("sh");
+/// program.args = ["-c", "exit $((RANK * 7))"].map(Into::into).to_vec();
+/// let result = supervise(&node, &program);
+/// assert_eq!(exit_code(&result), 7);
+/// ```
+///
+/// # Errors
+/// [`Error::Child`] for the rank that failed first, or that could not be started, after a table of
+/// all failed ranks on standard error. [`Error::Config`] and [`Error::File`] if the ranks cannot be
+/// started as the node says.
+///
+/// # Source
+/// PyTorch: `torchrun`, `torch.distributed.elastic`.
+pub fn supervise(node: &Node, program: &Program) -> Result<()> {
+    check(node)?;
+    let records = Records::open(node, program)?;
+    let terminal = Terminal::default();
+    let desk = Desk {
+        stop_grace: grace("BURN_DIST_GRACE", STOP_GRACE)?,
+        fail_grace: grace("BURN_DIST_FAIL_GRACE", FAIL_GRACE)?,
+        watch: Watch::start()?,
+        voice: Voice::new(&terminal),
+        terminal,
+    };
+    let result = run(node, program, &records, &desk);
+    // In this order: if nobody reads the launcher's words, a signal can still end it.
+    let Desk { watch, voice, .. } = desk;
+    drop(watch);
+    voice.end();
+    result
+}
+
+/// The exit code that tells a shell how [`supervise`] ended: that of the rank that failed first, 128
+/// and the number of the signal that killed it, 127 or 126 if it could not be started, else 0 or 1.
+pub fn exit_code<T>(result: &Result<T>) -> u8 {
+    match result {
+        Ok(_) => 0,
+        Err(Error::Child { code, .. }) => *code,
+        Err(_) => 1,
+    }
+}
+
+fn run(node: &Node, program: &Program, records: &Records, desk: &Desk) -> Result<()> {
+    // With several hosts nobody could tell the others.
+    let alone = node.nodes == 1 && program.variable("BURN_DIST_SECRET").is_none();
+    let secret = alone.then(|| format!("{:032x}", rand::random::<u128>()));
+    let mut attempt = 0;
+    loop {
+        let free = node.master_port == 0;
+        let port = free.then(|| Port::reserve(&node.master_addr)).transpose()?;
+        records.clear(node)?;
+        let environment = Environment {
+            node,
+            program,
+            port: port.as_ref().map_or(node.master_port, Port::number),
+            reserved: port.is_some(),
+            attempt,
+            secret: secret.as_deref(),
+            flights: records.flight_folder(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let mut outcome = Group::start(desk, &environment, records)?.look_after();
+        for ended in outcome.ends.iter_mut().filter(|e| !e.end.is_success()) {
+            ended.error = records.error(ended.rank);
+        }
+        let Some(failure) = summary::failure(&outcome) else {
+            return Ok(());
+        };
+        desk.voice.say(&failure.text);
+        if !failure.expected {
+            let ends = outcome.ends.iter();
+            let ends = ends.map(|e| (e.rank, e.end.to_string())).collect();
+            let world = node.nodes * node.ranks;
+            desk.voice
+                .say(&diagnose(&records.flights(node), world, &ends));
+        }
+        let stop = outcome.stop.or_else(|| desk.watch.stop());
+        if stop.is_some() || attempt == node.max_restarts {
+            return Err(failure.error);
+        }
+        attempt += 1;
+        let most = node.max_restarts;
+        let again = format!("starting all ranks of this host again: restart {attempt} of {most}");
+        desk.voice.say(&again);
+    }
+}
+
+/// How long a grace is, as the environment says, in seconds.
+pub(super) fn grace(name: &str, default: Duration) -> Result<Duration> {
+    let Some(value) = std::env::var_os(name) else {
+        return Ok(default);
+    };
+    let value = value.to_string_lossy();
+    let seconds = value.trim().parse().ok();
+    let duration = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+    // More than a year would overflow the clock, and is for ever.
+    let longest = Duration::from_secs(365 * 24 * 3600);
+    let refused = || Error::config(name, "a number of seconds, such as 30", &value);
+    Ok(duration.ok_or_else(refused)?.min(longest))
+}
+
+/// The node a group runs on, checked before anything is started.
+pub(super) fn check(node: &Node) -> Result<()> {
+    let Node {
+        nodes,
+        node_rank,
+        ranks,
+        master_port,
+        ..
+    } = *node;
+    let at_least_1 = |what: &str, found| match found {
+        0 => Err(Error::config(what, "at least 1", 0)),
+        _ => Ok(()),
+    };
+    at_least_1("number of ranks on this host", ranks)?;
+    at_least_1("number of hosts", nodes)?;
+    if node_rank >= nodes {
+        let expected = format!("a number below that of hosts, {nodes}");
+        return Err(Error::config("number of this host", expected, node_rank));
+    }
+    if nodes > 1 && master_port == 0 {
+        let expected = "the same port for all hosts, such as 29500";
+        return Err(Error::config("master port", expected, "0, any free one"));
+    }
+    Ok(())
+}

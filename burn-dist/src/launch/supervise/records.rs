@@ -1,0 +1,132 @@
+//! Where ranks leave what outlives them: their output, their errors, their last collectives.
+
+use super::Program;
+use super::terminal::Stream;
+use crate::comm::Flight;
+use crate::error::{Error, Result};
+use crate::launch::{ErrorFile, Node};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use tempfile::TempDir;
+
+/// The folders of one supervision.
+#[derive(Debug)]
+pub(super) struct Records {
+    logs: Option<PathBuf>,
+    errors: PathBuf,
+    flights: PathBuf,
+    /// Goes with this.
+    _private: Option<TempDir>,
+}
+
+impl Records {
+    /// Makes the folders: inside `node.log_dir`, or where nobody else looks, for as long as needed.
+    pub(super) fn open(node: &Node, program: &Program) -> Result<Self> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path).map_err(|e| Error::file(path, "a folder for records", e))
+        };
+        let logs = node.log_dir.as_deref().map(absolute).transpose()?;
+        let private = match &logs {
+            Some(_) => None,
+            None => {
+                let made = tempfile::Builder::new().prefix("burn-dist-").tempdir();
+                let folder = std::env::temp_dir();
+                Some(made.map_err(|e| Error::file(&folder, "room for a private folder", e))?)
+            }
+        };
+        let private_path = private.as_ref().map(|p| p.path().to_path_buf());
+        let errors = logs.clone().or(private_path).unwrap_or_default();
+        let flights = match program.variable("BURN_DIST_FLIGHT_DIR") {
+            Some(folder) => absolute(Path::new(&folder))?,
+            None => errors.clone(),
+        };
+        let records = Self {
+            logs,
+            errors,
+            flights,
+            _private: private,
+        };
+        let folders = ranks(node).map(|rank| records.rank(rank));
+        for folder in folders.chain([records.flights.clone()]) {
+            std::fs::create_dir_all(&folder)
+                .map_err(|e| Error::file(&folder, "a folder for records", e))?;
+        }
+        Ok(records)
+    }
+
+    /// Removes what the ranks of this host have left before.
+    pub(super) fn clear(&self, node: &Node) -> Result<()> {
+        for rank in ranks(node) {
+            for path in [self.error_path(rank), Flight::file(&self.flights, rank)] {
+                match std::fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::file(&path, "to remove an old record", e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The file that keeps one output of a rank; what it holds already stays, with a line between.
+    pub(super) fn log(&self, rank: usize, stream: Stream, attempt: usize) -> Result<Option<File>> {
+        if self.logs.is_none() {
+            return Ok(None);
+        }
+        let path = self.rank(rank).join(match stream {
+            Stream::Out => "stdout.log",
+            Stream::Err => "stderr.log",
+        });
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = since_1970.unwrap_or_default().as_secs();
+        let open = || {
+            let mut file = File::options().create(true).append(true).open(&path)?;
+            if file.metadata()?.len() > 0 {
+                writeln!(
+                    file,
+                    "==== burn-dist: attempt {attempt}, at {now} s since 1970 ===="
+                )?;
+            }
+            Ok(file)
+        };
+        let opened: std::io::Result<File> = open();
+        let refused = |e| Error::file(&path, "a file for a rank's output", e);
+        opened.map(Some).map_err(refused)
+    }
+
+    /// Where a rank writes why it failed.
+    pub(super) fn error_path(&self, rank: usize) -> PathBuf {
+        self.rank(rank).join("error.json")
+    }
+
+    /// Why a rank failed, if it said so.
+    pub(super) fn error(&self, rank: usize) -> Option<ErrorFile> {
+        ErrorFile::read(&self.error_path(rank)).ok().flatten()
+    }
+
+    /// Where ranks write what they did last.
+    pub(super) fn flight_folder(&self) -> &Path {
+        &self.flights
+    }
+
+    /// What ranks did last: those of this host, and all others that share the folder.
+    pub(super) fn flights(&self, node: &Node) -> Vec<Flight> {
+        let world = node.nodes * node.ranks;
+        let read = |rank| Flight::read(&self.flights, rank).ok();
+        // One of another world lies there by chance.
+        let of_this = |flight: &Flight| flight.world == world;
+        (0..world).filter_map(read).filter(of_this).collect()
+    }
+
+    fn rank(&self, rank: usize) -> PathBuf {
+        self.errors.join(format!("rank-{rank}"))
+    }
+}
+
+/// The ranks of a host.
+pub(super) fn ranks(node: &Node) -> std::ops::Range<usize> {
+    node.node_rank * node.ranks..(node.node_rank + 1) * node.ranks
+}

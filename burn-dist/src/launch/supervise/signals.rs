@@ -1,0 +1,159 @@
+//! What the system tells the launcher: that it is to stop, or that a child has ended.
+//!
+//! Signals become messages in a channel, which the readers of the children's output use too, so
+//! that the launcher waits for everything in one place.
+
+use crate::error::{Error, Result};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// What the launcher waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A child may have ended.
+    Child,
+    /// The launcher is asked to stop, by this signal.
+    Stop(i32),
+    /// One reader of a child's output has come to its end.
+    Read,
+}
+
+/// Receives signals for this process from its making to its end.
+#[derive(Debug)]
+pub(super) struct Watch {
+    handle: Handle,
+    sender: Sender<Event>,
+    events: Receiver<Event>,
+    default: Arc<AtomicBool>,
+}
+
+/// Whether signals do what they did before, now that nobody watches any more. The library for
+/// signals never takes its handlers out again, so one that is asked for the default is added once.
+static DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+impl Watch {
+    pub(super) fn start() -> Result<Self> {
+        let refused = |e: std::io::Error| Error::config("signals", "to handle them", e);
+        let stops = stops();
+        let default = match DEFAULT.get() {
+            Some(default) => default.clone(),
+            None => {
+                let default = Arc::new(AtomicBool::new(false));
+                for &signal in &stops {
+                    signal_hook::flag::register_conditional_default(signal, default.clone())
+                        .map_err(refused)?;
+                }
+                DEFAULT.get_or_init(|| default).clone()
+            }
+        };
+        let mut signals = Signals::new(stops.iter().chain([&SIGCHLD])).map_err(refused)?;
+        let (sender, events) = channel();
+        let (handle, send) = (signals.handle(), sender.clone());
+        let watch = move || {
+            for signal in signals.forever() {
+                let event = match signal {
+                    SIGCHLD => Event::Child,
+                    signal => Event::Stop(signal),
+                };
+                if send.send(event).is_err() {
+                    break;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(watch)
+            .map_err(refused)?;
+        default.store(false, Ordering::SeqCst);
+        Ok(Self {
+            handle,
+            sender,
+            events,
+            default,
+        })
+    }
+
+    /// Where readers of output say that they are done.
+    pub(super) fn sender(&self) -> Sender<Event> {
+        self.sender.clone()
+    }
+
+    /// The signal that asks to stop, if one has come and nobody has seen it yet.
+    pub(super) fn stop(&self) -> Option<i32> {
+        self.events.try_iter().find_map(|event| match event {
+            Event::Stop(signal) => Some(signal),
+            Event::Child | Event::Read => None,
+        })
+    }
+
+    /// The next event, if there is one within `wait`.
+    pub(super) fn next(&self, wait: Duration) -> Option<Event> {
+        match self.events.recv_timeout(wait) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Cannot be, since this holds a sender; then at least do not spin.
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(wait);
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.handle.close();
+        self.default.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The name of a signal, or its number.
+pub(super) fn name(signal: i32) -> String {
+    let name = signal_hook::low_level::signal_name(signal);
+    name.map_or_else(|| format!("signal {signal}"), str::to_string)
+}
+
+/// The signals that ask to stop, without those that whoever started this process has it ignore:
+/// `nohup` does so with SIGHUP, and a shell with SIGINT for what runs in its background.
+fn stops() -> Vec<i32> {
+    let ignored = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| ignored(&status))
+        .unwrap_or(0);
+    let heard = |signal: &i32| *signal == SIGTERM || ignored >> (signal - 1) & 1 == 0;
+    [SIGTERM, SIGINT, SIGHUP]
+        .into_iter()
+        .filter(heard)
+        .collect()
+}
+
+/// One bit for each ignored signal, from the lowest.
+fn ignored(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read() {
+        let status =
+            "Name:\tsh\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001003\nSigCgt:\t0\n";
+        assert_eq!(ignored(status), Some(0x1003));
+        assert_eq!(ignored("Name:\tsh\n"), None);
+    }
+
+    #[test]
+    fn signals_have_names() {
+        assert_eq!(
+            (name(9), name(250)),
+            ("SIGKILL".into(), "signal 250".into())
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! Who failed, and who failed first.
+//!
+//! When one rank fails, all others do, because they need it. The one that matters is rarely the one
+//! that printed last.
+
+use super::end::End;
+use super::group::Outcome;
+use super::signals;
+use crate::error::Error;
+use crate::launch::ranks::Ranks;
+use crate::launch::{ErrorFile, host};
+use std::collections::BTreeSet;
+
+/// How one rank ended.
+#[derive(Debug, Clone)]
+pub(super) struct Ended {
+    pub(super) rank: usize,
+    pub(super) pid: u32,
+    pub(super) end: End,
+    /// Whether the signal that killed it came from this launcher.
+    pub(super) ours: bool,
+    /// What it said itself.
+    pub(super) error: Option<ErrorFile>,
+}
+
+/// What the failed ranks of a group come down to.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The first failure.
+    pub(super) error: Error,
+    /// All of them.
+    pub(super) text: String,
+    /// Whether the ranks only ended as the launcher, asked to stop, had told them to.
+    pub(super) expected: bool,
+}
+
+/// The failure of a group, if any rank failed.
+pub(super) fn failure(outcome: &Outcome) -> Option<Failure> {
+    let first = first(&outcome.ends)?;
+    let mut failed: Vec<_> = outcome
+        .ends
+        .iter()
+        .filter(|e| !e.end.is_success())
+        .collect();
+    failed.sort_by_key(|ended| (ended.rank != first.rank, ended.rank));
+    let stopped = outcome.stop.map(|signal| {
+        let name = signals::name(signal);
+        format!("the launcher was told to stop by {name}")
+    });
+    let expected = stopped.is_some() && failed.iter().all(|ended| ended.ours);
+    let said = first.error.as_ref().map(|error| error.message.clone());
+    let error = Error::Child {
+        rank: first.rank,
+        host: host::name(),
+        status: first.end.to_string(),
+        code: first.end.code(),
+        message: said.or(stopped).unwrap_or_default(),
+    };
+    let text = match expected {
+        true => {
+            let ranks = failed.iter().map(|ended| ended.rank).collect();
+            format!(
+                "{} did not leave by itself before it was killed",
+                Ranks(&ranks)
+            )
+        }
+        false => table(&failed, outcome.ends.len()),
+    };
+    Some(Failure {
+        error,
+        text,
+        expected,
+    })
+}
+
+/// The failure that the others follow from: a signal from outside, since who is killed says nothing;
+/// else the first that says it is nobody else's; else the first at all.
+fn first(ends: &[Ended]) -> Option<&Ended> {
+    let failed = || ends.iter().filter(|ended| !ended.end.is_success());
+    let killed = |ended: &&Ended| matches!(ended.end, End::Killed(_)) && !ended.ours;
+    let own = |ended: &&Ended| ended.error.as_ref().is_some_and(|error| !error.secondary);
+    // Without a time it stands where it ended; the sort keeps that order.
+    let time = |ended: &&Ended| ended.error.as_ref().and_then(|error| error.timestamp);
+    let said = failed()
+        .filter(own)
+        .min_by_key(|ended| time(ended).unwrap_or(0));
+    failed().find(killed).or(said).or_else(|| failed().next())
+}
+
+/// The failed ranks, one in a line, the first of them at the top.
+fn table(failed: &[&Ended], ranks: usize) -> String {
+    let cells: Vec<[String; 4]> = failed
+        .iter()
+        .map(|ended| {
+            let message = ended.error.as_ref().map(|error| error.message.as_str());
+            let line = message.and_then(|m| m.lines().next()).unwrap_or("-");
+            let (rank, pid) = (ended.rank.to_string(), ended.pid.to_string());
+            [rank, pid, ended.end.to_string(), line.to_string()]
+        })
+        .collect();
+    let head = ["rank", "pid", "how it ended", "what it said"].map(str::to_string);
+    let width = |column: usize| {
+        let widths = cells.iter().chain([&head]).map(|row| row[column].len());
+        widths.max().unwrap_or(0)
+    };
+    let row = |mark: &str, [rank, pid, end, message]: &[String; 4]| {
+        let (ranks, pids, ends) = (width(0), width(1), width(2));
+        format!("{mark:5}  {rank:>ranks$}  {pid:>pids$}  {end:ends$}  {message}\n")
+    };
+    let set: BTreeSet<_> = failed.iter().map(|ended| ended.rank).collect();
+    let host = host::name();
+    let mut text = format!("{} of {ranks} on {host} failed:\n", Ranks(&set));
+    text += &row("", &head);
+    for (number, cells) in cells.iter().enumerate() {
+        text += &row(if number == 0 { "first" } else { "" }, cells);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(rank: usize, end: End, error: Option<(&str, bool, u64)>) -> Ended {
+        let error = error.map(|(message, secondary, time)| {
+            let mut error = ErrorFile::new(message, secondary, rank);
+            error.timestamp = Some(time);
+            error
+        });
+        Ended {
+            rank,
+            pid: 100 + rank as u32,
+            end,
+            ours: false,
+            error,
+        }
+    }
+
+    fn of(ends: &[Ended], stop: Option<i32>) -> Option<Failure> {
+        let ends = ends.to_vec();
+        failure(&Outcome { ends, stop })
+    }
+
+    fn rank(ends: &[Ended]) -> usize {
+        first(ends).unwrap().rank
+    }
+
+    #[test]
+    fn the_first_failure_is_not_the_first_to_end() {
+        let follows = ended(0, End::Exited(1), Some(("rank 2 failed", true, 10)));
+        let silent = ended(1, End::Exited(7), None);
+        let own = ended(2, End::Exited(3), Some(("no more disk", false, 12)));
+        let earlier = ended(3, End::Exited(4), Some(("no more luck", false, 11)));
+        let killed = ended(4, End::Killed(9), None);
+        let all = [follows, silent, own, earlier, killed].map(|e| e.to_owned());
+        assert_eq!(rank(&all), 4);
+        assert_eq!(rank(&all[..4]), 3);
+        assert_eq!(rank(&all[..3]), 2);
+        assert_eq!(rank(&all[..2]), 0);
+        let mut ours = all.clone();
+        ours[4].ours = true;
+        assert_eq!(rank(&ours), 3);
+        assert!(first(&[ended(0, End::Exited(0), None)]).is_none());
+    }
+
+    #[test]
+    fn the_table_begins_with_the_first() {
+        let ends = [
+            ended(
+                0,
+                End::Exited(1),
+                Some(("rank 2 failed: no\nand more", true, 10)),
+            ),
+            ended(1, End::Exited(0), None),
+            ended(2, End::Exited(7), Some(("no\nand more", false, 10))),
+        ];
+        let failure = of(&ends, None).unwrap();
+        let lines: Vec<_> = failure.text.lines().collect();
+        let host = host::name();
+        assert_eq!(lines[0], format!("ranks 0,2 of 3 on {host} failed:"));
+        assert_eq!(
+            lines[1],
+            "       rank  pid  how it ended        what it said"
+        );
+        assert_eq!(lines[2], "first     2  102  exited with code 7  no");
+        assert_eq!(
+            lines[3],
+            "          0  100  exited with code 1  rank 2 failed: no"
+        );
+        assert_eq!(lines.len(), 4);
+        let expected = Error::Child {
+            rank: 2,
+            host,
+            status: "exited with code 7".into(),
+            code: 7,
+            message: "no\nand more".into(),
+        };
+        assert_eq!((failure.error, failure.expected), (expected, false));
+    }
+
+    #[test]
+    fn ranks_that_end_as_they_were_told_are_no_surprise() {
+        let mut told = ended(0, End::Killed(15), None);
+        told.ours = true;
+        let both = [told, ended(1, End::Exited(0), None)];
+        let failure = of(&both, Some(2)).unwrap();
+        assert!(failure.expected);
+        assert!(failure.text.starts_with("rank 0 "), "{}", failure.text);
+        let message = failure.error.to_string();
+        assert!(
+            message.ends_with(": the launcher was told to stop by SIGINT"),
+            "{message}"
+        );
+        assert!(of(&both[1..], Some(2)).is_none());
+        // Told so because another had failed: that is one.
+        assert!(!of(&both, None).unwrap().expected);
+    }
+}

@@ -1,0 +1,359 @@
+//! A rank's side: requests to the store, and the verdict on the world.
+
+use super::message::{Answer, Hello, Message, PROTOCOL, Purpose, Request};
+use super::secret::{Secret, number};
+use super::stream::{Inbox, Outbox, split};
+use super::watch::Watch;
+use crate::error::{Error, Result};
+use std::io;
+use std::net::{IpAddr, TcpStream, ToSocketAddrs};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long one attempt to connect may take.
+const CONNECTING: Duration = Duration::from_secs(3);
+/// How long the server may take for each step of a greeting.
+const MANNERS: Duration = Duration::from_secs(5);
+
+/// Under which terms a rank joins its world.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// This rank.
+    pub rank: usize,
+    /// Number of ranks.
+    pub world: usize,
+    /// The host of rank 0.
+    pub master: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether a launcher holds the port for rank 0.
+    pub port_reserved: bool,
+    /// What only processes of this world know.
+    pub secret: Secret,
+    /// How often the world was started again.
+    pub attempt: usize,
+    /// A rank that gives no sign of life for so long is lost.
+    pub heartbeat: Duration,
+    /// How long to wait for the other ranks to come.
+    pub patience: Duration,
+    /// This host's name, for messages.
+    pub host: String,
+}
+
+/// One rank's place in a world of processes.
+///
+/// Cheap requests go through the small key-value store that rank 0 serves; [`fault`](Self::fault)
+/// costs one atomic load while all is well.
+#[derive(Debug)]
+pub struct Seat {
+    terms: Terms,
+    watch: Watch,
+    store: Mutex<(Inbox, Outbox)>,
+    /// The address by which this host reaches rank 0.
+    local: IpAddr,
+}
+
+/// Why a greeting failed.
+enum Turned {
+    /// It may succeed later.
+    Later(String),
+    /// It will not.
+    Away(String, String),
+}
+
+impl Seat {
+    /// Joins the world; returns when all ranks have.
+    ///
+    /// # Errors
+    /// [`Error::Join`] if rank 0 cannot be reached in time or turns this rank away: another world
+    /// size, another secret, a rank that is taken, another protocol. [`Error::Timeout`] names the
+    /// ranks that did not come. What ends another rank meanwhile ends this one too.
+    pub fn take(terms: Terms) -> Result<Self> {
+        let until = Instant::now() + terms.patience;
+        let (inbox, outbox, local) = enter(&terms, Purpose::Watch, until)?;
+        let watch = Watch::start(terms.rank, terms.heartbeat, inbox, outbox)?;
+        let (inbox, outbox, _) =
+            enter(&terms, Purpose::Store, until).map_err(|error| watch.fault().unwrap_or(error))?;
+        let seat = Self {
+            watch,
+            store: Mutex::new((inbox, outbox)),
+            local,
+            terms,
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        // Who is missing is missing for all: the others are not to blame this rank.
+        seat.barrier("joined", left)
+            .map_err(|error| seat.abort(error))?;
+        Ok(seat)
+    }
+
+    /// What this rank joined under.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The address of this host that reaches rank 0, for others to call back.
+    pub fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    /// Stores a value for all ranks.
+    ///
+    /// # Errors
+    /// What broke the world.
+    pub fn set(&self, key: impl Into<String>, value: impl Into<String>) -> Result<()> {
+        let (key, value) = (key.into(), value.into());
+        self.ask(Request::Set { key, value }, Duration::ZERO)
+            .map(drop)
+    }
+
+    /// The value of a key, if it has one.
+    ///
+    /// # Errors
+    /// What broke the world.
+    pub fn get(&self, key: impl Into<String>) -> Result<Option<String>> {
+        match self.ask(Request::Get { key: key.into() }, Duration::ZERO)? {
+            Answer::Value(value) => Ok(value),
+            _ => Ok(None),
+        }
+    }
+
+    /// The value of a key, as soon as a rank has set it.
+    ///
+    /// # Errors
+    /// What broke the world; [`Error::Timeout`] if nobody sets it within `patience`.
+    pub fn wait(&self, key: impl Into<String>, patience: Duration) -> Result<String> {
+        let (key, millis) = (key.into(), patience.as_millis() as u64);
+        let request = Request::Wait {
+            key: key.clone(),
+            millis,
+        };
+        match self.ask(request, patience)? {
+            Answer::Value(Some(value)) => Ok(value),
+            _ => Err(self.timeout(format!("the value of {key}"), patience, Vec::new())),
+        }
+    }
+
+    /// Adds to a number that all ranks share, from 0, and returns the sum.
+    ///
+    /// # Errors
+    /// What broke the world; [`Error::Config`] if the key holds something else.
+    pub fn add(&self, key: impl Into<String>, by: i64) -> Result<i64> {
+        let key = key.into();
+        match self.ask(
+            Request::Add {
+                key: key.clone(),
+                by,
+            },
+            Duration::ZERO,
+        )? {
+            Answer::Number(sum) => Ok(sum),
+            other => Err(Error::config(
+                format!("store key {key}"),
+                "a number",
+                format!("{other:?}"),
+            )),
+        }
+    }
+
+    /// Returns when every rank has come to the barrier of this name.
+    ///
+    /// # Errors
+    /// What broke the world; [`Error::Timeout`] names the ranks that did not come.
+    pub fn barrier(&self, name: &str, patience: Duration) -> Result<()> {
+        let (name, millis) = (name.to_owned(), patience.as_millis() as u64);
+        match self.ask(
+            Request::Barrier {
+                name: name.clone(),
+                millis,
+            },
+            patience,
+        )? {
+            Answer::Missing(ranks) => {
+                let call = format!("the rendezvous at {} ({name})", self.address());
+                Err(self.timeout(call, patience, ranks))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What broke the world, if anything has.
+    pub fn fault(&self) -> Option<Error> {
+        self.watch.fault()
+    }
+
+    /// Breaks the world, and returns what all ranks are told: the first failure of any of them.
+    pub fn abort(&self, error: Error) -> Error {
+        self.watch.abort(error)
+    }
+
+    /// Reports that the connection to a peer broke, and returns the verdict on who is to blame.
+    pub fn suspect(&self, peer: usize, why: impl Into<String>) -> Error {
+        self.watch.suspect(peer, why.into())
+    }
+
+    /// Has `describe` say what this rank does, as others are told if it dies.
+    pub fn describe(&self, describe: impl Fn() -> String + Send + 'static) {
+        self.watch.describe(Box::new(describe));
+    }
+
+    /// Says that this rank is done, and returns when all are.
+    ///
+    /// This waits as long as the others are alive: one may well be busy for long after its last
+    /// collective.
+    ///
+    /// # Errors
+    /// What broke the world.
+    pub fn leave(&self) -> Result<()> {
+        self.watch.leave()
+    }
+
+    fn address(&self) -> String {
+        format!("{}:{}", self.terms.master, self.terms.port)
+    }
+
+    fn timeout(&self, call: String, waited: Duration, missing: Vec<usize>) -> Error {
+        Error::Timeout {
+            rank: self.terms.rank,
+            call,
+            waited,
+            missing,
+        }
+    }
+
+    fn ask(&self, request: Request, patience: Duration) -> Result<Answer> {
+        if let Some(fault) = self.fault() {
+            return Err(fault);
+        }
+        let gone = |e: &dyn std::fmt::Display| {
+            self.suspect(
+                0,
+                format!("its store did not answer rank {}: {e}", self.terms.rank),
+            )
+        };
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let (inbox, outbox) = &mut *store;
+        outbox.send(&Message::Ask(request)).map_err(|e| gone(&e))?;
+        let until = Instant::now() + patience + self.terms.heartbeat;
+        loop {
+            match inbox.next(Duration::from_millis(100)) {
+                Ok(Some(Message::Answer(Answer::Fault(fault)))) => return Err(fault),
+                Ok(Some(Message::Answer(Answer::Refused(why)))) => {
+                    return Err(Error::config("store", "a request it can serve", why));
+                }
+                Ok(Some(Message::Answer(answer))) => return Ok(answer),
+                Ok(None) if Instant::now() < until => match self.fault() {
+                    Some(fault) => return Err(fault),
+                    None => continue,
+                },
+                Ok(Some(other)) => return Err(gone(&format!("it said {other:?}"))),
+                Ok(None) => return Err(gone(&"no answer")),
+                Err(e) => return Err(gone(&e)),
+            }
+        }
+    }
+}
+
+/// Connects to rank 0 and comes in, trying again until the time is up.
+fn enter(terms: &Terms, purpose: Purpose, until: Instant) -> Result<(Inbox, Outbox, IpAddr)> {
+    let mut pause = Duration::from_millis(20);
+    let refused = |problem: String, remedy: &str| Error::Join {
+        rank: terms.rank,
+        address: format!("{}:{}", terms.master, terms.port),
+        problem,
+        remedy: remedy.into(),
+    };
+    loop {
+        let problem = match greet(terms, purpose, until) {
+            Ok(connection) => return Ok(connection),
+            Err(Turned::Away(problem, remedy)) => return Err(refused(problem, &remedy)),
+            Err(Turned::Later(problem)) => problem,
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let problem = format!("no world within {:?}: {problem}", terms.patience);
+            let remedy = "is rank 0 running, and are --master-addr and --master-port its own and \
+                          open to this host?";
+            return Err(refused(problem, remedy));
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+/// One attempt to come in.
+fn greet(
+    terms: &Terms,
+    purpose: Purpose,
+    until: Instant,
+) -> std::result::Result<(Inbox, Outbox, IpAddr), Turned> {
+    let later = |e: io::Error| Turned::Later(e.to_string());
+    let socket = connect(&terms.master, terms.port, until).map_err(later)?;
+    let local = socket.local_addr().map_err(later)?.ip();
+    let (mut inbox, outbox) = split(socket).map_err(later)?;
+    let strange = |what: String| {
+        let remedy = "something else listens there: choose another --master-port";
+        Turned::Away(what, remedy.into())
+    };
+    let hello = Hello {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").into(),
+        purpose,
+        rank: terms.rank,
+        world: terms.world,
+        attempt: terms.attempt,
+        host: terms.host.clone(),
+        pid: std::process::id(),
+    };
+    let ours = number();
+    let expect = |inbox: &mut Inbox| match inbox.expect(MANNERS) {
+        Ok(Message::Refused {
+            problem,
+            again: true,
+        }) => Err(Turned::Later(problem)),
+        Ok(Message::Refused {
+            problem,
+            again: false,
+        }) => {
+            let remedy = "start all ranks of one job with the same build, sizes and secret";
+            Err(Turned::Away(problem, remedy.into()))
+        }
+        Ok(message) => Ok(message),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+            Err(strange(format!("what answered is not burn-dist ({e})")))
+        }
+        // A server that is just closing.
+        Err(e) => Err(Turned::Later(e.to_string())),
+    };
+    outbox
+        .send(&Message::Hello(hello, ours.clone()))
+        .map_err(later)?;
+    let theirs = match expect(&mut inbox)? {
+        Message::Challenge(theirs, proof) if terms.secret.check("server", &ours, &proof) => theirs,
+        Message::Challenge(..) => {
+            let problem = "its rank 0 has another secret: it is another job's".into();
+            let remedy = "choose another --master-port, or give all processes one BURN_DIST_SECRET";
+            return Err(Turned::Away(problem, remedy.into()));
+        }
+        other => return Err(strange(format!("it answered {other:?}"))),
+    };
+    let proof = terms.secret.prove("rank", &theirs);
+    outbox.send(&Message::Proof(proof)).map_err(later)?;
+    match expect(&mut inbox)? {
+        Message::Welcome => Ok((inbox, outbox, local)),
+        other => Err(strange(format!("it answered {other:?}"))),
+    }
+}
+
+fn connect(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
+    let mut problem = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        let left = until.saturating_duration_since(Instant::now());
+        let patience = left.clamp(Duration::from_millis(1), CONNECTING);
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(socket) => return Ok(socket),
+            Err(e) => problem = e,
+        }
+    }
+    Err(problem)
+}

@@ -1,0 +1,288 @@
+//! Rank 0's side: the book of seats, values and failures.
+
+use super::guests;
+use super::message::{Hello, Message};
+use super::seat::Terms;
+use super::secret::Secret;
+use super::stream::Outbox;
+use crate::error::{Error, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often the door is looked at for the order to close.
+const GLANCE: Duration = Duration::from_millis(50);
+/// How long a server that closes waits for those it is still talking to.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Connections that may be open beyond two per rank: callers that have not said who they are.
+const STRANGERS: usize = 64;
+
+/// The rendezvous of one world; dropping it closes it.
+#[derive(Debug)]
+pub struct Server {
+    book: Arc<Book>,
+    port: u16,
+    door: Option<JoinHandle<()>>,
+}
+
+/// What all connections of the server share.
+#[derive(Debug)]
+pub(super) struct Book {
+    pub(super) world: usize,
+    pub(super) attempt: usize,
+    pub(super) secret: Secret,
+    pub(super) heartbeat: Duration,
+    pub(super) address: String,
+    pages: Mutex<Pages>,
+    turned: Condvar,
+    closing: AtomicBool,
+    connections: AtomicUsize,
+}
+
+/// What changes while a world lives.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    pub(super) seats: Vec<Guest>,
+    pub(super) values: HashMap<String, String>,
+    pub(super) barriers: HashMap<String, Barrier>,
+    /// Where ranks that are done wait for the rest.
+    pub(super) leaving: Vec<Outbox>,
+    pub(super) fault: Option<Error>,
+}
+
+/// Who sits in a seat.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Guest {
+    /// Nobody yet.
+    #[default]
+    Awaited,
+    /// A rank, and what it was last seen doing.
+    Here {
+        who: String,
+        did: String,
+        outbox: Outbox,
+    },
+    /// Nobody any more: the rank has said goodbye.
+    Left,
+    /// Nobody any more: the connection is gone.
+    Gone,
+}
+
+/// Ranks that wait for all others.
+#[derive(Debug, Default)]
+pub(super) struct Barrier {
+    /// How often all have come.
+    pub(super) round: u64,
+    pub(super) here: BTreeSet<usize>,
+}
+
+impl Server {
+    /// Listens where `terms` say that rank 0 does; port 0 takes any free one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the address is not this host's, or the port is in use.
+    pub fn start(terms: &Terms) -> Result<Self> {
+        let Terms { master, port, .. } = terms;
+        let asked = format!("{master}:{port}");
+        let listener = listen(master, *port, terms.port_reserved).map_err(|e| {
+            let what = format!("the address on which rank 0 listens, {asked}");
+            let expected = "an address of this host with a free port (another job may have taken \
+                            it: choose another --master-port)";
+            Error::config(what, expected, e)
+        })?;
+        let local = listener
+            .local_addr()
+            .map_err(|e| Error::config("listener", "an address", e))?;
+        let book = Arc::new(Book {
+            world: terms.world,
+            attempt: terms.attempt,
+            secret: terms.secret.clone(),
+            heartbeat: terms.heartbeat,
+            address: format!("{master}:{}", local.port()),
+            pages: Mutex::new(Pages {
+                seats: vec![Guest::Awaited; terms.world],
+                ..Pages::default()
+            }),
+            turned: Condvar::new(),
+            closing: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+        });
+        let opened = book.clone();
+        let door = std::thread::Builder::new()
+            .name("rendezvous".into())
+            .spawn(move || open_door(&listener, &opened))
+            .map_err(|e| Error::config("rendezvous", "a new thread", e))?;
+        Ok(Self {
+            book,
+            port: local.port(),
+            door: Some(door),
+        })
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.book.closing.store(true, Ordering::Relaxed);
+        self.book.turn(|_| ());
+        if let Some(door) = self.door.take() {
+            let _ = door.join();
+        }
+        // What was being said to ranks is said to the end.
+        let until = Instant::now() + FAREWELL;
+        while self.book.connections.load(Ordering::Acquire) > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Book {
+    pub(super) fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes something and wakes those who wait for changes.
+    pub(super) fn turn<T>(&self, change: impl FnOnce(&mut Pages) -> T) -> T {
+        let result = change(&mut self.pages());
+        self.turned.notify_all();
+        result
+    }
+
+    /// Waits until `ready` gives something, but no longer than `patience`.
+    pub(super) fn wait<T>(
+        &self,
+        patience: Duration,
+        mut ready: impl FnMut(&mut Pages) -> Option<T>,
+    ) -> Option<T> {
+        let until = Instant::now() + patience;
+        let mut pages = self.pages();
+        loop {
+            if let Some(result) = ready(&mut pages) {
+                return Some(result);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.is_closing() {
+                return None;
+            }
+            let woken = self.turned.wait_timeout(pages, left);
+            pages = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Notes why the world is broken, unless it is already, and tells every rank.
+    pub(super) fn fail(&self, error: Error) {
+        let first = self.turn(|pages| match pages.fault {
+            Some(_) => false,
+            None => {
+                pages.fault = Some(error.clone());
+                true
+            }
+        });
+        if first {
+            log::debug!("the world is broken: {error}");
+            self.tell(&Message::Fault(error));
+        }
+    }
+
+    /// Sends a message to every rank that is here.
+    pub(super) fn tell(&self, message: &Message) {
+        let outboxes: Vec<Outbox> = {
+            let pages = self.pages();
+            let here = pages.seats.iter().filter_map(|guest| match guest {
+                Guest::Here { outbox, .. } => Some(outbox),
+                _ => None,
+            });
+            here.chain(&pages.leaving).cloned().collect()
+        };
+        for outbox in outboxes {
+            // One that cannot be reached is found out by its own connection.
+            let _ = outbox.send(message);
+        }
+    }
+
+    /// Judges a rank that calls.
+    pub(super) fn admit(&self, hello: &Hello) -> std::result::Result<(), (String, bool)> {
+        let no = |problem: String| Err((problem, false));
+        if hello.world != self.world {
+            let (theirs, ours) = (hello.world, self.world);
+            return no(format!(
+                "it was started for a world of {theirs}, rank 0 for {ours}"
+            ));
+        }
+        if hello.rank >= self.world {
+            return no(format!("a world of {} has no such rank", self.world));
+        }
+        match hello.attempt.cmp(&self.attempt) {
+            std::cmp::Ordering::Less => no(format!(
+                "it belongs to attempt {}, rank 0 is in attempt {}",
+                hello.attempt, self.attempt
+            )),
+            // This server is about to be replaced.
+            std::cmp::Ordering::Greater => Err(("rank 0 has not restarted yet".into(), true)),
+            std::cmp::Ordering::Equal => Ok(()),
+        }
+    }
+}
+
+/// Lets callers in until the server closes.
+fn open_door(listener: &TcpListener, book: &Arc<Book>) {
+    while !book.is_closing() {
+        let mut door = [PollFd::new(listener, PollFlags::IN)];
+        let glance = Timespec::try_from(GLANCE).ok();
+        if !matches!(poll(&mut door, glance.as_ref()), Ok(1..)) {
+            continue;
+        }
+        let Ok((socket, from)) = listener.accept() else {
+            continue;
+        };
+        let open = book.connections.fetch_add(1, Ordering::Relaxed);
+        let guest = book.clone();
+        let serve = move || {
+            if open < 2 * guest.world + STRANGERS {
+                guests::serve(&guest, socket, from);
+            }
+            guest.connections.fetch_sub(1, Ordering::Release);
+        };
+        let thread = std::thread::Builder::new().name("rendezvous guest".into());
+        if thread.spawn(serve).is_err() {
+            book.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A listener; on all interfaces, unless the address is this host's own loopback.
+fn listen(master: &str, port: u16, reserved: bool) -> std::io::Result<TcpListener> {
+    let resolved: Vec<SocketAddr> = (master, port).to_socket_addrs()?.collect();
+    let own = resolved.iter().find(|a| a.ip().is_loopback()).copied();
+    let any = |six: bool| match six {
+        true => SocketAddr::from(([0u16; 8], port)),
+        false => SocketAddr::from(([0u8; 4], port)),
+    };
+    let address = own.unwrap_or_else(|| any(resolved.iter().all(SocketAddr::is_ipv6)));
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // A port whose last job has just ended is free.
+    socket.set_reuse_address(true)?;
+    // The launcher holds the port, without listening on it, so that nobody else takes it.
+    socket.set_reuse_port(reserved)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

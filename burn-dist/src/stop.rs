@@ -1,0 +1,65 @@
+//! The order to end: what a scheduler means by SIGTERM, and a person by Ctrl-C.
+//!
+//! A training loop that asks [`World::should_stop`](crate::World::should_stop) finishes its step,
+//! saves, and returns. One that never asks would ignore the signal, so until the first
+//! question a signal does what it always does: it ends the process.
+
+use crate::error::{Error, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Whether this process was told to end.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop {
+    asked: Arc<AtomicBool>,
+    /// Whether a signal ends the process at once.
+    deadly: Arc<AtomicBool>,
+}
+
+/// The process's handlers, which stay once they are set.
+static SIGNALS: Mutex<Option<Stop>> = Mutex::new(None);
+
+impl Stop {
+    /// Nobody will ask.
+    pub(crate) fn never() -> Self {
+        Self {
+            asked: Arc::default(),
+            deadly: Arc::default(),
+        }
+    }
+
+    /// Set by SIGTERM and SIGINT; a second SIGINT ends the process, for those in a hurry.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the system refuses the handlers.
+    pub(crate) fn on_signals() -> Result<Self> {
+        let mut signals = SIGNALS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stop) = &*signals {
+            return Ok(stop.clone());
+        }
+        let stop = Self {
+            asked: Arc::default(),
+            deadly: Arc::new(AtomicBool::new(true)),
+        };
+        let refused = |e| Error::config("signals", "to handle SIGTERM and SIGINT", e);
+        for signal in [SIGTERM, SIGINT] {
+            // In this order: handlers run as they were set.
+            flag::register_conditional_default(signal, stop.deadly.clone()).map_err(refused)?;
+            flag::register(signal, stop.asked.clone()).map_err(refused)?;
+        }
+        flag::register(SIGINT, stop.deadly.clone()).map_err(refused)?;
+        *signals = Some(stop.clone());
+        Ok(stop)
+    }
+
+    /// Whether this process was told to end; from the first question on, telling does not kill.
+    pub(crate) fn is_asked(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if !asked {
+            self.deadly.store(false, Ordering::Relaxed);
+        }
+        asked
+    }
+}

@@ -1,0 +1,8 @@
+//! `burn-dist-run` as a shell sees it, with small shell programs for ranks.
+//!
+//! Every run has a deadline, and is looked for afterwards: nothing of it may be left.
+
+mod failures;
+mod output;
+mod process;
+mod signals;

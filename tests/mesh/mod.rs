@@ -1,0 +1,96 @@
+//! Ranks that meet and talk as processes do, over sockets or through shared memory, on threads of
+//! one test.
+
+#![allow(dead_code)] // Each test file uses a part.
+
+use burn_dist::comm::Communicator;
+use burn_dist::comm::mesh::{Advertise, Mesh, Options, Transport};
+use burn_dist::rendezvous::{Seat, Secret, Server, Terms};
+use burn_dist::{Error, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How a test's world works.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) ranks: usize,
+    pub(crate) transport: Transport,
+    pub(crate) deadline: Duration,
+    pub(crate) heartbeat: Duration,
+    /// The address by which the others reach a rank, if not its own.
+    pub(crate) advertise: Option<(usize, Advertise)>,
+}
+
+impl World {
+    /// Times that no test reaches.
+    pub(crate) fn new(ranks: usize, transport: Transport) -> Self {
+        Self {
+            ranks,
+            transport,
+            deadline: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(30),
+            advertise: None,
+        }
+    }
+
+    /// Runs `body` on every rank and returns what they return, in rank order.
+    pub(crate) fn run(&self, body: impl Fn(&Communicator) -> Result<()> + Sync) -> Vec<Result<()>> {
+        let server = Server::start(&self.terms(0, 0)).unwrap();
+        let port = server.port();
+        std::thread::scope(|scope| {
+            let body = &body;
+            let running: Vec<_> = (0..self.ranks)
+                .map(|rank| scope.spawn(move || self.rank(rank, port, body)))
+                .collect();
+            running.into_iter().map(|t| t.join().unwrap()).collect()
+        })
+    }
+
+    pub(crate) fn terms(&self, rank: usize, port: u16) -> Terms {
+        Terms {
+            rank,
+            world: self.ranks,
+            master: "127.0.0.1".into(),
+            port,
+            port_reserved: false,
+            secret: Secret::new("test"),
+            attempt: 0,
+            heartbeat: self.heartbeat,
+            patience: Duration::from_secs(60),
+            host: "here".into(),
+        }
+    }
+
+    fn rank(
+        &self,
+        rank: usize,
+        port: u16,
+        body: &impl Fn(&Communicator) -> Result<()>,
+    ) -> Result<()> {
+        let seat = Arc::new(Seat::take(self.terms(rank, port))?);
+        let advertise = self.advertise.clone();
+        let options = Options {
+            transport: self.transport,
+            deadline: self.deadline,
+            advertise: advertise
+                .filter(|(whose, _)| *whose == rank)
+                .map(|(_, a)| a),
+            ..Options::default()
+        };
+        let comm = Communicator::new(Mesh::new(seat.clone(), options)?);
+        alone(&comm, body)?;
+        seat.leave()
+    }
+}
+
+/// One rank's part, and what the others are told of its end.
+pub(crate) fn alone(comm: &Communicator, body: impl Fn(&Communicator) -> Result<()>) -> Result<()> {
+    let result = catch_unwind(AssertUnwindSafe(|| body(comm)));
+    match &result {
+        Ok(Ok(())) => comm.leave(),
+        Ok(Err(error)) => comm.abort(error.clone()),
+        Err(_) => comm.abort(Error::user(format!("rank {} panicked", comm.rank()))),
+    }
+    result.unwrap_or_else(|payload| resume_unwind(payload))
+}
