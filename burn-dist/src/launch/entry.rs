@@ -92,7 +92,7 @@ impl Launch {
     /// [`Error::Child`] of the rank that failed first.
     pub fn run<T: Send>(&self, f: impl Fn(World) -> Result<T> + Sync) -> Result<Vec<T>> {
         match Role::find(&self.flags, process_variable)? {
-            Role::Rank(found) => Ok(vec![self.rank(found, f)?]),
+            Role::Rank(found) => Ok(vec![self.rank(*found, f)?]),
             Role::Launch(node) => self.children(&node).map(|()| Vec::new()),
             Role::Alone => {
                 let settings = Settings::read(process_variable)?;

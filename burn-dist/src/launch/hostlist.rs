@@ -264,6 +264,7 @@ pub(super) fn tasks_on(host: usize, list: &str) -> Result<usize, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -342,31 +343,33 @@ mod tests {
         }
     }
 
+    /// First numbers, how many follow each, and widths.
+    fn ranges() -> impl Strategy<Value = Vec<(u64, u64, usize)>> {
+        prop::collection::vec((0u64..500, 0u64..20, 1usize..5), 0..4)
+    }
+
     proptest! {
         #[test]
         fn a_list_stands_for_what_it_was_written_from(
-            items in prop::collection::vec(
-                ("[a-z]{1,5}", prop::collection::vec((0u64..500, 0u64..20, 1usize..5), 0..4), "[a-z.-]{0,3}"),
-                1..5,
-            )
+            items in prop::collection::vec(("[a-z]{1,5}", ranges(), "[a-z.-]{0,3}"), 1..5)
         ) {
             let mut expected = Vec::new();
             let mut written = Vec::new();
             for (before, ranges, after) in items {
-                let mut numbers = Vec::new();
                 let mut texts = Vec::new();
-                for (first, more, width) in ranges {
-                    texts.push(format!("{first:0width$}-{:0width$}", first + more));
-                    // The first number's digits are the width.
-                    let width = width.max(first.to_string().len());
-                    numbers.extend((first..=first + more).map(|n| format!("{n:0width$}")));
+                for (first, more, width) in &ranges {
+                    let first_text = format!("{first:0width$}");
+                    texts.push(format!("{first_text}-{}", first + more));
+                    let width = first_text.len();
+                    let numbers = (*first..=first + more).map(|n| format!("{n:0width$}"));
+                    expected.extend(numbers.map(|n| format!("{before}{n}{after}")));
                 }
-                match numbers.is_empty() {
-                    true => expected.push(format!("{before}{after}")),
-                    false => expected.extend(numbers.iter().map(|n| format!("{before}{n}{after}"))),
+                if ranges.is_empty() {
+                    expected.push(format!("{before}{after}"));
+                    written.push(format!("{before}{after}"));
+                } else {
+                    written.push(format!("{before}[{}]{after}", texts.join(",")));
                 }
-                let numbers = if texts.is_empty() { String::new() } else { format!("[{}]", texts.join(",")) };
-                written.push(format!("{before}{numbers}{after}"));
             }
             let list = Hostlist::parse(&written.join(",")).unwrap();
             prop_assert_eq!(list.first(), expected[0].clone());

@@ -1,6 +1,6 @@
 //! What a process is to do: be a rank, start ranks, or work alone.
 
-use super::environment::{Detected, Launcher, detect};
+use super::environment::{Detected, detect};
 use super::flags::Flags;
 use super::node::Node;
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::error::Result;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// A launcher made it a rank.
-    Rank(Detected),
+    Rank(Box<Detected>),
     /// It is to start the ranks of its host.
     Launch(Node),
     /// Nobody asked for more than one process.
@@ -36,11 +36,10 @@ impl Role {
     pub fn find(flags: &Flags, env: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let own = |name: &str| env(name).is_some_and(|value| !value.trim().is_empty());
         let is_own = own("BURN_DIST_RANK") && own("BURN_DIST_WORLD_SIZE");
-        if is_own || !flags.is_launch() {
-            if let Some(found) = detect(&env)? {
-                debug_assert!(!is_own || found.launcher == Launcher::BurnDist);
-                return Ok(Self::Rank(found));
-            }
+        if (is_own || !flags.is_launch())
+            && let Some(found) = detect(&env)?
+        {
+            return Ok(Self::Rank(Box::new(found)));
         }
         Ok(match flags.node(&env)? {
             Some(node) => Self::Launch(node),
@@ -50,9 +49,10 @@ impl Role {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::launch::NProc;
+    use crate::launch::{Launcher, NProc};
 
     fn role(flags: &Flags, set: &[(&str, &str)]) -> Role {
         let value = |name: &str| {

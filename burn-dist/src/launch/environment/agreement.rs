@@ -62,3 +62,147 @@ fn contradiction(first: &Claim, other: &Claim) -> Error {
         format!("{first}, and {other}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::launch::environment::Launcher;
+    use crate::launch::environment::tests::{detected, numbers, refused};
+
+    const STEP: &str = "SLURM_PROCID=1 SLURM_STEP_ID=0 SLURM_NTASKS=2 SLURM_LOCALID=0 \
+        SLURM_NODEID=1 SLURM_NNODES=2 SLURM_TASKS_PER_NODE=1(x2) SLURM_JOB_NODELIST=n[1-2] \
+        SLURM_JOB_ID=77";
+    const TORCHRUN: &str = "RANK=3 WORLD_SIZE=4 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 GROUP_RANK=1 \
+        MASTER_ADDR=n1 MASTER_PORT=29400 TORCHELASTIC_RUN_ID=77";
+    const OPEN_MPI: &str = "OMPI_COMM_WORLD_RANK=3 OMPI_COMM_WORLD_SIZE=4 \
+        OMPI_COMM_WORLD_LOCAL_RANK=1 OMPI_COMM_WORLD_LOCAL_SIZE=2";
+    const OWN: &str = "BURN_DIST_RANK=2 BURN_DIST_WORLD_SIZE=3 BURN_DIST_LOCAL_RANK=0 \
+        BURN_DIST_LOCAL_WORLD_SIZE=1 BURN_DIST_MASTER_ADDR=n9 BURN_DIST_MASTER_PORT=4000";
+
+    #[test]
+    fn the_inner_launcher_wins() {
+        let found = detected(&format!("{STEP} {TORCHRUN}"));
+        assert_eq!(
+            (found.launcher, numbers(&found)),
+            (Launcher::Torchrun, [3, 4, 1, 2])
+        );
+        // One `mpirun` rank per host, each of which runs torchrun.
+        let one_each = "OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=2";
+        let found = detected(&format!("{one_each} {TORCHRUN}"));
+        assert_eq!(found.launcher, Launcher::Torchrun);
+        let found = detected(&format!("{STEP} {TORCHRUN} {OPEN_MPI} {OWN}"));
+        assert_eq!(
+            (found.launcher, numbers(&found)),
+            (Launcher::BurnDist, [2, 3, 0, 1])
+        );
+        // `srun` starts a daemon per host, and those start the ranks.
+        let found = detected(&format!(
+            "{STEP} {OPEN_MPI} MASTER_ADDR=n1 MASTER_PORT=4000"
+        ));
+        assert_eq!(
+            (found.launcher, numbers(&found)),
+            (Launcher::OpenMpi, [3, 4, 1, 2])
+        );
+    }
+
+    #[test]
+    fn launchers_that_agree_complete_each_other() {
+        let exported = format!("{STEP} RANK=1 WORLD_SIZE=2 MASTER_PORT=4000");
+        let found = detected(&exported);
+        assert_eq!(
+            (found.launcher, numbers(&found)),
+            (Launcher::Plain, [1, 2, 0, 1])
+        );
+        assert_eq!(found.origins.local_rank.to_string(), "SLURM_LOCALID=0");
+        assert_eq!(
+            (
+                found.identity.master_addr.as_str(),
+                found.identity.master_port
+            ),
+            ("n1", 4000)
+        );
+
+        // `srun --mpi=pmi2`.
+        let found = detected(&format!("{STEP} PMI_RANK=1 PMI_SIZE=2"));
+        assert_eq!(
+            (found.launcher, numbers(&found)),
+            (Launcher::Mpich, [1, 2, 0, 1])
+        );
+        assert_eq!(
+            (
+                found.identity.master_addr.as_str(),
+                found.identity.master_port
+            ),
+            ("n1", 15_077)
+        );
+
+        // A script may export what describes the host, and less than a rank.
+        let found = detected(&format!("{STEP} NODE_RANK=1 WORLD_SIZE=8"));
+        assert_eq!(
+            (found.launcher, numbers(&found)),
+            (Launcher::Slurm, [1, 2, 0, 1])
+        );
+    }
+
+    #[test]
+    fn launchers_that_contradict_each_other() {
+        let by_hand = TORCHRUN.replace("TORCHELASTIC_RUN_ID=77", "");
+        refused(
+            &format!("{STEP} {by_hand}"),
+            &[
+                "RANK=3",
+                "WORLD_SIZE=4",
+                "SLURM_PROCID=1",
+                "SLURM_NTASKS=2",
+                "BURN_DIST_RANK",
+            ],
+        );
+        refused(
+            &format!("{OPEN_MPI} PMI_RANK=3 PMI_SIZE=5"),
+            &["OMPI_COMM_WORLD_SIZE=4", "PMI_SIZE=5"],
+        );
+        // Four tasks of one host that each run `mpirun` are four worlds, not one.
+        let crowded = STEP.replace("NNODES=2", "NNODES=1").replace("1(x2)", "2,2");
+        refused(
+            &format!("{crowded} {OPEN_MPI}"),
+            &["SLURM_PROCID=1", "OMPI_COMM_WORLD_RANK=3"],
+        );
+        let lightning = "NODE_RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=n1";
+        refused(
+            &format!("{STEP} {lightning}"),
+            &["LOCAL_RANK=0", "SLURM_PROCID=1"],
+        );
+    }
+
+    #[test]
+    fn single_values_are_replaced() {
+        let own = "BURN_DIST_MASTER_PORT=5000 BURN_DIST_LOCAL_RANK=0 BURN_DIST_RANK=2";
+        let found = detected(&format!("{TORCHRUN} {own}"));
+        assert_eq!(
+            (found.launcher, numbers(&found)),
+            (Launcher::Torchrun, [2, 4, 0, 2])
+        );
+        assert_eq!(
+            (
+                found.identity.master_addr.as_str(),
+                found.identity.master_port
+            ),
+            ("n1", 5000)
+        );
+        refused(
+            "BURN_DIST_RANK=0",
+            &["BURN_DIST_WORLD_SIZE", "BURN_DIST_RANK=0"],
+        );
+        refused(
+            "BURN_DIST_WORLD_SIZE=2",
+            &["BURN_DIST_RANK", "BURN_DIST_WORLD_SIZE=2"],
+        );
+        let here = "BURN_DIST_RANK=1 BURN_DIST_WORLD_SIZE=2 BURN_DIST_MASTER_ADDR=localhost";
+        assert_eq!(
+            numbers(&detected(&format!("{here} BURN_DIST_MASTER_PORT=4000"))),
+            [1, 2, 1, 2]
+        );
+        refused(here, &["MASTER_PORT", "BURN_DIST_MASTER_PORT"]);
+        let apart = "BURN_DIST_RANK=1 BURN_DIST_WORLD_SIZE=2 BURN_DIST_MASTER_ADDR=n1";
+        refused(apart, &["BURN_DIST_LOCAL_RANK"]);
+    }
+}

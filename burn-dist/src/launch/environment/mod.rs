@@ -168,4 +168,167 @@ impl Display for Detected {
 }
 
 #[cfg(test)]
-mod tests {}
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    /// What is found among variables written as `NAME=value NAME=value`.
+    pub(super) fn find(env: &str) -> Result<Option<Detected>> {
+        let split = |word: &str| word.split_once('=').map(|(n, v)| (n.into(), v.into()));
+        let set: HashMap<String, String> = env.split_whitespace().filter_map(split).collect();
+        detect(|name| set.get(name).cloned())
+    }
+
+    pub(super) fn detected(env: &str) -> Detected {
+        match find(env) {
+            Ok(Some(found)) => found,
+            other => unreachable!("{other:?} in {env}"),
+        }
+    }
+
+    pub(super) fn nothing(env: &str) {
+        assert_eq!(find(env), Ok(None), "{env}");
+    }
+
+    pub(super) fn refused(env: &str, words: &[&str]) {
+        let error = find(env).unwrap_err();
+        assert!(matches!(error, Error::Config { .. }), "{error}");
+        for word in words {
+            assert!(error.to_string().contains(word), "no {word:?} in {error}");
+        }
+    }
+
+    pub(super) fn numbers(found: &Detected) -> [usize; 4] {
+        let id = &found.identity;
+        [id.rank, id.world_size, id.local_rank, id.local_world_size]
+    }
+
+    const OWN: &str = "BURN_DIST_RANK=1 BURN_DIST_WORLD_SIZE=4 BURN_DIST_LOCAL_RANK=1 \
+        BURN_DIST_LOCAL_WORLD_SIZE=2 BURN_DIST_MASTER_ADDR=n1 BURN_DIST_MASTER_PORT=29500";
+
+    #[test]
+    fn one_line_says_all_and_why() {
+        assert_eq!(
+            detected(OWN).to_string(),
+            "rank 1 of 4 (BURN_DIST_RANK=1, BURN_DIST_WORLD_SIZE=4), local rank 1 of 2 \
+             (BURN_DIST_LOCAL_RANK=1, BURN_DIST_LOCAL_WORLD_SIZE=2), meeting at n1 port 29500 \
+             (BURN_DIST_MASTER_ADDR=n1, BURN_DIST_MASTER_PORT=29500), by BURN_DIST_* variables"
+        );
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        for (from, to, words) in [
+            (
+                "RANK=1",
+                "RANK=4",
+                ["rank", "BURN_DIST_RANK=4", "BURN_DIST_WORLD_SIZE=4"],
+            ),
+            (
+                "LD_SIZE=4",
+                "LD_SIZE=0",
+                ["world size", "BURN_DIST_WORLD_SIZE=0", "from 1"],
+            ),
+            (
+                "T_RANK=1",
+                "T_RANK=x",
+                ["BURN_DIST_RANK", "whole number", "\"x\""],
+            ),
+            (
+                "T_RANK=1",
+                "T_RANK=-1",
+                ["BURN_DIST_RANK", "whole number", "\"-1\""],
+            ),
+            (
+                "LD_SIZE=4",
+                "LD_SIZE=9999999",
+                ["WORLD_SIZE", "1048576", "9999999"],
+            ),
+            (
+                "LOCAL_RANK=1",
+                "LOCAL_RANK=2",
+                ["local rank", "LOCAL_RANK=2", "LOCAL_WORLD_SIZE=2"],
+            ),
+            (
+                "LD_SIZE=2",
+                "LD_SIZE=0",
+                ["local world size", "LOCAL_WORLD_SIZE=0", "from 1"],
+            ),
+            (
+                "LD_SIZE=2",
+                "LD_SIZE=5",
+                ["local world size", "5", "BURN_DIST_WORLD_SIZE=4"],
+            ),
+            (
+                "29500",
+                "0",
+                ["BURN_DIST_MASTER_PORT", "1 to 65535", "\"0\""],
+            ),
+            (
+                "29500",
+                "65536",
+                ["BURN_DIST_MASTER_PORT", "65535", "65536"],
+            ),
+            (
+                "ADDR=n1",
+                "ADDR=a/b",
+                ["BURN_DIST_MASTER_ADDR", "host", "a/b"],
+            ),
+        ] {
+            assert!(OWN.contains(from), "{from}");
+            refused(&OWN.replacen(from, to, 1), &words);
+        }
+    }
+
+    #[test]
+    fn what_this_process_has_is_read() {
+        assert!(process_variable("PATH").is_some());
+        assert_eq!(process_variable("BURN_DIST_NO_SUCH_VARIABLE"), None);
+        #[cfg(unix)]
+        assert!(process_variable(PARENT).unwrap().parse::<u32>().is_ok());
+    }
+
+    /// Every name that is looked at.
+    fn names() -> Vec<&'static str> {
+        "BURN_DIST_RANK BURN_DIST_WORLD_SIZE BURN_DIST_LOCAL_RANK BURN_DIST_LOCAL_WORLD_SIZE \
+         BURN_DIST_MASTER_ADDR BURN_DIST_MASTER_PORT BURN_DIST_PARENT_PID RANK WORLD_SIZE \
+         LOCAL_RANK LOCAL_WORLD_SIZE NODE_RANK MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID \
+         TORCHELASTIC_USE_AGENT_STORE PET_NNODES PET_NPROC_PER_NODE OMPI_COMM_WORLD_RANK \
+         OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_LOCAL_SIZE \
+         PMIX_NAMESPACE PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS MV2_COMM_WORLD_RANK \
+         MV2_COMM_WORLD_SIZE SLURM_PROCID SLURM_STEP_ID SLURM_NTASKS SLURM_LOCALID SLURM_NODEID \
+         SLURM_STEP_TASKS_PER_NODE SLURM_STEP_NUM_NODES SLURM_STEP_NODELIST SLURM_JOB_ID \
+         SLURM_JOB_NAME"
+            .split_whitespace()
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn no_environment_breaks_it(
+            set in prop::collection::hash_map(
+                prop::sample::select(names()),
+                prop_oneof![
+                    4 => "[0-4]",
+                    1 => "[0-9]{1,25}",
+                    1 => "n\\[[0-9,-]{1,20}\\]",
+                    1 => "[0-9]\\(x[0-9]{1,9}\\)",
+                    1 => Just("localhost".to_string()),
+                    1 => Just("True".to_string()),
+                    1 => ".{0,30}",
+                ],
+                0..39,
+            )
+        ) {
+            if let Ok(Some(found)) = detect(|name| set.get(name).cloned()) {
+                let [rank, size, local_rank, local_size] = numbers(&found);
+                prop_assert!(rank < size && local_rank < local_size && local_size <= size);
+                prop_assert!(size <= MOST_RANKS && !found.identity.master_addr.is_empty());
+                prop_assert!(found.identity.master_port > 0 || size == 1);
+                prop_assert!(found.to_string().len() < 4000);
+            }
+        }
+    }
+}

@@ -112,3 +112,106 @@ fn port(env: Environment<'_>) -> Sourced<u16> {
         None => Sourced::by_rule(12_910, "no SLURM_JOB_ID"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::launch::environment::Launcher;
+    use crate::launch::environment::tests::{detected, nothing, numbers, refused};
+
+    /// `srun -N 4 -n 7 train` in a job of five hosts, of the sixth task.
+    const STEP: &str = "SLURM_JOB_ID=1234567 SLURM_JOBID=1234567 SLURM_JOB_NAME=train \
+        SLURM_JOB_NODELIST=n[001-005] SLURM_NODELIST=n[001-005] SLURM_JOB_NUM_NODES=5 \
+        SLURM_NNODES=4 SLURM_NTASKS=7 SLURM_NPROCS=7 SLURM_TASKS_PER_NODE=2(x3),1 \
+        SLURM_STEP_ID=0 SLURM_STEPID=0 SLURM_STEP_NODELIST=n[002-005] SLURM_STEP_NUM_NODES=4 \
+        SLURM_STEP_NUM_TASKS=7 SLURM_STEP_TASKS_PER_NODE=2(x3),1 SLURM_PROCID=5 SLURM_LOCALID=1 \
+        SLURM_NODEID=2 SLURM_LAUNCH_NODE_IPADDR=10.0.0.9 SLURMD_NODENAME=n004";
+
+    #[test]
+    fn a_task_of_a_step() {
+        let found = detected(STEP);
+        assert_eq!(found.launcher, Launcher::Slurm);
+        assert_eq!(numbers(&found), [5, 7, 1, 2]);
+        assert_eq!(found.identity.master_addr, "n002");
+        assert_eq!(found.identity.master_port, 15_000 + 4567);
+        let line = found.to_string();
+        assert!(
+            line.contains("first host of SLURM_STEP_NODELIST=n[002-005]"),
+            "{line}"
+        );
+
+        let given = detected(&format!("{STEP} MASTER_ADDR=n009 MASTER_PORT=4000"));
+        assert_eq!(
+            (
+                given.identity.master_addr.as_str(),
+                given.identity.master_port
+            ),
+            ("n009", 4000)
+        );
+        let port = |env: &str| detected(env).identity.master_port;
+        assert_eq!(
+            port(
+                &STEP
+                    .replace("JOB_ID=1234567", "JOB_ID=42")
+                    .replace("JOBID", "X")
+            ),
+            15_042
+        );
+        assert_eq!(
+            port(&STEP.replace("JOB_ID", "X").replace("JOBID", "X")),
+            12_910
+        );
+    }
+
+    #[test]
+    fn what_is_no_task_of_a_step() {
+        // The script of `sbatch` itself, and the shell of `salloc`.
+        nothing(&STEP.replace("SLURM_STEP_ID=0 SLURM_STEPID=0", ""));
+        nothing(&STEP.replace("SLURM_PROCID=5", ""));
+        nothing("SLURM_NTASKS=8 SLURM_JOB_ID=1 SLURM_PROCID=0");
+        nothing(&STEP.replace("ID=0", "ID=4294967290"));
+        for shell in ["JOB_NAME=bash", "JOB_NAME=interactive"] {
+            let shell = STEP.replace("JOB_NAME=train", shell);
+            nothing(&format!("{shell} SLURM_PTY_PORT=40001"));
+            nothing("SLURM_PROCID=0 SLURM_STEP_ID=0 SLURM_NTASKS=1 SLURM_JOB_NAME=bash");
+            refused(&shell, &["SLURM_JOB_NAME", "7 tasks", "--job-name"]);
+        }
+    }
+
+    #[test]
+    fn damaged_variables_are_named() {
+        for (from, to, words) in [
+            (
+                "STEP_NODELIST=n[002-005]",
+                "STEP_NODELIST=n[002",
+                ["SLURM_STEP_NODELIST", "]"],
+            ),
+            (
+                "STEP_TASKS_PER_NODE=2(x3),1",
+                "STEP_TASKS_PER_NODE=2",
+                ["TASKS_PER_NODE=2", "host 2"],
+            ),
+            (
+                "SLURM_STEP_ID=0",
+                "SLURM_STEP_ID=x",
+                ["SLURM_STEP_ID", "\"x\""],
+            ),
+            (
+                "SLURM_PROCID=5",
+                "SLURM_PROCID=7",
+                ["SLURM_PROCID=7", "SLURM_STEP_NUM_TASKS=7"],
+            ),
+            (
+                "SLURM_LOCALID=1",
+                "SLURM_LOCALID=2",
+                ["SLURM_LOCALID=2", "2(x3)"],
+            ),
+        ] {
+            assert!(STEP.contains(from), "{from}");
+            refused(&STEP.replace(from, to), &words);
+        }
+        refused(
+            "SLURM_PROCID=1 SLURM_STEP_ID=0",
+            &["SLURM_NTASKS", "SLURM_PROCID=1"],
+        );
+    }
+}

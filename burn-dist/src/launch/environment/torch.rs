@@ -59,8 +59,7 @@ pub(super) fn lightning(env: Environment<'_>, others: bool) -> Result<Option<Cla
     let rank = match &local_size {
         _ if node.value == 0 => local_rank.clone(),
         Some(local_size) => Sourced::by_rule(
-            // None of the three is above MOST_RANKS.
-            node.value * local_size.value + local_rank.value,
+            node.value.saturating_mul(local_size.value) + local_rank.value,
             format!(
                 "{} * {} + {}",
                 node.origin, local_size.origin, local_rank.origin
@@ -96,4 +95,111 @@ pub(super) fn refuse_rest(env: Environment<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::launch::environment::tests::{detected, nothing, numbers, refused};
+    use crate::launch::environment::{Launcher, Origin};
+
+    /// `torchrun --nnodes 2 --nproc-per-node 2 --node-rank 1`, of the third process.
+    const TORCHRUN: &str = "LOCAL_RANK=0 RANK=2 GROUP_RANK=1 ROLE_RANK=2 ROLE_NAME=default \
+        LOCAL_WORLD_SIZE=2 WORLD_SIZE=4 GROUP_WORLD_SIZE=2 ROLE_WORLD_SIZE=4 \
+        MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 TORCHELASTIC_RESTART_COUNT=0 \
+        TORCHELASTIC_MAX_RESTARTS=0 TORCHELASTIC_RUN_ID=none TORCHELASTIC_USE_AGENT_STORE=True \
+        TORCH_NCCL_ASYNC_ERROR_HANDLING=1 OMP_NUM_THREADS=1";
+
+    #[test]
+    fn torchrun_listens_on_its_own_port() {
+        let found = detected(TORCHRUN);
+        assert_eq!(found.launcher, Launcher::Torchrun);
+        assert_eq!(numbers(&found), [2, 4, 0, 2]);
+        assert_eq!(found.identity.master_addr, "10.0.0.1");
+        assert_eq!(found.identity.master_port, 29501);
+        let Origin::Rule(rule) = &found.origins.master_port else {
+            unreachable!("not a rule")
+        };
+        assert!(rule.starts_with("MASTER_PORT=29500 + 1"), "{rule}");
+
+        let own_store = TORCHRUN.replace("STORE=True", "STORE=False");
+        assert_eq!(detected(&own_store).identity.master_port, 29500);
+
+        let last = TORCHRUN.replace("29500", "65535");
+        refused(
+            &last,
+            &["MASTER_PORT", "65535", "65534", "BURN_DIST_MASTER_PORT"],
+        );
+        let own = format!("{last} BURN_DIST_MASTER_PORT=30000");
+        assert_eq!(detected(&own).identity.master_port, 30000);
+    }
+
+    #[test]
+    fn a_pod_of_kubeflow_is_one_rank() {
+        let pod = "RANK=1 WORLD_SIZE=2 MASTER_ADDR=job-master-0 MASTER_PORT=23456 \
+            PYTHONUNBUFFERED=0 KUBERNETES_SERVICE_HOST=10.96.0.1";
+        let found = detected(pod);
+        assert_eq!(found.launcher, Launcher::Plain);
+        assert_eq!(numbers(&found), [1, 2, 0, 1]);
+        assert_eq!(found.identity.master_port, 23456);
+        // The first pod is told that the master is localhost, and is one rank all the same.
+        let first = "RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=23456";
+        assert_eq!(numbers(&detected(first)), [0, 2, 0, 1]);
+        // These pods are for a launcher, and WORLD_SIZE counts what it will start.
+        let launching = "RANK=1 WORLD_SIZE=4 MASTER_ADDR=job-master-0 MASTER_PORT=23456 \
+            PET_NPROC_PER_NODE=2 PET_NNODES=2 PET_NODE_RANK=1";
+        nothing(launching);
+        // torchrun in such a pod has started this.
+        let child = format!("{launching} {TORCHRUN}");
+        assert_eq!(numbers(&detected(&child)), [2, 4, 0, 2]);
+    }
+
+    #[test]
+    fn by_hand_on_one_host() {
+        let hand = "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500";
+        assert_eq!(numbers(&detected(hand)), [1, 2, 1, 2]);
+        refused(
+            &hand.replace("127.0.0.1", "n1"),
+            &["LOCAL_WORLD_SIZE", "BURN_DIST_LOCAL_WORLD"],
+        );
+    }
+
+    #[test]
+    fn lightning_counts_hosts_or_processes() {
+        let host = "MASTER_ADDR=n1 MASTER_PORT=12910 WORLD_SIZE=2 NODE_RANK=1";
+        let found = detected(host);
+        assert_eq!(found.launcher, Launcher::Lightning);
+        assert_eq!(numbers(&found), [1, 2, 0, 1]);
+
+        let process = "MASTER_ADDR=n1 MASTER_PORT=12910 WORLD_SIZE=4 NODE_RANK=1 LOCAL_RANK=1";
+        let found = detected(&format!("{process} LOCAL_WORLD_SIZE=2"));
+        assert_eq!(numbers(&found), [3, 4, 1, 2]);
+        assert_eq!(
+            found.origins.rank.to_string(),
+            "NODE_RANK=1 * LOCAL_WORLD_SIZE=2 + LOCAL_RANK=1"
+        );
+        refused(process, &["LOCAL_WORLD_SIZE", "NODE_RANK=1"]);
+
+        // As Lightning itself starts them on one host.
+        let local = "MASTER_ADDR=127.0.0.1 MASTER_PORT=12910 WORLD_SIZE=2 NODE_RANK=0 LOCAL_RANK=1";
+        assert_eq!(numbers(&detected(local)), [1, 2, 1, 2]);
+    }
+
+    #[test]
+    fn pieces_without_the_rest() {
+        refused("RANK=0 LOCAL_RANK=0", &["WORLD_SIZE", "RANK=0", "nothing"]);
+        refused("WORLD_SIZE=4 MASTER_ADDR=n1", &["RANK", "WORLD_SIZE=4"]);
+        refused("LOCAL_RANK=1", &["RANK", "LOCAL_RANK=1"]);
+        refused("WORLD_SIZE=many", &["WORLD_SIZE", "many"]);
+        for harmless in [
+            "",
+            "WORLD_SIZE=1",
+            "LOCAL_RANK=0",
+            "NODE_RANK=1",
+            "RANK= WORLD_SIZE=",
+        ] {
+            nothing(harmless);
+        }
+        nothing("MASTER_ADDR=n1 MASTER_PORT=29500");
+        nothing("PET_NNODES=2 WORLD_SIZE=4");
+    }
 }

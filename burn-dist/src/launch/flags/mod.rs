@@ -1,6 +1,8 @@
 //! What a user says about processes to start, in torchrun's words.
 
 mod hardware;
+mod hosts;
+mod master;
 mod nproc;
 mod resolve;
 
@@ -12,6 +14,10 @@ use super::variable::Environment;
 use crate::error::{Error, Result};
 use hardware::Hardware;
 use std::path::PathBuf;
+
+/// The part of a program's help that these flags are in.
+#[cfg(feature = "cli")]
+const HEADING: &str = "Launch";
 
 /// The flags of torchrun that a program of this library understands too.
 ///
@@ -30,46 +36,88 @@ use std::path::PathBuf;
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+// Else a program that says nothing about itself would show this comment in its help.
 #[cfg_attr(
     feature = "cli",
     derive(clap::Args),
-    command(next_help_heading = "Launch")
+    command(about = None, long_about = None)
 )]
 pub struct Flags {
     /// Start all ranks on this host, meeting at any free port.
-    #[cfg_attr(feature = "cli", arg(long))]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = HEADING))]
     pub standalone: bool,
 
     /// Number of hosts [default: 1].
-    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = nodes))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = HEADING, value_name = "N", value_parser = nodes)
+    )]
     pub nnodes: Option<usize>,
 
     /// Ranks to start on each host: a number, auto, gpu or cpu [default: 1].
-    #[cfg_attr(feature = "cli", arg(long, alias = "nproc_per_node", value_name = "N"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            help_heading = HEADING,
+            alias = "nproc_per_node",
+            value_name = "N"
+        )
+    )]
     pub nproc_per_node: Option<NProc>,
 
     /// This host's number, from 0.
-    #[cfg_attr(feature = "cli", arg(long, alias = "node_rank", value_name = "I"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = HEADING, alias = "node_rank", value_name = "I")
+    )]
     pub node_rank: Option<usize>,
 
     /// Host of rank 0, as the other hosts reach it.
-    #[cfg_attr(feature = "cli", arg(long, alias = "master_addr", value_name = "HOST"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            help_heading = HEADING,
+            alias = "master_addr",
+            value_name = "HOST"
+        )
+    )]
     pub master_addr: Option<String>,
 
     /// Port of rank 0 [default: any free one, or 29500 on several hosts].
-    #[cfg_attr(feature = "cli", arg(long, alias = "master_port", value_name = "PORT"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            help_heading = HEADING,
+            alias = "master_port",
+            value_name = "PORT"
+        )
+    )]
     pub master_port: Option<u16>,
 
     /// How often to start again after a failure [default: 0].
-    #[cfg_attr(feature = "cli", arg(long, alias = "max_restarts", value_name = "N"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(
+            long,
+            help_heading = HEADING,
+            alias = "max_restarts",
+            value_name = "N"
+        )
+    )]
     pub max_restarts: Option<usize>,
 
     /// Folder for each rank's output, besides the terminal.
-    #[cfg_attr(feature = "cli", arg(long, alias = "log_dir", value_name = "DIR"))]
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = HEADING, alias = "log_dir", value_name = "DIR")
+    )]
     pub log_dir: Option<PathBuf>,
 
     /// How processes send bytes to each other: auto, tcp or shm [default: auto].
-    #[cfg_attr(feature = "cli", arg(long, value_name = "WAY"))]
+    #[cfg_attr(feature = "cli", arg(long, help_heading = HEADING, value_name = "WAY"))]
     pub transport: Option<Transport>,
 }
 
@@ -120,7 +168,18 @@ pub(super) fn nodes(text: &str) -> Result<usize> {
     }
 }
 
+/// An error about a flag's value, for one that was read from a variable.
+fn named(error: Error, variable: &str) -> Error {
+    match error {
+        Error::Config {
+            expected, found, ..
+        } => Error::config(variable, expected, found),
+        other => other,
+    }
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -255,6 +314,7 @@ mod tests {
                 .lines()
                 .filter(|line| line.trim_start().starts_with("--"));
             assert_eq!(described.count(), 9, "{help}");
+            assert!(!help.contains("clap"), "{help}");
         }
     }
 }

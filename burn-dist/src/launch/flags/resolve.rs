@@ -1,29 +1,10 @@
 //! One host's part of a world, from the flags and from what a cluster says beside them.
 
 use super::hardware::Hardware;
-use super::{Flags, NProc, nodes};
+use super::{Flags, hosts, master, nproc};
 use crate::error::{Error, Result};
-use crate::launch::environment::{host, port};
 use crate::launch::node::Node;
 use crate::launch::variable::{Environment, MOST_RANKS};
-
-/// torchrun's, for several hosts.
-const DEFAULT_PORT: u16 = 29_500;
-
-/// A value and the flag or the variable that it is from, as errors name it.
-struct Said<T> {
-    value: T,
-    by: String,
-}
-
-fn flag<T: ToString>(name: &str, value: &Option<T>) -> Option<Said<T>>
-where
-    T: Clone,
-{
-    let value = value.clone()?;
-    let by = format!("{name}={}", value.to_string());
-    Some(Said { value, by })
-}
 
 /// See [`Flags::node`].
 pub(super) fn node(
@@ -49,9 +30,9 @@ pub(super) fn node(
             None => Ok(None),
         };
     }
-    let nodes = hosts(flags, env)?;
-    let node_rank = host_number(flags, env, &nodes)?;
-    let ranks = ranks(flags, env, hardware)?;
+    let nodes = hosts::count(flags, env)?;
+    let node_rank = hosts::number(flags, env, &nodes)?;
+    let ranks = nproc::ranks(flags, env, hardware)?;
     if nodes.value.saturating_mul(ranks) > MOST_RANKS {
         let found = format!("{} on {} hosts", ranks, nodes.value);
         return Err(Error::config(
@@ -63,8 +44,8 @@ pub(super) fn node(
     Ok(Some(Node {
         node_rank,
         ranks,
-        master_addr: addr(flags, env, &nodes)?,
-        master_port: rendezvous_port(flags, env, &nodes)?,
+        master_addr: master::addr(flags, env, &nodes)?,
+        master_port: master::port(flags, env, &nodes)?,
         max_restarts: match (flags.max_restarts, env.variable("PET_MAX_RESTARTS")) {
             (Some(restarts), _) => restarts,
             (None, Some(restarts)) => restarts.number(0..=usize::MAX)?,
@@ -90,161 +71,288 @@ fn how(flags: &Flags) -> Option<&'static str> {
         .map(|(name, _)| *name)
 }
 
-/// The number of hosts; standalone is a way to say 1.
-fn hosts(flags: &Flags, env: Environment<'_>) -> Result<Said<usize>> {
-    if flags.standalone {
-        let other = flag("--nnodes", &flags.nnodes).filter(|nodes| nodes.value != 1);
-        let rank = flag("--node-rank", &flags.node_rank).filter(|rank| rank.value != 0);
-        let addr = flag("--master-addr", &flags.master_addr).map(|addr| addr.by);
-        let other = other.or(rank).map(|other| other.by).or(addr);
-        return match other {
-            Some(other) => Err(Error::config(
-                "--standalone",
-                "no flag that speaks of other hosts beside it",
-                other,
-            )),
-            None => Ok(Said {
-                value: 1,
-                by: "--standalone".into(),
-            }),
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::launch::{NProc, Transport};
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn resolve(flags: &Flags, env: &str, gpus: usize) -> Result<Option<Node>> {
+        let split = |word: &str| word.split_once('=').map(|(n, v)| (n.into(), v.into()));
+        let set: HashMap<String, String> = env.split_whitespace().filter_map(split).collect();
+        let lookup = |name: &str| set.get(name).cloned();
+        node(flags, Environment::new(&lookup), |_| Hardware {
+            cores: 6,
+            gpus,
+        })
+    }
+
+    fn parts(flags: &Flags, env: &str) -> (usize, usize, usize, String, u16) {
+        let node = resolve(flags, env, 4).unwrap().unwrap();
+        (
+            node.nodes,
+            node.node_rank,
+            node.ranks,
+            node.master_addr,
+            node.master_port,
+        )
+    }
+
+    fn refused(flags: &Flags, env: &str, words: &[&str]) {
+        let error = resolve(flags, env, 0).unwrap_err().to_string();
+        assert!(
+            words.iter().all(|word| error.contains(word)),
+            "{words:?}: {error}"
+        );
+    }
+
+    fn two() -> Flags {
+        Flags {
+            nnodes: Some(2),
+            node_rank: Some(1),
+            master_addr: Some("10.0.0.1".into()),
+            ..Flags::default()
+        }
+    }
+
+    const KUBEFLOW: &str = "PET_NNODES=2 PET_NPROC_PER_NODE=auto PET_NODE_RANK=1 \
+        PET_MASTER_ADDR=job-node-0-0.job PET_MASTER_PORT=29500 JOB_COMPLETION_INDEX=1";
+    const GROUP: &str = "LWS_GROUP_SIZE=3 LWS_WORKER_INDEX=2 LWS_LEADER_ADDRESS=lws-0.lws.default";
+
+    #[test]
+    fn flags_with_the_defaults_of_torchrun() {
+        let standalone = Flags {
+            standalone: true,
+            ..Flags::default()
         };
-    }
-    let said = match (flag("--nnodes", &flags.nnodes), env.variable("PET_NNODES")) {
-        (Some(nodes), _) => nodes,
-        (None, Some(variable)) => Said {
-            value: nodes(&variable.value).map_err(|e| named(e, variable.name))?,
-            by: variable.to_string(),
-        },
-        (None, None) => match env.variable("LWS_GROUP_SIZE") {
-            Some(size) => Said {
-                value: size.number(1..=MOST_RANKS)?,
-                by: size.to_string(),
-            },
-            None => Said {
-                value: 1,
-                by: "no --nnodes".into(),
-            },
-        },
-    };
-    match (1..=MOST_RANKS).contains(&said.value) {
-        true => Ok(said),
-        false => {
-            let expected = format!("a number of hosts from 1 to {MOST_RANKS}");
-            Err(Error::config("number of hosts", expected, said.by))
-        }
-    }
-}
-
-fn host_number(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -> Result<usize> {
-    // A single host that a flag asks for has nothing to do with the job around it; and an Indexed
-    // Job may well be many runs of one host each.
-    let one_by_flag = flags.standalone || flags.nnodes == Some(1);
-    let variable = match nodes.value {
-        1 if one_by_flag => None,
-        1 => env.variable("PET_NODE_RANK"),
-        _ => env.first_of(&["PET_NODE_RANK", "JOB_COMPLETION_INDEX", "LWS_WORKER_INDEX"]),
-    };
-    let said = match (flag("--node-rank", &flags.node_rank), variable) {
-        (Some(rank), _) => rank,
-        (None, Some(variable)) => Said {
-            value: variable.number(0..=MOST_RANKS)?,
-            by: variable.to_string(),
-        },
-        (None, None) if nodes.value == 1 => return Ok(0),
-        (None, None) => {
-            let expected = format!("this host's number, from 0, as {} was given", nodes.by);
-            return Err(Error::config("--node-rank", expected, "nothing"));
-        }
-    };
-    match said.value < nodes.value {
-        true => Ok(said.value),
-        false => {
-            let expected = format!("less than {} ({})", nodes.value, nodes.by);
-            Err(Error::config("number of this host", expected, said.by))
-        }
-    }
-}
-
-fn ranks(
-    flags: &Flags,
-    env: Environment<'_>,
-    hardware: impl FnOnce(Environment<'_>) -> Hardware,
-) -> Result<usize> {
-    let variable = env.variable("PET_NPROC_PER_NODE");
-    let (name, nproc) = match (flags.nproc_per_node, variable) {
-        (Some(nproc), _) => ("--nproc-per-node", nproc),
-        (None, Some(variable)) => {
-            let nproc = variable
-                .value
-                .parse()
-                .map_err(|e| named(e, variable.name))?;
-            (variable.name, nproc)
-        }
-        (None, None) => return Ok(1),
-    };
-    let here = || hardware(env);
-    match nproc {
-        NProc::Count(count) if (1..=MOST_RANKS).contains(&count) => Ok(count),
-        NProc::Count(count) => {
-            let expected = format!("a number from 1 to {MOST_RANKS}, auto, gpu or cpu");
-            Err(Error::config(name, expected, count))
-        }
-        NProc::Cpu => Ok(here().cores),
-        NProc::Auto => {
-            let here = here();
-            Ok(if here.gpus > 0 { here.gpus } else { here.cores })
-        }
-        NProc::Gpu => match here().gpus {
-            0 => Err(Error::config(
-                format!("{name}=gpu"),
-                "a GPU that this process may use (or auto, cpu, or a number)",
-                "no /dev/nvidia0, or CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES hide it",
-            )),
-            gpus => Ok(gpus),
-        },
-    }
-}
-
-fn addr(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -> Result<String> {
-    if let Some(addr) = &flags.master_addr {
-        return match addr.trim().is_empty() {
-            true => Err(Error::config("--master-addr", "a host", "an empty text")),
-            false => Ok(addr.clone()),
+        let home = "127.0.0.1".to_string();
+        assert_eq!(parts(&standalone, ""), (1, 0, 1, home.clone(), 0));
+        assert_eq!(parts(&standalone, KUBEFLOW), (1, 0, 4, home.clone(), 0));
+        assert_eq!(parts(&two(), ""), (2, 1, 1, "10.0.0.1".into(), 29_500));
+        let all = Flags {
+            nproc_per_node: Some(NProc::Cpu),
+            master_port: Some(4000),
+            max_restarts: Some(3),
+            log_dir: Some("/tmp/logs".into()),
+            ..two()
         };
+        let node = resolve(&all, "PET_MAX_RESTARTS=9", 4).unwrap().unwrap();
+        assert_eq!(
+            (node.ranks, node.master_port, node.max_restarts),
+            (6, 4000, 3)
+        );
+        assert_eq!(node.log_dir, Some("/tmp/logs".into()));
     }
-    // Nobody else comes to a single host, whatever name the cluster has for it.
-    if nodes.value == 1 {
-        return Ok("127.0.0.1".into());
-    }
-    match env.first_of(&["PET_MASTER_ADDR", "LWS_LEADER_ADDRESS"]) {
-        Some(variable) => host(&variable),
-        None => {
-            let expected = format!("the host of rank 0, as {} was given", nodes.by);
-            Err(Error::config("--master-addr", expected, "nothing"))
+
+    #[test]
+    fn clusters_that_describe_a_host() {
+        let none = Flags::default();
+        assert_eq!(
+            parts(&none, KUBEFLOW),
+            (2, 1, 4, "job-node-0-0.job".into(), 29_500)
+        );
+        assert_eq!(
+            parts(&none, GROUP),
+            (3, 2, 1, "lws-0.lws.default".into(), 29_500)
+        );
+        let job = "JOB_COMPLETION_INDEX=1";
+        let indexed = Flags {
+            node_rank: None,
+            ..two()
+        };
+        assert_eq!(parts(&indexed, job), (2, 1, 1, "10.0.0.1".into(), 29_500));
+        // Many runs of one host each, and pods that nothing is asked of.
+        let one = Flags {
+            nproc_per_node: Some(NProc::Count(2)),
+            ..none.clone()
+        };
+        assert_eq!(parts(&one, job), (1, 0, 2, "127.0.0.1".into(), 0));
+        for env in [
+            "",
+            job,
+            "LWS_GROUP_SIZE=1 LWS_WORKER_INDEX=0",
+            "PET_MASTER_PORT=29500",
+        ] {
+            assert_eq!(resolve(&none, env, 0), Ok(None), "{env}");
         }
     }
-}
 
-fn rendezvous_port(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -> Result<u16> {
-    let several = nodes.value > 1;
-    match (flags.master_port, env.variable("PET_MASTER_PORT")) {
-        (Some(0), _) if several => {
-            let expected = format!("a port from 1 to 65535, as {} was given", nodes.by);
-            Err(Error::config("--master-port", expected, "0"))
+    #[test]
+    fn a_flag_beats_the_environment() {
+        let flags = Flags {
+            nproc_per_node: Some(NProc::Count(3)),
+            node_rank: Some(0),
+            master_port: Some(4000),
+            ..two()
+        };
+        for env in [KUBEFLOW, GROUP] {
+            assert_eq!(parts(&flags, env), (2, 0, 3, "10.0.0.1".into(), 4000));
         }
-        (Some(port), _) => Ok(port),
-        (None, _) if !several => Ok(0),
-        (None, Some(variable)) => port(&variable, 1),
-        (None, None) => Ok(DEFAULT_PORT),
+        let one = Flags {
+            nnodes: Some(1),
+            ..Flags::default()
+        };
+        assert_eq!(parts(&one, KUBEFLOW), (1, 0, 4, "127.0.0.1".into(), 0));
     }
-}
 
-/// An error about a flag's value, for one that was read from a variable.
-fn named(error: Error, variable: &str) -> Error {
-    match error {
-        Error::Config {
-            expected, found, ..
-        } => Error::config(variable, expected, found),
-        other => other,
+    #[test]
+    fn flags_that_contradict_each_other() {
+        let alone = Flags {
+            standalone: true,
+            ..Flags::default()
+        };
+        refused(
+            &Flags {
+                standalone: true,
+                ..two()
+            },
+            "",
+            &["--standalone", "--nnodes=2"],
+        );
+        let addr = Flags {
+            master_addr: Some("n1".into()),
+            ..alone.clone()
+        };
+        refused(&addr, "", &["--standalone", "--master-addr=n1"]);
+        let rank = Flags {
+            node_rank: Some(1),
+            ..alone.clone()
+        };
+        refused(&rank, "", &["--standalone", "--node-rank=1"]);
+        let rank = Flags {
+            node_rank: Some(2),
+            ..two()
+        };
+        refused(&rank, "", &["--node-rank=2", "--nnodes=2"]);
+        refused(
+            &Flags {
+                node_rank: None,
+                ..two()
+            },
+            "",
+            &["--node-rank", "--nnodes=2"],
+        );
+        refused(
+            &Flags {
+                master_addr: None,
+                ..two()
+            },
+            "",
+            &["--master-addr", "--nnodes=2"],
+        );
+        let port = Flags {
+            master_port: Some(0),
+            ..two()
+        };
+        refused(&port, "", &["--master-port", "--nnodes=2", "found 0"]);
+        let none = Flags {
+            nproc_per_node: Some(NProc::Count(0)),
+            ..two()
+        };
+        refused(&none, "", &["--nproc-per-node", "from 1", "found 0"]);
+        let gpu = Flags {
+            nproc_per_node: Some(NProc::Gpu),
+            ..two()
+        };
+        refused(
+            &gpu,
+            "",
+            &[
+                "--nproc-per-node=gpu",
+                "/dev/nvidia0",
+                "CUDA_VISIBLE_DEVICES",
+            ],
+        );
+        let many = Flags {
+            nproc_per_node: Some(NProc::Count(1 << 20)),
+            ..two()
+        };
+        refused(&many, "", &["number of ranks", "2 hosts"]);
+        refused(
+            &Flags {
+                nnodes: Some(0),
+                ..two()
+            },
+            "",
+            &["--nnodes=0"],
+        );
+        let restarts = Flags {
+            max_restarts: Some(3),
+            ..Flags::default()
+        };
+        refused(&restarts, "", &["--max-restarts", "--nproc-per-node"]);
+        let transport = Flags {
+            transport: Some(Transport::Tcp),
+            ..Flags::default()
+        };
+        assert_eq!(resolve(&transport, "", 0), Ok(None));
+    }
+
+    #[test]
+    fn variables_that_are_wrong_are_named() {
+        let none = Flags::default();
+        for (env, words) in [
+            ("PET_NNODES=1:4", ["PET_NNODES", "elasticity"]),
+            ("PET_NNODES=x", ["PET_NNODES", "\"x\""]),
+            ("PET_NPROC_PER_NODE=0", ["PET_NPROC_PER_NODE", "\"0\""]),
+            ("PET_NPROC_PER_NODE=gpu", ["PET_NPROC_PER_NODE=gpu", "GPU"]),
+            (
+                "PET_NNODES=2 PET_NODE_RANK=2",
+                ["PET_NODE_RANK=2", "PET_NNODES=2"],
+            ),
+            (
+                "PET_NPROC_PER_NODE=2 PET_NODE_RANK=1",
+                ["PET_NODE_RANK=1", "no --nnodes"],
+            ),
+            (
+                "PET_NNODES=2 PET_NODE_RANK=0",
+                ["--master-addr", "PET_NNODES=2"],
+            ),
+            (
+                "LWS_GROUP_SIZE=2 LWS_WORKER_INDEX=9",
+                ["LWS_WORKER_INDEX=9", "LWS_GROUP_SIZE=2"],
+            ),
+        ] {
+            refused(&none, env, &words);
+        }
+        refused(&two(), "PET_MASTER_PORT=0", &["PET_MASTER_PORT", "\"0\""]);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_given_breaks_it(
+            flags in (
+                any::<bool>(),
+                prop::option::of(prop_oneof![0usize..4, any::<usize>()]),
+                prop::option::of(prop_oneof![0usize..4, any::<usize>()]),
+                prop::option::of(".{0,9}"),
+                prop::option::of(any::<u16>()),
+            ),
+            env in prop::collection::hash_map(
+                prop::sample::select(vec![
+                    "PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR",
+                    "PET_MASTER_PORT", "PET_MAX_RESTARTS", "JOB_COMPLETION_INDEX",
+                    "LWS_WORKER_INDEX", "LWS_GROUP_SIZE", "LWS_LEADER_ADDRESS",
+                ]),
+                prop_oneof!["[0-4]", "[0-9:]{1,25}", "auto|gpu|cpu|n1", ".{0,20}"],
+                0..10,
+            ),
+            gpus in 0usize..3,
+        ) {
+            let (standalone, nnodes, node_rank, master_addr, master_port) = flags;
+            let flags = Flags {
+                standalone, nnodes, node_rank, master_addr, master_port, ..Flags::default()
+            };
+            let lookup = |name: &str| env.get(name).cloned();
+            let found = node(&flags, Environment::new(&lookup), |_| Hardware { cores: 6, gpus });
+            if let Ok(Some(node)) = found {
+                prop_assert!(node.node_rank < node.nodes && node.ranks > 0);
+                prop_assert!(node.nodes * node.ranks <= MOST_RANKS);
+                prop_assert!(node.nodes == 1 || node.master_port > 0);
+                prop_assert!(!node.master_addr.is_empty());
+            }
+        }
     }
 }

@@ -1,0 +1,93 @@
+//! How many hosts there are, and which of them this is.
+
+use super::{Flags, named, nodes};
+use crate::error::{Error, Result};
+use crate::launch::variable::{Environment, MOST_RANKS};
+
+/// A value and the flag or the variable that it is from, as errors name it.
+pub(super) struct Said<T> {
+    pub(super) value: T,
+    pub(super) by: String,
+}
+
+fn flag<T: Clone + ToString>(name: &str, value: &Option<T>) -> Option<Said<T>> {
+    let value = value.clone()?;
+    let by = format!("{name}={}", value.to_string());
+    Some(Said { value, by })
+}
+
+/// The number of hosts; standalone is a way to say 1.
+pub(super) fn count(flags: &Flags, env: Environment<'_>) -> Result<Said<usize>> {
+    if flags.standalone {
+        let other = flag("--nnodes", &flags.nnodes).filter(|nodes| nodes.value != 1);
+        let rank = flag("--node-rank", &flags.node_rank).filter(|rank| rank.value != 0);
+        let addr = flag("--master-addr", &flags.master_addr).map(|addr| addr.by);
+        let other = other.or(rank).map(|other| other.by).or(addr);
+        return match other {
+            Some(other) => Err(Error::config(
+                "--standalone",
+                "no flag that speaks of other hosts beside it",
+                other,
+            )),
+            None => Ok(Said {
+                value: 1,
+                by: "--standalone".into(),
+            }),
+        };
+    }
+    let said = match (flag("--nnodes", &flags.nnodes), env.variable("PET_NNODES")) {
+        (Some(nodes), _) => nodes,
+        (None, Some(variable)) => Said {
+            value: nodes(&variable.value).map_err(|e| named(e, variable.name))?,
+            by: variable.to_string(),
+        },
+        (None, None) => match env.variable("LWS_GROUP_SIZE") {
+            Some(size) => Said {
+                value: size.number(1..=MOST_RANKS)?,
+                by: size.to_string(),
+            },
+            None => Said {
+                value: 1,
+                by: "no --nnodes".into(),
+            },
+        },
+    };
+    match (1..=MOST_RANKS).contains(&said.value) {
+        true => Ok(said),
+        false => {
+            let expected = format!("a number of hosts from 1 to {MOST_RANKS}");
+            Err(Error::config("number of hosts", expected, said.by))
+        }
+    }
+}
+
+/// This host's number.
+pub(super) fn number(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -> Result<usize> {
+    // A single host that a flag asks for has nothing to do with the job around it; and an Indexed
+    // Job may well be many runs of one host each.
+    let one_by_flag = flags.standalone || flags.nnodes == Some(1);
+    let variable = match nodes.value {
+        1 if one_by_flag => None,
+        1 => env.variable("PET_NODE_RANK"),
+        _ => env.first_of(&["PET_NODE_RANK", "JOB_COMPLETION_INDEX", "LWS_WORKER_INDEX"]),
+    };
+    let said = match (flag("--node-rank", &flags.node_rank), variable) {
+        (Some(rank), _) => rank,
+        (None, Some(variable)) => Said {
+            value: variable.number(0..=MOST_RANKS)?,
+            by: variable.to_string(),
+        },
+        (None, None) if nodes.value == 1 => return Ok(0),
+        (None, None) => {
+            let expected = format!("this host's number, from 0, as {} was given", nodes.by);
+            return Err(Error::config("--node-rank", expected, "nothing"));
+        }
+    };
+    match said.value < nodes.value {
+        true => Ok(said.value),
+        false => {
+            let expected = format!("less than {} ({})", nodes.value, nodes.by);
+            Err(Error::config("number of this host", expected, said.by))
+        }
+    }
+}
