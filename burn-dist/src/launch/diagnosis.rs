@@ -44,6 +44,9 @@ impl<'a> Site<'a> {
     }
 }
 
+/// How far the ranks of a group have come: by sequence, the collective and who has done it last.
+type Places<'a> = BTreeMap<u64, (&'a Event, BTreeSet<usize>)>;
+
 /// What is known of the ranks.
 struct Ranking<'a> {
     flights: BTreeMap<usize, &'a Flight>,
@@ -229,8 +232,7 @@ impl<'a> Ranking<'a> {
 
     /// Ranks of a group that have done less than the others, where nobody waits.
     fn behind(&self, text: &mut String) {
-        let mut groups: BTreeMap<&[usize], BTreeMap<u64, (&Event, BTreeSet<usize>)>> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<&[usize], Places<'_>> = BTreeMap::new();
         for (&rank, &flight) in &self.flights {
             let mut seen = BTreeSet::new();
             for event in flight.events.iter().rev() {

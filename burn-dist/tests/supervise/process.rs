@@ -1,7 +1,5 @@
 //! One run of the launcher, and the processes that belong to it.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Read;
 use std::path::Path;
