@@ -174,7 +174,7 @@ fn the_master_port_is_kept_for_rank_0() {
     run.until("reserved 1\n", 1);
     let port = run.out().split(' ').nth(2).unwrap().parse::<u16>().unwrap();
     assert!(TcpListener::bind(("127.0.0.1", port)).is_err(), "{port}");
-    run.signal(rustix::process::Signal::INT);
+    run.signal(rustix::process::Signal::TERM);
     run.end();
     assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "{port}");
 }
