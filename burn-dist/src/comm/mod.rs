@@ -7,13 +7,16 @@
 //! rank finds out about its own arguments ([`Error::Config`]) leaves the others alone: nobody has
 //! been told yet, and the rank may still call what the others wait for.
 //!
-//! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process.
+//! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process, and, with the
+//! feature `mpi`, the module `mpi` between processes that `mpirun` has started.
 
 mod call;
 mod engine;
 mod ledger;
 pub mod local;
 mod meeting;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod queue;
 mod recorder;
 mod reduce;

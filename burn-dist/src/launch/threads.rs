@@ -1,8 +1,8 @@
 //! Ranks as threads of this process.
 
-use crate::comm::{Communicator, Engine, local};
+use super::rank::{self, absent};
+use crate::comm::{Engine, local};
 use crate::error::{Error, Result};
-use crate::unwind::catch_all;
 use crate::world::World;
 use burn::tensor::Device;
 use std::time::Duration;
@@ -120,37 +120,8 @@ impl Threads {
         threads: usize,
         f: &(impl Fn(World) -> Result<T> + Sync),
     ) -> Result<T> {
-        let rank = engine.rank();
-        let spare = engine.clone();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(move |i| format!("rank {rank} compute {i}"))
-            .build()
-            .map_err(|e| Error::config("compute threads", format!("{threads} threads"), e))
-            .map_err(|error| absent(&spare, error))?;
-        let world = World::new(Communicator::new(engine), self.device.clone(), self.seed)
-            .map_err(|error| absent(&spare, error))?;
-        let guard = world.clone();
-        let result = pool.install(|| catch_all(rank, || f(world)));
-        match &result {
-            Ok(_) => {
-                // What was submitted and never waited for still needs the others.
-                let _ = guard.queue().submit(|| Ok(())).wait();
-                guard.comm().leave();
-            }
-            Err(error) => guard.fail(error),
-        }
-        result
+        rank::run(engine, threads, self.device.clone(), self.seed, f)
     }
-}
-
-/// Tells the other ranks that this one could not even start, and returns why.
-fn absent(engine: &local::Local, error: Error) -> Error {
-    engine.abort(Error::PeerFailed {
-        peer: engine.rank(),
-        cause: error.to_string(),
-    });
-    error
 }
 
 #[cfg(test)]
