@@ -128,7 +128,7 @@ pub(crate) fn barrier_waits_for_everybody(launch: &impl Launch) {
                 let came = now();
                 comm.barrier(&"in".into())?;
                 let mine = [came, now()];
-                let mut all = vec![0; 2 * world];
+                let mut all = vec![0u64; 2 * world];
                 comm.all_gather(&"times".into(), Span::of(&mine), SpanMut::of(&mut all))?;
                 let last = all.iter().step_by(2).max();
                 let first = all.iter().skip(1).step_by(2).min();
