@@ -4,6 +4,7 @@
 //! one rank. It has no harness of its own, because a rank is not a test.
 
 mod conformance;
+mod mpirun;
 mod oracle;
 
 use burn::optim::AdamWConfig;
@@ -14,22 +15,14 @@ use burn_dist::{Error, Result, Strategy, World};
 use conformance::Body;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Tells a process which case it is a rank of.
-const CASE: &str = "BURN_DIST_TEST_MPI_CASE";
-/// Where each rank leaves its process id.
-const PIDS: &str = "BURN_DIST_TEST_MPI_PIDS";
 /// A deadline that no test reaches.
 const FAR: Duration = Duration::from_secs(60);
 /// A deadline that a test waits for.
 const NEAR: Duration = Duration::from_millis(500);
-/// Every case ends within this time.
-const LIMIT: u64 = 150;
-
 /// What a rank does, its name, on how many ranks, and what the output of a job that must fail says.
 type Case = (&'static str, fn(), &'static [usize], Option<&'static str>);
 
@@ -56,9 +49,7 @@ const CASES: [Case; 9] = [
 ];
 
 fn main() -> ExitCode {
-    if let Ok(name) = std::env::var(CASE) {
-        let pids = std::env::var(PIDS).unwrap();
-        std::fs::write(Path::new(&pids).join(std::process::id().to_string()), "").unwrap();
+    if let Some(name) = mpirun::case() {
         match (name.as_str(), CASES.iter().find(|case| case.0 == name)) {
             ("speed", _) => speed(),
             (_, Some(case)) => case.1(),
@@ -76,7 +67,7 @@ fn main() -> ExitCode {
     for (name, _, sizes, fails_with) in CASES.iter().filter(|case| chosen(case.0)) {
         for size in *sizes {
             let since = Instant::now();
-            match job(name, *size, *fails_with) {
+            match mpirun::job(name, *size, *fails_with) {
                 Ok(output) => {
                     println!(
                         "test {name} on {size} ranks ... ok ({:.1?})",
@@ -95,63 +86,13 @@ fn main() -> ExitCode {
         }
     }
     if wanted.iter().any(|w| w == "speed") {
-        println!("{}", job("speed", 2, None).unwrap_or_else(|why| why));
+        println!(
+            "{}",
+            mpirun::job("speed", 2, None).unwrap_or_else(|why| why)
+        );
     }
     println!("{failed} failed");
     ExitCode::from(u8::from(failed > 0))
-}
-
-/// Runs one case under `mpirun` and returns what it said.
-fn job(case: &str, ranks: usize, fails_with: Option<&str>) -> std::result::Result<String, String> {
-    let pids = tempfile::tempdir().unwrap();
-    let output = Command::new("mpirun")
-        .args(["-n", &ranks.to_string()])
-        .args([
-            "--oversubscribe",
-            "--allow-run-as-root",
-            "--bind-to",
-            "none",
-        ])
-        .args(["--timeout", &LIMIT.to_string()])
-        .arg(std::env::current_exe().unwrap())
-        .env(CASE, case)
-        .env(PIDS, pids.path())
-        // Containers forbid reading another process's memory, and Open MPI then complains.
-        .env("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
-        .env("RAYON_NUM_THREADS", "1")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| format!("mpirun does not start: {e}"))?;
-    let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned());
-    let text = text.concat();
-    let mut trouble = Vec::new();
-    if output.status.success() == fails_with.is_some() {
-        trouble.push(format!("mpirun ended with {}", output.status));
-    }
-    if let Some(words) = fails_with.filter(|words| !text.contains(words)) {
-        trouble.push(format!("nobody said {words:?}"));
-    }
-    let started: Vec<_> = std::fs::read_dir(pids.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
-    if started.len() != ranks {
-        trouble.push(format!("{} ranks came", started.len()));
-    }
-    let since = Instant::now();
-    for pid in started {
-        let process = Path::new("/proc").join(pid);
-        while process.exists() && since.elapsed() < Duration::from_secs(5) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        if process.exists() {
-            trouble.push(format!("{} is still there", process.display()));
-        }
-    }
-    match trouble.is_empty() {
-        true => Ok(text),
-        false => Err(format!("{}\n{text}", trouble.join("; "))),
-    }
 }
 
 fn message(payload: &(dyn Any + Send)) -> String {
