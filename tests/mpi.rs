@@ -26,7 +26,7 @@ const NEAR: Duration = Duration::from_millis(500);
 /// What a rank does, its name, on how many ranks, and what the output of a job that must fail says.
 type Case = (&'static str, fn(), &'static [usize], Option<&'static str>);
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("conformance", conformance_suite, &[2, 4, 8], None),
     ("mismatch", mismatch, &[2, 3, 4], None),
     ("deadline", deadline, &[3], None),
@@ -37,6 +37,12 @@ const CASES: [Case; 9] = [
         a_panic_reaches_the_others,
         &[2],
         Some("rank 0 was told: rank 1 panicked: no more coffee"),
+    ),
+    (
+        "killed",
+        a_killed_process_ends_the_job,
+        &[2],
+        Some("Killed"),
     ),
     (
         "stopped",
@@ -363,6 +369,19 @@ fn a_stopped_process_is_missed() {
     println!("rank 0 missed {missing:?}, and again at the end");
     assert_eq!(&again, missing);
     std::process::exit(1);
+}
+
+/// No rank gets to say anything: MPI ends the whole job.
+fn a_killed_process_ends_the_job() {
+    let comm = Communicator::new(mpi::world(FAR).unwrap());
+    comm.barrier(&"start".into()).unwrap();
+    if comm.rank() == 1 {
+        let id = std::process::id().to_string();
+        Command::new("kill").args(["-KILL", &id]).status().unwrap();
+    }
+    let since = Instant::now();
+    let result = comm.barrier(&"alone".into());
+    println!("returned {result:?} after {:?}", since.elapsed());
 }
 
 fn mpi_begins_once() {

@@ -12,7 +12,8 @@
 //! leave the order of a sum open. Each rank sends the digest of its call to each other rank, small
 //! data along with it; larger data follows in blocks, and reductions add in rank order, so that
 //! results are bit for bit those of [`local`](super::local). A rank holds two or three blocks of
-//! each peer at most, whatever the size of the data.
+//! each peer at most, whatever the size of the data. As everybody writes to everybody, a collective
+//! costs each rank one message per peer at least: fine for hundreds of ranks, not for thousands.
 //!
 //! - A timeout names exactly the ranks whose message had not come. MPI says nothing of a
 //!   peer's health: one that is only slow, stopped, or cut off looks the same.
