@@ -58,10 +58,14 @@ impl Mpi {
     }
 
     /// Waits until what this rank sent has gone: a rank that computes moves no messages.
+    ///
+    /// All peers came to this collective, so one that has left since has what it needed, whether
+    /// MPI has told the sender yet or not.
     fn settle(&self, call: &Call) -> Result<()> {
         let place = |rank: &usize| self.members.iter().position(|m| m == rank);
         self.until(call, |view| {
-            let sending = view.sending(self.group.id);
+            let mut sending = view.sending(self.group.id);
+            sending.retain(|rank| !view.has_left(self.world, *rank));
             sending.iter().filter_map(place).collect()
         })
     }
