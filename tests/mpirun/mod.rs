@@ -9,7 +9,7 @@ const CASE: &str = "BURN_DIST_TEST_MPI_CASE";
 /// Where each rank leaves its process id.
 const PIDS: &str = "BURN_DIST_TEST_MPI_PIDS";
 /// Every case ends within this time.
-const LIMIT: u64 = 150;
+const LIMIT: u64 = 300;
 
 /// The case that this process is a rank of, if it is one.
 pub(crate) fn case() -> Option<String> {
