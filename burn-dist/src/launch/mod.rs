@@ -8,6 +8,8 @@ mod flags;
 mod host;
 mod hostlist;
 mod identity;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod node;
 mod process;
 mod rank;
@@ -26,6 +28,8 @@ pub use error_file::ErrorFile;
 pub use flags::{Flags, NProc};
 pub use hostlist::Hostlist;
 pub use identity::Identity;
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use node::Node;
 pub use role::Role;
 pub use supervise::{Program, exit_code, supervise};
