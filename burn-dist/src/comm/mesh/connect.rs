@@ -17,7 +17,7 @@ const MANNERS: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(50);
 /// Shared memory on its way in one direction, and of all pairs of a group together.
-const RING: usize = 1 << 20;
+const RING: usize = 512 << 10;
 const RINGS: usize = 256 << 20;
 
 /// How a rank is reached, as the store knows it.
@@ -265,7 +265,7 @@ impl Meeting<'_> {
     /// The same on both sides of a pair.
     fn capacity(&self) -> usize {
         let ranks = self.members.len();
-        (RINGS / (ranks * ranks)).clamp(RING / 16, RING) / 4096 * 4096
+        (RINGS / (ranks * ranks)).clamp(RING / 8, RING) / 4096 * 4096
     }
 
     fn expect_memory(&self, peer: usize, why: &str) -> Result<()> {

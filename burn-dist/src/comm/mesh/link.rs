@@ -11,6 +11,9 @@ use std::net::TcpStream;
 /// Short reads from a socket take along what follows, up to so many bytes.
 const EARLY: usize = 16 << 10;
 
+/// What a socket may hold on its way, where the system allows it.
+const ROOM: usize = 4 << 20;
+
 /// One rank's end of the connection to a peer.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -29,6 +32,7 @@ enum Way {
 impl Link {
     /// A link through a socket alone.
     pub(super) fn tcp(socket: TcpStream) -> io::Result<Self> {
+        widen(&socket)?;
         let early = Vec::new();
         Self::new(socket, Way::Socket { early, taken: 0 })
     }
@@ -141,6 +145,22 @@ impl Link {
             }
         }
     }
+}
+
+/// Gives a socket room for a whole block and more, so that a collective of some ten KiB needs no
+/// second round trip. Where the system allows less, its own way of growing with the traffic is
+/// better than a small fixed size.
+fn widen(socket: &TcpStream) -> io::Result<()> {
+    let allowed = |name: &str| {
+        let most = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?;
+        most.trim().parse::<usize>().ok()
+    };
+    if allowed("wmem_max") >= Some(ROOM) && allowed("rmem_max") >= Some(ROOM) {
+        let socket = socket2::SockRef::from(socket);
+        socket.set_send_buffer_size(ROOM)?;
+        socket.set_recv_buffer_size(ROOM)?;
+    }
+    Ok(())
 }
 
 /// A bell that cannot be rung has been rung often enough, or nobody hears it any more.
