@@ -46,3 +46,16 @@ mod mesh_through_shared_memory {
         mesh::World::new(ranks, Shm).run(body)
     });
 }
+
+mod mesh_of_hosts_with_two_ranks_each {
+    use crate::{conformance, mesh};
+    use burn_dist::comm::mesh::Transport::Auto;
+    conformance::suite!(|ranks: usize, body: conformance::Body<'_>| {
+        let ranks_a_host = 2;
+        let world = mesh::World {
+            ranks_a_host,
+            ..mesh::World::new(ranks, Auto)
+        };
+        world.run(body)
+    });
+}

@@ -71,17 +71,24 @@ pub(crate) fn results_repeat_bit_for_bit(launch: &impl Launch) {
 }
 
 pub(crate) fn reductions_add_in_rank_order(launch: &impl Launch) {
-    const LEN: usize = 257;
-    for world in [3, 4, 8] {
+    // Few elements, and so many that an engine may take another way.
+    for (world, len) in [
+        (3, 257),
+        (4, 257),
+        (8, 257),
+        (3, 40_009),
+        (4, 40_009),
+        (5, 20_011),
+    ] {
         let in_order = |index: usize| -> f32 {
             let values = (0..world).map(|rank| rough(rank, index) as f32);
             values.reduce(|sum, x| sum + x).unwrap()
         };
         on_ranks(launch, world, |comm| {
-            let (all, _) = reductions(comm, Reduce::Sum, LEN, |x| x as f32)?;
-            let expected: Vec<f32> = (0..LEN * world).map(in_order).collect();
+            let (all, _) = reductions(comm, Reduce::Sum, len, |x| x as f32)?;
+            let expected: Vec<f32> = (0..len * world).map(in_order).collect();
             assert_eq!(all, Span::of(&expected).bytes());
-            let (all, _) = reductions(comm, Reduce::Mean, LEN, |x| x as f32)?;
+            let (all, _) = reductions(comm, Reduce::Mean, len, |x| x as f32)?;
             let expected: Vec<f32> = expected.iter().map(|sum| sum / world as f32).collect();
             assert_eq!(all, Span::of(&expected).bytes());
             Ok(())
@@ -97,6 +104,9 @@ pub(crate) fn half_precision_is_rounded_once(launch: &impl Launch) {
         comm.all_reduce(&"f16".into(), Reduce::Sum, SpanMut::of(&mut sum))?;
         // 2051 lies between two f16s, and 2052 is the even one.
         assert_eq!(sum, [f16::from_f32(2052.0); 5]);
+        let mut sum = vec![f16::from_f32(first(2048.0)); 300_001];
+        comm.all_reduce(&"f16".into(), Reduce::Sum, SpanMut::of(&mut sum))?;
+        assert!(sum.iter().all(|x| *x == f16::from_f32(2052.0)));
         let send = [bf16::from_f32(first(256.0)); 8];
         let mut recv = [bf16::ZERO; 2];
         let (from, to) = (Span::of(&send), SpanMut::of(&mut recv));

@@ -18,6 +18,8 @@ pub(crate) struct World {
     pub(crate) transport: Transport,
     pub(crate) deadline: Duration,
     pub(crate) heartbeat: Duration,
+    /// Ranks that share a host.
+    pub(crate) ranks_a_host: usize,
     /// The address by which the others reach a rank, if not its own.
     pub(crate) advertise: Option<(usize, Advertise)>,
 }
@@ -30,6 +32,7 @@ impl World {
             transport,
             deadline: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
+            ranks_a_host: ranks,
             advertise: None,
         }
     }
@@ -76,7 +79,7 @@ impl World {
             advertise: advertise
                 .filter(|(whose, _)| *whose == rank)
                 .map(|(_, a)| a),
-            ..Options::default()
+            host: format!("host {}", rank / self.ranks_a_host),
         };
         let comm = Communicator::new(Mesh::new(seat.clone(), options)?);
         alone(&comm, body)?;

@@ -12,6 +12,24 @@ const PARALLEL_FROM: usize = 1 << 18;
 /// Elements a thread takes at a time: small enough that the accumulator stays in the cache.
 const BLOCK: usize = 1 << 12;
 
+/// Calls a function for the Rust type of a `Dtype`.
+macro_rules! each {
+    ($dtype:expr, $f:ident($($arg:expr),*)) => {
+        match $dtype {
+            Dtype::F64 => $f::<f64>($($arg),*),
+            Dtype::F32 => $f::<f32>($($arg),*),
+            Dtype::F16 => $f::<f16>($($arg),*),
+            Dtype::Bf16 => $f::<bf16>($($arg),*),
+            Dtype::I64 => $f::<i64>($($arg),*),
+            Dtype::I32 => $f::<i32>($($arg),*),
+            Dtype::I8 => $f::<i8>($($arg),*),
+            Dtype::U64 => $f::<u64>($($arg),*),
+            Dtype::U32 => $f::<u32>($($arg),*),
+            Dtype::U8 => $f::<u8>($($arg),*),
+        }
+    };
+}
+
 /// Writes the reduction of `sources`, one per rank and each as long as `out`, to `out`.
 ///
 /// The bytes must be aligned for `dtype`, unless there are none; `pool` is used where it pays.
@@ -25,17 +43,57 @@ pub(super) fn reduce(
     if out.is_empty() {
         return;
     }
+    each!(dtype, typed(op, sources, out, pool));
+}
+
+/// How many times larger the sum of elements is than an element.
+pub(super) fn widening(dtype: Dtype) -> usize {
     match dtype {
-        Dtype::F64 => typed::<f64>(op, sources, out, pool),
-        Dtype::F32 => typed::<f32>(op, sources, out, pool),
-        Dtype::F16 => typed::<f16>(op, sources, out, pool),
-        Dtype::Bf16 => typed::<bf16>(op, sources, out, pool),
-        Dtype::I64 => typed::<i64>(op, sources, out, pool),
-        Dtype::I32 => typed::<i32>(op, sources, out, pool),
-        Dtype::I8 => typed::<i8>(op, sources, out, pool),
-        Dtype::U64 => typed::<u64>(op, sources, out, pool),
-        Dtype::U32 => typed::<u32>(op, sources, out, pool),
-        Dtype::U8 => typed::<u8>(op, sources, out, pool),
+        Dtype::F16 | Dtype::Bf16 => 2,
+        _ => 1,
+    }
+}
+
+/// Adds one rank's elements to the sum of the ranks before it, of which there may be none: step by
+/// step what [`reduce`] does at once.
+pub(super) fn accumulate(
+    dtype: Dtype,
+    op: Reduce,
+    before: Option<&[u8]>,
+    own: &[u8],
+    after: &mut [u8],
+) {
+    each!(dtype, add(op, before, own, after));
+}
+
+/// Makes elements of the sum of so many ranks.
+pub(super) fn complete(dtype: Dtype, op: Reduce, ranks: usize, sum: &[u8], out: &mut [u8]) {
+    each!(dtype, finish(op, ranks, sum, out));
+}
+
+fn add<T: Number>(op: Reduce, before: Option<&[u8]>, own: &[u8], after: &mut [u8]) {
+    let own: &[T] = bytemuck::cast_slice(own);
+    let after: &mut [T::Sum] = bytemuck::cast_slice_mut(after);
+    let Some(before) = before else {
+        after.iter_mut().zip(own).for_each(|(s, x)| *s = x.widen());
+        return;
+    };
+    let all = after
+        .iter_mut()
+        .zip(bytemuck::cast_slice::<_, T::Sum>(before))
+        .zip(own);
+    match op {
+        Reduce::Max => all.for_each(|((s, b), x)| *s = T::larger(*b, x.widen())),
+        _ => all.for_each(|((s, b), x)| *s = T::add(*b, x.widen())),
+    }
+}
+
+fn finish<T: Number>(op: Reduce, ranks: usize, sum: &[u8], out: &mut [u8]) {
+    let sum: &[T::Sum] = bytemuck::cast_slice(sum);
+    let all = bytemuck::cast_slice_mut::<_, T>(out).iter_mut().zip(sum);
+    match op {
+        Reduce::Mean => all.for_each(|(o, s)| *o = T::narrow(T::divide(*s, ranks))),
+        _ => all.for_each(|(o, s)| *o = T::narrow(*s)),
     }
 }
 
@@ -86,7 +144,7 @@ fn typed<T: Number>(
 
 /// An element and the wider type it is accumulated in.
 trait Number: Element {
-    type Sum: Copy + Default + Send;
+    type Sum: bytemuck::Pod + Default + Send;
     fn widen(self) -> Self::Sum;
     fn narrow(sum: Self::Sum) -> Self;
     fn add(a: Self::Sum, b: Self::Sum) -> Self::Sum;

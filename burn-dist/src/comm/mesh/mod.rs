@@ -5,27 +5,33 @@
 //! rank touches its caller's buffers before the announcements of all ranks are here and equal.
 //! Each rank then sends every other one exactly what that one needs, `(n - 1) / n` of the buffer in
 //! all, and adds what it receives in rank order, block by block: results are bit for bit those of
-//! [thread ranks](super::local).
+//! [thread ranks](super::local). Where several hosts have several ranks each, large buffers are
+//! handed on from rank to rank instead, so that they cross the network once (`relay`).
 //!
 //! Sending and receiving take turns on the thread that runs the collective, which is a rank's
 //! communication thread: there is no other. A rank that waits first stays awake for a moment, then
 //! sleeps until a socket says that there is something.
 
 mod connect;
+mod direct;
 pub(crate) mod frame;
 mod link;
+mod relay;
 mod ring;
 mod round;
 mod transfer;
 mod transport;
 
-use super::{Call, Dtype, Engine, Reduce, Span, SpanMut, reduce::reduce};
+use super::{Call, Dtype, Engine, Op, Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
 use crate::rendezvous::Seat;
-use frame::{BLOCK, Header, Kind};
+use direct::{Chunk, cut, take_own};
+use frame::{Header, Kind};
 use link::Link;
+use relay::RELAY_FROM;
 use round::Round;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,6 +98,8 @@ pub struct Mesh {
     rank: usize,
     members: Vec<usize>,
     links: Mutex<Vec<Option<Link>>>,
+    /// Whether large buffers are handed on from rank to rank.
+    relays: bool,
     broken: Mutex<Option<Error>>,
 }
 
@@ -114,15 +122,39 @@ impl Mesh {
         members: Vec<usize>,
     ) -> Result<Self> {
         let links = connect::connect(&seat, &options, &group, rank, &members)?;
-        Ok(Self {
+        let mut mesh = Self {
             seat,
             options,
             group,
             rank,
             members,
             links: Mutex::new(links),
+            relays: false,
             broken: Mutex::default(),
-        })
+        };
+        mesh.relays = relay::pays(&mesh.hosts()?);
+        Ok(mesh)
+    }
+
+    /// A number for every member's host.
+    fn hosts(&self) -> Result<Vec<u64>> {
+        let mut hash = DefaultHasher::new();
+        self.options.host.hash(&mut hash);
+        let mut hosts = vec![0; self.members.len()];
+        hosts[self.rank] = hash.finish();
+        // Before the group's first collective, so it cannot be taken for one.
+        let mut call = Call::new(Op::AllGather, &"hosts".into(), Dtype::U64, 1);
+        call.sequence = u64::MAX;
+        self.all_gather(&call, SpanMut::of(&mut hosts))?;
+        Ok(hosts)
+    }
+
+    /// Announces a collective in which this rank sends nothing at once.
+    fn announce(&self, round: &mut Round<'_>, call: &Call) -> Result<()> {
+        let announcement = round.announcement.clone();
+        let mut sends = self.to_all(call, &announcement, &[]);
+        round.agree(&mut sends)?;
+        round.exchange(&mut sends, &mut [])
     }
 
     /// Places of the other members.
@@ -166,80 +198,6 @@ impl Mesh {
             other => other,
         }
     }
-
-    /// Receives everybody's part of one chunk, block by block, and reduces it to `out`.
-    ///
-    /// `own` is this rank's part; `sends` go out meanwhile.
-    fn reduce_chunk(
-        &self,
-        round: &mut Round<'_>,
-        call: &Call,
-        (dtype, op): (Dtype, Reduce),
-        sends: &mut [Outgoing<'_>],
-        own: Chunk<'_>,
-    ) -> Result<()> {
-        let (peers, len) = (self.members.len() - 1, own.len());
-        let most = BLOCK.min(len);
-        // Words, so that the bytes are aligned for every element type.
-        let stride = most.div_ceil(8);
-        let mut scratch = vec![0u64; stride * peers];
-        let scratch: &mut [u8] = bytemuck::cast_slice_mut(&mut scratch);
-        let mut own = own;
-        for start in (0..len).step_by(BLOCK) {
-            let n = BLOCK.min(len - start);
-            let places = scratch.chunks_mut(stride * 8).zip(self.peers());
-            let mut wants: Vec<_> = places
-                .map(|(place, peer)| Incoming::new(peer, call, &mut place[..n]))
-                .collect();
-            round.receive(sends, &mut wants)?;
-            drop(wants);
-            let mut sources: Vec<&[u8]> = scratch.chunks(stride * 8).map(|s| &s[..n]).collect();
-            own.reduce(dtype, op, self.rank, &mut sources, start..start + n);
-        }
-        round.exchange(sends, &mut [])
-    }
-}
-
-/// A chunk of this rank's own, and where its reduction goes.
-enum Chunk<'a> {
-    /// Somewhere else.
-    Apart(&'a [u8], &'a mut [u8]),
-    /// To its own place.
-    InPlace(&'a mut [u8], Vec<u64>),
-}
-
-impl Chunk<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Self::Apart(own, _) => own.len(),
-            Self::InPlace(own, _) => own.len(),
-        }
-    }
-
-    /// Reduces one block of `sources` and, at place `rank`, of this chunk.
-    fn reduce<'s>(
-        &'s mut self,
-        dtype: Dtype,
-        op: Reduce,
-        rank: usize,
-        sources: &mut Vec<&'s [u8]>,
-        block: std::ops::Range<usize>,
-    ) {
-        match self {
-            Self::Apart(own, out) => {
-                sources.insert(rank, &own[block.clone()]);
-                reduce(dtype, op, sources, &mut out[block], None);
-            }
-            Self::InPlace(own, sum) => {
-                sum.resize(block.len().div_ceil(8), 0);
-                let sum: &mut [u8] = &mut bytemuck::cast_slice_mut(sum)[..block.len()];
-                let mut all = sources.clone();
-                all.insert(rank, &own[block.clone()]);
-                reduce(dtype, op, &all, sum, None);
-                own[block].copy_from_slice(sum);
-            }
-        }
-    }
 }
 
 impl Engine for Mesh {
@@ -254,7 +212,12 @@ impl Engine for Mesh {
     fn all_gather(&self, call: &Call, mut buffer: SpanMut<'_>) -> Result<()> {
         let piece = call.len * call.dtype.size();
         let mut round = Round::begin(self, call)?;
+        let relays = self.relays && buffer.bytes().len() >= RELAY_FROM;
         let mut parts = cut(buffer.bytes_mut(), |_| piece, self.members.len());
+        if relays {
+            self.announce(&mut round, call)?;
+            return self.gather_around(&mut round, call, &mut parts);
+        }
         let (own, others) = take_own(&mut parts, self.rank);
         let announcement = round.announcement.clone();
         let mut sends = self.to_all(call, &announcement, own);
@@ -274,6 +237,12 @@ impl Engine for Mesh {
         let chunk = recv.bytes().len();
         let part = |rank: usize| &send.bytes()[chunk * rank..chunk * (rank + 1)];
         let mut round = Round::begin(self, call)?;
+        if self.relays && send.bytes().len() >= RELAY_FROM {
+            self.announce(&mut round, call)?;
+            let chunks: Vec<&[u8]> = (0..self.members.len()).map(part).collect();
+            let kind = (send.dtype(), op);
+            return self.reduce_along(&mut round, call, kind, &chunks, recv.bytes_mut());
+        }
         let announcement = round.announcement.clone();
         let to = |peer| Outgoing::new(peer, call, part(peer)).announced(&announcement);
         let mut sends: Vec<_> = self.peers().map(to).collect();
@@ -297,7 +266,17 @@ impl Engine for Mesh {
             let at = |r: usize| len / size * r + (len % size).min(r);
             (at(rank + 1) - at(rank)) * dtype.size()
         };
+        let relays = self.relays && buffer.bytes().len() >= RELAY_FROM;
         let mut parts = cut(buffer.bytes_mut(), share, size);
+        if relays {
+            self.announce(&mut round, call)?;
+            let mut mine = vec![0u64; share(self.rank).div_ceil(8)];
+            let mine = &mut bytemuck::cast_slice_mut::<_, u8>(&mut mine)[..share(self.rank)];
+            let chunks: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+            self.reduce_along(&mut round, call, (dtype, op), &chunks, mine)?;
+            parts[self.rank].copy_from_slice(mine);
+            return self.gather_around(&mut round, call, &mut parts);
+        }
         {
             let (own, others) = parts.iter_mut().enumerate().fold(
                 (None, Vec::new()),
@@ -398,28 +377,4 @@ impl Drop for Mesh {
     fn drop(&mut self) {
         self.leave();
     }
-}
-
-/// Cuts bytes into consecutive parts, one per rank.
-fn cut(bytes: &mut [u8], len: impl Fn(usize) -> usize, ranks: usize) -> Vec<&mut [u8]> {
-    let mut rest = bytes;
-    (0..ranks)
-        .map(|rank| {
-            let (part, others) = std::mem::take(&mut rest).split_at_mut(len(rank));
-            rest = others;
-            part
-        })
-        .collect()
-}
-
-/// This rank's part, to be read, and those of the others, to be written.
-fn take_own<'a>(parts: &'a mut [&mut [u8]], rank: usize) -> (&'a [u8], Vec<&'a mut [u8]>) {
-    let (mut own, mut others): (&[u8], _) = (&[], Vec::with_capacity(parts.len()));
-    for (place, part) in parts.iter_mut().enumerate() {
-        match place == rank {
-            true => own = part,
-            false => others.push(&mut **part),
-        }
-    }
-    (own, others)
 }

@@ -51,7 +51,7 @@ impl<'a> Round<'a> {
     /// way when this returns, as far as there was room.
     pub(super) fn agree(&mut self, sends: &mut [Outgoing<'_>]) -> Result<()> {
         let mut heard: Vec<Hearing> = self.mesh.peers().map(Hearing::new).collect();
-        self.advance(sends, &mut heard, false)?;
+        self.advance(sends, &mut heard, &mut [], false)?;
         let mut calls: Vec<&Call> = heard.iter().filter_map(|h| h.call.as_ref()).collect();
         calls.insert(self.mesh.rank, self.call);
         agree(&calls, &self.mesh.members).map_err(|error| self.fail(error))
@@ -63,7 +63,17 @@ impl<'a> Round<'a> {
         sends: &mut [Outgoing<'_>],
         wants: &mut [Incoming<'_>],
     ) -> Result<()> {
-        self.advance(sends, wants, true)
+        self.advance(sends, wants, &mut [], true)
+    }
+
+    /// The same, and takes in what is there of `result` meanwhile, so that its sender is not stuck.
+    pub(super) fn pass_on(
+        &mut self,
+        sends: &mut [Outgoing<'_>],
+        wants: &mut [Incoming<'_>],
+        result: &mut [Incoming<'_>],
+    ) -> Result<()> {
+        self.advance(sends, wants, result, true)
     }
 
     /// Moves data until all of `wants` is here, and sends as much as there is room for meanwhile.
@@ -72,13 +82,14 @@ impl<'a> Round<'a> {
         sends: &mut [Outgoing<'_>],
         wants: &mut [Incoming<'_>],
     ) -> Result<()> {
-        self.advance(sends, wants, false)
+        self.advance(sends, wants, &mut [], false)
     }
 
     fn advance<W: Awaited>(
         &mut self,
         sends: &mut [Outgoing<'_>],
         wants: &mut [W],
+        beside: &mut [Incoming<'_>],
         all_sent: bool,
     ) -> Result<()> {
         loop {
@@ -89,13 +100,16 @@ impl<'a> Round<'a> {
             for want in wants.iter_mut().filter(|w| !w.is_done()) {
                 moved |= self.with(want.peer(), |link| want.pull(link))?;
             }
+            for some in beside.iter_mut().filter(|s| !s.is_done()) {
+                moved |= self.with(some.peer(), |link| some.pull(link))?;
+            }
             let sent = !all_sent || sends.iter().all(Outgoing::is_done);
             if sent && wants.iter().all(W::is_done) {
                 return Ok(());
             }
             match moved {
                 true => self.idle = None,
-                false => self.rest(sends, wants)?,
+                false => self.rest(sends, wants, beside)?,
             }
         }
     }
@@ -117,7 +131,12 @@ impl<'a> Round<'a> {
     }
 
     /// Waits a little for something to move.
-    fn rest<W: Awaited>(&mut self, sends: &[Outgoing<'_>], wants: &[W]) -> Result<()> {
+    fn rest<W: Awaited>(
+        &mut self,
+        sends: &[Outgoing<'_>],
+        wants: &[W],
+        beside: &[Incoming<'_>],
+    ) -> Result<()> {
         let idle = *self.idle.get_or_insert_with(Instant::now);
         if idle.elapsed() < AWAKE {
             // Not a bare spin: the peer it waits for may need this very core.
@@ -131,7 +150,10 @@ impl<'a> Round<'a> {
         if self.since.elapsed() >= deadline {
             return Err(self.late(sends, wants));
         }
-        let receiving = |peer| wants.iter().any(|w| w.peer() == peer && !w.is_done());
+        let receiving = |peer| {
+            let wanted = wants.iter().any(|w| w.peer() == peer && !w.is_done());
+            wanted || beside.iter().any(|w| w.peer() == peer && !w.is_done())
+        };
         let sending = |peer| sends.iter().any(|s| s.peer == peer && !s.is_done());
         let mut waiting: Vec<(usize, bool, bool)> = Vec::with_capacity(self.links.len());
         for peer in self.mesh.peers() {

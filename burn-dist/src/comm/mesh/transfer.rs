@@ -228,6 +228,8 @@ pub(super) struct Incoming<'a> {
     peer: usize,
     sequence: u64,
     into: &'a mut [u8],
+    /// The most that a frame holds.
+    block: usize,
     /// Bytes that are here, and those of them that belong to the current frame.
     have: usize,
     in_frame: usize,
@@ -242,6 +244,7 @@ impl<'a> Incoming<'a> {
             peer,
             sequence: call.sequence,
             into,
+            block: BLOCK,
             have: 0,
             in_frame: 0,
             head: Head::new(),
@@ -250,9 +253,15 @@ impl<'a> Incoming<'a> {
         }
     }
 
+    /// The same, of a peer that sends in smaller blocks.
+    pub(super) fn in_blocks(mut self, block: usize) -> Self {
+        self.block = block;
+        self
+    }
+
     /// A frame must hold the next block, no less and no more.
     fn begin(&mut self, header: Header) -> Result<Header, Trouble> {
-        let wanted = BLOCK.min(self.into.len() - self.have);
+        let wanted = self.block.min(self.into.len() - self.have);
         if header.kind != Kind::Data || header.sequence != self.sequence || header.len != wanted {
             let Header {
                 kind,
