@@ -376,7 +376,8 @@ impl Engine for Mesh {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = Error::config("a collective", "a rank that has not left", "one that has");
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        if broken.is_none() {
+        // Whoever goes because the world is broken has not returned: its end is no goodbye.
+        if broken.is_none() && self.seat.fault().is_none() {
             *broken = Some(gone);
             let (kind, len, sequence, crc) = (Kind::Bye, 0, 0, 0);
             let bye = Header {
