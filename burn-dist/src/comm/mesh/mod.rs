@@ -158,10 +158,15 @@ impl Mesh {
 
     /// The verdict, with what this rank was doing when it heard it.
     fn dressed(&self, error: Error, call: &Call) -> Error {
+        let me = self.members[self.rank];
         match error {
             Error::PeerLost { peer, why, waiting } if waiting.is_empty() => {
-                let waiting = format!("rank {} was in {call}", self.members[self.rank]);
+                let waiting = format!("rank {me} was in {call}");
                 Error::PeerLost { peer, why, waiting }
+            }
+            Error::PeerFailed { peer, cause } if peer != me => {
+                let cause = format!("{cause}; rank {me} was in {call}");
+                Error::PeerFailed { peer, cause }
             }
             other => other,
         }
