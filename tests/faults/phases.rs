@@ -72,7 +72,7 @@ impl Case {
     }
 
     /// All who are left end in time, name the rank, and say where they were, all the same.
-    fn expect_ends(&self, group: &mut Group, struck: Instant, place: Option<&str>) {
+    fn expect_ends(&self, group: &mut Group, struck: Instant, place: Option<[&str; 2]>) {
         let limit = match self.fault {
             Kill => LIMIT,
             Stop => LIMIT + HEARTBEAT,
@@ -95,44 +95,45 @@ impl Case {
             let was = format!("; rank {rank} was in ");
             match (error.split_once(&was), place) {
                 (Some((_, at)), Some(place)) => {
-                    group.expect(at, &[place]);
+                    group.expect(at, &place);
                     places.push(at.split(':').next().unwrap().to_owned());
                 }
                 (None, None) => {}
-                _ => drop(group.check(false, || format!("at another place: {error}"))),
+                _ => group.check(false, || format!("at another place: {error}")),
             }
         }
         places.dedup();
-        group.check(places.len() <= 1, || {
+        group.check(places.len() <= 1 || self.phase == "backward", || {
             format!("at several places: {places:?}")
         });
         self.expect_end_of_the_guilty(group);
         group.gone();
     }
 
-    /// A stopped rank that goes on learns what has happened, and ends as well.
+    /// A stopped rank that goes on learns that it was missed, and ends as well.
     fn expect_end_of_the_guilty(&self, group: &mut Group) {
-        if self.fault == Stop {
-            let since = group.signal(self.guilty, "CONT");
-            if !["forward", "between", "exit"].contains(&self.phase) {
-                group.ends(&[self.guilty], since, LIMIT);
-                group.expect_code(self.guilty, 1);
-                let error = group.error(self.guilty);
-                let itself = format!("rank {} is lost: no sign of life for 1s", self.guilty);
-                group.expect(&error, &[&itself]);
-            } else {
-                // It does nothing any more by which it could notice.
-                group.signal(self.guilty, "KILL");
-            }
+        if self.fault == Kill {
+            return;
         }
+        let since = group.signal(self.guilty, "CONT");
+        group.make("go");
+        group.ends(&[self.guilty], since, LIMIT);
+        if self.phase == "exit" && self.guilty == 0 {
+            // All the work is done, and whether it hears of the others first is up to the threads.
+            return;
+        }
+        group.expect_code(self.guilty, 1);
+        let itself = format!("rank {} is lost: no sign of life for 1s", self.guilty);
+        group.expect(&group.error(self.guilty), &[&itself]);
     }
 
     /// Where others are when one stays behind in this phase.
-    fn place(&self) -> Option<&'static str> {
+    fn place(&self) -> Option<[&'static str; 2]> {
         match self.phase {
-            "forward" => Some("all_gather of blocks.3 #"),
-            "backward" => Some(" of blocks."),
-            "between" => Some("all_reduce(Sum) of metric #"),
+            "forward" => Some(["all_gather of blocks.3 #", ", step 2 ("]),
+            // The first collective there, or, as the guilty one may have sent its part, the second.
+            "backward" => Some(["all_gather of blocks.", ", step 2 ("]),
+            "between" => Some(["all_reduce(Sum) of metric #", ", step 3 ("]),
             _ => None,
         }
     }

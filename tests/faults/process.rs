@@ -164,7 +164,9 @@ impl Group {
     pub(crate) fn until_file(&mut self, file: &str) {
         self.until(file, |group| {
             let early = group.all.iter_mut().any(|p| p.look());
-            group.has(file) || group.check(!early, || format!("an end before {file}"))
+            let there = group.has(file);
+            group.check(there || !early, || format!("an end before {file}"));
+            there
         });
     }
 
@@ -186,7 +188,7 @@ impl Group {
         self.until("the ends", |group| {
             let late = since.elapsed() > limit + Duration::from_secs(5);
             group.check(!late, || format!("no end of {some:?} in time"));
-            some.iter().fold(true, |all, i| group.all[*i].look() && all)
+            some.iter().filter(|i| !group.all[**i].look()).count() == 0
         });
         let ends = some.iter().filter_map(|i| self.all[*i].end);
         let last = ends.map(|(_, at)| at).max().unwrap();
@@ -199,7 +201,9 @@ impl Group {
     pub(crate) fn gone(&mut self) {
         let since = Instant::now();
         self.until("the end of everything", |group| {
-            group.all.iter_mut().for_each(|p| drop(p.look()));
+            for process in &mut group.all {
+                process.look();
+            }
             let left = group.left();
             let late = since.elapsed() > Duration::from_secs(3);
             group.check(!late || left.is_empty(), || format!("left of it: {left:?}"));
@@ -251,8 +255,8 @@ impl Group {
         });
     }
 
-    /// Fails the test with all that the processes have printed.
-    pub(crate) fn check(&self, holds: bool, problem: impl FnOnce() -> String) -> bool {
+    /// Fails the test, unless something holds, with all that the processes have printed.
+    pub(crate) fn check(&self, holds: bool, problem: impl FnOnce() -> String) {
         if !holds {
             let mut report = format!("{}: {}\n", self.name, problem());
             for process in &self.all {
@@ -261,7 +265,6 @@ impl Group {
             }
             panic!("{report}");
         }
-        false
     }
 
     pub(crate) fn say(&self, took: Duration) {

@@ -5,7 +5,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::optim::AdamWConfig;
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
-use burn_dist::comm::{Reduce, SpanMut, State};
+use burn_dist::comm::{Event, Reduce, SpanMut, State};
 use burn_dist::launch::{Flags, NProc, exit_code};
 use burn_dist::{Destination, Error, Result, Strategy, World, launch, unit};
 use std::path::PathBuf;
@@ -57,9 +57,11 @@ pub(crate) fn main() {
         guilty: number("FAULTS_GUILTY"),
         late: number("FAULTS_LATE"),
     };
-    let rank = number("BURN_DIST_RANK");
-    if orders.act == "rendezvous" && rank.is_some() && rank == orders.guilty {
-        orders.announce("at", rank.unwrap());
+    if let Some(rank) = number("BURN_DIST_RANK")
+        && orders.act == "rendezvous"
+        && orders.guilty == Some(rank)
+    {
+        orders.announce("at", rank);
         stay();
     }
     let flags = Flags {
@@ -76,6 +78,10 @@ pub(crate) fn main() {
     std::process::exit(exit_code(&result).into());
 }
 
+fn pause() {
+    std::thread::sleep(Duration::from_millis(1));
+}
+
 fn stay() -> ! {
     loop {
         std::thread::sleep(LIFE);
@@ -85,15 +91,20 @@ fn stay() -> ! {
 impl Orders {
     /// Makes a file that holds this process's number, at once.
     fn announce(&self, what: &str, rank: usize) {
-        let file = self.folder.join(format!("{what}-{rank}"));
-        let (unfinished, pid) = (file.with_extension("new"), std::process::id());
-        std::fs::write(&unfinished, pid.to_string()).unwrap();
+        let pid = std::process::id().to_string();
+        self.write(&format!("{what}-{rank}"), &pid);
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let file = self.folder.join(file);
+        let unfinished = file.with_extension("new");
+        std::fs::write(&unfinished, text).unwrap();
         std::fs::rename(unfinished, file).unwrap();
     }
 
     fn wait_for(&self, what: &str) {
         while !self.folder.join(what).exists() {
-            std::thread::sleep(Duration::from_millis(2));
+            pause();
         }
     }
 }
@@ -159,6 +170,9 @@ impl Rank {
         let blocks = if self.does("model") { 3 } else { 4 };
         let mut model = Strategy::fsdp().shard(Net::new(blocks, &device), world)?;
         let mut optimizer = world.optimizer(AdamWConfig::new().init(), &model)?;
+        if self.orders.guilty != Some(self.rank) {
+            self.watch();
+        }
         let saves = self.orders.folder.join("saves");
         let restarts = self.orders.act == "restart";
         let mut step: usize = 0;
@@ -185,6 +199,9 @@ impl Rank {
             if step > WRONG && !self.after_step(step)? {
                 break;
             }
+        }
+        if self.does("leave") {
+            return Ok(());
         }
         let full = world.full(&model, Destination::All)?;
         let mut bits = String::new();
@@ -219,6 +236,13 @@ impl Rank {
             if done.swap(true, Ordering::Relaxed) {
                 return;
             }
+            if ["forward", "panic", "code", "abort"]
+                .iter()
+                .any(|act| rank.does(act))
+            {
+                // The next block is being gathered already.
+                rank.settle(Some("blocks.2"));
+            }
             if rank.does("forward") {
                 rank.stay_here();
             }
@@ -243,13 +267,13 @@ impl Rank {
         }
         if self.does("backward") {
             // The rank that is late keeps it in its first collective.
-            let rank = self.clone();
+            let (recorder, orders) = (self.world.comm().recorder().clone(), self.orders.clone());
+            let (rank, running) = (self.rank, |e: &Event| e.state == State::Running);
             std::thread::spawn(move || {
-                while !rank.is_in(State::Running) {
-                    std::thread::sleep(Duration::from_millis(1));
+                while !recorder.events().last().is_some_and(running) {
+                    pause();
                 }
-                rank.orders.announce("at", rank.rank);
-                // What is stopped or killed there does not get further.
+                orders.announce("at", rank);
             });
         }
     }
@@ -258,10 +282,13 @@ impl Rank {
     fn after_step(&self, step: usize) -> Result<bool> {
         let comm = self.world.comm();
         let wrong = step == WRONG + 1;
+        if wrong && (self.does("between") || self.does("error")) {
+            self.settle(None);
+        }
         if wrong && self.does("between") {
             self.stay_here();
         }
-        if wrong && self.does("early") {
+        if wrong && (self.does("early") || self.does("leave")) {
             return Ok(false);
         }
         if wrong && self.does("error") {
@@ -295,18 +322,43 @@ impl Rank {
         comm.all_reduce(&"metric".into(), Reduce::Sum, SpanMut::of(&mut sum))
     }
 
-    /// Says that it is where it is to be, once its collectives so far are over, and stays.
-    fn stay_here(&self) -> ! {
-        while !self.is_in(State::Done) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    /// Says that it is where it is to be, and stays until it may go on.
+    fn stay_here(&self) {
         self.orders.announce("at", self.rank);
-        stay()
+        self.orders.wait_for("go");
     }
 
-    fn is_in(&self, state: State) -> bool {
-        let events = self.world.comm().recorder().events();
-        events.last().is_some_and(|last| last.state == state)
+    /// Returns when its own collectives so far are over, the last of them for this unit if one is
+    /// named, and all others wait for it in the next one.
+    fn settle(&self, unit: Option<&str>) {
+        let recorder = self.world.comm().recorder();
+        let over = |e: &Event| e.state == State::Done && unit.is_none_or(|unit| e.unit == unit);
+        let last = loop {
+            match recorder.events().pop().filter(over) {
+                Some(last) => break last.sequence,
+                None => pause(),
+            }
+        };
+        self.orders.write("settled", &last.to_string());
+        for rank in (0..self.world.size()).filter(|r| *r != self.rank) {
+            self.orders.wait_for(&format!("waits-{rank}"));
+        }
+    }
+
+    /// Watches, beside the training, for the moment in which it waits for the one that has settled.
+    fn watch(&self) {
+        let (recorder, orders) = (self.world.comm().recorder().clone(), self.orders.clone());
+        let rank = self.rank;
+        std::thread::spawn(move || {
+            orders.wait_for("settled");
+            let settled = std::fs::read_to_string(orders.folder.join("settled")).unwrap();
+            let next = settled.parse::<u64>().unwrap() + 1;
+            let waits = |e: &Event| e.sequence == next && e.state == State::Running;
+            while !recorder.events().last().is_some_and(waits) {
+                pause();
+            }
+            orders.announce("waits", rank);
+        });
     }
 }
 

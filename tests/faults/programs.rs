@@ -25,7 +25,7 @@ const MISMATCH: &str = "every rank must issue the same collectives";
 /// What the ranks do from which one deviates.
 const METRIC: &str = "runs all_reduce(Sum) of metric #";
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     Case {
         act: "other",
         words: &[
@@ -86,6 +86,15 @@ const CASES: [Case; 11] = [
             "rank RANK runs all_gather of blocks.0",
             METRIC,
             MISMATCH,
+            ", step 3",
+        ],
+        own: Own::Same,
+    },
+    Case {
+        act: "leave",
+        words: &[
+            "rank RANK has returned, but rank ",
+            "needs it in all_reduce(Sum) of metric #",
             ", step 3",
         ],
         own: Own::Same,
@@ -188,7 +197,7 @@ fn a_rank_that_deviates_over_tcp() {
         1,
         "tcp",
         &[
-            "other", "length", "dtype", "skip", "extra", "early", "model",
+            "other", "length", "dtype", "skip", "extra", "early", "leave", "model",
         ],
     );
 }
@@ -199,7 +208,7 @@ fn a_rank_that_deviates_over_shared_memory() {
         2,
         "shm",
         &[
-            "other", "length", "dtype", "skip", "extra", "early", "model",
+            "other", "length", "dtype", "skip", "extra", "early", "leave", "model",
         ],
     );
 }
@@ -219,6 +228,8 @@ fn a_rank_0_that_goes_wrong() {
     all(
         0,
         "auto",
-        &["length", "early", "panic", "error", "code", "abort"],
+        &[
+            "length", "early", "leave", "panic", "error", "code", "abort",
+        ],
     );
 }
