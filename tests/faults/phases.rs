@@ -118,7 +118,7 @@ impl Case {
         let since = group.signal(self.guilty, "CONT");
         group.make("go");
         group.ends(&[self.guilty], since, LIMIT);
-        if self.phase == "exit" && self.guilty == 0 {
+        if ["exit", "goodbye"].contains(&self.phase) && self.guilty == 0 {
             // All the work is done, and whether it hears of the others first is up to the threads.
             return;
         }
@@ -242,9 +242,6 @@ fn after_its_own_goodbye() {
         let struck = case.strike(&group);
         if guilty == 0 {
             // Those that are busy notice at the end of their work.
-            if fault == Stop {
-                std::thread::sleep(HEARTBEAT + HEARTBEAT / 2);
-            }
             group.make("go");
             case.expect_ends(&mut group, struck, None);
             continue;

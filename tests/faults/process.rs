@@ -147,9 +147,11 @@ impl Group {
         });
     }
 
+    /// Sends a signal; returns the moment before.
     pub(crate) fn signal(&self, process: usize, signal: &str) -> Instant {
-        send(self.all[process].child.id(), signal);
-        Instant::now()
+        let since = Instant::now();
+        send(self.all[process].pid(), signal);
+        since
     }
 
     /// Waits until something is so.
