@@ -170,7 +170,7 @@ const DEVIATIONS: [(&str, &str, &str, Deviation); 9] = [
     (
         "op",
         "barrier of x #1",
-        "broadcast from rank 0 of x #1 (2 f32)",
+        "broadcast from rank 0 of x #1, step 0 (2 f32)",
         |comm, odd| match odd {
             true => comm.broadcast(&"x".into(), 0, SpanMut::of(&mut [0.0f32; 2])),
             false => comm.barrier(&"x".into()),

@@ -124,7 +124,7 @@ pub enum Error {
     PeerFailed {
         /// The rank that failed first.
         peer: usize,
-        /// Its own error.
+        /// Its own error, and where the rank that reports it was, if in a collective.
         cause: String,
     },
 

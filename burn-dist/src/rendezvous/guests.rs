@@ -3,7 +3,7 @@
 use super::message::{Answer, Hello, Message, PROTOCOL, Purpose, Request};
 use super::secret::number;
 use super::server::{Barrier, Book, Guest};
-use super::stream::{Inbox, Outbox, split};
+use super::stream::{Inbox, Outbox, Silence, split};
 use crate::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -119,7 +119,7 @@ fn sit(book: &Book, hello: &Hello, outbox: &Outbox) -> Result<(), String> {
 fn watch(book: &Arc<Book>, hello: &Hello, mut inbox: Inbox, outbox: &Outbox) {
     let rank = hello.rank;
     let pulse = book.heartbeat / 4;
-    let (mut heard, mut spoke) = (Instant::now(), Instant::now());
+    let (mut silence, mut spoke) = (Silence::default(), Instant::now());
     // A rank that joins a world that is broken is told at once.
     let fault = book.pages().fault.clone();
     if let Some(fault) = fault {
@@ -130,19 +130,16 @@ fn watch(book: &Arc<Book>, hello: &Hello, mut inbox: Inbox, outbox: &Outbox) {
             spoke = Instant::now();
             let _ = outbox.send(&Message::Beat(String::new()));
         }
-        match inbox.next(pulse.min(GLANCE)) {
+        match silence.listen(&mut inbox, pulse.min(GLANCE)) {
             Ok(None) => {}
-            Ok(Some(message)) => {
-                heard = Instant::now();
-                hear(book, rank, message);
-            }
+            Ok(Some(message)) => hear(book, rank, message),
             Err(_) => break,
         }
-        if heard.elapsed() >= book.heartbeat {
+        if silence.is_longer_than(book.heartbeat) {
             let silent = format!("no sign of life for {:?}", book.heartbeat);
             lose(book, rank, &silent);
             // It may wake up: it is then told what has happened.
-            heard = Instant::now();
+            silence = Silence::default();
         }
     }
     if book.is_closing() {
@@ -180,6 +177,7 @@ fn hear(book: &Arc<Book>, rank: usize, message: Message) {
                 .spawn(judge);
         }
         Message::Bye => {
+            log::debug!("rendezvous: rank {rank} is done");
             // Told outside of the lock, and to the one that has just left as well.
             let mut outboxes = Vec::new();
             book.turn(|pages| {

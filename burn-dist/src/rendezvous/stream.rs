@@ -17,6 +17,34 @@ pub(super) struct Inbox {
     buffer: Vec<u8>,
 }
 
+/// How long the other side of a connection has been silent.
+///
+/// Time in which this process stood still itself, stopped or without a core, does not count: what
+/// the other side said meanwhile has not been read yet.
+#[derive(Debug, Default)]
+pub(super) struct Silence(Duration);
+
+impl Silence {
+    /// Listens for so long, and notes whether there was something.
+    pub(super) fn listen(
+        &mut self,
+        inbox: &mut Inbox,
+        patience: Duration,
+    ) -> io::Result<Option<Message>> {
+        let since = Instant::now();
+        let message = inbox.next(patience)?;
+        match message {
+            Some(_) => self.0 = Duration::ZERO,
+            None => self.0 += since.elapsed().min(2 * patience),
+        }
+        Ok(message)
+    }
+
+    pub(super) fn is_longer_than(&self, limit: Duration) -> bool {
+        self.0 >= limit
+    }
+}
+
 /// The sending end of a connection; clones share it, and messages of several threads do not mix.
 #[derive(Debug, Clone)]
 pub(super) struct Outbox {

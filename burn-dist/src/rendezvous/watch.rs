@@ -1,7 +1,7 @@
 //! A rank's watch connection: signs of life both ways, and what the judge decides.
 
 use super::message::Message;
-use super::stream::{Inbox, Outbox};
+use super::stream::{Inbox, Outbox, Silence};
 use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -176,14 +176,14 @@ impl Seen {
     /// Exchanges signs of life with rank 0 until the world ends.
     fn watch(&self, heartbeat: Duration, mut inbox: Inbox, outbox: &Outbox) {
         let pulse = heartbeat / 4;
-        let (mut heard, mut spoke) = (Instant::now(), None::<Instant>);
+        let (mut silence, mut spoke) = (Silence::default(), None::<Instant>);
         let lost = |why: String| {
             let waiting = String::new();
             self.fail(Error::PeerLost {
                 peer: 0,
                 why,
                 waiting,
-            });
+            })
         };
         while !self.closing.load(Ordering::Relaxed) {
             if spoke.is_none_or(|at| at.elapsed() >= pulse) {
@@ -198,28 +198,25 @@ impl Seen {
                 // The end of the connection shows below.
                 let _ = outbox.send(&Message::Beat(did));
             }
-            match inbox.next(pulse.min(Duration::from_millis(250))) {
-                Ok(Some(message)) => {
-                    heard = Instant::now();
-                    match message {
-                        Message::Fault(error) => drop(self.fail(error)),
-                        Message::AllDone => {
-                            self.news().all_done = true;
-                            self.changed.notify_all();
-                            return;
-                        }
-                        _ => {}
-                    }
+            match silence.listen(&mut inbox, pulse.min(Duration::from_millis(250))) {
+                Ok(Some(Message::Fault(error))) => drop(self.fail(error)),
+                Ok(Some(Message::AllDone)) => {
+                    self.news().all_done = true;
+                    self.changed.notify_all();
+                    return;
                 }
-                Ok(None) => {}
+                Ok(_) => {}
                 Err(_) if self.closing.load(Ordering::Relaxed) => return,
-                Err(_) => return lost("its process closed the connection".into()),
+                Err(_) => return drop(lost("its process closed the connection".into())),
             }
-            if heard.elapsed() >= heartbeat {
-                return lost(format!(
+            if silence.is_longer_than(heartbeat) {
+                let fault = lost(format!(
                     "no sign of life for {heartbeat:?} at rank {}",
                     self.rank
                 ));
+                // Should rank 0 wake up, it learns that it is the one that was missed.
+                let _ = outbox.send(&Message::Fault(fault));
+                return;
             }
         }
     }

@@ -190,10 +190,15 @@ impl Mesh {
 
     /// The verdict, with what this rank was doing when it heard it.
     fn dressed(&self, error: Error, call: &Call) -> Error {
+        let me = self.members[self.rank];
         match error {
             Error::PeerLost { peer, why, waiting } if waiting.is_empty() => {
-                let waiting = format!("rank {} was in {call}", self.members[self.rank]);
+                let waiting = format!("rank {me} was in {call}");
                 Error::PeerLost { peer, why, waiting }
+            }
+            Error::PeerFailed { peer, cause } if peer != me => {
+                let cause = format!("{cause}; rank {me} was in {call}");
+                Error::PeerFailed { peer, cause }
             }
             other => other,
         }
@@ -355,7 +360,8 @@ impl Engine for Mesh {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = Error::config("a collective", "a rank that has not left", "one that has");
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        if broken.is_none() {
+        // Whoever goes because the world is broken has not returned: its end is no goodbye.
+        if broken.is_none() && self.seat.fault().is_none() {
             *broken = Some(gone);
             let (kind, len, sequence, crc) = (Kind::Bye, 0, 0, 0);
             let bye = Header {

@@ -1,0 +1,180 @@
+//! What happens to the launcher, and what it makes of what happens to its ranks.
+
+use super::process::{Group, send};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+fn launcher(name: &str, act: &str) -> Group {
+    let mut group = Group::new(name);
+    group.set("BURN_DIST_HEARTBEAT", 1);
+    group.set("BURN_DIST_FAIL_GRACE", 0.5);
+    group.set("FAULTS_ACT", act);
+    group.set("FAULTS_GUILTY", 1);
+    group
+}
+
+#[test]
+fn ranks_die_with_their_launcher() {
+    for phase in ["rendezvous", "forward", "backward", "between", "exit"] {
+        let mut group = launcher(&format!("kill of the launcher, {phase}"), phase);
+        if phase == "backward" {
+            group.set("FAULTS_LATE", 2);
+        }
+        group.launcher(3);
+        group.until_file("at-1");
+        if phase == "between" {
+            // Not even one that is stopped stays.
+            send(group.pid_in("at-1"), "STOP");
+        }
+        let since = group.signal(0, "KILL");
+        group.gone();
+        let took = since.elapsed();
+        group.say(took);
+        group.check(took < LIMIT, || format!("gone after {took:?}"));
+    }
+}
+
+#[test]
+fn a_killed_rank_is_found_among_those_that_follow_it() {
+    let mut group = launcher("kill of a launched rank", "forward");
+    group.launcher(3);
+    group.until_file("at-1");
+    let guilty = group.pid_in("at-1");
+    let since = Instant::now();
+    send(guilty, "KILL");
+    let took = group.ends(&[0], since, LIMIT);
+    group.say(took);
+    group.expect_code(0, 137);
+    let words = ["rank 1 on ", "was killed by signal 9 (SIGKILL)"];
+    group.expect(&group.error(0), &words);
+    let text = group.all[0].text();
+    let story = [
+        "[0]: error: rank 1 is lost",
+        "[2]: error: rank 1 is lost",
+        "ranks 0,2 wait in all_gather of blocks.3 #",
+        "step 2 (group 0-2) for rank 1",
+        "look at rank 1 first",
+    ];
+    group.expect(&text, &story);
+    group.gone();
+}
+
+#[test]
+fn a_stopped_rank_is_cleared_away() {
+    for guilty in [1, 0] {
+        let mut group = launcher(&format!("stop of launched rank {guilty}"), "forward");
+        group.set("FAULTS_GUILTY", guilty);
+        group.launcher(3);
+        let file = format!("at-{guilty}");
+        group.until_file(&file);
+        let stopped = group.pid_in(&file);
+        let since = Instant::now();
+        send(stopped, "STOP");
+        let took = group.ends(&[0], since, LIMIT);
+        group.say(took);
+        let lost = format!("rank {guilty} is lost: no sign of life for 1s");
+        group.expect(&group.error(0), &[&lost]);
+        let wait = "wait in all_gather of blocks.3 #";
+        let first = format!("look at rank {guilty} first");
+        group.expect(&group.all[0].text(), &[wait, &first]);
+        group.gone();
+    }
+}
+
+#[test]
+fn a_rank_that_hangs_is_missed_by_name() {
+    let mut group = launcher("a rank that hangs", "forward");
+    group.set("BURN_DIST_TIMEOUT", 1);
+    group.launcher(3);
+    group.until_file("at-1");
+    let took = group.ends(&[0], Instant::now(), LIMIT);
+    group.say(took);
+    let words = ["all_gather of blocks.3 #", ", step 2", "for rank(s) [1]"];
+    group.expect(&group.error(0), &words);
+    group.expect(&group.all[0].text(), &["look at rank 1 first"]);
+    group.gone();
+}
+
+#[test]
+fn what_ranks_fail_with_is_what_the_launcher_says() {
+    for (act, code, words) in [
+        ("panic", 1, "rank 1 panicked: a bug of rank 1"),
+        ("error", 1, "no more disk"),
+        ("code", 3, "rank 1 on "),
+        ("abort", 134, "(SIGABRT)"),
+        ("length", 1, "rank 1 runs all_reduce(Sum) of metric"),
+    ] {
+        let mut group = launcher(&format!("a launched rank's {act}"), act);
+        let since = Instant::now();
+        group.launcher(3);
+        group.ends(&[0], since, 2 * LIMIT);
+        group.expect_code(0, code);
+        group.expect(&group.error(0), &["rank 1 ", words]);
+        group.gone();
+    }
+}
+
+/// The steps after which the ranks left.
+fn left_after(group: &Group) -> Vec<String> {
+    let files = group.files("ended-at-");
+    files
+        .iter()
+        .map(|f| f.rsplit_once('-').unwrap().0.to_owned())
+        .collect()
+}
+
+#[test]
+fn all_finish_their_step_when_the_launcher_is_told_to_stop() {
+    let mut group = launcher("SIGTERM to the launcher", "stop");
+    group.launcher(3);
+    for rank in 0..3 {
+        group.until_file(&format!("at-{rank}"));
+    }
+    let since = group.signal(0, "TERM");
+    let took = group.ends(&[0], since, LIMIT);
+    group.say(took);
+    group.expect_code(0, 0);
+    let left = left_after(&group);
+    let same = left.len() == 3 && left.iter().all(|step| *step == left[0]);
+    group.check(same, || format!("they left after {left:?}"));
+    group.gone();
+}
+
+#[test]
+fn all_finish_their_step_when_one_rank_is_told_to_stop() {
+    let mut group = launcher("SIGTERM to one rank", "stop");
+    group.world(3);
+    for rank in 0..3 {
+        group.until_file(&format!("at-{rank}"));
+    }
+    let since = group.signal(2, "TERM");
+    let took = group.ends(&[0, 1, 2], since, LIMIT);
+    group.say(took);
+    (0..3).for_each(|rank| group.expect_code(rank, 0));
+    let left = left_after(&group);
+    let same = left.len() == 3 && left.iter().all(|step| *step == left[0]);
+    group.check(same, || format!("they left after {left:?}"));
+    group.gone();
+}
+
+#[test]
+fn who_ignores_the_order_is_killed_after_the_grace() {
+    let mut group = launcher("a program that ignores SIGTERM", "stubborn");
+    group.set("BURN_DIST_GRACE", 0.5);
+    group.launcher(3);
+    for rank in 0..3 {
+        group.until_file(&format!("at-{rank}"));
+    }
+    let since = group.signal(0, "TERM");
+    let took = group.ends(&[0], since, LIMIT);
+    group.say(took);
+    let least = Duration::from_millis(450);
+    group.check(took > least, || format!("killed after {took:?} already"));
+    group.expect_code(0, 137);
+    group.expect(
+        &group.all[0].text(),
+        &["ranks 0-2 are still there: SIGKILL"],
+    );
+    group.gone();
+}

@@ -1,0 +1,369 @@
+//! What a rank does: a small training under FSDP, and at one place what it is told to do wrong.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::AdamWConfig;
+use burn::tensor::activation::gelu;
+use burn::tensor::{Device, Tensor};
+use burn_dist::comm::{Event, Reduce, SpanMut, State};
+use burn_dist::launch::{Flags, NProc, exit_code};
+use burn_dist::{Destination, Error, Result, Strategy, World, launch, unit};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Whatever a test does not clean up ends by itself.
+const LIFE: Duration = Duration::from_secs(60);
+const WIDTH: usize = 6;
+const STEPS: usize = 4;
+/// In this step something goes wrong.
+const WRONG: usize = 2;
+
+/// What the tests tell a process.
+#[derive(Debug, Clone)]
+struct Orders {
+    folder: PathBuf,
+    /// What goes wrong, and on which rank.
+    act: String,
+    guilty: Option<usize>,
+    /// The rank that comes to backward last, when it is let.
+    late: Option<usize>,
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn number(name: &str) -> Option<usize> {
+    variable(name).map(|text| text.parse().unwrap())
+}
+
+pub(crate) fn main() {
+    let Some(folder) = variable("FAULTS_FOLDER") else {
+        return; // Somebody runs the ignored tests.
+    };
+    std::thread::spawn(|| {
+        std::thread::sleep(LIFE);
+        eprintln!("this process is too old");
+        std::process::exit(98);
+    });
+    let log = env_logger::Env::default().default_filter_or("warn");
+    env_logger::Builder::from_env(log).init();
+    let orders = Orders {
+        folder: folder.into(),
+        act: variable("FAULTS_ACT").unwrap_or_default(),
+        guilty: number("FAULTS_GUILTY"),
+        late: number("FAULTS_LATE"),
+    };
+    if let Some(rank) = number("BURN_DIST_RANK")
+        && orders.act == "rendezvous"
+        && orders.guilty == Some(rank)
+    {
+        orders.announce("at", rank);
+        stay();
+    }
+    let flags = Flags {
+        nproc_per_node: number("FAULTS_NPROC").map(NProc::Count),
+        max_restarts: number("FAULTS_RESTARTS"),
+        ..Flags::default()
+    };
+    let result = launch(&flags)
+        .seed(7)
+        .run(|world| Rank::new(&orders, world).train());
+    if let Err(error) = &result {
+        eprintln!("error: {error}");
+    }
+    std::process::exit(exit_code(&result).into());
+}
+
+fn pause() {
+    std::thread::sleep(Duration::from_millis(1));
+}
+
+fn stay() -> ! {
+    loop {
+        std::thread::sleep(LIFE);
+    }
+}
+
+impl Orders {
+    /// Makes a file that holds this process's number, at once.
+    fn announce(&self, what: &str, rank: usize) {
+        let pid = std::process::id().to_string();
+        self.write(&format!("{what}-{rank}"), &pid);
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let file = self.folder.join(file);
+        let unfinished = file.with_extension("new");
+        std::fs::write(&unfinished, text).unwrap();
+        std::fs::rename(unfinished, file).unwrap();
+    }
+
+    fn wait_for(&self, what: &str) {
+        while !self.folder.join(what).exists() {
+            pause();
+        }
+    }
+}
+
+/// Blocks of one size; the second is where something may happen.
+#[derive(Module, Debug)]
+struct Net {
+    blocks: Vec<Linear>,
+}
+
+impl Net {
+    fn new(blocks: usize, device: &Device) -> Self {
+        let block = || LinearConfig::new(WIDTH, WIDTH).init(device);
+        Self {
+            blocks: (0..blocks).map(|_| block()).collect(),
+        }
+    }
+
+    fn forward(&self, x: Tensor<2>, midway: &Arc<dyn Fn() + Send + Sync>) -> Tensor<2> {
+        let midway = midway.clone();
+        unit(self, x, move |net: &Self, mut x| {
+            for (i, block) in net.blocks.iter().enumerate() {
+                let midway = midway.clone();
+                x = unit(block, x, move |block: &Linear, x| {
+                    if i == 1 {
+                        midway();
+                    }
+                    x.clone() + gelu(block.forward(x))
+                });
+            }
+            x
+        })
+    }
+}
+
+/// One rank at work.
+#[derive(Clone)]
+struct Rank {
+    orders: Orders,
+    world: World,
+    rank: usize,
+}
+
+impl Rank {
+    fn new(orders: &Orders, world: World) -> Self {
+        let orders = orders.clone();
+        let rank = world.rank();
+        Self {
+            orders,
+            world,
+            rank,
+        }
+    }
+
+    /// Whether this rank is the one to do this.
+    fn does(&self, act: &str) -> bool {
+        self.orders.guilty == Some(self.rank) && self.orders.act == act
+    }
+
+    fn train(&self) -> Result<()> {
+        let world = &self.world;
+        let device = world.device();
+        let blocks = if self.does("model") { 3 } else { 4 };
+        let mut model = Strategy::fsdp().shard(Net::new(blocks, &device), world)?;
+        let mut optimizer = world.optimizer(AdamWConfig::new().init(), &model)?;
+        if self.orders.guilty != Some(self.rank) {
+            self.watch();
+        }
+        let saves = self.orders.folder.join("saves");
+        let restarts = self.orders.act == "restart";
+        let mut step: usize = 0;
+        if restarts && world.has_save(&saves)? {
+            (model, optimizer, step) = world.load(&saves, model, optimizer)?;
+            let resumed = format!("resumed-{}-at-{step}", world.restarts());
+            self.orders.announce(&resumed, self.rank);
+        }
+        while step < STEPS || self.is_endless() {
+            let midway = self.midway(step);
+            let value = |i: usize| ((i * 37 + step * 101 + self.rank * 13) % 97) as f32 / 48.5;
+            let data: Vec<f32> = (0..4 * WIDTH).map(value).collect();
+            let x = Tensor::<1>::from_floats(data.as_slice(), &device).reshape([4, WIDTH]);
+            let loss = model.forward(x, &midway).powi_scalar(2).mean();
+            if step == WRONG {
+                self.before_backward();
+            }
+            let gradients = world.backward(loss, &model)?.clip_norm(1.0)?;
+            model = optimizer.step(1e-2, model, gradients.grads);
+            step += 1;
+            if restarts && step == WRONG {
+                world.save(&saves, &model, &optimizer, &step)?;
+            }
+            if step > WRONG && !self.after_step(step)? {
+                break;
+            }
+        }
+        if self.does("leave") {
+            return Ok(());
+        }
+        let full = world.full(&model, Destination::All)?;
+        let mut bits = String::new();
+        for block in full.iter().flat_map(|net| &net.blocks) {
+            let bias = block.bias.as_ref().map(|b| b.val().into_data());
+            for data in [Some(block.weight.val().into_data()), bias] {
+                for x in data.iter().flat_map(|d| d.iter::<f32>()) {
+                    bits += &format!("{:08x}\n", x.to_bits());
+                }
+            }
+        }
+        let file = format!("final-{}", self.rank);
+        std::fs::write(self.orders.folder.join(file), bits).unwrap();
+        self.orders.announce(&format!("ended-at-{step}"), self.rank);
+        if self.does("exit") {
+            self.stay_here();
+        }
+        if self.orders.act == "goodbye" && !self.does("goodbye") {
+            self.orders.wait_for("go");
+        }
+        Ok(())
+    }
+
+    fn is_endless(&self) -> bool {
+        ["stop", "stubborn"].contains(&self.orders.act.as_str())
+    }
+
+    /// What happens within the forward of a block.
+    fn midway(&self, step: usize) -> Arc<dyn Fn() + Send + Sync> {
+        let (rank, done) = (self.clone(), AtomicBool::new(step != WRONG));
+        Arc::new(move || {
+            if done.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            if ["forward", "panic", "code", "abort"]
+                .iter()
+                .any(|act| rank.does(act))
+            {
+                // The next block is being gathered already.
+                rank.settle(Some("blocks.2"));
+            }
+            if rank.does("forward") {
+                rank.stay_here();
+            }
+            if rank.does("panic") {
+                panic!("a bug of rank {}", rank.rank);
+            }
+            if rank.does("code") {
+                std::process::exit(3);
+            }
+            if rank.does("abort") {
+                std::process::abort();
+            }
+            if rank.does("restart") && rank.world.restarts() == 0 || rank.does("relapse") {
+                kill_self();
+            }
+        })
+    }
+
+    fn before_backward(&self) {
+        if self.orders.late == Some(self.rank) {
+            self.orders.wait_for("go");
+        }
+        if self.does("backward") {
+            // The rank that is late keeps it in its first collective.
+            let (recorder, orders) = (self.world.comm().recorder().clone(), self.orders.clone());
+            let (rank, running) = (self.rank, |e: &Event| e.state == State::Running);
+            std::thread::spawn(move || {
+                while !recorder.events().last().is_some_and(running) {
+                    pause();
+                }
+                orders.announce("at", rank);
+            });
+        }
+    }
+
+    /// The program's own collective, and what can go wrong with it; `false` ends the training.
+    fn after_step(&self, step: usize) -> Result<bool> {
+        let comm = self.world.comm();
+        let wrong = step == WRONG + 1;
+        if wrong && (self.does("between") || self.does("error")) {
+            self.settle(None);
+        }
+        if wrong && self.does("between") {
+            self.stay_here();
+        }
+        if wrong && (self.does("early") || self.does("leave")) {
+            return Ok(false);
+        }
+        if wrong && self.does("error") {
+            return Err(Error::user("no more disk"));
+        }
+        if wrong && self.does("extra") {
+            self.metric()?;
+        }
+        match self.orders.act.as_str() {
+            "other" if wrong && self.does("other") => comm.barrier(&"metric".into())?,
+            "length" if wrong && self.does("length") => {
+                comm.all_reduce(&"metric".into(), Reduce::Sum, SpanMut::of(&mut [1.0f32; 9]))?;
+            }
+            "dtype" if wrong && self.does("dtype") => {
+                comm.all_reduce(&"metric".into(), Reduce::Sum, SpanMut::of(&mut [1u32; 8]))?;
+            }
+            "skip" if wrong && self.does("skip") => {}
+            _ => self.metric()?,
+        }
+        if self.is_endless() {
+            let stop = self.world.should_stop()?;
+            self.orders.announce("at", self.rank);
+            return Ok(!stop || self.orders.act == "stubborn");
+        }
+        Ok(true)
+    }
+
+    fn metric(&self) -> Result<()> {
+        let mut sum = [self.rank as f32; 8];
+        let comm = self.world.comm();
+        comm.all_reduce(&"metric".into(), Reduce::Sum, SpanMut::of(&mut sum))
+    }
+
+    /// Says that it is where it is to be, and stays until it may go on.
+    fn stay_here(&self) {
+        self.orders.announce("at", self.rank);
+        self.orders.wait_for("go");
+    }
+
+    /// Returns when its own collectives so far are over, the last of them for this unit if one is
+    /// named, and all others wait for it in the next one.
+    fn settle(&self, unit: Option<&str>) {
+        let recorder = self.world.comm().recorder();
+        let over = |e: &Event| e.state == State::Done && unit.is_none_or(|unit| e.unit == unit);
+        let last = loop {
+            match recorder.events().pop().filter(over) {
+                Some(last) => break last.sequence,
+                None => pause(),
+            }
+        };
+        self.orders.write("settled", &last.to_string());
+        for rank in (0..self.world.size()).filter(|r| *r != self.rank) {
+            self.orders.wait_for(&format!("waits-{rank}"));
+        }
+    }
+
+    /// Watches, beside the training, for the moment in which it waits for the one that has settled.
+    fn watch(&self) {
+        let (recorder, orders) = (self.world.comm().recorder().clone(), self.orders.clone());
+        let rank = self.rank;
+        std::thread::spawn(move || {
+            orders.wait_for("settled");
+            let settled = std::fs::read_to_string(orders.folder.join("settled")).unwrap();
+            let next = settled.parse::<u64>().unwrap() + 1;
+            let waits = |e: &Event| e.sequence == next && e.state == State::Running;
+            while !recorder.events().last().is_some_and(waits) {
+                pause();
+            }
+            orders.announce("waits", rank);
+        });
+    }
+}
+
+fn kill_self() -> ! {
+    let kill = format!("kill -KILL {}", std::process::id());
+    Command::new("sh").args(["-c", &kill]).status().unwrap();
+    stay()
+}

@@ -1,0 +1,235 @@
+//! Ranks that do something else than the others, or fail by themselves.
+
+use super::process::Group;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// What one rank does, and what all others then say.
+struct Case {
+    act: &'static str,
+    /// Of the guilty rank, `RANK` for its number.
+    words: &'static [&'static str],
+    /// What the rank itself says: the same, something else, or nothing.
+    own: Own,
+}
+
+enum Own {
+    Same,
+    Error(&'static str),
+    Code(Option<i32>),
+}
+
+const MISMATCH: &str = "every rank must issue the same collectives";
+
+/// What the ranks do from which one deviates.
+const METRIC: &str = "runs all_reduce(Sum) of metric #";
+
+const CASES: [Case; 12] = [
+    Case {
+        act: "other",
+        words: &[
+            "rank RANK runs barrier of metric #",
+            METRIC,
+            MISMATCH,
+            ", step 3",
+        ],
+        own: Own::Same,
+    },
+    Case {
+        act: "length",
+        words: &[
+            "rank RANK runs all_reduce",
+            "(9 f32)",
+            "(8 f32)",
+            METRIC,
+            MISMATCH,
+            ", step 3",
+        ],
+        own: Own::Same,
+    },
+    Case {
+        act: "dtype",
+        words: &[
+            "rank RANK runs all_reduce",
+            "(8 u32)",
+            "(8 f32)",
+            METRIC,
+            MISMATCH,
+            ", step 3",
+        ],
+        own: Own::Same,
+    },
+    Case {
+        act: "skip",
+        words: &[
+            "rank RANK runs all_gather of blocks.0 #",
+            METRIC,
+            MISMATCH,
+            ", step 3",
+        ],
+        own: Own::Same,
+    },
+    Case {
+        act: "extra",
+        words: &[
+            "rank RANK runs all_reduce",
+            "runs all_gather of blocks.0 #",
+            MISMATCH,
+            ", step 3",
+        ],
+        own: Own::Same,
+    },
+    Case {
+        act: "early",
+        words: &[
+            "rank RANK runs all_gather of blocks.0",
+            METRIC,
+            MISMATCH,
+            ", step 3",
+        ],
+        own: Own::Same,
+    },
+    Case {
+        act: "leave",
+        words: &[
+            "rank RANK has returned, but rank ",
+            "needs it in all_reduce(Sum) of metric #",
+            ", step 3",
+        ],
+        own: Own::Same,
+    },
+    Case {
+        act: "model",
+        words: &["rank RANK runs ", MISMATCH, ", step 0"],
+        own: Own::Same,
+    },
+    Case {
+        act: "panic",
+        words: &[
+            "rank RANK failed: rank RANK panicked: a bug of rank RANK",
+            "all_gather of blocks.3 #",
+            ", step 2",
+        ],
+        own: Own::Error("rank RANK panicked: a bug of rank RANK"),
+    },
+    Case {
+        act: "error",
+        words: &[
+            "rank RANK failed: no more disk",
+            "all_reduce(Sum) of metric #",
+            ", step 3",
+        ],
+        own: Own::Error("no more disk"),
+    },
+    Case {
+        act: "code",
+        words: &[
+            "rank RANK is lost: its process closed the connection",
+            "all_gather of blocks.3 #",
+            ", step 2",
+        ],
+        own: Own::Code(Some(3)),
+    },
+    Case {
+        act: "abort",
+        words: &[
+            "rank RANK is lost: its process closed the connection",
+            "all_gather of blocks.3 #",
+            ", step 2",
+        ],
+        own: Own::Code(None),
+    },
+];
+
+impl Case {
+    fn run(&self, guilty: usize, transport: &str) {
+        let mut group = Group::new(format!("{} of rank {guilty}, {transport}", self.act));
+        group.set("BURN_DIST_TRANSPORT", transport);
+        group.set("BURN_DIST_HEARTBEAT", 20);
+        group.set("FAULTS_ACT", self.act);
+        group.set("FAULTS_GUILTY", guilty);
+        group.world(3);
+        group.until("a first end", |group| {
+            group.all.iter_mut().any(|p| p.look())
+        });
+        let first = group.all.iter().filter_map(|p| p.end).map(|(_, at)| at);
+        let first = first.min().unwrap_or_else(Instant::now);
+        let took = group.ends(&[0, 1, 2], first, LIMIT);
+        group.say(took);
+        let number = |text: &str| text.replace("RANK", &guilty.to_string());
+        for rank in (0..3).filter(|r| *r != guilty) {
+            self.expect(&group, rank, &number);
+        }
+        match self.own {
+            Own::Same => self.expect(&group, guilty, &number),
+            Own::Error(words) => {
+                group.expect_code(guilty, 1);
+                group.expect(&group.error(guilty), &[&number(words)]);
+            }
+            Own::Code(code) => {
+                let found = group.code(guilty);
+                group.check(found == code, || format!("it ended with {found:?}"));
+            }
+        }
+        group.gone();
+    }
+
+    fn expect(&self, group: &Group, rank: usize, number: &impl Fn(&str) -> String) {
+        group.expect_code(rank, 1);
+        let error = group.error(rank);
+        for words in self.words {
+            group.expect(&error, &[&number(words)]);
+        }
+    }
+}
+
+fn all(guilty: usize, transport: &str, acts: &[&str]) {
+    let chosen = CASES
+        .iter()
+        .filter(|c| acts.is_empty() || acts.contains(&c.act));
+    chosen.for_each(|case| case.run(guilty, transport));
+}
+
+#[test]
+fn a_rank_that_deviates_over_tcp() {
+    all(
+        1,
+        "tcp",
+        &[
+            "other", "length", "dtype", "skip", "extra", "early", "leave", "model",
+        ],
+    );
+}
+
+#[test]
+fn a_rank_that_deviates_over_shared_memory() {
+    all(
+        2,
+        "shm",
+        &[
+            "other", "length", "dtype", "skip", "extra", "early", "leave", "model",
+        ],
+    );
+}
+
+#[test]
+fn a_rank_that_fails_over_tcp() {
+    all(1, "tcp", &["panic", "error", "code", "abort"]);
+}
+
+#[test]
+fn a_rank_that_fails_over_shared_memory() {
+    all(2, "shm", &["panic", "error", "code", "abort"]);
+}
+
+#[test]
+fn a_rank_0_that_goes_wrong() {
+    all(
+        0,
+        "auto",
+        &[
+            "length", "early", "leave", "panic", "error", "code", "abort",
+        ],
+    );
+}

@@ -1,0 +1,57 @@
+//! A world that is started again goes on where its last save was.
+
+use super::process::Group;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(12);
+
+/// A launcher that may start again once, run to its end.
+fn run(act: &str, guilty: usize, transport: &str) -> Group {
+    let mut group = Group::new(format!("{act} of rank {guilty}, {transport}"));
+    group.set("BURN_DIST_TRANSPORT", transport);
+    group.set("BURN_DIST_HEARTBEAT", 20);
+    group.set("FAULTS_ACT", act);
+    group.set("FAULTS_GUILTY", guilty);
+    group.set("FAULTS_RESTARTS", 1);
+    let since = Instant::now();
+    group.launcher(3);
+    let took = group.ends(&[0], since, LIMIT);
+    group.say(took);
+    group.gone();
+    group
+}
+
+fn parameters(group: &Group) -> Vec<String> {
+    let read = |rank| std::fs::read_to_string(group.file(&format!("final-{rank}")));
+    let all: Vec<_> = (0..3).map(|rank| read(rank).unwrap()).collect();
+    assert!(all[0].lines().count() > 100);
+    all
+}
+
+#[test]
+fn a_restarted_run_ends_as_an_undisturbed_one_bit_for_bit() {
+    // A rank that there is not kills nobody.
+    let straight = run("restart", 9, "auto");
+    straight.expect_code(0, 0);
+    assert_eq!(straight.files("resumed-"), [""; 0]);
+    let expected = parameters(&straight);
+    for (guilty, transport) in [(1, "tcp"), (0, "shm")] {
+        let group = run("restart", guilty, transport);
+        group.expect_code(0, 0);
+        let resumed = ["resumed-1-at-2-0", "resumed-1-at-2-1", "resumed-1-at-2-2"];
+        assert_eq!(group.files("resumed-"), resumed);
+        group.check(parameters(&group) == expected, || "other parameters".into());
+        let text = group.all[0].text();
+        group.expect(&text, &["look at rank", "restart 1 of 1"]);
+    }
+}
+
+#[test]
+fn a_run_that_fails_again_is_given_up() {
+    let group = run("relapse", 2, "auto");
+    group.expect_code(0, 137);
+    group.expect(&group.error(0), &["rank 2 on ", "(SIGKILL)"]);
+    let text = group.all[0].text();
+    let starts = text.matches("was killed by signal 9 (SIGKILL);").count();
+    group.check(starts == 2, || format!("{starts} starts failed"));
+}
