@@ -34,14 +34,20 @@ fn ci_runs_its_test_command() {
 
 #[test]
 fn its_options_are_those_of_the_example() {
-    let help = read("models/src/run/args.rs");
+    let help = [
+        "models/src/run/args.rs",
+        "burn-dist/src/launch/flags/mod.rs",
+        "burn-dist/src/bin/burn-dist-run.rs",
+    ];
+    let help = help.map(read).concat();
     let readme = read("README.md");
     let words = readme.split_whitespace().skip_while(|w| *w != "--example");
     let words = words.map(|w| w.trim_matches(['`', ',', '.', '(', ')']));
     let options = words.filter(|w| w.starts_with("--") && w.len() > 2);
     let cargo = ["--example", "--release", "--workspace", "--help"];
     for option in options.filter(|o| !cargo.contains(o)) {
-        let field = format!("pub {}:", option.trim_start_matches('-').replace('-', "_"));
+        let name = option.split('=').next().unwrap_or(option);
+        let field = format!("{}: ", name.trim_start_matches('-').replace('-', "_"));
         assert!(help.contains(&field), "{option}");
     }
 }

@@ -54,12 +54,13 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`launch`] | ranks as threads: `Threads::new(n).run(..)`; under `mpirun`, with the feature `mpi`: `Mpi::new().run(..)` |
+//! | [`launch`](mod@launch) | ranks as threads or processes, by flags and environment: [`launch()`](launch()) |
 //! | [`World`] | what a rank knows; `backward`, `optimizer`, `save`, `load`, `full` |
 //! | [`Strategy`], [`Plan`] | which state is cut, and what follows from it |
 //! | [`shard`] | the engine |
 //! | [`data`], [`telemetry`] | sampler and loader; where time and memory go |
 //! | [`layout`], [`comm`] | who owns which element; who sends what. They do not know each other |
+//! | [`rendezvous`] | where processes meet, and learn of each other's end |
 
 mod checkpoint;
 pub mod comm;

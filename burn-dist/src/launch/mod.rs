@@ -1,4 +1,42 @@
 //! How ranks come to be: as threads of this process, or as processes that a launcher looks after.
+//!
+//! A program calls [`launch()`] and runs everywhere:
+//!
+//! ```text
+//! program                                                       threads of one process
+//! program --nproc-per-node 4                                    processes, started by itself
+//! burn-dist-run --nproc-per-node 4 program                      processes, started by our launcher
+//! torchrun --no-python --nproc_per_node=4 program               processes, started by another one
+//! mpirun -n 4 program; srun -n 4 program; ...
+//! ```
+//!
+//! On several hosts, the same command on each, as with torchrun:
+//! `--nnodes=2 --nproc_per_node=2 --node_rank=<0,1> --master_addr=<ip> --master_port=<port>`.
+//!
+//! Rank 0 serves a [rendezvous](crate::rendezvous) at the master's address; there all ranks meet,
+//! compare who they are, and learn of each other's end. Then they connect
+//! [with each other](crate::comm::mesh). What ends one rank ends all, with one cause.
+//!
+//! # Variables
+//!
+//! Who a rank is comes from its launcher's variables ([`detect`]). These are ours:
+//!
+//! | variable | meaning | default |
+//! |---|---|---|
+//! | `BURN_DIST_RANK`, `_WORLD_SIZE`, `_LOCAL_RANK`, `_LOCAL_WORLD_SIZE` | who this rank is | its launcher's |
+//! | `BURN_DIST_MASTER_ADDR`, `_MASTER_PORT` | where rank 0 listens | its launcher's |
+//! | `BURN_DIST_SECRET` | what only this world's processes know | random on one host; else the job's number, or none |
+//! | `BURN_DIST_HEARTBEAT` | seconds without a sign of life until a rank is lost | 10 |
+//! | `BURN_DIST_TIMEOUT` | seconds that a collective waits for a rank that is alive | 300 |
+//! | `BURN_DIST_JOIN_TIMEOUT` | seconds to wait for all ranks to come | 300 |
+//! | `BURN_DIST_TRANSPORT` | `auto`, `tcp` or `shm` | `auto` |
+//! | `BURN_DIST_HOST_ID` | ranks with equal ones may share memory | the kernel's boot number |
+//! | `BURN_DIST_FLIGHT_DIR` | where a failed rank writes its last collectives | the launcher's |
+//! | `BURN_DIST_GRACE`, `BURN_DIST_FAIL_GRACE` | seconds until the launcher kills, told to end or after a failure | 30, 15 |
+//! | `RAYON_NUM_THREADS` | compute threads of a rank | the cores, divided among the host's ranks |
+//!
+//! The secret keeps strangers and other jobs out of the rendezvous. Nothing is encrypted: run on a
+//! network you trust, as with NCCL, gloo and MPI.
 
 mod diagnosis;
 mod entry;
