@@ -300,7 +300,7 @@ fn something_else_that_listens_there_is_recognised() {
 }
 
 #[test]
-fn a_rank_that_dies_while_others_still_join_ends_them() {
+fn a_rank_that_gives_up_while_others_still_join_ends_them() {
     let server = Server::start(&terms(3, 0, 0)).unwrap();
     let port = server.port();
     std::thread::scope(|scope| {
@@ -308,11 +308,8 @@ fn a_rank_that_dies_while_others_still_join_ends_them() {
         // Rank 2 takes its seat and gives up before rank 0 comes.
         let gone = Seat::take(impatient(terms(3, 2, port))).map(drop);
         assert_mentions(&gone, &["rank(s) [0]"]);
-        let result = waiting.join().unwrap();
-        assert!(
-            matches!(result, Err(Error::PeerLost { peer: 2, .. })),
-            "{result:?}"
-        );
+        // Rank 1 would wait for a minute; it hears who is missing, and blames nobody else.
+        assert_eq!(waiting.join().unwrap(), gone);
     });
 }
 
