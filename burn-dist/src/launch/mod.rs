@@ -25,6 +25,8 @@ pub use environment::{Detected, Launcher, Origin, Origins, detect, process_varia
 pub use error_file::ErrorFile;
 pub use flags::{Flags, NProc};
 pub use hostlist::Hostlist;
+#[cfg(fuzzing)]
+pub(crate) use hostlist::tasks_on;
 pub use identity::Identity;
 pub use node::Node;
 pub use role::Role;
