@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 
 /// Files with a reason for `unsafe`: memory that other ranks read, counting allocations, and what a
 /// child does before it becomes a program.
-const UNSAFE: [&str; 5] = [
+const UNSAFE: [&str; 6] = [
     "burn-dist/src/comm/local.rs",
     "burn-dist/src/comm/meeting.rs",
+    "burn-dist/src/comm/mesh/ring.rs",
     "burn-dist/src/launch/supervise/child.rs",
     "burn-dist/src/telemetry/memory.rs",
     "tests/memory.rs",
 ];
 
 /// What each part of the library may not know.
-const UNKNOWN_TO: [(&str, &[&str]); 9] = [
+const UNKNOWN_TO: [(&str, &[&str]); 11] = [
     (
         "burn-dist/src/comm",
         &[
@@ -30,6 +31,38 @@ const UNKNOWN_TO: [(&str, &[&str]); 9] = [
             "checkpoint",
             "data",
             "telemetry",
+        ],
+    ),
+    (
+        "burn-dist/src/rendezvous",
+        &[
+            "comm",
+            "layout",
+            "strategy",
+            "plan",
+            "world",
+            "launch",
+            "shard",
+            "checkpoint",
+            "data",
+            "telemetry",
+            "stop",
+        ],
+    ),
+    (
+        "burn-dist/src/stop.rs",
+        &[
+            "comm",
+            "layout",
+            "strategy",
+            "plan",
+            "world",
+            "launch",
+            "shard",
+            "checkpoint",
+            "data",
+            "telemetry",
+            "rendezvous",
         ],
     ),
     (

@@ -5,6 +5,7 @@ use super::{Launch, on_ranks};
 use burn_dist::Result;
 use burn_dist::comm::{Communicator, Element, Reduce, Span, SpanMut};
 use half::{bf16, f16};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 /// A number of some size whose sums are never exact.
@@ -40,7 +41,8 @@ pub(crate) fn results_repeat_bit_for_bit(launch: &impl Launch) {
     for world in [2, 3, 4, 8] {
         let mut runs = Vec::new();
         for _ in 0..3 {
-            let seen = Mutex::new(vec![Vec::new(); world]);
+            // Of the ranks in this process; a launcher may run the others elsewhere.
+            let seen = Mutex::new(BTreeMap::new());
             on_ranks(launch, world, |comm| {
                 let mut all = Vec::new();
                 for op in [Reduce::Sum, Reduce::Mean, Reduce::Max] {
@@ -55,12 +57,14 @@ pub(crate) fn results_repeat_bit_for_bit(launch: &impl Launch) {
                         all.extend(whole);
                     }
                 }
-                seen.lock().unwrap()[comm.rank()] = all;
+                let mut every = vec![0; all.len() * world];
+                let label = "every".into();
+                comm.all_gather(&label, Span::of(&all), SpanMut::of(&mut every))?;
+                assert!(every.chunks(all.len()).all(|other| other == all));
+                seen.lock().unwrap().insert(comm.rank(), all);
                 Ok(())
             });
-            let seen = seen.into_inner().unwrap();
-            assert!(seen.windows(2).all(|ranks| ranks[0] == ranks[1]));
-            runs.push(seen);
+            runs.push(seen.into_inner().unwrap());
         }
         assert!(runs.windows(2).all(|pair| pair[0] == pair[1]));
     }

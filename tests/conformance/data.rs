@@ -5,8 +5,7 @@ use super::{Launch, WORLDS, on_ranks};
 use burn_dist::Result;
 use burn_dist::comm::{Communicator, Element, Label, Reduce, Span, SpanMut};
 use half::bf16;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Nothing, one element, fewer elements than ranks, primes.
 const LENGTHS: [usize; 5] = [0, 1, 3, 7, 1009];
@@ -117,18 +116,26 @@ pub(crate) fn broadcast_copies_the_root(launch: &impl Launch) {
 }
 
 pub(crate) fn barrier_waits_for_everybody(launch: &impl Launch) {
+    // The clock is what ranks share, whether they are threads or processes of one host.
+    let now = || UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     for world in WORLDS {
-        let came = AtomicUsize::new(0);
         on_ranks(launch, world, |comm| {
             for turn in 1..=20 {
                 // Each time another rank is the last one.
                 if turn % world == comm.rank() {
                     std::thread::sleep(Duration::from_millis(2));
                 }
-                came.fetch_add(1, Ordering::SeqCst);
+                let came = now();
                 comm.barrier(&"in".into())?;
-                assert_eq!(came.load(Ordering::SeqCst), turn * world);
-                comm.barrier(&"out".into())?;
+                let mine = [came, now()];
+                let mut all = vec![0u64; 2 * world];
+                comm.all_gather(&"times".into(), Span::of(&mine), SpanMut::of(&mut all))?;
+                let last = all.iter().step_by(2).max();
+                let first = all.iter().skip(1).step_by(2).min();
+                assert!(
+                    last <= first,
+                    "rank went on at {first:?}, one came at {last:?}"
+                );
             }
             Ok(())
         });

@@ -57,9 +57,12 @@ fn assert_refused(result: Result<()>, words: &[&str]) {
 }
 
 /// Makes each check a test that runs on the ranks of one launcher.
+///
+/// With `table:` before the launcher the checks become an array of names and closures instead, for
+/// a program that is not a test of its own.
 macro_rules! suite {
-    ($launch:expr) => {
-        $crate::conformance::suite! { $launch;
+    (@checks $form:ident $launch:expr) => {
+        $crate::conformance::suite! { @$form $launch;
             data: [
                 all_gather_concatenates_in_rank_order,
                 reduce_scatter_leaves_each_rank_its_chunk,
@@ -99,13 +102,25 @@ macro_rules! suite {
             ],
         }
     };
-    ($launch:expr; $($module:ident: [$($check:ident),* $(,)?]),* $(,)?) => {
+    (@tests $launch:expr; $($module:ident: [$($check:ident),* $(,)?]),* $(,)?) => {
         $($(
             #[test]
             fn $check() {
                 $crate::conformance::$module::$check(&$launch);
             }
         )*)*
+    };
+    (@table $launch:expr; $($module:ident: [$($check:ident),* $(,)?]),* $(,)?) => {
+        [$($((
+            stringify!($check),
+            &(|| $crate::conformance::$module::$check(&$launch)) as &dyn Fn(),
+        )),*),*]
+    };
+    (table: $launch:expr) => {
+        $crate::conformance::suite! { @checks table $launch }
+    };
+    ($launch:expr) => {
+        $crate::conformance::suite! { @checks tests $launch }
     };
 }
 pub(crate) use suite;

@@ -14,7 +14,10 @@ use std::process::ExitCode;
 /// Every rank finds its place in torchrun's variables (RANK, WORLD_SIZE, ...) and in BURN_DIST_*.
 /// Ranks get SIGTERM when this gets SIGTERM, SIGINT or SIGHUP, and are killed with it.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(
+    version,
+    override_usage = "burn-dist-run [OPTIONS] [--] PROGRAM [ARGS]..."
+)]
 struct Cli {
     #[command(flatten)]
     flags: Flags,
@@ -25,7 +28,7 @@ struct Cli {
 
     /// The program, and what it is called with.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    #[arg(value_name = "PROGRAM [ARGS]")]
+    #[arg(value_name = "PROGRAM")]
     program: Vec<OsString>,
 }
 

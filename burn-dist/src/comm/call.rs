@@ -43,7 +43,8 @@ impl Op {
 }
 
 /// How a reduction combines elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reduce {
     /// Their sum.
     Sum,

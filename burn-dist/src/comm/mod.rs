@@ -8,7 +8,8 @@
 //! been told yet, and the rank may still call what the others wait for.
 //!
 //! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process, [`mesh`] between
-//! processes of one or many hosts.
+//! processes of one or many hosts, and, with the feature `mpi`, the module `mpi` between processes
+//! that `mpirun` has started.
 
 mod call;
 mod engine;
@@ -16,6 +17,8 @@ mod ledger;
 pub mod local;
 mod meeting;
 pub mod mesh;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod queue;
 mod recorder;
 mod reduce;

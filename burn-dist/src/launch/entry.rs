@@ -125,8 +125,7 @@ impl Launch {
             device: self.device.clone(),
             seed: self.seed,
         };
-        let f = &f;
-        process.run(move |world| f(world))
+        process.run(&f)
     }
 
     /// Starts this very program as the ranks of this host.

@@ -8,6 +8,8 @@ mod flags;
 mod host;
 mod hostlist;
 mod identity;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod node;
 mod process;
 mod rank;
@@ -28,6 +30,8 @@ pub use hostlist::Hostlist;
 #[cfg(fuzzing)]
 pub(crate) use hostlist::tasks_on;
 pub use identity::Identity;
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use node::Node;
 pub use role::Role;
 pub use supervise::{Program, exit_code, supervise};

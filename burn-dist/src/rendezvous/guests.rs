@@ -32,7 +32,7 @@ pub(super) fn serve(book: &Arc<Book>, socket: TcpStream, from: SocketAddr) {
 fn greet(book: &Book, socket: TcpStream) -> io::Result<(Hello, Inbox, Outbox)> {
     let stranger = |what: String| io::Error::new(io::ErrorKind::PermissionDenied, what);
     let (mut inbox, outbox) = split(socket)?;
-    let Message::Hello(hello, theirs) = inbox.expect(MANNERS)? else {
+    let Message::Hello(hello, theirs) = inbox.soon(MANNERS)? else {
         return Err(stranger("it did not say hello".into()));
     };
     let refuse = |problem: String, again: bool| {
@@ -54,7 +54,7 @@ fn greet(book: &Book, socket: TcpStream) -> io::Result<(Hello, Inbox, Outbox)> {
     let ours = number();
     let proof = book.secret.prove("server", &theirs);
     outbox.send(&Message::Challenge(ours.clone(), proof))?;
-    match inbox.expect(MANNERS)? {
+    match inbox.soon(MANNERS)? {
         Message::Proof(proof) if book.secret.check("rank", &ours, &proof) => {}
         _ => return Err(refuse("its secret is not rank 0's".into(), false)),
     }

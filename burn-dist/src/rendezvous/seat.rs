@@ -331,7 +331,7 @@ fn greet(
         pid: std::process::id(),
     };
     let ours = number();
-    let expect = |inbox: &mut Inbox| match inbox.expect(MANNERS) {
+    let expect = |inbox: &mut Inbox| match inbox.soon(MANNERS) {
         Ok(Message::Refused {
             problem,
             again: true,

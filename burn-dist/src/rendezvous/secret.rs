@@ -21,12 +21,8 @@ impl Secret {
     pub(super) fn prove(&self, side: &str, number: &str) -> String {
         let mac = self.mac(side, number).map(Mac::finalize);
         let bytes = mac.map(|mac| mac.into_bytes().to_vec());
-        let hex = bytes
-            .unwrap_or_default()
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        hex
+        let bytes = bytes.unwrap_or_default();
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// Whether `proof` is right; takes as long for a wrong one as for a right one.

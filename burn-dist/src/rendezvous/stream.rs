@@ -86,7 +86,7 @@ impl Inbox {
     }
 
     /// The next message, which must come within `patience`.
-    pub(super) fn expect(&mut self, patience: Duration) -> io::Result<Message> {
+    pub(super) fn soon(&mut self, patience: Duration) -> io::Result<Message> {
         self.next(patience)?
             .ok_or_else(|| ErrorKind::TimedOut.into())
     }

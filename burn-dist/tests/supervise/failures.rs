@@ -97,7 +97,7 @@ fn records_of_the_last_collectives_are_put_side_by_side() {
         [ $RANK = 1 ] && kill -9 $$
         echo '{"rank": 0, "world": 2, "host": "h", "pid": 1, "step": 3, "error": "no", "events":
             [{"group": [0, 1], "sequence": 17, "op": "all_gather", "unit": "blocks.1",
-            "dtype": "F32", "len": 8, "step": 3, "issued_us": 5, "state": "failed",
+            "dtype": "f32", "len": 8, "step": 3, "issued_us": 5, "state": "failed",
             "took_us": 9}]}' > $BURN_DIST_FLIGHT_DIR/flight-0.json
         exit 1"#;
     let ended = run(2, script);
@@ -174,7 +174,7 @@ fn the_master_port_is_kept_for_rank_0() {
     run.until("reserved 1\n", 1);
     let port = run.out().split(' ').nth(2).unwrap().parse::<u16>().unwrap();
     assert!(TcpListener::bind(("127.0.0.1", port)).is_err(), "{port}");
-    run.signal(rustix::process::Signal::INT);
+    run.signal(rustix::process::Signal::TERM);
     run.end();
     assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "{port}");
 }

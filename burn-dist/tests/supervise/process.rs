@@ -1,7 +1,5 @@
 //! One run of the launcher, and the processes that belong to it.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::Read;
 use std::path::Path;
@@ -57,6 +55,15 @@ pub(crate) fn run(ranks: usize, script: &str) -> Ended {
 
 pub(crate) fn ranked(ranks: usize, script: &str) -> Command {
     launcher(&format!("--nproc-per-node {ranks}"), script)
+}
+
+/// Whether SIGINT can be tested: what a shell runs in the background ignores it, and so does all
+/// that is started from there.
+pub(crate) fn can_interrupt() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
+    ignored & (1 << (Signal::INT.as_raw() - 1)) == 0
 }
 
 impl Run {

@@ -186,6 +186,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Call, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

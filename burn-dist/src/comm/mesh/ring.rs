@@ -273,6 +273,7 @@ fn must_ring(flag: &AtomicU32) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -285,7 +286,7 @@ mod tests {
     #[test]
     fn bytes_come_out_as_they_went_in_at_every_size_and_wrap() {
         let ((mut writer, _), (_, mut reader)) = pair(1000);
-        let stream: Vec<u8> = (0..100_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let stream: Vec<u8> = (0..100_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let (mut sent, mut back) = (0, Vec::<u8>::new());
         for size in (1..=700).cycle() {
             sent += writer

@@ -1,7 +1,5 @@
 //! One rank's process, together with whatever it starts itself.
 
-#![allow(unsafe_code)]
-
 use super::Program;
 use super::end::End;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_process_group};
@@ -50,6 +48,7 @@ impl Child {
         let launcher = getpid();
         // SAFETY: between fork and exec only system calls are made; nothing is allocated and no
         // lock is taken.
+        #[allow(unsafe_code)]
         unsafe {
             command.pre_exec(move || die_with(launcher));
         }

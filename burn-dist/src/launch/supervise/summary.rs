@@ -118,6 +118,7 @@ fn table(failed: &[&Ended], ranks: usize) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -3,46 +3,14 @@
 //! Ranks that wait say for how long; which of the others went elsewhere, and where, can only be seen
 //! from all records together.
 
+mod past;
+mod site;
+
 use super::ranks::Ranks;
-use crate::comm::{Event, Flight, Op, State};
+use crate::comm::{Event, Flight, State};
+use site::{Site, stuck};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-
-/// A collective that ranks are in: all of this must be equal on all ranks of the group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Site<'a> {
-    group: &'a [usize],
-    sequence: u64,
-    op: Op,
-    unit: &'a str,
-    dtype: &'static str,
-    len: usize,
-}
-
-impl<'a> Site<'a> {
-    fn of(event: &'a Event) -> Self {
-        Self {
-            group: &event.group,
-            sequence: event.sequence,
-            op: event.op,
-            unit: &event.unit,
-            dtype: event.dtype.name(),
-            len: event.len,
-        }
-    }
-
-    /// What the ranks that come to the same point must have in common.
-    fn point(&self) -> (&'a [usize], u64) {
-        (self.group, self.sequence)
-    }
-
-    fn group(&self) -> String {
-        let group: BTreeSet<_> = self.group.iter().copied().collect();
-        let ranks = Ranks(&group).to_string();
-        let numbers = ranks.split(' ').next_back().unwrap_or_default();
-        format!("group {numbers}")
-    }
-}
 
 /// What is known of the ranks.
 struct Ranking<'a> {
@@ -90,11 +58,6 @@ pub fn diagnose(flights: &[Flight], world: usize, ends: &BTreeMap<usize, String>
         let _ = writeln!(text, "look at {} first", Ranks(&origin));
     }
     text
-}
-
-/// The collective that a rank did not come out of. After one has failed, all others fail at once.
-fn stuck(flight: &Flight) -> Option<&Event> {
-    flight.events.iter().find(|e| e.state != State::Done)
 }
 
 impl<'a> Ranking<'a> {
@@ -206,85 +169,12 @@ impl<'a> Ranking<'a> {
         let mut stuck = self.flights.values().filter_map(|f| stuck(f)).map(Site::of);
         stuck.any(|other| other.point() == site.point() && other != *site)
     }
-
-    /// What ranks did last, one line for those of which the same can be said.
-    fn last(&self, ranks: &BTreeSet<usize>, text: &mut String) {
-        let mut same: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
-        for &rank in ranks {
-            let known = match (self.flights.get(&rank), self.ends.get(&rank)) {
-                (Some(flight), _) => last_words(flight),
-                (None, Some(end)) => format!("left no record: it {end}"),
-                (None, None) => {
-                    "left no record: killed, stopped, still running, or on another host".into()
-                }
-            };
-            same.entry(known).or_default().insert(rank);
-        }
-        let mut lines: Vec<_> = same.into_iter().collect();
-        lines.sort_by_key(|(_, ranks)| ranks.first().copied());
-        for (known, ranks) in lines {
-            let _ = writeln!(text, "{} {known}", Ranks(&ranks));
-        }
-    }
-
-    /// Ranks of a group that have done less than the others, where nobody waits.
-    fn behind(&self, text: &mut String) {
-        let mut groups: BTreeMap<&[usize], BTreeMap<u64, (&Event, BTreeSet<usize>)>> =
-            BTreeMap::new();
-        for (&rank, &flight) in &self.flights {
-            let mut seen = BTreeSet::new();
-            for event in flight.events.iter().rev() {
-                if seen.insert(&event.group) {
-                    let group = groups.entry(&event.group).or_default();
-                    let none = || (event, BTreeSet::new());
-                    group
-                        .entry(event.sequence)
-                        .or_insert_with(none)
-                        .1
-                        .insert(rank);
-                }
-            }
-        }
-        for mut places in groups.into_values() {
-            let Some((_, (front, _))) = places.pop_last() else {
-                continue;
-            };
-            let group = Site::of(front).group();
-            for (event, ranks) in places.values() {
-                let (ranks, verb) = (Ranks(ranks), Ranks(ranks).verb("is", "are"));
-                let _ = writeln!(
-                    text,
-                    "{ranks} {verb} behind: last {event}, where others of {group} did {front}"
-                );
-            }
-        }
-    }
-}
-
-/// The last thing a rank did, and why it ended.
-fn last_words(flight: &Flight) -> String {
-    let last = stuck(flight).or(flight.events.last());
-    let mut words = match last {
-        None => "called no collective".to_string(),
-        Some(event) => {
-            let state = match event.state {
-                State::Running => "not over",
-                State::Done => "done",
-                State::Failed => "failed",
-            };
-            format!("last called {event}: {state}")
-        }
-    };
-    if let Some(line) = flight.error.lines().next() {
-        let _ = write!(words, "; it ended with: {line}");
-    }
-    words
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::comm::Dtype;
+    use crate::comm::{Dtype, Op};
 
     const GROUP: &[usize] = &[0, 1, 2, 3];
 

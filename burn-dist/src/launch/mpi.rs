@@ -1,0 +1,96 @@
+//! Ranks as processes that `mpirun` has started: this process is one of them.
+
+use super::rank;
+use crate::comm::{Communicator, mpi};
+use crate::error::Result;
+use crate::stop::Stop;
+use crate::world::{Setting, World};
+use burn::tensor::Device;
+use std::time::Duration;
+
+/// How long a rank that failed waits for the others to come to their end too.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+/// Runs one function on this process's rank of a world that `mpirun` (or `srun`) has started.
+///
+/// ```no_run
+/// use burn_dist::launch::Mpi;
+///
+/// // mpirun -n 4 target/release/train
+/// let (rank, size) = Mpi::new().run(|world| Ok((world.rank(), world.size())))?;
+/// println!("rank {rank} of {size}");
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Mpi {
+    seed: u64,
+    deadline: Duration,
+    device: Device,
+}
+
+impl Default for Mpi {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Mpi {
+    /// On the CPU, with seed 0 and a deadline of five minutes.
+    pub fn new() -> Self {
+        Self {
+            seed: 0,
+            deadline: Duration::from_secs(300),
+            device: Device::flex(),
+        }
+    }
+
+    /// The seed that parameters are initialised from, the same on all ranks.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// How long a collective may wait for another rank.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The device that this rank computes on; it tracks gradients whether given so or not.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Runs `f` on this rank, waits for the other ranks to end, and ends MPI: it cannot begin again,
+    /// so a process runs once.
+    ///
+    /// # Errors
+    /// What [`mpi::world`] refuses. If `f` fails or panics, its error; the other ranks' collectives
+    /// then fail too, naming it. If a rank does not come to its end within the deadline,
+    /// [`Error::Timeout`](crate::Error::Timeout).
+    pub fn run<T: Send>(&self, f: impl FnOnce(World) -> Result<T> + Send) -> Result<T> {
+        let engine = mpi::world(self.deadline)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let budget = std::env::var("RAYON_NUM_THREADS")
+            .ok()
+            .and_then(|n| n.parse().ok());
+        let threads = budget.unwrap_or((cores / engine.sharing()).max(1));
+        let setting = Setting {
+            device: self.device.clone(),
+            seed: self.seed,
+            ranks_here: 1,
+            restarts: 0,
+            stop: Stop::on_signals()?,
+        };
+        let result = rank::run(Communicator::new(engine), threads, setting, f);
+        match result {
+            Ok(value) => mpi::close(self.deadline).map(|()| value),
+            Err(error) => {
+                // The cause counts, not what follows from it.
+                let _ = mpi::close(self.deadline.min(AFTER_FAILURE));
+                Err(error)
+            }
+        }
+    }
+}
