@@ -54,7 +54,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`launch`] | ranks as threads: `Threads::new(n).run(..)`; under `mpirun`, with the feature `mpi`: `Mpi::new().run(..)` |
+//! | [`launch`](mod@launch) | ranks as threads: `Threads::new(n).run(..)`; under `mpirun`, with the feature `mpi`: `Mpi::new().run(..)` |
 //! | [`World`] | what a rank knows; `backward`, `optimizer`, `save`, `load`, `full` |
 //! | [`Strategy`], [`Plan`] | which state is cut, and what follows from it |
 //! | [`shard`] | the engine |
