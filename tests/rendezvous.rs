@@ -364,3 +364,32 @@ fn goodbyes_wait_for_everybody() {
     });
     assert_eq!(results, [Ok(()), Ok(())]);
 }
+
+#[test]
+fn rank_0_is_reached_by_another_name_if_there_are_other_hosts() {
+    for several_hosts in [false, true] {
+        // As a first host may call itself.
+        let own = Terms {
+            several_hosts,
+            ..terms(2, 0, 0)
+        };
+        let server = Server::start(&own).unwrap();
+        let port = server.port();
+        // Another address of this machine.
+        let other = TcpStream::connect(("127.0.0.2", port));
+        assert_eq!(other.is_ok(), several_hosts, "{other:?}");
+        let ranks = [0, 1].map(|rank| Terms {
+            rank,
+            port,
+            ..own.clone()
+        });
+        let results = meet(ranks.into(), |seat| {
+            let (ip, home) = (seat.local(), "127.0.0.1:5".parse().unwrap());
+            assert_eq!(ip.is_unspecified(), several_hosts);
+            assert_eq!(seat.reached((ip, 5).into()), home);
+            assert_eq!(seat.reached(home), home);
+            seat.leave()
+        });
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+}

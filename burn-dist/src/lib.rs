@@ -66,6 +66,9 @@ mod checkpoint;
 pub mod comm;
 pub mod data;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod launch;
 pub mod layout;
 mod plan;

@@ -56,6 +56,7 @@ impl World {
             world: self.ranks,
             master: "127.0.0.1".into(),
             port,
+            several_hosts: false,
             port_reserved: false,
             secret: Secret::new("test"),
             attempt: 0,

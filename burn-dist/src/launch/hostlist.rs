@@ -241,7 +241,7 @@ fn split_items(list: &str) -> Result<Vec<&str>, String> {
 }
 
 /// Number of tasks on one host, from a list such as `2(x3),1`: three hosts with 2, one with 1.
-pub(super) fn tasks_on(host: usize, list: &str) -> Result<usize, String> {
+pub(crate) fn tasks_on(host: usize, list: &str) -> Result<usize, String> {
     let mut before = 0usize;
     for text in list.trim().split(',') {
         let (tasks, hosts) = match text.split_once("(x") {

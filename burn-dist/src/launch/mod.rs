@@ -65,6 +65,8 @@ pub use environment::{Detected, Launcher, Origin, Origins, detect, process_varia
 pub use error_file::ErrorFile;
 pub use flags::{Flags, NProc};
 pub use hostlist::Hostlist;
+#[cfg(fuzzing)]
+pub(crate) use hostlist::tasks_on;
 pub use identity::Identity;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;

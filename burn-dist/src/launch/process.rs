@@ -84,6 +84,7 @@ impl Process {
         let Identity {
             rank,
             world_size,
+            local_world_size,
             ref master_addr,
             master_port,
             ..
@@ -93,6 +94,7 @@ impl Process {
             world: world_size,
             master: master_addr.clone(),
             port: master_port,
+            several_hosts: local_world_size < world_size,
             port_reserved: self.settings.port_reserved,
             secret: self.settings.secret.clone(),
             attempt: self.settings.attempt,

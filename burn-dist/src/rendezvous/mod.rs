@@ -20,3 +20,5 @@ mod watch;
 pub use seat::{Seat, Terms};
 pub use secret::Secret;
 pub use server::Server;
+#[cfg(fuzzing)]
+pub(crate) use stream::fuzz;

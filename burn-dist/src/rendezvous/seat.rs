@@ -6,7 +6,7 @@ use super::stream::{Inbox, Outbox, split};
 use super::watch::Watch;
 use crate::error::{Error, Result};
 use std::io;
-use std::net::{IpAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ pub struct Terms {
     pub master: String,
     /// Its port.
     pub port: u16,
+    /// Whether ranks of other hosts take part; their name for `master` may be another one.
+    pub several_hosts: bool,
     /// Whether a launcher holds the port for rank 0.
     pub port_reserved: bool,
     /// What only processes of this world know.
@@ -49,9 +51,11 @@ pub struct Seat {
     terms: Terms,
     watch: Watch,
     store: Mutex<(Inbox, Outbox)>,
-    /// The address by which this host reaches rank 0.
-    local: IpAddr,
+    /// The address by which this host reaches rank 0, and the one that it reaches.
+    ends: Ends,
 }
+
+type Ends = (IpAddr, IpAddr);
 
 /// Why a greeting failed.
 enum Turned {
@@ -70,14 +74,14 @@ impl Seat {
     /// ranks that did not come. What ends another rank meanwhile ends this one too.
     pub fn take(terms: Terms) -> Result<Self> {
         let until = Instant::now() + terms.patience;
-        let (inbox, outbox, local) = enter(&terms, Purpose::Watch, until)?;
+        let (inbox, outbox, ends) = enter(&terms, Purpose::Watch, until)?;
         let watch = Watch::start(terms.rank, terms.heartbeat, inbox, outbox)?;
         let (inbox, outbox, _) =
             enter(&terms, Purpose::Store, until).map_err(|error| watch.fault().unwrap_or(error))?;
         let seat = Self {
             watch,
             store: Mutex::new((inbox, outbox)),
-            local,
+            ends,
             terms,
         };
         let left = until.saturating_duration_since(Instant::now());
@@ -92,9 +96,29 @@ impl Seat {
         &self.terms
     }
 
-    /// The address of this host that reaches rank 0, for others to call back.
+    /// The address of this host for others to call back: the one that reaches rank 0.
+    ///
+    /// On rank 0's host that can be a loopback address, of no use to other hosts. It is then the
+    /// unspecified one, to listen on; callers make it theirs with [`reached`](Self::reached).
     pub fn local(&self) -> IpAddr {
-        self.local
+        match self.ends.0 {
+            IpAddr::V4(ip) if ip.is_loopback() && self.terms.several_hosts => {
+                Ipv4Addr::UNSPECIFIED.into()
+            }
+            IpAddr::V6(ip) if ip.is_loopback() && self.terms.several_hosts => {
+                Ipv6Addr::UNSPECIFIED.into()
+            }
+            ip => ip,
+        }
+    }
+
+    /// The address by which this rank reaches a [`local`](Self::local) one of another rank: an
+    /// unspecified one is on rank 0's host.
+    pub fn reached(&self, mut address: SocketAddr) -> SocketAddr {
+        if address.ip().is_unspecified() {
+            address.set_ip(self.ends.1);
+        }
+        address
     }
 
     /// Stores a value for all ranks.
@@ -255,7 +279,7 @@ impl Seat {
 }
 
 /// Connects to rank 0 and comes in, trying again until the time is up.
-fn enter(terms: &Terms, purpose: Purpose, until: Instant) -> Result<(Inbox, Outbox, IpAddr)> {
+fn enter(terms: &Terms, purpose: Purpose, until: Instant) -> Result<(Inbox, Outbox, Ends)> {
     let mut pause = Duration::from_millis(20);
     let refused = |problem: String, remedy: &str| Error::Join {
         rank: terms.rank,
@@ -286,10 +310,11 @@ fn greet(
     terms: &Terms,
     purpose: Purpose,
     until: Instant,
-) -> std::result::Result<(Inbox, Outbox, IpAddr), Turned> {
+) -> std::result::Result<(Inbox, Outbox, Ends), Turned> {
     let later = |e: io::Error| Turned::Later(e.to_string());
     let socket = connect(&terms.master, terms.port, until).map_err(later)?;
-    let local = socket.local_addr().map_err(later)?.ip();
+    let near = socket.local_addr().map_err(later)?.ip();
+    let far = socket.peer_addr().map_err(later)?.ip();
     let (mut inbox, outbox) = split(socket).map_err(later)?;
     let strange = |what: String| {
         let remedy = "something else listens there: choose another --master-port";
@@ -340,7 +365,7 @@ fn greet(
     let proof = terms.secret.prove("rank", &theirs);
     outbox.send(&Message::Proof(proof)).map_err(later)?;
     match expect(&mut inbox)? {
-        Message::Welcome => Ok((inbox, outbox, local)),
+        Message::Welcome => Ok((inbox, outbox, (near, far))),
         other => Err(strange(format!("it answered {other:?}"))),
     }
 }

@@ -89,7 +89,7 @@ impl Server {
     pub fn start(terms: &Terms) -> Result<Self> {
         let Terms { master, port, .. } = terms;
         let asked = format!("{master}:{port}");
-        let listener = listen(master, *port, terms.port_reserved).map_err(|e| {
+        let listener = listen(terms).map_err(|e| {
             let what = format!("the address on which rank 0 listens, {asked}");
             let expected = "an address of this host with a free port (another job may have taken \
                             it: choose another --master-port)";
@@ -263,10 +263,16 @@ fn open_door(listener: &TcpListener, book: &Arc<Book>) {
     }
 }
 
-/// A listener; on all interfaces, unless the address is this host's own loopback.
-fn listen(master: &str, port: u16, reserved: bool) -> std::io::Result<TcpListener> {
-    let resolved: Vec<SocketAddr> = (master, port).to_socket_addrs()?.collect();
-    let own = resolved.iter().find(|a| a.ip().is_loopback()).copied();
+/// A listener; on all interfaces, unless all ranks are here and the address is a loopback one.
+fn listen(terms: &Terms) -> std::io::Result<TcpListener> {
+    let (port, reserved) = (terms.port, terms.port_reserved);
+    let resolved: Vec<SocketAddr> = (terms.master.as_str(), port).to_socket_addrs()?.collect();
+    // Kubeflow tells the first pod that the master is localhost, and many systems have 127.0.1.1
+    // for their own name: other hosts come by another address.
+    let own = match terms.several_hosts {
+        true => None,
+        false => resolved.iter().find(|a| a.ip().is_loopback()).copied(),
+    };
     let any = |six: bool| match six {
         true => SocketAddr::from(([0u16; 8], port)),
         false => SocketAddr::from(([0u8; 4], port)),

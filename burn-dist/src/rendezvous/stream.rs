@@ -121,7 +121,7 @@ impl Inbox {
 }
 
 /// Takes the first message out of `buffer` if it is complete.
-pub(crate) fn take(buffer: &mut Vec<u8>) -> io::Result<Option<Message>> {
+pub(super) fn take(buffer: &mut Vec<u8>) -> io::Result<Option<Message>> {
     let Some((length, rest)) = buffer.split_first_chunk::<4>() else {
         return Ok(None);
     };
@@ -136,4 +136,136 @@ pub(crate) fn take(buffer: &mut Vec<u8>) -> io::Result<Option<Message>> {
     let message = serde_json::from_slice(text)?;
     buffer.drain(..4 + length);
     Ok(Some(message))
+}
+
+/// Reads a stream that arrives in pieces of at most `piece` bytes as an [`Inbox`] does; returns its
+/// messages, and the error at which it stopped.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read(stream: &[u8], piece: usize) -> (Vec<Message>, Option<io::Error>) {
+    let (mut buffer, mut messages) = (Vec::new(), Vec::new());
+    for bytes in stream.chunks(piece.max(1)) {
+        buffer.extend(bytes);
+        loop {
+            match take(&mut buffer) {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => break,
+                Err(error) => return (messages, Some(error)),
+            }
+        }
+        assert!(buffer.len() < 4 + LONGEST, "{} bytes wait", buffer.len());
+    }
+    (messages, None)
+}
+
+/// What the fuzzer calls: a stream that is cut differently says the same.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(stream: &[u8]) {
+    let piece = usize::from(stream.first().copied().unwrap_or(0));
+    let (whole, cut) = (read(stream, 4096), read(stream, piece));
+    assert_eq!(whole.0, cut.0);
+    assert_eq!(whole.1.is_some(), cut.1.is_some());
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::message::{Answer, Request};
+    use super::*;
+    use crate::error::Error;
+    use proptest::prelude::*;
+
+    fn framed(text: &[u8]) -> Vec<u8> {
+        [&(text.len() as u32).to_le_bytes(), text].concat()
+    }
+
+    fn stream(messages: &[Message]) -> Vec<u8> {
+        let framed = messages
+            .iter()
+            .map(|m| framed(&serde_json::to_vec(m).unwrap()));
+        framed.collect::<Vec<_>>().concat()
+    }
+
+    fn messages() -> impl Strategy<Value = Vec<Message>> {
+        let (key, value) = (".{0,12}", ".{0,40}");
+        let message = prop_oneof![
+            Just(Message::Welcome),
+            Just(Message::Bye),
+            value.prop_map(Message::Beat),
+            (key, value).prop_map(|(a, b)| Message::Challenge(a, b)),
+            (value, any::<bool>()).prop_map(|(problem, again)| Message::Refused { problem, again }),
+            (any::<usize>(), value).prop_map(|(peer, why)| Message::Suspect { peer, why }),
+            value.prop_map(|text| Message::Fault(Error::user(text))),
+            (key, value).prop_map(|(key, value)| Message::Ask(Request::Set { key, value })),
+            (key, any::<u64>())
+                .prop_map(|(key, millis)| Message::Ask(Request::Wait { key, millis })),
+            any::<Option<String>>().prop_map(|value| Message::Answer(Answer::Value(value))),
+            any::<Vec<usize>>().prop_map(|ranks| Message::Answer(Answer::Missing(ranks))),
+        ];
+        proptest::collection::vec(message, 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn messages_survive_any_cut(messages in messages(), piece in 1usize..300) {
+            let stream = stream(&messages);
+            for piece in [piece, 1, 4096] {
+                let (found, error) = read(&stream, piece);
+                prop_assert!(error.is_none(), "{error:?}");
+                prop_assert_eq!(&found, &messages);
+            }
+        }
+
+        #[test]
+        fn a_stream_that_ends_anywhere_gives_the_messages_before(messages in messages()) {
+            let stream = stream(&messages);
+            for end in 0..stream.len() {
+                let (found, error) = read(&stream[..end], 4096);
+                prop_assert!(error.is_none() && messages.starts_with(&found));
+                prop_assert!(found.len() < messages.len());
+            }
+        }
+
+        #[test]
+        fn no_bytes_break_it(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            text in ".{0,80}",
+            messages in messages(),
+            at in any::<proptest::sample::Index>(),
+            change in 1u8..,
+        ) {
+            read(&bytes, 7);
+            // A length that fits, and behind it whatever it is.
+            read(&framed(&bytes), 7);
+            read(&framed(text.as_bytes()), 7);
+            let mut stream = stream(&messages);
+            if !stream.is_empty() {
+                let at = at.index(stream.len());
+                stream[at] ^= change;
+                read(&stream, 7);
+            }
+        }
+
+        #[test]
+        fn a_length_beyond_the_limit_is_refused_at_once(more in 1..u32::MAX - LONGEST as u32) {
+            let mut buffer = (LONGEST as u32 + more).to_le_bytes().to_vec();
+            let error = take(&mut buffer).unwrap_err();
+            prop_assert_eq!(error.kind(), ErrorKind::InvalidData);
+            prop_assert!(buffer.capacity() < 64);
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_free_for_what_is_only_announced() {
+        let mut buffer = (LONGEST as u32).to_le_bytes().to_vec();
+        buffer.push(b'"');
+        assert!(take(&mut buffer).unwrap().is_none());
+        assert!(buffer.capacity() < 64);
+        // The longest message there can be, and one nested as deep as that allows.
+        let quotes = 2 + r#"{"Beat":}"#.len();
+        let longest = Message::Beat("x".repeat(LONGEST - quotes));
+        let (found, error) = read(&stream(std::slice::from_ref(&longest)), 4096);
+        assert!(found == [longest] && error.is_none());
+        let (found, error) = read(&framed(&vec![b'['; LONGEST]), 4096);
+        assert!(found.is_empty() && error.is_some());
+    }
 }

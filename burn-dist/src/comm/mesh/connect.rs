@@ -94,7 +94,8 @@ pub(super) fn connect(
             let card = seat.wait(key(*peer), left)?;
             let card: Card = serde_json::from_str(&card)
                 .map_err(|e| Error::config(key(*peer), "a rank's address", e))?;
-            *link = Some(meeting.call(*peer, &card)?);
+            let address = seat.reached(card.address);
+            *link = Some(meeting.call(*peer, &Card { address, ..card })?);
             Ok(())
         });
         // Whoever fails tells the other, so that neither waits in vain.

@@ -1,0 +1,102 @@
+//! Two hosts with a launcher each.
+
+use super::network::Hosts;
+use super::process::{Run, built};
+use super::training::{Training, example};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The familiar flags.
+fn flags(hosts: &Hosts, host: usize) -> Vec<String> {
+    let address = hosts.address;
+    let line = format!(
+        "--nnodes=2 --nproc_per_node=2 --node_rank={host} --master_addr={address} \
+         --master_port=29577"
+    );
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The example as its own launcher.
+fn itself(hosts: &Hosts, host: usize, variables: &str) -> Command {
+    let mut command = hosts.command(host, example(), variables);
+    command.args(flags(hosts, host));
+    command
+}
+
+/// The example under the library's launcher.
+fn launched(hosts: &Hosts, host: usize, variables: &str) -> Command {
+    let launcher: PathBuf = built(&format!("burn-dist-run{}", std::env::consts::EXE_SUFFIX));
+    let mut command = hosts.command(host, launcher, variables);
+    command.args(flags(hosts, host)).arg(example());
+    command
+}
+
+#[test]
+fn two_hosts_train_like_four_threads() {
+    let starts = [
+        ("itself", itself as fn(&_, _, &_) -> _),
+        ("burn-dist-run", launched),
+    ];
+    for (name, start) in starts {
+        let hosts = Hosts::new();
+        let commands = [0, 1].map(|host| start(&hosts, host, "")).into();
+        Training::new().expect_of_threads(4, name, commands);
+        // Ranks of one host share memory, those of two use the cable: 3 steps, 2 ranks a host,
+        // 2 of 3 peers elsewhere, 1.85 MB per rank and step, and the evaluation's gathers.
+        for sent in [0, 1].iter().filter_map(|host| hosts.sent(*host)) {
+            let [home, cable] = sent;
+            assert!(
+                home < 200_000,
+                "{sent:?} bytes to itself and over the cable"
+            );
+            assert!((7_400_000..15_000_000).contains(&cable), "{sent:?}");
+        }
+    }
+}
+
+#[test]
+fn a_host_may_call_itself_localhost() {
+    // Kubeflow tells the first pod so; and many systems have 127.0.1.1 for their own name.
+    let hosts = match Hosts::apart() {
+        Ok(hosts) => hosts,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let training = Training::new();
+    let command = |rank: usize| {
+        let address = ["localhost", hosts.address][rank.min(1)];
+        let world = "WORLD_SIZE=2 MASTER_PORT=23456 BURN_DIST_JOIN_TIMEOUT=20";
+        let variables = format!("RANK={rank} MASTER_ADDR={address} {world}");
+        hosts.command(rank, example(), &variables)
+    };
+    training.expect_of_threads(2, "localhost", vec![command(0), command(1)]);
+}
+
+#[test]
+fn ranks_that_a_broken_network_parts_all_end_and_name_one_another() {
+    let hosts = match Hosts::apart() {
+        Ok(hosts) => hosts,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let training = Training::new();
+    let start = |host| {
+        let mut command = itself(&hosts, host, "BURN_DIST_HEARTBEAT=1");
+        Run::start(command.args(training.endless()))
+    };
+    let (mut first, second) = (start(0), start(1));
+    first.until("epoch 3: ");
+    hosts.cut();
+    let cut = Instant::now();
+    for (run, there) in [(first, [2, 3]), (second, [0, 1])] {
+        let ended = run.end();
+        let took = cut.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}: {ended:#?}");
+        assert_eq!(ended.code, Some(1), "{ended:#?}");
+        // Both ranks of this side say who is lost, and it is one of the other side.
+        let lost = |rank: usize| format!("error: rank {rank} is lost: no sign of life for 1s");
+        let named = there.map(|rank| ended.err.matches(&lost(rank)).count());
+        let own = ended.err.lines().filter(|line| line.starts_with('['));
+        let said = own.filter(|line| line.contains("error: rank ")).count();
+        assert!(said == 2 && named.iter().sum::<usize>() == 2, "{ended:#?}");
+    }
+}

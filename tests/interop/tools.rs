@@ -1,0 +1,82 @@
+//! The launchers of others, where they are installed.
+
+use super::clusters::port;
+use super::process::{Run, command, installed};
+use super::training::{Training, example};
+use std::path::PathBuf;
+
+/// The torchrun that is to be tested, by this variable.
+const TORCHRUN: &str = "BURN_DIST_TORCHRUN";
+
+fn torchrun() -> Option<PathBuf> {
+    let path = std::env::var_os(TORCHRUN).map(PathBuf::from);
+    if path.is_none() {
+        eprintln!("skipped: {TORCHRUN} does not say where torchrun is");
+    }
+    path
+}
+
+#[test]
+fn mpirun_starts_ranks_that_talk_by_themselves() {
+    let Some(mpirun) = installed("mpirun") else {
+        return eprintln!("skipped: mpirun is not installed");
+    };
+    let training = Training::new();
+    let mut command = command(mpirun, "OMPI_MCA_rmaps_base_oversubscribe=1");
+    command.args(["--allow-run-as-root", "--oversubscribe", "-n", "2"]);
+    command.arg(example());
+    training.expect_of_threads(2, "mpirun", vec![command]);
+}
+
+#[test]
+fn torchrun_starts_the_ranks_of_one_host() {
+    let Some(torchrun) = torchrun() else {
+        return;
+    };
+    let mut command = command(torchrun, "");
+    command.args(["--no-python", "--standalone", "--nproc_per_node=2"]);
+    command.arg(example());
+    Training::new().expect_of_threads(2, "torchrun", vec![command]);
+}
+
+#[test]
+fn agents_of_torchrun_start_the_ranks_of_two_hosts() {
+    let Some(torchrun) = torchrun() else {
+        return;
+    };
+    let port = port(30_000..=32_000);
+    let agent = |node: usize| {
+        let mut command = command(&torchrun, "");
+        let flags = format!(
+            "--no-python --nnodes=2 --nproc_per_node=1 --node_rank={node} \
+             --master_addr=127.0.0.1 --master_port={port}"
+        );
+        command.args(flags.split_whitespace()).arg(example());
+        command
+    };
+    Training::new().expect_of_threads(2, "agents", vec![agent(0), agent(1)]);
+}
+
+#[test]
+fn torchrun_shows_why_a_rank_failed() {
+    let Some(torchrun) = torchrun() else {
+        return;
+    };
+    let training = Training::new();
+    let mut command = command(torchrun, "");
+    command.args(["--no-python", "--standalone", "--nproc_per_node=2"]);
+    let script = "test $RANK = 0 || set -- --data /nowhere; exec \"$EXAMPLE\" \"$@\"";
+    command
+        .env("EXAMPLE", example())
+        .args(["sh", "-c", script, "sh"]);
+    let ended = Run::start(command.args(training.endless())).end();
+    assert_eq!(ended.code, Some(1), "{ended:#?}");
+    // In its own summary, from the file in which the rank left its error.
+    let (_, summary) = ended.err.split_once("Root Cause").unwrap();
+    for words in [
+        "error_file: /",
+        "/nowhere: expected the folder cifar-10-batches-bin",
+    ] {
+        assert!(summary.contains(words), "{ended:#?}");
+    }
+}
