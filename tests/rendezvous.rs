@@ -393,3 +393,23 @@ fn rank_0_is_reached_by_another_name_if_there_are_other_hosts() {
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 }
+
+#[test]
+fn a_first_port_that_is_taken_is_passed_by() {
+    // Somebody else's server, which even answers, and behind it a port that is free.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut socket in taken.incoming().flatten() {
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let somewhere = |rank| Terms {
+        more_ports: 15,
+        ..terms(2, rank, port)
+    };
+    let server = Server::start(&somewhere(0)).unwrap();
+    assert!((port + 1..=port.saturating_add(15)).contains(&server.port()));
+    let results = meet(vec![somewhere(0), somewhere(1)], Seat::leave);
+    assert_eq!(results, [Ok(()), Ok(())]);
+}

@@ -57,6 +57,7 @@ impl World {
             master: "127.0.0.1".into(),
             port,
             several_hosts: false,
+            more_ports: 0,
             port_reserved: false,
             secret: Secret::new("test"),
             attempt: 0,

@@ -95,6 +95,7 @@ impl Process {
             master: master_addr.clone(),
             port: master_port,
             several_hosts: local_world_size < world_size,
+            more_ports: self.settings.more_ports,
             port_reserved: self.settings.port_reserved,
             secret: self.settings.secret.clone(),
             attempt: self.settings.attempt,

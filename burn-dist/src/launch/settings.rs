@@ -24,7 +24,12 @@ pub(super) struct Settings {
     /// Where a failed rank writes why.
     pub(super) error_file: Option<PathBuf>,
     pub(super) port_reserved: bool,
+    /// Ports from the master's on that rank 0 may take instead.
+    pub(super) more_ports: u16,
 }
+
+/// torchrun's agent has the master's port, and nobody holds the next one for us.
+const BESIDE_AGENT: u16 = 15;
 
 impl Settings {
     /// Reads the variables; see the table in [`launch`](super).
@@ -53,7 +58,10 @@ impl Settings {
                 .map_err(|_| Error::config(name, "a whole number", text)),
         };
         // Weak, but it keeps two jobs apart whose ports have been mixed up.
-        let job = || given("TORCHELASTIC_RUN_ID").or_else(|| given("SLURM_JOB_ID"));
+        let torch = || Some(given("TORCHELASTIC_RUN_ID")? + "/" + &given("MASTER_PORT")?);
+        let job = || torch().or_else(|| given("SLURM_JOB_ID"));
+        let agent = given("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
+        let beside_agent = agent && given("BURN_DIST_MASTER_PORT").is_none();
         let secret = given("BURN_DIST_SECRET").or_else(job).unwrap_or_default();
         let attempt = match count("BURN_DIST_RESTART_COUNT")? {
             None => count("TORCHELASTIC_RESTART_COUNT")?,
@@ -76,6 +84,7 @@ impl Settings {
             flights: given("BURN_DIST_FLIGHT_DIR").map(PathBuf::from),
             error_file: given("TORCHELASTIC_ERROR_FILE").map(PathBuf::from),
             port_reserved: given("BURN_DIST_PORT_RESERVED").is_some(),
+            more_ports: if beside_agent { BESIDE_AGENT } else { 0 },
         })
     }
 }

@@ -28,6 +28,9 @@ pub struct Terms {
     pub port: u16,
     /// Whether ranks of other hosts take part; their name for `master` may be another one.
     pub several_hosts: bool,
+    /// How many ports from there on rank 0 may take instead, and the others look at: not 0 where
+    /// something else may have the first.
+    pub more_ports: u16,
     /// Whether a launcher holds the port for rank 0.
     pub port_reserved: bool,
     /// What only processes of this world know.
@@ -40,6 +43,12 @@ pub struct Terms {
     pub patience: Duration,
     /// This host's name, for messages.
     pub host: String,
+}
+
+impl Terms {
+    pub(super) fn last_port(&self) -> u16 {
+        self.port.saturating_add(self.more_ports)
+    }
 }
 
 /// One rank's place in a world of processes.
@@ -63,6 +72,8 @@ enum Turned {
     Later(String),
     /// It will not.
     Away(String, String),
+    /// Somebody else answers at this port.
+    Stranger(String, String),
 }
 
 impl Seat {
@@ -287,12 +298,21 @@ fn enter(terms: &Terms, purpose: Purpose, until: Instant) -> Result<(Inbox, Outb
         problem,
         remedy: remedy.into(),
     };
+    let last = terms.last_port();
+    let mut ports = (terms.port..=last).cycle();
     loop {
-        let problem = match greet(terms, purpose, until) {
+        let port = ports.next().unwrap_or(terms.port);
+        let problem = match greet(terms, port, purpose, until) {
             Ok(connection) => return Ok(connection),
-            Err(Turned::Away(problem, remedy)) => return Err(refused(problem, &remedy)),
+            Err(Turned::Stranger(problem, _)) if last > terms.port => problem,
+            Err(Turned::Away(problem, remedy) | Turned::Stranger(problem, remedy)) => {
+                return Err(refused(problem, &remedy));
+            }
             Err(Turned::Later(problem)) => problem,
         };
+        if port < last && Instant::now() < until {
+            continue;
+        }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             let problem = format!("no world within {:?}: {problem}", terms.patience);
@@ -308,17 +328,18 @@ fn enter(terms: &Terms, purpose: Purpose, until: Instant) -> Result<(Inbox, Outb
 /// One attempt to come in.
 fn greet(
     terms: &Terms,
+    port: u16,
     purpose: Purpose,
     until: Instant,
 ) -> std::result::Result<(Inbox, Outbox, Ends), Turned> {
     let later = |e: io::Error| Turned::Later(e.to_string());
-    let socket = connect(&terms.master, terms.port, until).map_err(later)?;
+    let socket = connect(&terms.master, port, until).map_err(later)?;
     let near = socket.local_addr().map_err(later)?.ip();
     let far = socket.peer_addr().map_err(later)?.ip();
     let (mut inbox, outbox) = split(socket).map_err(later)?;
     let strange = |what: String| {
         let remedy = "something else listens there: choose another --master-port";
-        Turned::Away(what, remedy.into())
+        Turned::Stranger(what, remedy.into())
     };
     let hello = Hello {
         protocol: PROTOCOL,
@@ -358,7 +379,7 @@ fn greet(
         Message::Challenge(..) => {
             let problem = "its rank 0 has another secret: it is another job's".into();
             let remedy = "choose another --master-port, or give all processes one BURN_DIST_SECRET";
-            return Err(Turned::Away(problem, remedy.into()));
+            return Err(Turned::Stranger(problem, remedy.into()));
         }
         other => return Err(strange(format!("it answered {other:?}"))),
     };

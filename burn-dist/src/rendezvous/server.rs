@@ -89,7 +89,8 @@ impl Server {
     pub fn start(terms: &Terms) -> Result<Self> {
         let Terms { master, port, .. } = terms;
         let asked = format!("{master}:{port}");
-        let listener = listen(terms).map_err(|e| {
+        let free = (*port..=terms.last_port()).find_map(|port| listen(terms, port).ok());
+        let listener = free.map_or_else(|| listen(terms, *port), Ok).map_err(|e| {
             let what = format!("the address on which rank 0 listens, {asked}");
             let expected = "an address of this host with a free port (another job may have taken \
                             it: choose another --master-port)";
@@ -264,8 +265,8 @@ fn open_door(listener: &TcpListener, book: &Arc<Book>) {
 }
 
 /// A listener; on all interfaces, unless all ranks are here and the address is a loopback one.
-fn listen(terms: &Terms) -> std::io::Result<TcpListener> {
-    let (port, reserved) = (terms.port, terms.port_reserved);
+fn listen(terms: &Terms, port: u16) -> std::io::Result<TcpListener> {
+    let reserved = terms.port_reserved;
     let resolved: Vec<SocketAddr> = (terms.master.as_str(), port).to_socket_addrs()?.collect();
     // Kubeflow tells the first pod that the master is localhost, and many systems have 127.0.1.1
     // for their own name: other hosts come by another address.

@@ -142,9 +142,7 @@ impl Mesh {
         self.options.host.hash(&mut hash);
         let mut hosts = vec![0; self.members.len()];
         hosts[self.rank] = hash.finish();
-        // Before the group's first collective, so it cannot be taken for one.
-        let mut call = Call::new(Op::AllGather, &"hosts".into(), Dtype::U64, 1);
-        call.sequence = u64::MAX;
+        let call = Call::new(Op::AllGather, &"hosts".into(), Dtype::U64, 1);
         self.all_gather(&call, SpanMut::of(&mut hosts))?;
         Ok(hosts)
     }
