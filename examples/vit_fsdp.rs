@@ -59,6 +59,7 @@ fn train(args: &Args, world: &World) -> Result<()> {
     let mut step: usize = 0;
     if let Some(folder) = args.resumes(world)? {
         (model, optimizer, step) = world.load(folder, model, optimizer)?;
+        meter.resumed(step, folder);
     }
 
     let epoch_steps = args.epoch_steps(data.steps());

@@ -54,6 +54,11 @@ impl Stop {
         Ok(stop)
     }
 
+    /// Nobody will ask any more: from now on a signal ends the process again.
+    pub(crate) fn disarm(&self) {
+        self.deadly.store(true, Ordering::Relaxed);
+    }
+
     /// Whether this process was told to end; from the first question on, telling does not kill.
     pub(crate) fn is_asked(&self) -> bool {
         let asked = self.asked.load(Ordering::Relaxed);

@@ -34,15 +34,28 @@ struct Cli {
 
 /// What is to be started here; without a word about processes it is one, as with torchrun.
 fn node(mut flags: Flags) -> Result<Option<Node>> {
-    if let Some(node) = flags.node(process_variable)? {
-        return Ok(Some(node));
+    let cluster = ["PET_NNODES", "PET_NPROC_PER_NODE", "LWS_GROUP_SIZE"];
+    let is_told = cluster.iter().any(|name| process_variable(name).is_some());
+    if !flags.is_launch() && !is_told {
+        flags.nnodes = Some(1);
     }
-    flags.nnodes = Some(1);
     flags.node(process_variable)
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(flag) = cli
+        .program
+        .first()
+        .filter(|w| w.to_string_lossy().starts_with('-'))
+    {
+        let flag = flag.to_string_lossy();
+        eprintln!("error: unexpected argument '{flag}' found; --help lists the flags");
+        if flag.starts_with("--rdzv") {
+            eprintln!("ranks meet at --master-addr and --master-port; there is no other way");
+        }
+        return ExitCode::from(2);
+    }
     let mut words = cli.program.into_iter();
     let transport = cli
         .flags

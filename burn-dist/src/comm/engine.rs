@@ -1,8 +1,8 @@
 //! The contract between the library and whatever moves the bytes.
 //!
-//! An engine knows ranks and bytes, nothing of models. Threads of one process implement it today
-//! ([`local`](super::local)); sockets, shared memory and NCCL implement the same contract and
-//! pass the same conformance suite (`tests/collectives.rs`).
+//! An engine knows ranks and bytes, nothing of models. Threads of one process implement it
+//! ([`local`](super::local)), processes over sockets and shared memory ([`mesh`](super::mesh)), and
+//! MPI; all pass the same conformance suite (`tests/collectives.rs`).
 
 use super::{Call, Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// - reduce in rank order, f16 and bf16 in f32, so that results repeat bit for bit;
 /// - end within the deadline, whatever the other ranks do; name who was missing;
 /// - fail for good after the first error: the group is then out of step, and every later call
-///   returns that same error at once.
+///   fails with that same cause at once.
 pub trait Engine: Debug + Send + Sync {
     /// This rank's place in the group, from 0.
     fn rank(&self) -> usize;

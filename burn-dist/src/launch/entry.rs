@@ -6,7 +6,7 @@ use super::role::Role;
 use super::settings::Settings;
 use super::supervise::{Program, supervise};
 use super::threads::Threads;
-use super::{Detected, Node, process_variable};
+use super::{Detected, Launcher, Node, process_variable};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
 use crate::world::World;
@@ -107,8 +107,9 @@ impl Launch {
     }
 
     fn rank<T: Send>(&self, found: Detected, f: impl Fn(World) -> Result<T> + Sync) -> Result<T> {
-        let level = match found.identity.rank {
-            0 => log::Level::Info,
+        // What our own launcher sets is no news.
+        let level = match (found.identity.rank, found.launcher) {
+            (0, launcher) if launcher != Launcher::BurnDist => log::Level::Info,
             _ => log::Level::Debug,
         };
         log::log!(level, "{found}");

@@ -37,6 +37,8 @@ pub struct ErrorFile {
     pub secondary: bool,
     /// The rank, where the process says so.
     pub rank: Option<usize>,
+    /// The rank because of which this one failed, where the process says so.
+    pub blames: Option<usize>,
 }
 
 impl ErrorFile {
@@ -51,6 +53,7 @@ impl ErrorFile {
             timestamp: Some(since_1970.unwrap_or_default().as_secs()),
             secondary,
             rank: Some(rank),
+            blames: None,
         }
     }
 
@@ -64,6 +67,9 @@ impl ErrorFile {
         let mut extra = json!({ "timestamp": time, "secondary": self.secondary });
         if let Some(rank) = self.rank {
             extra["rank"] = rank.into();
+        }
+        if let Some(rank) = self.blames {
+            extra["blames"] = rank.into();
         }
         let whole = json!({ "message": { "message": self.message, "extraInfo": extra } });
         let mut unfinished = path.as_os_str().to_owned();
@@ -109,6 +115,7 @@ impl ErrorFile {
             timestamp: number(&extra["timestamp"]),
             secondary: extra["secondary"].as_bool().unwrap_or_default(),
             rank: number(&extra["rank"]).and_then(|rank| rank.try_into().ok()),
+            blames: number(&extra["blames"]).and_then(|rank| rank.try_into().ok()),
         }
     }
 }

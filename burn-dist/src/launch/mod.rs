@@ -25,14 +25,14 @@
 //! |---|---|---|
 //! | `BURN_DIST_RANK`, `_WORLD_SIZE`, `_LOCAL_RANK`, `_LOCAL_WORLD_SIZE` | who this rank is | its launcher's |
 //! | `BURN_DIST_MASTER_ADDR`, `_MASTER_PORT` | where rank 0 listens | its launcher's |
-//! | `BURN_DIST_SECRET` | what only this world's processes know | random on one host; else the job's number, or none |
+//! | `BURN_DIST_SECRET` | what only this world's processes know | random under our launcher on one host; else the job's number, or none |
 //! | `BURN_DIST_HEARTBEAT` | seconds without a sign of life until a rank is lost | 10 |
 //! | `BURN_DIST_TIMEOUT` | seconds that a collective waits for a rank that is alive | 300 |
 //! | `BURN_DIST_JOIN_TIMEOUT` | seconds to wait for all ranks to come | 300 |
 //! | `BURN_DIST_TRANSPORT` | `auto`, `tcp` or `shm` | `auto` |
 //! | `BURN_DIST_HOST_ID` | ranks with equal ones may share memory | the kernel's boot number |
 //! | `BURN_DIST_FLIGHT_DIR` | where a failed rank writes its last collectives | the launcher's |
-//! | `BURN_DIST_GRACE`, `BURN_DIST_FAIL_GRACE` | seconds until the launcher kills, told to end or after a failure | 30, 15 |
+//! | `BURN_DIST_GRACE`, `BURN_DIST_FAIL_GRACE` | seconds until the launcher kills, told to end or after a failure | 30, 5 |
 //! | `RAYON_NUM_THREADS` | compute threads of a rank | the cores, divided among the host's ranks |
 //!
 //! The secret keeps strangers and other jobs out of the rendezvous. Nothing is encrypted: run on a

@@ -119,7 +119,9 @@ impl Process {
             rank, world_size, ..
         } = self.identity;
         if let Some(path) = &self.settings.error_file {
-            let file = ErrorFile::new(error.to_string(), is_secondary(error, rank), rank);
+            let blames = blames(error).filter(|guilty| *guilty != rank);
+            let mut file = ErrorFile::new(error.to_string(), blames.is_some(), rank);
+            file.blames = blames;
             let _ = file
                 .write(path)
                 .inspect_err(|e| log::warn!("rank {rank}: {e}"));
@@ -141,18 +143,17 @@ impl Process {
     }
 }
 
-/// Whether this rank failed only because of another one.
-fn is_secondary(error: &Error, rank: usize) -> bool {
+/// The rank that an error is about, if it is about one.
+fn blames(error: &Error) -> Option<usize> {
     match error {
         Error::PeerFailed { peer, .. }
         | Error::PeerLost { peer, .. }
         | Error::PeerLeft { peer, .. }
-        | Error::Mismatch { peer, .. } => *peer != rank,
-        Error::Timeout { rank: who, .. }
-        | Error::Join { rank: who, .. }
-        | Error::Corrupt { rank: who, .. }
-        | Error::GradientSet { without: who, .. }
-        | Error::Panicked { rank: who, .. } => *who != rank,
-        _ => false,
+        | Error::Mismatch { peer, .. }
+        | Error::Corrupt { peer, .. } => Some(*peer),
+        Error::Timeout { missing, .. } => missing.first().copied(),
+        Error::Join { rank, .. } | Error::Panicked { rank, .. } => Some(*rank),
+        Error::GradientSet { without, .. } => Some(*without),
+        _ => None,
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Settings {
     pub(super) more_ports: u16,
 }
 
+/// No wait is longer.
+const YEAR: f64 = 365.0 * 24.0 * 3600.0;
 /// torchrun's agent has the master's port, and nobody holds the next one for us.
 const BESIDE_AGENT: u16 = 15;
 
@@ -44,10 +46,10 @@ impl Settings {
                 .trim()
                 .parse()
                 .ok()
-                .filter(|s| *s > 0.0)
+                .filter(|s| (0.01..=YEAR).contains(s))
                 .and_then(|s| Duration::try_from_secs_f64(s).ok())
                 .map(Some)
-                .ok_or_else(|| Error::config(name, "a positive number of seconds", text)),
+                .ok_or_else(|| Error::config(name, "a number of seconds, at least 0.01", text)),
         };
         let count = |name: &str| match given(name) {
             None => Ok(None),
@@ -59,7 +61,8 @@ impl Settings {
         };
         // Weak, but it keeps two jobs apart whose ports have been mixed up.
         let torch = || Some(given("TORCHELASTIC_RUN_ID")? + "/" + &given("MASTER_PORT")?);
-        let job = || torch().or_else(|| given("SLURM_JOB_ID"));
+        let jobs = ["SLURM_JOB_ID", "PMIX_NAMESPACE", "PMI_JOBID", "MPIRUN_ID"];
+        let job = || torch().or_else(|| jobs.into_iter().find_map(given));
         let agent = given("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
         let beside_agent = agent && given("BURN_DIST_MASTER_PORT").is_none();
         let secret = given("BURN_DIST_SECRET").or_else(job).unwrap_or_default();

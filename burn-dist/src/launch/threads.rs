@@ -139,7 +139,8 @@ impl Threads {
 pub(super) fn compute_threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let told = std::env::var("RAYON_NUM_THREADS").ok();
-    told.and_then(|n| n.parse().ok()).unwrap_or(cores)
+    let told = told.and_then(|n| n.trim().parse().ok());
+    told.filter(|n| *n > 0).unwrap_or(cores)
 }
 
 /// Tells the other ranks that this one could not even start, and returns why.

@@ -63,6 +63,10 @@ fn greet(book: &Book, socket: TcpStream) -> io::Result<(Hello, Inbox, Outbox)> {
             // Nobody else will come in its place.
             book.fail(join_error(book, hello.rank, &problem));
         }
+        if hello.attempt > book.attempt {
+            // It knows the secret, so the attempt that this server is for is over.
+            lost(book, hello.rank, "its launcher has started it again");
+        }
         return Err(refuse(problem, again));
     }
     if hello.purpose == Purpose::Watch
@@ -168,7 +172,8 @@ fn hear(book: &Arc<Book>, rank: usize, message: Message) {
                 // Its own connection knows better, if it is about to end as well.
                 let verdict = book.wait(DOUBT, |pages| pages.fault.clone());
                 if verdict.is_none() {
-                    lose(&book, peer, &why);
+                    // Also one that has said goodbye: somebody still needed it.
+                    lost(&book, peer, &why);
                 }
             };
             // Without a thread the suspicion is lost; the heartbeat still finds the dead.
@@ -199,8 +204,15 @@ fn hear(book: &Arc<Book>, rank: usize, message: Message) {
 
 /// Breaks the world because of a rank, unless that rank is known to be done.
 fn lose(book: &Book, rank: usize, why: &str) {
+    let left = matches!(book.pages().seats[rank], Guest::Left);
+    if !left {
+        lost(book, rank, why);
+    }
+}
+
+/// Breaks the world because of a rank.
+fn lost(book: &Book, rank: usize, why: &str) {
     let did = match &book.pages().seats[rank] {
-        Guest::Left => return,
         Guest::Here { who, did, .. } if did.is_empty() => who.clone(),
         Guest::Here { who, did, .. } => format!("{who}, last seen in {did}"),
         _ => String::new(),

@@ -15,6 +15,11 @@ const CONNECTING: Duration = Duration::from_secs(3);
 /// How long the server may take for each step of a greeting.
 const MANNERS: Duration = Duration::from_secs(5);
 
+/// How long it may take until this rank has its seat.
+const SEATING: Duration = Duration::from_secs(60);
+/// After so long a rank says for whom it waits, and again as often.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// Under which terms a rank joins its world.
 #[derive(Debug, Clone)]
 pub struct Terms {
@@ -46,6 +51,10 @@ pub struct Terms {
 }
 
 impl Terms {
+    fn address(&self) -> String {
+        format!("{}:{}", self.master, self.port)
+    }
+
     pub(super) fn last_port(&self) -> u16 {
         self.port.saturating_add(self.more_ports)
     }
@@ -74,6 +83,8 @@ enum Turned {
     Away(String, String),
     /// Somebody else answers at this port.
     Stranger(String, String),
+    /// The world is broken already.
+    Broken(Error),
 }
 
 impl Seat {
@@ -95,11 +106,47 @@ impl Seat {
             ends,
             terms,
         };
-        let left = until.saturating_duration_since(Instant::now());
-        // Who is missing is missing for all: the others are not to blame this rank.
-        seat.barrier("joined", left)
-            .map_err(|error| seat.abort(error))?;
+        seat.wait_for_all(until)?;
         Ok(seat)
+    }
+
+    /// Returns when all ranks have joined, and says meanwhile for whom it waits.
+    fn wait_for_all(&self, until: Instant) -> Result<()> {
+        let Terms {
+            rank,
+            world,
+            patience,
+            ..
+        } = self.terms;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let missing = match self.barrier("joined", left.min(QUIET)) {
+                Err(Error::Timeout { missing, .. }) => missing,
+                other => return other,
+            };
+            let come = world - missing.len();
+            if left > QUIET {
+                if rank == 0 {
+                    let left = (left - QUIET).as_secs();
+                    log::warn!(
+                        "{come} of {world} ranks are here; waiting {left} s for {missing:?}"
+                    );
+                }
+                continue;
+            }
+            // Who is missing is missing for all: the others are not to blame this rank.
+            return Err(self.abort(Error::Join {
+                rank,
+                address: self.terms.address(),
+                problem: format!(
+                    "only {come} of {world} ranks came within {patience:?}, rank(s) {missing:?} did \
+                     not"
+                ),
+                remedy: "start them with the same --master-addr and --master-port, or raise \
+                         BURN_DIST_JOIN_TIMEOUT"
+                    .into(),
+            }));
+        }
     }
 
     /// What this rank joined under.
@@ -205,7 +252,7 @@ impl Seat {
             patience,
         )? {
             Answer::Missing(ranks) => {
-                let call = format!("the rendezvous at {} ({name})", self.address());
+                let call = format!("the rendezvous at {} ({name})", self.terms.address());
                 Err(self.timeout(call, patience, ranks))
             }
             _ => Ok(()),
@@ -227,6 +274,11 @@ impl Seat {
         self.watch.suspect(peer, why.into())
     }
 
+    /// What broke the world, if that is heard of within `patience`.
+    pub fn fault_within(&self, patience: Duration) -> Option<Error> {
+        self.watch.fault_within(patience)
+    }
+
     /// Has `describe` say what this rank does, as others are told if it dies.
     pub fn describe(&self, describe: impl Fn() -> String + Send + 'static) {
         self.watch.describe(Box::new(describe));
@@ -241,10 +293,6 @@ impl Seat {
     /// What broke the world.
     pub fn leave(&self) -> Result<()> {
         self.watch.leave()
-    }
-
-    fn address(&self) -> String {
-        format!("{}:{}", self.terms.master, self.terms.port)
     }
 
     fn timeout(&self, call: String, waited: Duration, missing: Vec<usize>) -> Error {
@@ -298,6 +346,7 @@ fn enter(terms: &Terms, purpose: Purpose, until: Instant) -> Result<(Inbox, Outb
         problem,
         remedy: remedy.into(),
     };
+    let (since, mut told) = (Instant::now(), Instant::now());
     let last = terms.last_port();
     let mut ports = (terms.port..=last).cycle();
     loop {
@@ -308,8 +357,14 @@ fn enter(terms: &Terms, purpose: Purpose, until: Instant) -> Result<(Inbox, Outb
             Err(Turned::Away(problem, remedy) | Turned::Stranger(problem, remedy)) => {
                 return Err(refused(problem, &remedy));
             }
+            Err(Turned::Broken(fault)) => return Err(fault),
             Err(Turned::Later(problem)) => problem,
         };
+        if since.elapsed() > QUIET && told.elapsed() > QUIET {
+            told = Instant::now();
+            let (rank, address) = (terms.rank, terms.address());
+            log::warn!("rank {rank}: waiting for rank 0 at {address}: {problem}");
+        }
         if port < last && Instant::now() < until {
             continue;
         }
@@ -352,7 +407,7 @@ fn greet(
         pid: std::process::id(),
     };
     let ours = number();
-    let expect = |inbox: &mut Inbox| match inbox.soon(MANNERS) {
+    let expect = |inbox: &mut Inbox, patience| match inbox.soon(patience) {
         Ok(Message::Refused {
             problem,
             again: true,
@@ -364,6 +419,7 @@ fn greet(
             let remedy = "start all ranks of one job with the same build, sizes and secret";
             Err(Turned::Away(problem, remedy.into()))
         }
+        Ok(Message::Fault(fault)) => Err(Turned::Broken(fault)),
         Ok(message) => Ok(message),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
             Err(strange(format!("what answered is not burn-dist ({e})")))
@@ -374,7 +430,7 @@ fn greet(
     outbox
         .send(&Message::Hello(hello, ours.clone()))
         .map_err(later)?;
-    let theirs = match expect(&mut inbox)? {
+    let theirs = match expect(&mut inbox, MANNERS)? {
         Message::Challenge(theirs, proof) if terms.secret.check("server", &ours, &proof) => theirs,
         Message::Challenge(..) => {
             let problem = "its rank 0 has another secret: it is another job's".into();
@@ -385,7 +441,8 @@ fn greet(
     };
     let proof = terms.secret.prove("rank", &theirs);
     outbox.send(&Message::Proof(proof)).map_err(later)?;
-    match expect(&mut inbox)? {
+    // A server that has the proof may be slow, and counts this rank as seated.
+    match expect(&mut inbox, SEATING)? {
         Message::Welcome => Ok((inbox, outbox, (near, far))),
         other => Err(strange(format!("it answered {other:?}"))),
     }

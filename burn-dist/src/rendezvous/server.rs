@@ -247,6 +247,8 @@ fn open_door(listener: &TcpListener, book: &Arc<Book>) {
             continue;
         }
         let Ok((socket, from)) = listener.accept() else {
+            // Out of files, perhaps: the next look is not to be at once.
+            std::thread::sleep(GLANCE);
             continue;
         };
         let open = book.connections.fetch_add(1, Ordering::Relaxed);

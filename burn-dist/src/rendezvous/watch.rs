@@ -82,10 +82,15 @@ impl Watch {
         self.seen.news().fault.clone()
     }
 
+    pub(super) fn fault_within(&self, patience: Duration) -> Option<Error> {
+        self.seen.until(patience, |news| news.fault.clone())
+    }
+
     pub(super) fn abort(&self, error: Error) -> Error {
         if let Some(fault) = self.fault() {
             return fault;
         }
+        let error = shortened(error);
         // A rank 0 that is gone cannot judge; its end is then the verdict, or this error.
         let _ = self.outbox.send(&Message::Fault(error.clone()));
         self.verdict(error)
@@ -130,6 +135,27 @@ impl Watch {
                 return result;
             }
         }
+    }
+}
+
+/// The error with as much of a long text as a message has room for: a panic may print a tensor.
+fn shortened(error: Error) -> Error {
+    const MOST: usize = 64 << 10;
+    let cut = |text: String| match text.len() > MOST {
+        true => text.chars().take(MOST / 4).collect::<String>() + " ...",
+        false => text,
+    };
+    match error {
+        Error::PeerFailed { peer, cause } => Error::PeerFailed {
+            peer,
+            cause: cut(cause),
+        },
+        Error::User(text) => Error::User(cut(text)),
+        Error::Panicked { rank, message } => Error::Panicked {
+            rank,
+            message: cut(message),
+        },
+        other => other,
     }
 }
 

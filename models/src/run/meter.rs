@@ -5,6 +5,7 @@ use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, live_bytes, peak_bytes, reset_peak};
 use burn_dist::{Error, Plan, Result, World};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ impl Meter {
         let start_bytes = reset_peak();
         world.comm().barrier(&start)?;
         if world.is_chief() {
-            println!("{plan}");
+            say(format_args!("{plan}"));
         }
         Ok(Self {
             world: world.clone(),
@@ -106,6 +107,16 @@ impl Meter {
         Ok(())
     }
 
+    /// The run goes on from a save.
+    pub fn resumed(&self, step: usize, folder: &Path) {
+        if self.world.is_chief() {
+            say(format_args!(
+                "going on from step {step}, saved in {}",
+                folder.display()
+            ));
+        }
+    }
+
     /// The run was told to end after this step.
     ///
     /// # Errors
@@ -114,8 +125,13 @@ impl Meter {
         self.bar.abandon();
         if self.world.is_chief() {
             match saved {
-                Some(folder) => println!("told to end: saved step {step} to {}", folder.display()),
-                None => println!("told to end after step {step}; without --save nothing is kept"),
+                Some(folder) => say(format_args!(
+                    "told to end: saved step {step} to {}",
+                    folder.display()
+                )),
+                None => say(format_args!(
+                    "told to end after step {step}; without --save nothing is kept"
+                )),
             }
         }
         Ok(())
@@ -130,7 +146,7 @@ impl Meter {
         let line = format!("epoch {number}: test accuracy {accuracy:.1} %, train loss {loss:.3}");
         if self.world.is_chief() {
             match self.bar.is_hidden() {
-                true => println!("{line}"),
+                true => say(format_args!("{line}")),
                 false => self.bar.println(line),
             }
         }
@@ -161,7 +177,7 @@ impl Meter {
             peak_bytes: (self.per_rank(peak_bytes()), memory.total() as f64),
         };
         if self.world.is_chief() {
-            println!("{report}");
+            say(format_args!("{report}"));
         }
         match self.losses.as_slice() {
             [first, .., last] if last >= first => Err(Error::user(format!(
@@ -208,4 +224,9 @@ fn split(phases: &Phases) -> Vec<(&'static str, f64)> {
         share("optimizer", Phase::Optimizer),
         share("data", Phase::Data),
     ]
+}
+
+/// Prints a line; that nobody reads it any more is no reason to stop.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 
 /// How long a caller may take to introduce itself.
 const MANNERS: Duration = Duration::from_secs(2);
-/// How long a called peer may take to answer: it serves one caller after the other.
-const TURN: Duration = Duration::from_secs(30);
 const GLANCE: Duration = Duration::from_millis(50);
-/// Shared memory on its way in one direction, and of all pairs of a group together.
+/// Shared memory on its way in one direction, and of all pairs of a group together as far as each
+/// still gets some.
 const RING: usize = 512 << 10;
 const RINGS: usize = 256 << 20;
 
@@ -88,7 +87,10 @@ pub(super) fn connect(
     seat.set(key(meeting.me), card)?;
     let (before, after) = links.split_at_mut(place);
     std::thread::scope(|scope| {
-        let answering = scope.spawn(|| meeting.answer(&listener, &mut after[1..]));
+        let answering = std::thread::Builder::new()
+            .name(format!("rank {} answers", meeting.me))
+            .spawn_scoped(scope, || meeting.answer(&listener, &mut after[1..]))
+            .map_err(failed)?;
         let calling = before.iter_mut().zip(members).try_for_each(|(link, peer)| {
             let left = meeting.until.saturating_duration_since(Instant::now());
             let card = seat.wait(key(*peer), left)?;
@@ -99,7 +101,8 @@ pub(super) fn connect(
             Ok(())
         });
         // Whoever fails tells the other, so that neither waits in vain.
-        let calling = calling.map_err(|error| seat.abort(error));
+        let tell = |error| seat.abort(meeting.named(error));
+        let calling = calling.map_err(tell);
         let gone = |_| {
             let message = "the thread that answers is gone".into();
             Err(Error::Panicked {
@@ -123,26 +126,17 @@ impl Meeting<'_> {
 
     /// Calls a peer that listens.
     fn call(&self, peer: usize, card: &Card) -> Result<Link> {
-        let attempt = || -> io::Result<(TcpStream, Offer)> {
-            let patience = self.left().max(Duration::from_millis(1));
-            let mut socket = TcpStream::connect_timeout(&card.address, patience)?;
-            socket.set_nodelay(true)?;
-            let mut hello = card.token.as_bytes().to_vec();
-            hello.extend((self.me as u64).to_le_bytes());
-            hello.push(u8::from(self.shares_memory(&card.host)));
-            socket.set_write_timeout(Some(TURN))?;
-            socket.set_read_timeout(Some(TURN))?;
-            socket.write_all(&hello)?;
-            let mut offer = [0; 24];
-            socket.read_exact(&mut offer)?;
-            let word = |at: usize| [0, 1, 2, 3].map(|i| offer[at + i]);
-            let mut token = [0; 16];
-            token.copy_from_slice(&offer[8..]);
-            let (pid, fd) = (u32::from_le_bytes(word(0)), i32::from_le_bytes(word(4)));
-            Ok((socket, Offer { pid, fd, token }))
-        };
         let broken = |e: io::Error| self.unreachable(peer, card, &e);
-        let (mut socket, offer) = attempt().map_err(broken)?;
+        let (mut socket, offer) = loop {
+            match self.ring_up(card) {
+                Ok(answered) => break answered,
+                Err(e) if self.seat.fault().is_some() || self.left().is_zero() => {
+                    return Err(broken(e));
+                }
+                // It may have taken this rank for a stranger who is slow.
+                Err(_) => std::thread::sleep(GLANCE),
+            }
+        };
         if offer.pid == 0 {
             self.expect_memory(peer, "it cannot be had")?;
             return Link::tcp(socket).map_err(broken);
@@ -159,6 +153,45 @@ impl Meeting<'_> {
                 Link::tcp(socket).map_err(broken)
             }
         }
+    }
+
+    /// One attempt to call a peer, and to hear what it offers.
+    fn ring_up(&self, card: &Card) -> io::Result<(TcpStream, Offer)> {
+        let patience = self.left().clamp(Duration::from_millis(1), MANNERS);
+        let mut socket = TcpStream::connect_timeout(&card.address, patience)?;
+        socket.set_nodelay(true)?;
+        let mut hello = card.token.as_bytes().to_vec();
+        hello.extend((self.me as u64).to_le_bytes());
+        hello.push(u8::from(self.shares_memory(&card.host)));
+        socket.set_write_timeout(Some(MANNERS))?;
+        socket.write_all(&hello)?;
+        let mut offer = [0; 24];
+        // It serves one caller after the other.
+        self.read(&socket, &mut offer, self.until)?;
+        let word = |at: usize| [0, 1, 2, 3].map(|i| offer[at + i]);
+        let mut token = [0; 16];
+        token.copy_from_slice(&offer[8..]);
+        let (pid, fd) = (u32::from_le_bytes(word(0)), i32::from_le_bytes(word(4)));
+        Ok((socket, Offer { pid, fd, token }))
+    }
+
+    /// Fills `bytes`, until a moment that counts for all of them, while the world is whole.
+    fn read(&self, mut socket: &TcpStream, bytes: &mut [u8], until: Instant) -> io::Result<()> {
+        socket.set_read_timeout(Some(GLANCE))?;
+        let mut have = 0;
+        while have < bytes.len() {
+            if Instant::now() >= until || self.seat.fault().is_some() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            match socket.read(&mut bytes[have..]) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => have += n,
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// Answers the peers that call, until all have.
@@ -184,6 +217,8 @@ impl Meeting<'_> {
                 continue;
             }
             let Ok((socket, from)) = listener.accept() else {
+                // Out of files, perhaps: the next look is not to be at once.
+                std::thread::sleep(GLANCE);
                 continue;
             };
             match self.greet(socket) {
@@ -194,11 +229,13 @@ impl Meeting<'_> {
                 Err(e) => log::warn!("rank {}: turned away a caller from {from}: {e}", self.me),
             }
         }
-        match self.options.transport {
-            Transport::Shm if !links.iter().flatten().all(|link| !link.is_checked()) => {
-                self.expect_memory(self.me, "some peer could not open it")
+        let over_tcp = |link: &Option<Link>| link.as_ref().is_some_and(Link::is_checked);
+        match links.iter().position(over_tcp) {
+            Some(at) => {
+                let why = "the other could not open it, or was started with another --transport";
+                self.expect_memory(self.members[self.place + 1 + at], why)
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -207,10 +244,9 @@ impl Meeting<'_> {
         let stranger = || io::Error::new(ErrorKind::PermissionDenied, "it does not know the token");
         socket.set_nonblocking(false)?;
         socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(MANNERS))?;
         socket.set_write_timeout(Some(MANNERS))?;
         let mut hello = [0; 41];
-        socket.read_exact(&mut hello)?;
+        self.read(&socket, &mut hello, Instant::now() + MANNERS)?;
         let (token, rest) = hello.split_at(32);
         if token != self.token.as_bytes() {
             return Err(stranger());
@@ -242,7 +278,8 @@ impl Meeting<'_> {
             None => None,
             Some(mut segment) => {
                 let mut answer = [0];
-                socket.read_exact(&mut answer)?;
+                // It knows the token, so it is waited for.
+                self.read(&socket, &mut answer, self.until)?;
                 segment.unshare();
                 (answer[0] == 1).then_some(segment)
             }
@@ -252,6 +289,17 @@ impl Meeting<'_> {
             None => Link::tcp(socket)?,
         };
         Ok((at, link))
+    }
+
+    /// What others are told: whose failure it is.
+    fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Config { .. } => Error::PeerFailed {
+                peer: self.me,
+                cause: error.to_string(),
+            },
+            other => other,
+        }
     }
 
     /// Whether shared memory with a rank of that host is to be tried.

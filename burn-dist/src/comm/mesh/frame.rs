@@ -4,6 +4,7 @@
 //! bytes, or a damaged network's.
 
 use super::super::{Call, Dtype, Label, Op, Reduce};
+use std::borrow::Cow;
 
 /// The most payload of one data frame: small enough to stay in a cache on its way.
 pub(super) const BLOCK: usize = 128 << 10;
@@ -135,21 +136,23 @@ fn encode(call: &Call) -> Vec<u8> {
     for number in [call.sequence, call.len as u64, root, call.step] {
         bytes.extend(number.to_le_bytes());
     }
-    let (unit, mut detail) = (call.label.unit.as_bytes(), call.label.detail.as_bytes());
-    // Longer ones differ in their checksum, at least.
-    let digest;
-    if detail.len() > LONGEST_CALL / 2 {
-        digest = format!(
-            "{} bytes with {:08x}",
-            detail.len(),
-            crc32fast::hash(detail)
-        );
-        detail = digest.as_bytes();
-    }
+    let (unit, detail) = (shortened(&call.label.unit), shortened(&call.label.detail));
+    let (unit, detail) = (unit.as_bytes(), detail.as_bytes());
     bytes.extend((unit.len() as u32).to_le_bytes());
     bytes.extend(unit);
     bytes.extend(detail);
     bytes
+}
+
+/// The text, or of one that is too long for a frame what tells it from others.
+fn shortened(text: &str) -> Cow<'_, str> {
+    match text.len() > LONGEST_CALL / 4 {
+        false => text.into(),
+        true => {
+            let crc = crc32fast::hash(text.as_bytes());
+            format!("{} bytes with {crc:08x}", text.len()).into()
+        }
+    }
 }
 
 /// Reads what [`announce`] wrote behind the header, or says what is wrong with it.

@@ -35,10 +35,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use transfer::{Incoming, Outgoing};
 pub use transport::Transport;
 
+/// How long a goodbye waits for room on a link.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// All-reduces up to so many bytes send everything to everybody: one exchange instead of two.
 const SMALL: usize = 16 << 10;
 
@@ -111,7 +113,18 @@ impl Mesh {
     /// [`Error::Config`] if the transport cannot be had.
     pub fn new(seat: Arc<Seat>, options: Options) -> Result<Self> {
         let (rank, members) = (seat.terms().rank, (0..seat.terms().world).collect());
-        Self::connect(seat, options, "world".into(), rank, members)
+        let mesh = Self::connect(seat, options, "world".into(), rank, members)?;
+        if rank == 0 && mesh.members.len() > 1 {
+            let links = mesh.links.lock().unwrap_or_else(PoisonError::into_inner);
+            let tcp = links
+                .iter()
+                .flatten()
+                .filter(|link| link.is_checked())
+                .count();
+            let memory = mesh.members.len() - 1 - tcp;
+            log::info!("rank 0 reaches {memory} rank(s) through shared memory, {tcp} over TCP");
+        }
+        Ok(mesh)
     }
 
     fn connect(
@@ -370,8 +383,17 @@ impl Engine for Mesh {
             }
             .encode();
             for link in links.iter_mut().flatten() {
-                // Nothing else is on its way, so there is room; a peer that is gone needs none.
-                let _ = link.send(&[IoSlice::new(&bye)]);
+                // A peer that is gone needs none, one that is slow gets a moment to make room.
+                let (mut sent, until) = (0, Instant::now() + GOODBYE);
+                while let Ok(n) = link.send(&[IoSlice::new(&bye[sent..])]) {
+                    sent += n;
+                    if sent == bye.len() || Instant::now() > until {
+                        break;
+                    }
+                    if n == 0 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
             }
         }
     }

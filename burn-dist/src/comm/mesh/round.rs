@@ -2,7 +2,7 @@
 
 use super::super::{Call, agree};
 use super::Mesh;
-use super::frame::announce;
+use super::frame::{self, HEADER, announce};
 use super::link::Link;
 use super::transfer::{Awaited, Hearing, Incoming, Outgoing, Trouble};
 use crate::error::{Error, Result};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How often a sleeping rank looks whether the world is still whole.
 const GLANCE: Duration = Duration::from_millis(20);
+/// How long a rank that finds a peer gone waits for the reason.
+const DOUBT: Duration = Duration::from_millis(500);
 /// How long a rank stays awake before it sleeps: about as long as being woken up takes.
 const AWAKE: Duration = Duration::from_micros(50);
 
@@ -53,7 +55,9 @@ impl<'a> Round<'a> {
         let mut heard: Vec<Hearing> = self.mesh.peers().map(Hearing::new).collect();
         self.advance(sends, &mut heard, &mut [], false)?;
         let mut calls: Vec<&Call> = heard.iter().filter_map(|h| h.call.as_ref()).collect();
-        calls.insert(self.mesh.rank, self.call);
+        // As the others see it: what is too long for the wire is shortened there.
+        let own = frame::decode(&self.announcement[HEADER..]).unwrap_or_else(|_| self.call.clone());
+        calls.insert(self.mesh.rank, &own);
         agree(&calls, &self.mesh.members).map_err(|error| self.fail(error))
     }
 
@@ -197,7 +201,11 @@ impl<'a> Round<'a> {
                 call,
                 problem,
             },
-            Trouble::Left => Error::PeerLeft { rank, peer, call },
+            // One that left because it failed is about to say so.
+            Trouble::Left => {
+                let fault = self.mesh.seat.fault_within(DOUBT);
+                fault.unwrap_or(Error::PeerLeft { rank, peer, call })
+            }
         };
         self.fail(error)
     }

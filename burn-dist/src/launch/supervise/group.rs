@@ -26,7 +26,7 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// How long ranks have to end by themselves after another has failed: they tell each other. The
 /// same again after SIGTERM.
-pub(super) const FAIL_GRACE: Duration = Duration::from_secs(15);
+pub(super) const FAIL_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the output of what ranks have started, and left behind, is waited for.
 const LEFTOVERS: Duration = Duration::from_secs(1);
@@ -195,6 +195,10 @@ impl<'a> Group<'a> {
             self.terminate_at = None;
             self.kill_at = Some(now + self.desk.fail_grace);
             self.signal(Signal::TERM, "does not end", "do not end");
+            // One that stands still cannot even hear it.
+            for child in &mut self.children {
+                child.signal(Signal::CONT);
+            }
         }
         if due(self.kill_at) {
             self.kill_at = None;

@@ -26,6 +26,7 @@ use records::Records;
 use signals::Watch;
 use std::ffi::OsString;
 use std::time::Duration;
+use summary::Ended;
 use terminal::{Terminal, Voice};
 
 /// What every rank of a host runs.
@@ -64,7 +65,7 @@ impl Program {
 ///
 /// SIGTERM, SIGINT and SIGHUP are passed on as SIGTERM, so that ranks can finish their step, save
 /// and leave; after `BURN_DIST_GRACE` seconds (30), or a second SIGINT, they are killed. When a rank
-/// fails, the others get `BURN_DIST_FAIL_GRACE` seconds (15) to end by themselves, as long again
+/// fails, the others get `BURN_DIST_FAIL_GRACE` seconds (5) to end by themselves, as long again
 /// after SIGTERM, and are killed then. What a rank has started is killed with it, unless it has left
 /// the rank's process group; if this process is killed itself, the ranks are killed too.
 ///
@@ -154,7 +155,10 @@ fn run(node: &Node, program: &Program, records: &Records, desk: &Desk) -> Result
         desk.voice.say(&failure.text);
         if !failure.expected {
             let ends = outcome.ends.iter();
-            let ends = ends.map(|e| (e.rank, e.end.to_string())).collect();
+            let by = |e: &Ended| if e.ours { " of the launcher" } else { "" };
+            let ends = ends
+                .map(|e| (e.rank, format!("{}{}", e.end, by(e))))
+                .collect();
             let world = node.nodes * node.ranks;
             desk.voice
                 .say(&diagnose(&records.flights(node), world, &ends));

@@ -21,6 +21,8 @@ struct Lines {
     prefix: Vec<u8>,
     /// The beginning of a line whose end has not come yet.
     begun: Vec<u8>,
+    /// Whether the last line ended with a carriage return.
+    returned: bool,
 }
 
 impl Lines {
@@ -28,6 +30,7 @@ impl Lines {
         Self {
             prefix: format!("[{rank}]: ").into_bytes(),
             begun: Vec::new(),
+            returned: false,
         }
     }
 
@@ -35,13 +38,24 @@ impl Lines {
     fn push(&mut self, mut bytes: &[u8]) -> Vec<u8> {
         let mut lines = Vec::new();
         loop {
+            if let Some((first, rest)) = bytes.split_first()
+                && std::mem::take(&mut self.returned)
+                && *first == b'\n'
+            {
+                bytes = rest;
+            }
             let room = LONGEST - self.begun.len();
-            let end = bytes.iter().take(room).position(|&b| b == b'\n');
+            let end = bytes
+                .iter()
+                .take(room)
+                .position(|&b| b == b'\n' || b == b'\r');
             let (taken, skipped) = match end {
                 Some(end) => (end, 1),
                 None if bytes.len() >= room => (room, 0),
                 None => break,
             };
+            // Progress bars go back to the beginning of their line: each state is a line here.
+            self.returned = end.is_some_and(|end| bytes[end] == b'\r');
             self.begun.extend_from_slice(&bytes[..taken]);
             self.end_line(&mut lines);
             bytes = &bytes[taken + skipped..];
@@ -157,7 +171,7 @@ mod tests {
                 found.append(&mut lines.push(bytes));
             }
             found.append(&mut lines.finish());
-            let expected = b"[12]: one\n[12]: \n[12]: two \xff\0\r\n[12]: three\n";
+            let expected = b"[12]: one\n[12]: \n[12]: two \xff\0\n[12]: three\n";
             assert_eq!(found, expected, "in pieces of {piece}");
         }
     }

@@ -59,10 +59,11 @@ pub(super) fn failure(outcome: &Outcome) -> Option<Failure> {
     let text = match expected {
         true => {
             let ranks = failed.iter().map(|ended| ended.rank).collect();
-            format!(
-                "{} did not leave by itself before it was killed",
-                Ranks(&ranks)
-            )
+            {
+                let ranks = Ranks(&ranks);
+                let verb = ranks.verb("was", "were");
+                format!("{ranks} {verb} ended by the launcher's signal")
+            }
         }
         false => table(&failed, outcome.ends.len()),
     };
@@ -74,7 +75,8 @@ pub(super) fn failure(outcome: &Outcome) -> Option<Failure> {
 }
 
 /// The failure that the others follow from: a signal from outside, since who is killed says nothing;
-/// else the first that says it is nobody else's; else the first at all.
+/// else the first that says it is nobody else's; else the one that the others blame; else the first
+/// at all.
 fn first(ends: &[Ended]) -> Option<&Ended> {
     let failed = || ends.iter().filter(|ended| !ended.end.is_success());
     let killed = |ended: &&Ended| matches!(ended.end, End::Killed(_)) && !ended.ours;
@@ -84,7 +86,10 @@ fn first(ends: &[Ended]) -> Option<&Ended> {
     let said = failed()
         .filter(own)
         .min_by_key(|ended| time(ended).unwrap_or(0));
-    failed().find(killed).or(said).or_else(|| failed().next())
+    let blamed = failed().find_map(|ended| ended.error.as_ref()?.blames);
+    let named = failed().find(|ended| Some(ended.rank) == blamed);
+    let killed = failed().find(killed);
+    killed.or(said).or(named).or_else(|| failed().next())
 }
 
 /// The failed ranks, one in a line, the first of them at the top.
@@ -109,7 +114,7 @@ fn table(failed: &[&Ended], ranks: usize) -> String {
     };
     let set: BTreeSet<_> = failed.iter().map(|ended| ended.rank).collect();
     let host = host::name();
-    let mut text = format!("{} of {ranks} on {host} failed:\n", Ranks(&set));
+    let mut text = format!("{} failed, of {ranks} on {host}:\n", Ranks(&set));
     text += &row("", &head);
     for (number, cells) in cells.iter().enumerate() {
         text += &row(if number == 0 { "first" } else { "" }, cells);
@@ -178,7 +183,7 @@ mod tests {
         let failure = of(&ends, None).unwrap();
         let lines: Vec<_> = failure.text.lines().collect();
         let host = host::name();
-        assert_eq!(lines[0], format!("ranks 0,2 of 3 on {host} failed:"));
+        assert_eq!(lines[0], format!("ranks 0,2 failed, of 3 on {host}:"));
         assert_eq!(
             lines[1],
             "       rank  pid  how it ended        what it said"
