@@ -105,7 +105,7 @@ fn a_rank_that_never_comes_is_missed_by_name() {
         assert_mentions(&result, &["only 2 of 4", "rank(s) [1, 3] did not"]);
         assert_mentions(
             &result,
-            &["rendezvous", &format!("127.0.0.1:{}", server.port())],
+            &["its world at", &format!("127.0.0.1:{}", server.port())],
         );
     }
 }

@@ -30,7 +30,7 @@ fn a_killed_rank_ends_the_others() {
         "{err}"
     );
     assert!(err.contains("ranks 0,2 do not end: SIGTERM"), "{err}");
-    assert!(err.contains("ranks 0-2 of 3 on "), "{err}");
+    assert!(err.contains("ranks 0-2 failed, of 3 on "), "{err}");
     assert!(ended.took > Duration::from_millis(500), "{:?}", ended.took);
 }
 

@@ -48,13 +48,25 @@ pub(super) fn failure(outcome: &Outcome) -> Option<Failure> {
         format!("the launcher was told to stop by {name}")
     });
     let expected = stopped.is_some() && failed.iter().all(|ended| ended.ours);
-    let said = first.error.as_ref().map(|error| error.message.clone());
+    let message = |ended: &Ended| ended.error.as_ref().map(|error| error.message.clone());
+    // One that only the launcher could end says nothing: the others have said why it had to.
+    let blames = |ended: &&&Ended| {
+        let blamed = ended.error.as_ref().and_then(|error| error.blames);
+        first.ours && blamed == Some(first.rank)
+    };
+    let witness = failed.iter().find(blames);
     let error = Error::Child {
         rank: first.rank,
         host: host::name(),
-        status: first.end.to_string(),
-        code: first.end.code(),
-        message: said.or(stopped).unwrap_or_default(),
+        status: match witness {
+            Some(_) => "had to be killed".into(),
+            None => first.end.to_string(),
+        },
+        code: witness.map_or(first.end, |witness| witness.end).code(),
+        message: message(first)
+            .or_else(|| message(witness?))
+            .or(stopped)
+            .unwrap_or_default(),
     };
     let text = match expected {
         true => {
