@@ -123,6 +123,8 @@ impl Group {
         }
         command
             .env("FAULTS_FOLDER", self.folder.path())
+            // What a launcher leaves that is killed goes with the test.
+            .env("TMPDIR", self.folder.path())
             .env("RAYON_NUM_THREADS", "1")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

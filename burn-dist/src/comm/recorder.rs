@@ -33,6 +33,7 @@ struct Events {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// The ranks that take part, by their rank in the world.
+    #[serde(with = "runs")]
     pub group: Vec<usize>,
     /// How many collectives the group had issued before.
     pub sequence: u64,
@@ -196,6 +197,37 @@ impl Flight {
     }
 }
 
+/// Ranks in a file, as runs of a first and a last one: worlds are large, and records many.
+mod runs {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    /// No world is larger.
+    const MOST: usize = 1 << 20;
+
+    pub(super) fn serialize<S: Serializer>(group: &[usize], to: S) -> Result<S::Ok, S::Error> {
+        let mut runs: Vec<[usize; 2]> = Vec::new();
+        for rank in group {
+            match runs.last_mut() {
+                Some([_, last]) if *last + 1 == *rank => *last = *rank,
+                _ => runs.push([*rank, *rank]),
+            }
+        }
+        runs.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<usize>, D::Error> {
+        let runs = Vec::<[usize; 2]>::deserialize(from)?;
+        let mut group = Vec::new();
+        for [first, last] in runs {
+            if last >= MOST || group.len() + last.saturating_sub(first) >= MOST {
+                return Err(D::Error::custom("a group of so many ranks"));
+            }
+            group.extend(first..=last);
+        }
+        Ok(group)
+    }
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -233,7 +265,7 @@ mod tests {
     #[test]
     fn a_record_survives_its_file() {
         let recorder = Recorder::default();
-        recorder.began(&[0, 1], &call(7));
+        recorder.began(&[0, 1, 2, 7, 5], &call(7));
         let mut events = recorder.events();
         assert_eq!(events[0].state, State::Running);
         events[0].took_us = 12;
@@ -248,6 +280,8 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         flight.write(folder.path()).unwrap();
+        let text = std::fs::read_to_string(Flight::file(folder.path(), 1)).unwrap();
+        assert!(text.contains("[[0,2],[7,7],[5,5]]"), "{text}");
         assert_eq!(Flight::read(folder.path(), 1).unwrap(), flight);
         let missing = Flight::read(folder.path(), 0).unwrap_err().to_string();
         assert!(missing.contains("flight-0.json"), "{missing}");

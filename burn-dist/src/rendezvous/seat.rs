@@ -129,7 +129,7 @@ impl Seat {
                 if rank == 0 {
                     let left = (left - QUIET).as_secs();
                     log::warn!(
-                        "{come} of {world} ranks are here; waiting {left} s for {missing:?}"
+                        "{come} of {world} ranks are here; waiting {left} s more for {missing:?}"
                     );
                 }
                 continue;

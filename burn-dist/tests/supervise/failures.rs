@@ -96,7 +96,7 @@ fn records_of_the_last_collectives_are_put_side_by_side() {
     let script = r#"
         [ $RANK = 1 ] && kill -9 $$
         echo '{"rank": 0, "world": 2, "host": "h", "pid": 1, "step": 3, "error": "no", "events":
-            [{"group": [0, 1], "sequence": 17, "op": "all_gather", "unit": "blocks.1",
+            [{"group": [[0, 1]], "sequence": 17, "op": "all_gather", "unit": "blocks.1",
             "dtype": "f32", "len": 8, "step": 3, "issued_us": 5, "state": "failed",
             "took_us": 9}]}' > $BURN_DIST_FLIGHT_DIR/flight-0.json
         exit 1"#;
@@ -228,4 +228,18 @@ fn arguments_reach_the_program_as_they_are() {
         "{}",
         ended.err
     );
+}
+
+#[test]
+fn an_unknown_flag_is_not_taken_for_the_program() {
+    let path = env!("CARGO_BIN_EXE_burn-dist-run");
+    for flag in ["--nproc-per-nod", "--rdzv-backend=c10d"] {
+        let ended = Run::start(std::process::Command::new(path).args([flag, "true"])).end();
+        assert_eq!(ended.code, Some(2));
+        let refused = format!("unexpected argument '{flag}'");
+        assert!(ended.err.contains(&refused), "{}", ended.err);
+    }
+    // How often to restart says nothing about processes: as with torchrun there is one.
+    let ended = Run::start(std::process::Command::new(path).args(["--max-restarts", "1", "true"]));
+    assert_eq!(ended.end().code, Some(0));
 }

@@ -217,6 +217,24 @@ mod tests {
     }
 
     #[test]
+    fn one_that_had_to_be_killed_is_told_by_those_who_missed_it() {
+        let mut witness = ended(0, End::Exited(1), Some(("rank 1 is lost", true, 10)));
+        witness.error.as_mut().unwrap().blames = Some(1);
+        let mut stuck = ended(1, End::Killed(15), None);
+        stuck.ours = true;
+        let failure = of(&[witness, stuck], None).unwrap();
+        let expected = Error::Child {
+            rank: 1,
+            host: host::name(),
+            status: "had to be killed".into(),
+            code: 1,
+            message: "rank 1 is lost".into(),
+        };
+        assert_eq!(failure.error, expected);
+        assert!(failure.text.contains("first     1  "), "{}", failure.text);
+    }
+
+    #[test]
     fn ranks_that_end_as_they_were_told_are_no_surprise() {
         let mut told = ended(0, End::Killed(15), None);
         told.ours = true;
