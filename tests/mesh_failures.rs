@@ -297,6 +297,14 @@ fn a_stranger_on_a_ranks_port_is_ignored() {
             let mut socket = TcpStream::connect(target).unwrap();
             let _ = socket.write_all(words);
         }
+        // Two say nothing for long, and a third a byte now and then.
+        let silent = [(); 3].map(|()| TcpStream::connect(target).unwrap());
+        std::thread::spawn(move || {
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(500));
+                let _ = (&silent[2]).write_all(b"x");
+            }
+        });
         target
     };
     let world = World {

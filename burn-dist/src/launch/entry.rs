@@ -91,29 +91,39 @@ impl Launch {
     /// the world or `f` fails with; what ends one rank ends all. As a launcher:
     /// [`Error::Child`] of the rank that failed first.
     pub fn run<T: Send>(&self, f: impl Fn(World) -> Result<T> + Sync) -> Result<Vec<T>> {
-        match Role::find(&self.flags, process_variable)? {
-            Role::Rank(found) => Ok(vec![self.rank(*found, f)?]),
-            Role::Launch(node) => self.children(&node).map(|()| Vec::new()),
-            Role::Alone => {
-                let settings = Settings::read(process_variable)?;
-                Threads::new(self.threads)
-                    .seed(self.seed)
-                    .deadline(self.patience(&settings))
-                    .device(self.device.clone())
-                    .stop(Stop::on_signals()?)
-                    .run(f)
-            }
-        }
+        let role = match Role::find(&self.flags, process_variable)? {
+            Role::Launch(node) => return self.children(&node).map(|()| Vec::new()),
+            role => role,
+        };
+        let settings = Settings::read(process_variable)?;
+        let stop = Stop::on_signals()?;
+        let result = match role {
+            Role::Rank(found) => self.rank(*found, settings, &stop, f).map(|one| vec![one]),
+            _ => Threads::new(self.threads)
+                .seed(self.seed)
+                .deadline(self.patience(&settings))
+                .device(self.device.clone())
+                .stop(stop.clone())
+                .run(f),
+        };
+        // Not before all ranks have left: while others finish, this one must not die.
+        stop.disarm();
+        result
     }
 
-    fn rank<T: Send>(&self, found: Detected, f: impl Fn(World) -> Result<T> + Sync) -> Result<T> {
+    fn rank<T: Send>(
+        &self,
+        found: Detected,
+        settings: Settings,
+        stop: &Stop,
+        f: impl Fn(World) -> Result<T> + Sync,
+    ) -> Result<T> {
         // What our own launcher sets is no news.
         let level = match (found.identity.rank, found.launcher) {
             (0, launcher) if launcher != Launcher::BurnDist => log::Level::Info,
             _ => log::Level::Debug,
         };
         log::log!(level, "{found}");
-        let settings = Settings::read(process_variable)?;
         let process = Process {
             identity: found.identity,
             transport: self
@@ -125,6 +135,7 @@ impl Launch {
             settings,
             device: self.device.clone(),
             seed: self.seed,
+            stop: stop.clone(),
         };
         process.run(&f)
     }

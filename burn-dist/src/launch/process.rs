@@ -24,6 +24,7 @@ pub(super) struct Process {
     pub(super) deadline: Duration,
     pub(super) device: Device,
     pub(super) seed: u64,
+    pub(super) stop: Stop,
 }
 
 impl Process {
@@ -47,7 +48,6 @@ impl Process {
         recorder: &Recorder,
         f: impl FnOnce(World) -> Result<T> + Send,
     ) -> Result<T> {
-        let stop = Stop::on_signals()?;
         let mut terms = self.terms();
         // Dropped last: the others hear what happened before rank 0 goes.
         let server = match terms.rank {
@@ -72,7 +72,7 @@ impl Process {
             seed: self.seed,
             ranks_here: 1,
             restarts: self.settings.attempt,
-            stop,
+            stop: self.stop.clone(),
         };
         let comm = Communicator::recorded_by(mesh, recorder.clone());
         let value = rank::run(comm, self.compute_threads(), setting, f)?;

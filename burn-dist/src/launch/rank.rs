@@ -28,10 +28,9 @@ pub(super) fn run<T: Send>(
         .build()
         .map_err(|e| Error::config("compute threads", format!("{threads} threads"), e))
         .map_err(absent)?;
-    let world = World::with_setting(comm, setting.clone())?;
-    let (guard, stop) = (world.clone(), setting.stop.clone());
+    let world = World::with_setting(comm, setting)?;
+    let guard = world.clone();
     let result = pool.install(|| catch_all(rank, || f(world)));
-    stop.disarm();
     match &result {
         Ok(_) => {
             // What was submitted and never waited for still needs the others.

@@ -266,7 +266,15 @@ impl Seat {
 
     /// Breaks the world, and returns what all ranks are told: the first failure of any of them.
     pub fn abort(&self, error: Error) -> Error {
-        self.watch.abort(error)
+        // What is wrong here does not say where that is.
+        let named = match error {
+            Error::Config { .. } => Error::PeerFailed {
+                peer: self.terms.rank,
+                cause: error.to_string(),
+            },
+            other => other,
+        };
+        self.watch.abort(named)
     }
 
     /// Reports that the connection to a peer broke, and returns the verdict on who is to blame.

@@ -101,8 +101,7 @@ pub(super) fn connect(
             Ok(())
         });
         // Whoever fails tells the other, so that neither waits in vain.
-        let tell = |error| seat.abort(meeting.named(error));
-        let calling = calling.map_err(tell);
+        let calling = calling.map_err(|error| seat.abort(error));
         let gone = |_| {
             let message = "the thread that answers is gone".into();
             Err(Error::Panicked {
@@ -289,17 +288,6 @@ impl Meeting<'_> {
             None => Link::tcp(socket)?,
         };
         Ok((at, link))
-    }
-
-    /// What others are told: whose failure it is.
-    fn named(&self, error: Error) -> Error {
-        match error {
-            Error::Config { .. } => Error::PeerFailed {
-                peer: self.me,
-                cause: error.to_string(),
-            },
-            other => other,
-        }
     }
 
     /// Whether shared memory with a rank of that host is to be tried.
