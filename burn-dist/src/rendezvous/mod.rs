@@ -9,16 +9,19 @@
 //! Connections prove with a shared secret that they belong to this world, both ways. Whatever else
 //! connects is dropped.
 
+mod entry;
 mod guests;
 mod message;
 mod seat;
 mod secret;
 mod server;
 mod stream;
+mod terms;
 mod watch;
 
-pub use seat::{Seat, Terms};
+pub use seat::Seat;
 pub use secret::Secret;
 pub use server::Server;
 #[cfg(fuzzing)]
 pub(crate) use stream::fuzz;
+pub use terms::Terms;

@@ -1,64 +1,14 @@
 //! A rank's side: requests to the store, and the verdict on the world.
 
-use super::message::{Answer, Hello, Message, PROTOCOL, Purpose, Request};
-use super::secret::{Secret, number};
-use super::stream::{Inbox, Outbox, split};
+use super::entry::{Ends, QUIET, enter};
+use super::message::{Answer, Message, Purpose, Request};
+use super::stream::{Inbox, Outbox};
+use super::terms::Terms;
 use super::watch::Watch;
 use crate::error::{Error, Result};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// How long one attempt to connect may take.
-const CONNECTING: Duration = Duration::from_secs(3);
-/// How long the server may take for each step of a greeting.
-const MANNERS: Duration = Duration::from_secs(5);
-
-/// How long it may take until this rank has its seat.
-const SEATING: Duration = Duration::from_secs(60);
-/// After so long a rank says for whom it waits, and again as often.
-const QUIET: Duration = Duration::from_secs(10);
-
-/// Under which terms a rank joins its world.
-#[derive(Debug, Clone)]
-pub struct Terms {
-    /// This rank.
-    pub rank: usize,
-    /// Number of ranks.
-    pub world: usize,
-    /// The host of rank 0.
-    pub master: String,
-    /// Its port.
-    pub port: u16,
-    /// Whether ranks of other hosts take part; their name for `master` may be another one.
-    pub several_hosts: bool,
-    /// How many ports from there on rank 0 may take instead, and the others look at: not 0 where
-    /// something else may have the first.
-    pub more_ports: u16,
-    /// Whether a launcher holds the port for rank 0.
-    pub port_reserved: bool,
-    /// What only processes of this world know.
-    pub secret: Secret,
-    /// How often the world was started again.
-    pub attempt: usize,
-    /// A rank that gives no sign of life for so long is lost.
-    pub heartbeat: Duration,
-    /// How long to wait for the other ranks to come.
-    pub patience: Duration,
-    /// This host's name, for messages.
-    pub host: String,
-}
-
-impl Terms {
-    fn address(&self) -> String {
-        format!("{}:{}", self.master, self.port)
-    }
-
-    pub(super) fn last_port(&self) -> u16 {
-        self.port.saturating_add(self.more_ports)
-    }
-}
 
 /// One rank's place in a world of processes.
 ///
@@ -73,27 +23,13 @@ pub struct Seat {
     ends: Ends,
 }
 
-type Ends = (IpAddr, IpAddr);
-
-/// Why a greeting failed.
-enum Turned {
-    /// It may succeed later.
-    Later(String),
-    /// It will not.
-    Away(String, String),
-    /// Somebody else answers at this port.
-    Stranger(String, String),
-    /// The world is broken already.
-    Broken(Error),
-}
-
 impl Seat {
     /// Joins the world; returns when all ranks have.
     ///
     /// # Errors
-    /// [`Error::Join`] if rank 0 cannot be reached in time or turns this rank away: another world
-    /// size, another secret, a rank that is taken, another protocol. [`Error::Timeout`] names the
-    /// ranks that did not come. What ends another rank meanwhile ends this one too.
+    /// [`Error::Join`] if rank 0 cannot be reached in time or turns this rank away (another world
+    /// size, another secret, a rank that is taken, another protocol), and for ranks that do not come,
+    /// which it names. What ends another rank meanwhile ends this one too.
     pub fn take(terms: Terms) -> Result<Self> {
         let until = Instant::now() + terms.patience;
         let (inbox, outbox, ends) = enter(&terms, Purpose::Watch, until)?;
@@ -343,128 +279,4 @@ impl Seat {
             }
         }
     }
-}
-
-/// Connects to rank 0 and comes in, trying again until the time is up.
-fn enter(terms: &Terms, purpose: Purpose, until: Instant) -> Result<(Inbox, Outbox, Ends)> {
-    let mut pause = Duration::from_millis(20);
-    let refused = |problem: String, remedy: &str| Error::Join {
-        rank: terms.rank,
-        address: format!("{}:{}", terms.master, terms.port),
-        problem,
-        remedy: remedy.into(),
-    };
-    let (since, mut told) = (Instant::now(), Instant::now());
-    let last = terms.last_port();
-    let mut ports = (terms.port..=last).cycle();
-    loop {
-        let port = ports.next().unwrap_or(terms.port);
-        let problem = match greet(terms, port, purpose, until) {
-            Ok(connection) => return Ok(connection),
-            Err(Turned::Stranger(problem, _)) if last > terms.port => problem,
-            Err(Turned::Away(problem, remedy) | Turned::Stranger(problem, remedy)) => {
-                return Err(refused(problem, &remedy));
-            }
-            Err(Turned::Broken(fault)) => return Err(fault),
-            Err(Turned::Later(problem)) => problem,
-        };
-        if since.elapsed() > QUIET && told.elapsed() > QUIET {
-            told = Instant::now();
-            let (rank, address) = (terms.rank, terms.address());
-            log::warn!("rank {rank}: waiting for rank 0 at {address}: {problem}");
-        }
-        if port < last && Instant::now() < until {
-            continue;
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let problem = format!("no world within {:?}: {problem}", terms.patience);
-            let remedy = "is rank 0 running, and are --master-addr and --master-port its own and \
-                          open to this host?";
-            return Err(refused(problem, remedy));
-        }
-        std::thread::sleep(pause.min(left));
-        pause = (pause * 2).min(Duration::from_millis(500));
-    }
-}
-
-/// One attempt to come in.
-fn greet(
-    terms: &Terms,
-    port: u16,
-    purpose: Purpose,
-    until: Instant,
-) -> std::result::Result<(Inbox, Outbox, Ends), Turned> {
-    let later = |e: io::Error| Turned::Later(e.to_string());
-    let socket = connect(&terms.master, port, until).map_err(later)?;
-    let near = socket.local_addr().map_err(later)?.ip();
-    let far = socket.peer_addr().map_err(later)?.ip();
-    let (mut inbox, outbox) = split(socket).map_err(later)?;
-    let strange = |what: String| {
-        let remedy = "something else listens there: choose another --master-port";
-        Turned::Stranger(what, remedy.into())
-    };
-    let hello = Hello {
-        protocol: PROTOCOL,
-        version: env!("CARGO_PKG_VERSION").into(),
-        purpose,
-        rank: terms.rank,
-        world: terms.world,
-        attempt: terms.attempt,
-        host: terms.host.clone(),
-        pid: std::process::id(),
-    };
-    let ours = number();
-    let expect = |inbox: &mut Inbox, patience| match inbox.soon(patience) {
-        Ok(Message::Refused {
-            problem,
-            again: true,
-        }) => Err(Turned::Later(problem)),
-        Ok(Message::Refused {
-            problem,
-            again: false,
-        }) => {
-            let remedy = "start all ranks of one job with the same build, sizes and secret";
-            Err(Turned::Away(problem, remedy.into()))
-        }
-        Ok(Message::Fault(fault)) => Err(Turned::Broken(fault)),
-        Ok(message) => Ok(message),
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-            Err(strange(format!("what answered is not burn-dist ({e})")))
-        }
-        // A server that is just closing.
-        Err(e) => Err(Turned::Later(e.to_string())),
-    };
-    outbox
-        .send(&Message::Hello(hello, ours.clone()))
-        .map_err(later)?;
-    let theirs = match expect(&mut inbox, MANNERS)? {
-        Message::Challenge(theirs, proof) if terms.secret.check("server", &ours, &proof) => theirs,
-        Message::Challenge(..) => {
-            let problem = "its rank 0 has another secret: it is another job's".into();
-            let remedy = "choose another --master-port, or give all processes one BURN_DIST_SECRET";
-            return Err(Turned::Stranger(problem, remedy.into()));
-        }
-        other => return Err(strange(format!("it answered {other:?}"))),
-    };
-    let proof = terms.secret.prove("rank", &theirs);
-    outbox.send(&Message::Proof(proof)).map_err(later)?;
-    // A server that has the proof may be slow, and counts this rank as seated.
-    match expect(&mut inbox, SEATING)? {
-        Message::Welcome => Ok((inbox, outbox, (near, far))),
-        other => Err(strange(format!("it answered {other:?}"))),
-    }
-}
-
-fn connect(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
-    let mut problem = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        let left = until.saturating_duration_since(Instant::now());
-        let patience = left.clamp(Duration::from_millis(1), CONNECTING);
-        match TcpStream::connect_timeout(&address, patience) {
-            Ok(socket) => return Ok(socket),
-            Err(e) => problem = e,
-        }
-    }
-    Err(problem)
 }

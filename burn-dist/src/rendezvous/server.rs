@@ -2,9 +2,9 @@
 
 use super::guests;
 use super::message::{Hello, Message};
-use super::seat::Terms;
 use super::secret::Secret;
 use super::stream::Outbox;
+use super::terms::Terms;
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};

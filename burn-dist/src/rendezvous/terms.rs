@@ -1,0 +1,44 @@
+//! Under which terms a rank joins its world.
+
+use super::secret::Secret;
+use std::time::Duration;
+
+/// Under which terms a rank joins its world.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// This rank.
+    pub rank: usize,
+    /// Number of ranks.
+    pub world: usize,
+    /// The host of rank 0.
+    pub master: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether ranks of other hosts take part; their name for `master` may be another one.
+    pub several_hosts: bool,
+    /// How many ports from there on rank 0 may take instead, and the others look at: not 0 where
+    /// something else may have the first.
+    pub more_ports: u16,
+    /// Whether a launcher holds the port for rank 0.
+    pub port_reserved: bool,
+    /// What only processes of this world know.
+    pub secret: Secret,
+    /// How often the world was started again.
+    pub attempt: usize,
+    /// A rank that gives no sign of life for so long is lost.
+    pub heartbeat: Duration,
+    /// How long to wait for the other ranks to come.
+    pub patience: Duration,
+    /// This host's name, for messages.
+    pub host: String,
+}
+
+impl Terms {
+    pub(super) fn address(&self) -> String {
+        format!("{}:{}", self.master, self.port)
+    }
+
+    pub(super) fn last_port(&self) -> u16 {
+        self.port.saturating_add(self.more_ports)
+    }
+}
