@@ -57,6 +57,7 @@ impl Port {
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
 
     #[test]
     fn only_who_shares_the_port_can_have_it() {
@@ -67,9 +68,9 @@ mod tests {
         assert!(TcpStream::connect(address).is_err());
         let shared = Port::bind(address).unwrap();
         shared._bound.listen(8).unwrap();
-        for _ in 0..4 {
-            TcpStream::connect(address).unwrap();
-        }
+        // A machine that is short of memory for sockets may drop the first knocks.
+        let knock = || TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok();
+        assert!((0..10).any(|_| knock()));
     }
 
     #[test]
