@@ -42,7 +42,7 @@ fn its_options_are_those_of_the_example() {
     let help = help.map(read).concat();
     let readme = read("README.md");
     let words = readme.split_whitespace().skip_while(|w| *w != "--example");
-    let words = words.map(|w| w.trim_matches(['`', ',', '.', '(', ')']));
+    let words = words.map(|w| w.trim_matches(['`', ',', '.', ';', '(', ')']));
     let options = words.filter(|w| w.starts_with("--") && w.len() > 2);
     let cargo = ["--example", "--release", "--workspace", "--help"];
     for option in options.filter(|o| !cargo.contains(o)) {
