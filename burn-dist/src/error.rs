@@ -221,6 +221,14 @@ impl Error {
         Self::User(error.to_string())
     }
 
+    /// What the other ranks are told when `peer` fails with `error`.
+    pub(crate) fn of_peer(peer: usize, error: &Self) -> Self {
+        Self::PeerFailed {
+            peer,
+            cause: error.to_string(),
+        }
+    }
+
     pub(crate) fn config(
         what: impl Into<String>,
         expected: impl Into<String>,

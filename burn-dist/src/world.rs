@@ -58,10 +58,7 @@ impl World {
             setting.device = setting.device.autodiff();
         }
         let queue = Queue::new(comm.rank()).inspect_err(|error| {
-            comm.abort(Error::PeerFailed {
-                peer: comm.rank(),
-                cause: error.to_string(),
-            });
+            comm.abort(Error::of_peer(comm.rank(), error));
         })?;
         let inner = Inner {
             comm: Arc::new(comm),
@@ -211,10 +208,7 @@ impl World {
             Error::PeerFailed { .. } | Error::Mismatch { .. } | Error::GradientSet { .. } => {
                 error.clone()
             }
-            other => Error::PeerFailed {
-                peer: self.rank(),
-                cause: other.to_string(),
-            },
+            other => Error::of_peer(self.rank(), other),
         };
         self.inner.comm.abort(shared);
     }

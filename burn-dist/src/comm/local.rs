@@ -5,7 +5,10 @@
 //! each other where their buffers are, and after, so that no buffer goes before its last reader.
 
 use super::meeting::{Fate, Group};
-use super::{Call, Engine, Reduce, Span, SpanMut, reduce::reduce};
+use super::{
+    Call, Engine, Reduce, Span, SpanMut,
+    reduce::{reduce, split_at},
+};
 use crate::error::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
@@ -203,9 +206,4 @@ impl Engine for Local {
     fn leave(&self) {
         self.group.leave(self.rank);
     }
-}
-
-/// Where rank `r`'s chunk starts when `len` elements are cut as evenly as whole elements allow.
-fn split_at(len: usize, ranks: usize, r: usize) -> usize {
-    len / ranks * r + (len % ranks).min(r)
 }

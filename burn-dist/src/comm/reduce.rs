@@ -46,6 +46,11 @@ pub(super) fn reduce(
     each!(dtype, typed(op, sources, out, pool));
 }
 
+/// Where rank `r`'s chunk starts when `len` elements are cut as evenly as whole elements allow.
+pub(super) fn split_at(len: usize, ranks: usize, r: usize) -> usize {
+    len / ranks * r + (len % ranks).min(r)
+}
+
 /// How many times larger the sum of elements is than an element.
 pub(super) fn widening(dtype: Dtype) -> usize {
     match dtype {

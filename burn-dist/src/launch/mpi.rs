@@ -1,6 +1,7 @@
 //! Ranks as processes that `mpirun` has started: this process is one of them.
 
 use super::rank;
+use super::threads::compute_threads;
 use crate::comm::{Communicator, mpi};
 use crate::error::Result;
 use crate::stop::Stop;
@@ -71,11 +72,7 @@ impl Mpi {
     /// [`Error::Timeout`](crate::Error::Timeout).
     pub fn run<T: Send>(&self, f: impl FnOnce(World) -> Result<T> + Send) -> Result<T> {
         let engine = mpi::world(self.deadline)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let budget = std::env::var("RAYON_NUM_THREADS")
-            .ok()
-            .and_then(|n| n.parse().ok());
-        let threads = budget.unwrap_or((cores / engine.sharing()).max(1));
+        let threads = compute_threads(engine.sharing());
         let setting = Setting {
             device: self.device.clone(),
             seed: self.seed,

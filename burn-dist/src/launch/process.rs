@@ -75,7 +75,8 @@ impl Process {
             stop: self.stop.clone(),
         };
         let comm = Communicator::recorded_by(mesh, recorder.clone());
-        let value = rank::run(comm, self.compute_threads(), setting, f)?;
+        let threads = compute_threads(self.identity.local_world_size);
+        let value = rank::run(comm, threads, setting, f)?;
         seat.leave()?;
         Ok(value)
     }
@@ -102,14 +103,6 @@ impl Process {
             heartbeat: self.settings.heartbeat,
             patience: self.settings.patience,
             host: host::name(),
-        }
-    }
-
-    /// This rank's share of the host's cores, unless somebody has said how many it gets.
-    fn compute_threads(&self) -> usize {
-        match std::env::var_os("RAYON_NUM_THREADS") {
-            Some(_) => compute_threads(),
-            None => (compute_threads() / self.identity.local_world_size.max(1)).max(1),
         }
     }
 

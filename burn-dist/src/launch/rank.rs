@@ -16,10 +16,7 @@ pub(super) fn run<T: Send>(
     let rank = comm.rank();
     // Whoever cannot even start still tells the others.
     let absent = |error: Error| {
-        comm.abort(Error::PeerFailed {
-            peer: rank,
-            cause: error.to_string(),
-        });
+        comm.abort(Error::of_peer(rank, &error));
         error
     };
     let pool = rayon::ThreadPoolBuilder::new()

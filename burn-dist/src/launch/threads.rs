@@ -74,7 +74,7 @@ impl Threads {
         if self.ranks == 0 {
             return Err(Error::config("number of ranks", "at least 1", 0));
         }
-        let threads = (compute_threads() / self.ranks).max(1);
+        let threads = (told_threads().unwrap_or_else(cores) / self.ranks).max(1);
         let engines = local::ranks(self.ranks, threads, self.deadline);
         let world = engines[0].clone();
         let f = &f;
@@ -135,20 +135,24 @@ impl Threads {
     }
 }
 
-/// Threads that may compute in this process: as many as it has cores, unless told otherwise.
-pub(super) fn compute_threads() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let told = std::env::var("RAYON_NUM_THREADS").ok();
-    let told = told.and_then(|n| n.trim().parse().ok());
-    told.filter(|n| *n > 0).unwrap_or(cores)
+/// Compute threads of a rank that shares the cores with others, unless somebody has said how many.
+pub(super) fn compute_threads(ranks: usize) -> usize {
+    told_threads().unwrap_or_else(|| (cores() / ranks.max(1)).max(1))
+}
+
+/// How many threads the environment gives this process.
+fn told_threads() -> Option<usize> {
+    let told = std::env::var("RAYON_NUM_THREADS").ok()?;
+    told.trim().parse().ok().filter(|n| *n > 0)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Tells the other ranks that this one could not even start, and returns why.
 fn absent(engine: &local::Local, error: Error) -> Error {
-    engine.abort(Error::PeerFailed {
-        peer: engine.rank(),
-        cause: error.to_string(),
-    });
+    engine.abort(Error::of_peer(engine.rank(), &error));
     error
 }
 

@@ -97,12 +97,12 @@ pub(super) fn cut(bytes: &mut [u8], len: impl Fn(usize) -> usize, ranks: usize) 
         .collect()
 }
 
-/// This rank's part, to be read, and those of the others, to be written.
+/// This rank's part, and those of the others.
 pub(super) fn take_own<'a>(
     parts: &'a mut [&mut [u8]],
     rank: usize,
-) -> (&'a [u8], Vec<&'a mut [u8]>) {
-    let (mut own, mut others): (&[u8], _) = (&[], Vec::with_capacity(parts.len()));
+) -> (&'a mut [u8], Vec<&'a mut [u8]>) {
+    let (mut own, mut others): (&mut [u8], _) = (&mut [], Vec::with_capacity(parts.len()));
     for (place, part) in parts.iter_mut().enumerate() {
         match place == rank {
             true => own = part,

@@ -22,11 +22,11 @@ mod round;
 mod transfer;
 mod transport;
 
-use super::{Call, Dtype, Engine, Op, Reduce, Span, SpanMut};
+use super::{Call, Dtype, Engine, Op, Reduce, Span, SpanMut, reduce::split_at};
 use crate::error::{Error, Result};
 use crate::rendezvous::Seat;
 use direct::{Chunk, cut, take_own};
-use frame::{Header, Kind};
+use frame::{Header, Kind, announce};
 use link::Link;
 use relay::RELAY_FROM;
 use round::Round;
@@ -162,7 +162,7 @@ impl Mesh {
 
     /// Announces a collective in which this rank sends nothing at once.
     fn announce(&self, round: &mut Round<'_>, call: &Call) -> Result<()> {
-        let announcement = round.announcement.clone();
+        let announcement = announce(call);
         let mut sends = self.to_all(call, &announcement, &[]);
         round.agree(&mut sends)?;
         round.exchange(&mut sends, &mut [])
@@ -235,7 +235,7 @@ impl Engine for Mesh {
             return self.gather_around(&mut round, call, &mut parts);
         }
         let (own, others) = take_own(&mut parts, self.rank);
-        let announcement = round.announcement.clone();
+        let announcement = announce(call);
         let mut sends = self.to_all(call, &announcement, own);
         round.agree(&mut sends)?;
         let want = |(peer, part)| Incoming::new(peer, call, part);
@@ -259,7 +259,7 @@ impl Engine for Mesh {
             let kind = (send.dtype(), op);
             return self.reduce_along(&mut round, call, kind, &chunks, recv.bytes_mut());
         }
-        let announcement = round.announcement.clone();
+        let announcement = announce(call);
         let to = |peer| Outgoing::new(peer, call, part(peer)).announced(&announcement);
         let mut sends: Vec<_> = self.peers().map(to).collect();
         round.agree(&mut sends)?;
@@ -270,7 +270,7 @@ impl Engine for Mesh {
     fn all_reduce(&self, call: &Call, op: Reduce, mut buffer: SpanMut<'_>) -> Result<()> {
         let (dtype, len, size) = (buffer.dtype(), buffer.len(), self.members.len());
         let mut round = Round::begin(self, call)?;
-        let announcement = round.announcement.clone();
+        let announcement = announce(call);
         if buffer.bytes().len() <= SMALL {
             let mine = buffer.bytes().to_vec();
             let mut sends = self.to_all(call, &announcement, &mine);
@@ -279,8 +279,7 @@ impl Engine for Mesh {
             return self.reduce_chunk(&mut round, call, (dtype, op), &mut sends, own);
         }
         let share = |rank: usize| {
-            let at = |r: usize| len / size * r + (len % size).min(r);
-            (at(rank + 1) - at(rank)) * dtype.size()
+            (split_at(len, size, rank + 1) - split_at(len, size, rank)) * dtype.size()
         };
         let relays = self.relays && buffer.bytes().len() >= RELAY_FROM;
         let mut parts = cut(buffer.bytes_mut(), share, size);
@@ -294,23 +293,13 @@ impl Engine for Mesh {
             return self.gather_around(&mut round, call, &mut parts);
         }
         {
-            let (own, others) = parts.iter_mut().enumerate().fold(
-                (None, Vec::new()),
-                |(own, mut others), (rank, part)| match rank == self.rank {
-                    true => (Some(part), others),
-                    false => {
-                        others.push(&**part);
-                        (own, others)
-                    }
-                },
-            );
+            let (own, others) = take_own(&mut parts, self.rank);
             let to = |(peer, part)| Outgoing::new(peer, call, part).announced(&announcement);
+            let others = others.into_iter().map(|part| &*part);
             let mut sends: Vec<_> = self.peers().zip(others).map(to).collect();
             round.agree(&mut sends)?;
-            if let Some(own) = own {
-                let own = Chunk::InPlace(own, Vec::new());
-                self.reduce_chunk(&mut round, call, (dtype, op), &mut sends, own)?;
-            }
+            let own = Chunk::InPlace(own, Vec::new());
+            self.reduce_chunk(&mut round, call, (dtype, op), &mut sends, own)?;
         }
         let (own, others) = take_own(&mut parts, self.rank);
         let mut sends = self.to_all(call, &[], own);
@@ -321,7 +310,7 @@ impl Engine for Mesh {
 
     fn broadcast(&self, call: &Call, root: usize, mut buffer: SpanMut<'_>) -> Result<()> {
         let mut round = Round::begin(self, call)?;
-        let announcement = round.announcement.clone();
+        let announcement = announce(call);
         if self.rank == root {
             let mut sends = self.to_all(call, &announcement, buffer.bytes());
             round.agree(&mut sends)?;
@@ -337,7 +326,7 @@ impl Engine for Mesh {
 
     fn barrier(&self, call: &Call) -> Result<()> {
         let mut round = Round::begin(self, call)?;
-        let announcement = round.announcement.clone();
+        let announcement = announce(call);
         let mut sends = self.to_all(call, &announcement, &[]);
         round.agree(&mut sends)?;
         round.exchange(&mut sends, &mut [])

@@ -23,8 +23,6 @@ pub(super) struct Round<'a> {
     mesh: &'a Mesh,
     call: &'a Call,
     links: MutexGuard<'a, Vec<Option<Link>>>,
-    /// This collective, for the wire.
-    pub(super) announcement: Vec<u8>,
     since: Instant,
     /// Since when nothing has moved.
     idle: Option<Instant>,
@@ -38,7 +36,6 @@ impl<'a> Round<'a> {
             return Err(mesh.dressed(error, call));
         }
         Ok(Self {
-            announcement: announce(call),
             mesh,
             call,
             links,
@@ -55,8 +52,12 @@ impl<'a> Round<'a> {
         let mut heard: Vec<Hearing> = self.mesh.peers().map(Hearing::new).collect();
         self.advance(sends, &mut heard, &mut [], false)?;
         let mut calls: Vec<&Call> = heard.iter().filter_map(|h| h.call.as_ref()).collect();
+        if calls.iter().all(|call| *call == self.call) {
+            return Ok(());
+        }
         // As the others see it: what is too long for the wire is shortened there.
-        let own = frame::decode(&self.announcement[HEADER..]).unwrap_or_else(|_| self.call.clone());
+        let own = frame::decode(&announce(self.call)[HEADER..]);
+        let own = own.unwrap_or_else(|_| self.call.clone());
         calls.insert(self.mesh.rank, &own);
         agree(&calls, &self.mesh.members).map_err(|error| self.fail(error))
     }

@@ -301,8 +301,3 @@ pub(super) fn part(range: Range<usize>, index: usize, block: usize) -> Range<usi
     let at = |n: usize| range.end.min(range.start + n * block);
     at(index)..at(index + 1)
 }
-
-/// Where rank `r`'s chunk starts when `len` elements are cut as evenly as whole elements allow.
-pub(super) fn split_at(len: usize, ranks: usize, r: usize) -> usize {
-    len / ranks * r + (len % ranks).min(r)
-}

@@ -31,9 +31,9 @@ mod port;
 mod text;
 mod traffic;
 
-use super::{Call, Engine, Reduce, Span, SpanMut};
+use super::{Call, Engine, Reduce, Span, SpanMut, reduce::split_at};
 use crate::error::{Error, Result};
-use exchange::{large, part, place, place_small, small, split_at};
+use exchange::{large, part, place, place_small, small};
 use port::Port;
 use std::sync::Arc;
 use std::time::Duration;
