@@ -6,19 +6,20 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Files with a reason for `unsafe`: memory that other ranks read, counting allocations, and what a
-/// child does before it becomes a program.
-const UNSAFE: [&str; 6] = [
+/// Files with a reason for `unsafe`: memory that other ranks read, counting allocations, what a child
+/// does before it becomes a program, and mapping a file.
+const UNSAFE: [&str; 7] = [
     "burn-dist/src/comm/local.rs",
     "burn-dist/src/comm/meeting.rs",
     "burn-dist/src/comm/mesh/ring.rs",
     "burn-dist/src/launch/supervise/child.rs",
     "burn-dist/src/telemetry/memory.rs",
+    "burn-dist/src/weights/files.rs",
     "tests/memory.rs",
 ];
 
 /// What each part of the library may not know.
-const UNKNOWN_TO: [(&str, &[&str]); 11] = [
+const UNKNOWN_TO: [(&str, &[&str]); 12] = [
     (
         "burn-dist/src/comm",
         &[
@@ -31,6 +32,7 @@ const UNKNOWN_TO: [(&str, &[&str]); 11] = [
             "checkpoint",
             "data",
             "telemetry",
+            "weights",
         ],
     ),
     (
@@ -46,6 +48,7 @@ const UNKNOWN_TO: [(&str, &[&str]); 11] = [
             "checkpoint",
             "data",
             "telemetry",
+            "weights",
             "stop",
         ],
     ),
@@ -62,6 +65,7 @@ const UNKNOWN_TO: [(&str, &[&str]); 11] = [
             "checkpoint",
             "data",
             "telemetry",
+            "weights",
             "rendezvous",
         ],
     ),
@@ -77,6 +81,7 @@ const UNKNOWN_TO: [(&str, &[&str]); 11] = [
             "checkpoint",
             "data",
             "telemetry",
+            "weights",
         ],
     ),
     (
@@ -90,6 +95,7 @@ const UNKNOWN_TO: [(&str, &[&str]); 11] = [
             "checkpoint",
             "data",
             "telemetry",
+            "weights",
         ],
     ),
     (
@@ -101,6 +107,7 @@ const UNKNOWN_TO: [(&str, &[&str]); 11] = [
             "checkpoint",
             "data",
             "telemetry",
+            "weights",
         ],
     ),
     (
@@ -114,13 +121,21 @@ const UNKNOWN_TO: [(&str, &[&str]); 11] = [
             "checkpoint",
             "data",
             "telemetry",
+            "weights",
         ],
     ),
     (
         "burn-dist/src/shard",
+        &["launch", "checkpoint", "data", "telemetry", "weights"],
+    ),
+    (
+        "burn-dist/src/checkpoint",
+        &["launch", "data", "telemetry", "weights"],
+    ),
+    (
+        "burn-dist/src/weights",
         &["launch", "checkpoint", "data", "telemetry"],
     ),
-    ("burn-dist/src/checkpoint", &["launch", "data", "telemetry"]),
     (
         "burn-dist/src/data",
         &[
@@ -132,6 +147,7 @@ const UNKNOWN_TO: [(&str, &[&str]); 11] = [
             "shard",
             "checkpoint",
             "telemetry",
+            "weights",
         ],
     ),
     (
@@ -144,6 +160,7 @@ const UNKNOWN_TO: [(&str, &[&str]); 11] = [
             "checkpoint",
             "data",
             "telemetry",
+            "weights",
         ],
     ),
 ];

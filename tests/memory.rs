@@ -12,6 +12,7 @@ use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::optim::SgdConfig;
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Distribution, Tensor};
+use burn_dist::weights::{Export, Weights};
 use burn_dist::{Strategy, World, unit};
 use oracle::ranks;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -286,4 +287,44 @@ fn steps_leave_nothing_behind() {
     let after = measure(EVEN, 2).after;
     let more = after[STEPS - 1].saturating_sub(after[0]);
     assert!(more < 1 << 16, "{after:?}");
+}
+
+#[test]
+fn loading_takes_the_shards_alone_and_exporting_one_unit_more() {
+    let _one = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let source = EVEN.init(&Device::flex());
+    Export::new().write(&source, folder.path()).unwrap();
+    drop(source);
+    for size in 2..=3 {
+        let all = Barrier::new(size);
+        let model = EVEN.init(&Device::flex().autodiff());
+        let plan = Strategy::fsdp().plan(&model, size).unwrap();
+        let shard = plan.memory().parameters;
+        let unit = plan.units().iter().map(|u| u.bytes()).max().unwrap();
+        let run = |world: World| {
+            let ((), start) = peak(&world, &all, || ());
+            let per_rank = |bytes: usize| bytes.saturating_sub(start) / size;
+            let load = || {
+                let weights = Weights::open(folder.path())?;
+                let model = EVEN.init(&world.device());
+                Strategy::fsdp().shard_from(model, &world, &weights)
+            };
+            let (loaded, loading) = peak(&world, &all, load);
+            let (model, report) = loaded?;
+            assert!(report.missing.is_empty(), "{report}");
+            let target = folder.path().join("exported");
+            let export = || world.export(&model, &target, &Export::new());
+            let (written, exporting) = peak(&world, &all, export);
+            written?;
+            Ok((per_rank(loading), per_rank(exporting)))
+        };
+        let (loading, exporting) = ranks(size).run(run).unwrap()[0];
+        within(&format!("loading at world {size}"), loading, shard);
+        within(
+            &format!("exporting at world {size}"),
+            exporting,
+            shard + unit,
+        );
+    }
 }

@@ -58,6 +58,7 @@
 //! | [`World`] | what a rank knows; `backward`, `optimizer`, `save`, `load`, `full` |
 //! | [`Strategy`], [`Plan`] | which state is cut, and what follows from it |
 //! | [`shard`] | the engine |
+//! | [`weights`] | from and to Hugging Face's files, a rank its own pieces |
 //! | [`data`], [`telemetry`] | sampler and loader; where time and memory go |
 //! | [`layout`], [`comm`] | who owns which element; who sends what. They do not know each other |
 //! | [`rendezvous`] | where processes meet, and learn of each other's end |
@@ -79,6 +80,7 @@ mod stop;
 mod strategy;
 pub mod telemetry;
 mod unwind;
+pub mod weights;
 mod world;
 
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 //! What a rank knows: who it is, who the others are, and how to reach them.
 
-use crate::comm::{Communicator, Ledger, Queue, Reduce, SpanMut};
+use crate::comm::{Communicator, Ledger, Queue, Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
 use crate::unwind::catch_raised;
@@ -190,6 +190,29 @@ impl World {
                 "received a gradient from loss.backward(), which reduces nothing over ranks",
                 "use world.backward(loss, &model)",
             )),
+        }
+    }
+
+    /// Runs `f` on every rank and shares what each returned; if it fails anywhere, it fails
+    /// everywhere, so that no rank goes on alone.
+    pub(crate) fn together(
+        &self,
+        what: &str,
+        f: impl FnOnce() -> Result<[u64; 2]>,
+    ) -> Result<Vec<[u64; 2]>> {
+        let mine = f();
+        let [first, second] = *mine.as_ref().unwrap_or(&[0; 2]);
+        let sent = [u64::from(mine.is_ok()), first, second];
+        let mut all = vec![0; 3 * self.size()];
+        self.comm()
+            .all_gather(&what.into(), Span::of(&sent), SpanMut::of(&mut all))?;
+        mine?;
+        match all.chunks(3).position(|rank| rank[0] == 0) {
+            Some(peer) => Err(Error::PeerFailed {
+                peer,
+                cause: format!("it could not {what}; its own error says why"),
+            }),
+            None => Ok(all.chunks(3).map(|rank| [rank[1], rank[2]]).collect()),
         }
     }
 

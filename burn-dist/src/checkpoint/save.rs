@@ -2,7 +2,6 @@
 
 use super::manifest::{Described, Listed, Manifest, measure, rank_file, save_folder, sync_folder};
 use super::optimizer::States;
-use crate::comm::{Span, SpanMut};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
 use crate::shard::{Identity, Piece, Sharding, Visit, not_sharded, two_sharded, walk};
@@ -86,29 +85,6 @@ impl World {
             Ok([0; 2])
         })?;
         Ok(())
-    }
-
-    /// Runs `f` on every rank and shares what each returned; if it fails anywhere, it fails
-    /// everywhere, so that no rank goes on alone.
-    pub(super) fn together(
-        &self,
-        what: &str,
-        f: impl FnOnce() -> Result<[u64; 2]>,
-    ) -> Result<Vec<[u64; 2]>> {
-        let mine = f();
-        let [first, second] = *mine.as_ref().unwrap_or(&[0; 2]);
-        let sent = [u64::from(mine.is_ok()), first, second];
-        let mut all = vec![0; 3 * self.size()];
-        self.comm()
-            .all_gather(&what.into(), Span::of(&sent), SpanMut::of(&mut all))?;
-        mine?;
-        match all.chunks(3).position(|rank| rank[0] == 0) {
-            Some(peer) => Err(Error::PeerFailed {
-                peer,
-                cause: format!("it could not {what}; its own error says why"),
-            }),
-            None => Ok(all.chunks(3).map(|rank| [rank[1], rank[2]]).collect()),
-        }
     }
 }
 

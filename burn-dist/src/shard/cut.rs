@@ -1,20 +1,24 @@
 //! From a Burn module to a sharded one.
 
 use super::agreement;
-use super::flat::{Piece, tensor};
+use super::flat::{Flat, Piece, tensor};
 use super::gradients::piece_shape;
 use super::sharded::{Identity, Sharded};
 use super::sharding::Sharding;
 use super::survey::parameters;
+use super::values::Values;
 use crate::error::{Error, Result};
+use crate::layout::UnitLayout;
 use crate::plan::Plan;
 use crate::strategy::{Over, Strategy};
 use crate::unwind::raise;
 use crate::world::World;
 use burn::backend::Flex;
-use burn::module::{Module, Param, Reparameterizer};
+use burn::module::{Module, Param, ParamId, ParamMapper, Reparameterizer};
 use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Burn's random numbers are global to the process: one rank initialises at a time.
@@ -52,6 +56,16 @@ impl Strategy {
     /// # Source
     /// PyTorch: `fully_shard`; DeepSpeed: `zero.Init`.
     pub fn shard<M: Module>(self, model: M, world: &World) -> Result<M> {
+        self.shard_with(model, world, None)
+    }
+
+    /// The same, with the values of some parameters given; no rank draws those.
+    pub(crate) fn shard_with<M: Module>(
+        self,
+        model: M,
+        world: &World,
+        values: Option<&dyn Values>,
+    ) -> Result<M> {
         let is_cut = self.cut_over(world.size())? > 1;
         let parameters = parameters(&model, self.units.as_deref(), is_cut)?;
         agreement::agree(world, &self, &parameters)?;
@@ -60,6 +74,7 @@ impl Strategy {
         let cutter = Cutter {
             places: places(&plan),
             sharding,
+            values,
         };
         let model = {
             let _one_at_a_time = INITIALISING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,13 +119,14 @@ fn places(plan: &Plan) -> HashMap<String, (usize, usize)> {
         .collect()
 }
 
-struct Cutter {
+struct Cutter<'a> {
     places: HashMap<String, (usize, usize)>,
     sharding: Arc<Sharding>,
+    values: Option<&'a dyn Values>,
 }
 
 /// Burn consumes a reparameterizer, so what it found out is left outside of it.
-struct Reporting<'a>(&'a Cutter, &'a mut Result<()>);
+struct Reporting<'a>(&'a Cutter<'a>, &'a mut Result<()>);
 
 impl Reparameterizer for Reporting<'_> {
     type Reparam = Sharded;
@@ -120,15 +136,20 @@ impl Reparameterizer for Reporting<'_> {
         path: &str,
         param: Param<Tensor<D>>,
     ) -> (Param<Tensor<D>>, Option<Sharded>) {
+        let values = self.0.values.filter(|values| values.has(path));
         let Some((unit, slot)) = self.0.places.get(path).copied() else {
-            return (param, None);
+            // Running state: every rank has all of it.
+            return (
+                values.map_or(param.clone(), |v| running(path, param, v)),
+                None,
+            );
         };
         let identity = Identity {
             sharding: self.0.sharding.clone(),
             unit,
             slot,
         };
-        match cut(path, param.clone(), &identity) {
+        match cut(path, param.clone(), &identity, values) {
             Ok(piece) => (piece, Some(Sharded(identity))),
             Err(error) => {
                 *self.1 = Err(error);
@@ -138,38 +159,53 @@ impl Reparameterizer for Reporting<'_> {
     }
 }
 
-/// Initialises a parameter and keeps this rank's piece of it.
+/// Running state with the values it is given.
+fn running<const D: usize>(
+    path: &str,
+    param: Param<Tensor<D>>,
+    values: &dyn Values,
+) -> Param<Tensor<D>> {
+    param.map(|old| {
+        let (shape, dtype) = (old.dims(), old.dtype());
+        let mut flat = Flat::zeros(shape.iter().product(), dtype);
+        values.read(path, 0..shape.iter().product(), dtype, flat.bytes_mut());
+        let new = Tensor::<D>::from_primitive::<Flex>(flat.share().view(0, &shape));
+        match old.device().is_autodiff() {
+            true => Tensor::from_inner(new),
+            false => new,
+        }
+    })
+}
+
+/// Initialises a parameter and keeps this rank's piece of it; one whose values are given is never
+/// initialised, and only the piece is read.
 fn cut<const D: usize>(
     path: &str,
     param: Param<Tensor<D>>,
     identity: &Identity,
+    values: Option<&dyn Values>,
 ) -> Result<Param<Tensor<D>>> {
     let layout = &identity.sharding.unit(identity.unit).layout;
     let full_shape = layout.slots[identity.slot].shape.clone();
-    let (id, full, mapper) = param.consume();
-    if full.dtype() != layout.dtype {
-        return Err(Error::model(
-            path,
-            format!(
-                "was initialised as {} on a device whose floats are {}",
-                full.dtype().name(),
-                layout.dtype.name()
-            ),
-            "initialise it before sharding, or set the device's float type",
-        ));
-    }
     let takes_gradients = layout.trainable;
-    let stored = Piece::of(full)?;
-    let (shape, bytes) = match layout.is_whole() {
-        true => (full_shape.clone(), stored.bytes()),
-        false => {
-            let piece = layout.piece(identity.slot, identity.sharding.cut.rank());
-            let size = layout.dtype.size();
-            let bytes = &stored.bytes()[piece.start * size..piece.end * size];
-            (piece_shape(piece.len(), D), bytes)
-        }
+    let rank = identity.sharding.owned(identity.unit);
+    let range = layout.piece(identity.slot, rank);
+    let shape = match layout.is_whole() {
+        true => full_shape.clone(),
+        false => piece_shape(range.len(), D),
     };
-    let piece = Tensor::<D>::from_primitive::<Flex>(tensor(bytes, layout.dtype, &shape));
+    let (id, mapper, piece) = match values {
+        Some(values) => {
+            let mut piece = Flat::zeros(range.len(), layout.dtype);
+            values.read(path, range, layout.dtype, piece.bytes_mut());
+            // Loading something tiny shows the mapper without initialising.
+            let (id, tiny) = (param.id, Tensor::zeros([1; D], &param.lazy_device()));
+            let (id, _, mapper) = param.transform_for_load(tiny, id).consume();
+            (id, mapper, piece.share().view(0, &shape))
+        }
+        None => drawn(path, param, layout, range, &shape)?,
+    };
+    let piece = Tensor::<D>::from_primitive::<Flex>(piece);
     let piece = Tensor::from_inner(piece).set_require_grad(takes_gradients);
     let (on_save, path) = (mapper.clone(), path.to_string());
     let param = Param::from_mapped_value(id, piece, mapper);
@@ -184,4 +220,29 @@ fn cut<const D: usize>(
             )),
         },
     ))
+}
+
+/// Initialises a parameter and copies a range of it.
+fn drawn<const D: usize>(
+    path: &str,
+    param: Param<Tensor<D>>,
+    layout: &UnitLayout,
+    range: Range<usize>,
+    shape: &[usize],
+) -> Result<(ParamId, ParamMapper<Tensor<D>>, FlexTensor)> {
+    let (id, full, mapper) = param.consume();
+    if full.dtype() != layout.dtype {
+        return Err(Error::model(
+            path,
+            format!(
+                "was initialised as {} on a device whose floats are {}",
+                full.dtype().name(),
+                layout.dtype.name()
+            ),
+            "initialise it before sharding, or set the device's float type",
+        ));
+    }
+    let (stored, size) = (Piece::of(full)?, layout.dtype.size());
+    let bytes = &stored.bytes()[range.start * size..range.end * size];
+    Ok((id, mapper, tensor(bytes, layout.dtype, shape)))
 }

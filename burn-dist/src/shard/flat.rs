@@ -238,6 +238,12 @@ impl Shared {
         )
     }
 
+    /// The bytes of `len` elements from `start` on.
+    pub(crate) fn bytes(&self, start: usize, len: usize) -> &[u8] {
+        let size = self.dtype.size();
+        &self.bytes[start * size..(start + len) * size]
+    }
+
     /// The same as a tensor with storage of its own.
     pub(crate) fn copy(&self, start: usize, shape: &[usize]) -> FlexTensor {
         let len: usize = shape.iter().product();

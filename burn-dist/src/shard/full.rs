@@ -4,10 +4,11 @@ use super::flat::{Piece, Shared};
 use super::sharded::{Identity, Visit, walk};
 use super::sharding::Sharding;
 use crate::error::{Error, Result};
+use crate::layout::UnitLayout;
 use crate::unwind::catch_raised;
 use crate::world::World;
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use burn_flex::FlexTensor;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -45,19 +46,12 @@ impl World {
     /// # Errors
     /// [`Error::Model`] if `model` was not sharded; what collectives return.
     pub fn full<M: Module>(&self, model: &M, to: Destination) -> Result<Option<M>> {
-        let mut pieces = Pieces::default();
-        walk(model, &mut pieces);
-        let Some(sharding) = pieces.sharding.clone() else {
-            return Err(not_sharded());
-        };
-        pieces.error.map_or(Ok(()), Err)?;
+        let Apart {
+            sharding, pieces, ..
+        } = Apart::of(model)?;
         let export = Export {
             destination: to,
-            pieces: pieces
-                .found
-                .into_iter()
-                .map(|(u, p)| (u, p.into_values().collect()))
-                .collect(),
+            pieces,
             gathered: BTreeMap::new(),
         };
         EXPORT.set(Some(export));
@@ -121,21 +115,74 @@ pub(super) fn take(identity: &Identity) -> Result<FlexTensor> {
     })
 }
 
+/// What this rank holds of a sharded model, unit by unit.
+#[derive(Debug)]
+pub(crate) struct Apart {
+    sharding: Arc<Sharding>,
+    pieces: BTreeMap<usize, Vec<Piece>>,
+    /// Running state, which every rank has.
+    pub(crate) state: Vec<State>,
+}
+
+/// A tensor that is no parameter, with its path.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) path: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: DType,
+    pub(crate) piece: Piece,
+}
+
+impl Apart {
+    /// # Errors
+    /// [`Error::Model`] if `model` was not sharded.
+    pub(crate) fn of<M: Module>(model: &M) -> Result<Self> {
+        let mut pieces = Pieces::default();
+        walk(model, &mut pieces);
+        let sharding = pieces.sharding.ok_or_else(not_sharded)?;
+        pieces.error.map_or(Ok(()), Err)?;
+        let in_order = |(unit, slots): (_, BTreeMap<_, _>)| (unit, slots.into_values().collect());
+        Ok(Self {
+            sharding,
+            pieces: pieces.found.into_iter().map(in_order).collect(),
+            state: pieces.state,
+        })
+    }
+
+    /// The units, in the order in which they are gathered.
+    pub(crate) fn layouts(&self) -> impl Iterator<Item = &UnitLayout> {
+        let units = self.pieces.keys();
+        units.map(|unit| &self.sharding.unit(*unit).layout)
+    }
+
+    /// Gathers one unit after the other, each of which is gone before the next comes. Collective.
+    pub(crate) fn gather(&self, mut each: impl FnMut(&UnitLayout, &Shared)) -> Result<()> {
+        for (unit, pieces) in &self.pieces {
+            let layout = &self.sharding.unit(*unit).layout;
+            let flat = self.sharding.gather(*unit, pieces.clone().into()).wait()?;
+            each(layout, &flat);
+        }
+        Ok(())
+    }
+}
+
 #[derive(Default)]
 struct Pieces {
     sharding: Option<Arc<Sharding>>,
     found: BTreeMap<usize, BTreeMap<usize, Piece>>,
+    state: Vec<State>,
     error: Option<Error>,
 }
 
 impl Visit for Pieces {
-    type Held = Result<Piece>;
+    type Held = (Vec<usize>, DType, Result<Piece>);
 
-    fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<Piece> {
-        Piece::of(param.base())
+    fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Self::Held {
+        let stored = param.base();
+        (stored.dims().to_vec(), stored.dtype(), Piece::of(stored))
     }
 
-    fn sharded(&mut self, path: &str, held: Result<Piece>, identity: Identity) {
+    fn sharded(&mut self, path: &str, (.., held): Self::Held, identity: Identity) {
         let first = self
             .sharding
             .get_or_insert_with(|| identity.sharding.clone());
@@ -150,6 +197,18 @@ impl Visit for Pieces {
                     .or_default()
                     .insert(identity.slot, piece);
             }
+            Err(error) => self.error = Some(error),
+        }
+    }
+
+    fn plain(&mut self, path: &str, (shape, dtype, held): Self::Held) {
+        match held {
+            Ok(piece) => self.state.push(State {
+                path: path.into(),
+                shape,
+                dtype,
+                piece,
+            }),
             Err(error) => self.error = Some(error),
         }
     }

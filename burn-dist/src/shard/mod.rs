@@ -46,6 +46,7 @@ mod scope;
 mod sharded;
 mod sharding;
 mod survey;
+mod values;
 
 pub use accumulation::Accumulation;
 pub use activations::{Activations, Tokens};
@@ -54,6 +55,7 @@ pub use gradients::{Clipped, ShardedGradients};
 pub use scope::unit;
 
 pub(crate) use flat::Piece;
-pub(crate) use full::{not_sharded, two_sharded};
+pub(crate) use full::{Apart, not_sharded, two_sharded};
 pub(crate) use sharded::{Identity, Visit, walk};
 pub(crate) use sharding::Sharding;
+pub(crate) use values::Values;

@@ -1,0 +1,240 @@
+//! A model's parameters into files, gathered one unit at a time.
+
+use super::elements::file_type;
+use super::name::{Name, Naming};
+use super::writer::{Entry, Writer};
+use crate::error::{Error, Result};
+use crate::shard::Apart;
+use crate::world::World;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType, FloatDType, Tensor};
+use std::path::Path;
+
+/// How a model is written in Hugging Face's layout: names, type, and size of the files.
+///
+/// ```
+/// use burn::tensor::FloatDType;
+/// use burn_dist::weights::{Export, Name};
+///
+/// let export = Export::new()
+///     .named(|path: &str| Some(Name::new(format!("model.{path}"))))
+///     .dtype(FloatDType::BF16)
+///     .max_file_bytes(1_000_000_000);
+/// # let _ = export;
+/// ```
+#[derive(Debug, Clone)]
+pub struct Export {
+    naming: Naming,
+    dtype: Option<DType>,
+    max_file_bytes: u64,
+}
+
+impl Default for Export {
+    fn default() -> Self {
+        Self {
+            naming: Naming::default(),
+            dtype: None,
+            max_file_bytes: 5_000_000_000,
+        }
+    }
+}
+
+impl Export {
+    /// Names and types of the model, in files of at most 5 GB.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the parameters are called in the files, by module path.
+    pub fn named<N: Into<Name>>(
+        mut self,
+        naming: impl Fn(&str) -> Option<N> + Send + Sync + 'static,
+    ) -> Self {
+        self.naming = Naming::new(naming);
+        self
+    }
+
+    /// Writes every parameter in this type; conversion rounds to the nearest value.
+    pub fn dtype(mut self, dtype: FloatDType) -> Self {
+        self.dtype = Some(dtype.into());
+        self
+    }
+
+    /// The size at which a file is full. A tensor that is larger has a file of its own.
+    pub fn max_file_bytes(mut self, bytes: u64) -> Self {
+        self.max_file_bytes = bytes;
+        self
+    }
+
+    /// Writes a plain Burn model to a folder: `model.safetensors`, or several files and an index.
+    ///
+    /// The files of an earlier export are replaced once the new ones are complete.
+    ///
+    /// # Cost
+    /// One parameter at a time is copied.
+    ///
+    /// # Errors
+    /// [`Error::File`] where a file cannot be written; [`Error::Model`] for a parameter without a
+    /// name, and for a sharded model.
+    pub fn write<M: Module>(&self, model: &M, folder: impl AsRef<Path>) -> Result<()> {
+        if Apart::of(model).is_ok() {
+            return Err(Error::model(
+                "this model",
+                "is sharded, and this rank has only its pieces",
+                "call world.export on every rank",
+            ));
+        }
+        let mut put = Put {
+            entries: Vec::new(),
+            export: self,
+            path: Vec::new(),
+            writer: None,
+            result: Ok(()),
+        };
+        model.visit(&mut put);
+        put.result?;
+        let entries = std::mem::take(&mut put.entries);
+        put.writer = Some(Writer::new(folder.as_ref(), entries, self.max_file_bytes)?);
+        put.result = Ok(());
+        model.visit(&mut put);
+        put.result?;
+        put.writer.map_or(Ok(()), Writer::finish)
+    }
+
+    /// How a parameter is going to be written.
+    fn entry(&self, path: &str, shape: &[usize], stored: DType) -> Result<Entry> {
+        let Some(name) = self.naming.of(path) else {
+            return Err(Error::model(
+                path,
+                "has no name in the files",
+                "name every parameter in Export::named",
+            ));
+        };
+        let dtype = self.dtype.unwrap_or(stored);
+        if let Some(odd) = [stored, dtype]
+            .into_iter()
+            .find(|d| file_type(*d).is_none())
+        {
+            return Err(Error::model(
+                path,
+                format!("is of type {}, which these files do not have", odd.name()),
+                "choose f64, f32, f16 or bf16 with Export::dtype, and for the model",
+            ));
+        }
+        Ok(Entry {
+            shape: name.shape_in_file(shape),
+            transposed: name.transposed,
+            name: name.name,
+            dtype,
+        })
+    }
+}
+
+impl World {
+    /// Writes the parameters of a sharded model to a folder, in files that other programs read.
+    ///
+    /// Rank 0 writes `model.safetensors`, or several files and an index; the files of an earlier
+    /// export are replaced once the new ones are complete. To resume training use
+    /// [`save`](Self::save), which is faster and keeps the optimizer. Collective.
+    ///
+    /// # Cost
+    /// One all-gather per unit; no rank holds more than one unit beside its shard.
+    ///
+    /// # Errors
+    /// [`Error::File`] where a file cannot be written; [`Error::Model`] for a parameter without a
+    /// name, and if `model` was not sharded. What fails on one rank fails on all.
+    ///
+    /// # Source
+    /// `save_pretrained` in Hugging Face's `transformers`.
+    pub fn export<M: Module>(
+        &self,
+        model: &M,
+        folder: impl AsRef<Path>,
+        export: &Export,
+    ) -> Result<()> {
+        const WHAT: &str = "export the model";
+        let mut ready = None;
+        self.together(WHAT, || {
+            let apart = Apart::of(model)?;
+            let mut entries = Vec::new();
+            for layout in apart.layouts() {
+                for slot in &layout.slots {
+                    entries.push(export.entry(&slot.path, &slot.shape, layout.dtype)?);
+                }
+            }
+            for state in &apart.state {
+                entries.push(export.entry(&state.path, &state.shape, state.dtype)?);
+            }
+            let writer = match self.is_chief() {
+                true => Some(Writer::new(
+                    folder.as_ref(),
+                    entries,
+                    export.max_file_bytes,
+                )?),
+                false => None,
+            };
+            ready = Some((apart, writer));
+            Ok([0; 2])
+        })?;
+        let Some((apart, mut writer)) = ready else {
+            return Ok(());
+        };
+        // Where writing fails, the others are not left alone in a gather: they are told at the end.
+        let mut written = Ok(());
+        apart.gather(|layout, flat| {
+            for slot in &layout.slots {
+                if let (Some(writer), Ok(())) = (&mut writer, &written) {
+                    written = writer.put(flat.bytes(slot.offset, slot.len), layout.dtype);
+                }
+            }
+        })?;
+        self.together(WHAT, || {
+            written?;
+            if let Some(mut writer) = writer {
+                for state in &apart.state {
+                    writer.put(state.piece.bytes(), state.dtype)?;
+                }
+                writer.finish()?;
+            }
+            Ok([0; 2])
+        })?;
+        Ok(())
+    }
+}
+
+/// Visits a plain model twice: to describe what it has, and to write it.
+struct Put<'a> {
+    entries: Vec<Entry>,
+    export: &'a Export,
+    path: Vec<String>,
+    writer: Option<Writer>,
+    result: Result<()>,
+}
+
+impl ModuleVisitor for Put<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.result.is_err() {
+            return;
+        }
+        let value = param.val();
+        match &mut self.writer {
+            None => {
+                let path = self.path.join(".");
+                let entry = self.export.entry(&path, &value.dims(), value.dtype());
+                self.result = entry.map(|entry| self.entries.push(entry));
+            }
+            Some(writer) => {
+                let data = value.into_data();
+                self.result = writer.put(data.as_bytes(), data.dtype());
+            }
+        }
+    }
+}

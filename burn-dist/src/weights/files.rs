@@ -1,0 +1,352 @@
+//! The files of a checkpoint: found, mapped, and their headers read. No weight is touched here.
+
+use super::elements::{Elements, burn_type};
+use super::name::{Name, Naming};
+use crate::error::{Error, Result};
+use burn::tensor::DType;
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// The file of a checkpoint that is in one piece.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// Says which file has which tensor, where there are several.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// Weights that another kind of checkpoint is recognised by, and what it is.
+const FOREIGN: [(&str, &str); 4] = [
+    ("pytorch_model.bin", "PyTorch's pickle format"),
+    ("pytorch_model.bin.index.json", "PyTorch's pickle format"),
+    ("tf_model.h5", "TensorFlow's format"),
+    ("flax_model.msgpack", "Flax's format"),
+];
+
+/// The index of a checkpoint in several files.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Index {
+    pub(super) metadata: Totals,
+    /// The file of each tensor.
+    pub(super) weight_map: BTreeMap<String, String>,
+}
+
+/// What an index says of the whole; readers do not need it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Totals {
+    #[serde(default)]
+    pub(super) total_size: u64,
+}
+
+/// Weights on disk in Hugging Face's layout, ready to be read piece by piece.
+///
+/// The files are mapped, and must not be written to while they are in use: a file that shrinks under
+/// a map kills the process that reads it. Give every rank its own: opening costs the headers only.
+///
+/// ```
+/// use burn::{nn::LinearConfig, tensor::Device};
+/// use burn_dist::weights::{Export, Name, Weights};
+///
+/// let folder = std::env::temp_dir().join(format!("burn-dist-doc-{}", std::process::id()));
+/// let name = |path: &str| Some(Name::new(format!("dense.{path}")));
+/// let model = LinearConfig::new(3, 2).init(&Device::flex());
+/// Export::new().named(name).write(&model, &folder)?;
+///
+/// let weights = Weights::open(&folder)?.named(name);
+/// let other = LinearConfig::new(3, 2).init(&Device::flex());
+/// let (other, report) = weights.apply(other)?;
+/// assert_eq!(report.applied, ["weight", "bias"]);
+/// assert_eq!(other.weight.val().into_data(), model.weight.val().into_data());
+/// # std::fs::remove_dir_all(&folder).ok();
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    files: Vec<Mapped>,
+    tensors: BTreeMap<String, Stored>,
+    pub(super) naming: Naming,
+    pub(super) may_differ: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Mapped {
+    path: PathBuf,
+    map: Mmap,
+}
+
+/// Where a tensor lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stored {
+    file: usize,
+    pub(super) shape: Vec<usize>,
+    dtype: Dtype,
+    bytes: Range<usize>,
+}
+
+impl Weights {
+    /// Opens `model.safetensors` or the files of `model.safetensors.index.json` in a folder, or a
+    /// single file.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there is nothing to open, or a file is missing, short or damaged; for a
+    /// folder with weights in another format it says how to convert them.
+    ///
+    /// # Source
+    /// The layout of `save_pretrained` in Hugging Face's `transformers`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let mut weights = Self {
+            path: path.to_path_buf(),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            naming: Naming::default(),
+            may_differ: Vec::new(),
+        };
+        // Both may be there; readers of this layout take the single file first.
+        let (single, index) = (path.join(SINGLE), path.join(INDEX));
+        if path.is_file() {
+            weights.add(path, |_| true)?;
+        } else if single.exists() {
+            weights.add(&single, |_| true)?;
+        } else if index.exists() {
+            weights.add_indexed(path, &index)?;
+        } else {
+            return Err(nothing(path));
+        }
+        Ok(weights)
+    }
+
+    /// What the parameters of a model are called in these files, by module path; without this, as
+    /// in the model. For a path without a name there is nothing in the files.
+    pub fn named<N: Into<Name>>(
+        mut self,
+        naming: impl Fn(&str) -> Option<N> + Send + Sync + 'static,
+    ) -> Self {
+        self.naming = Naming::new(naming);
+        self
+    }
+
+    /// Modules or parameters, by path, that are drawn anew if their shape in the files differs, such
+    /// as a classifier for other labels. Every other difference is an error.
+    pub fn may_differ(mut self, paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.may_differ.extend(paths.into_iter().map(Into::into));
+        self
+    }
+
+    /// Names and shapes of all tensors, in alphabetical order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        let all = self.tensors.iter();
+        all.map(|(name, stored)| (name.as_str(), stored.shape.as_slice()))
+    }
+
+    /// The folder or file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn entry(&self, name: &str) -> Option<(&str, &Stored)> {
+        let found = self.tensors.get_key_value(name)?;
+        Some((found.0, found.1))
+    }
+
+    /// The float type of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::File`] for any other type.
+    pub(super) fn dtype(&self, name: &str, stored: &Stored) -> Result<DType> {
+        burn_type(stored.dtype).ok_or_else(|| {
+            let expected = format!("{name} as F64, F32, F16 or BF16");
+            let path = &self.files[stored.file].path;
+            Error::file(path, expected, format!("{:?}", stored.dtype))
+        })
+    }
+
+    /// The elements of a tensor, in the map.
+    pub(super) fn elements(&self, stored: &Stored, dtype: DType, transposed: bool) -> Elements<'_> {
+        let transposed = match (transposed, stored.shape.as_slice()) {
+            (true, &[rows, columns]) => Some([rows, columns]),
+            _ => None,
+        };
+        Elements {
+            bytes: &self.files[stored.file].map[stored.bytes.clone()],
+            dtype,
+            transposed,
+        }
+    }
+
+    /// A number that is the same for ranks that opened the same weights, wherever they lie.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        for (name, stored) in &self.tensors {
+            name.hash(&mut hash);
+            format!("{:?}", stored).hash(&mut hash);
+        }
+        hash.finish()
+    }
+
+    fn add_indexed(&mut self, folder: &Path, path: &Path) -> Result<()> {
+        let wanted = "an index with a weight_map from tensor to file";
+        let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, wanted, e))?;
+        let index: Index = serde_json::from_str(&text).map_err(|e| Error::file(path, wanted, e))?;
+        let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, file) in &index.weight_map {
+            // The index comes from somewhere else, and has no business outside of its folder.
+            if Path::new(file).file_name() != Some(file.as_ref()) {
+                return Err(Error::file(path, format!("a file name for {name}"), file));
+            }
+            files.entry(file).or_default().push(name);
+        }
+        for (file, names) in files {
+            let file = folder.join(file);
+            if !file.is_file() {
+                let expected = format!("{}, which {INDEX} names", file.display());
+                return Err(Error::file(folder, expected, "no such file"));
+            }
+            self.add(&file, |name| names.binary_search(&name).is_ok())?;
+            if let Some(name) = names.iter().find(|name| !self.tensors.contains_key(**name)) {
+                let expected = format!("the tensor {name}, which {INDEX} says is here");
+                return Err(Error::file(&file, expected, "no such tensor"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps a file and takes note of the tensors that are `wanted` of it.
+    fn add(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let whole = "a whole safetensors file";
+        let map = map(path).map_err(|e| Error::file(path, whole, e))?;
+        if map.starts_with(b"version https://git-lfs") {
+            let found = "a pointer of Git LFS: fetch the file itself with `git lfs pull`";
+            return Err(Error::file(path, whole, found));
+        }
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+            let found = format!("{} bytes that are not one: {e}", map.len());
+            Error::file(path, whole, found)
+        })?;
+        // The header's own length comes first, in 8 bytes.
+        let data = 8 + header;
+        for (name, info) in metadata.tensors() {
+            if wanted(&name) {
+                let (start, end) = info.data_offsets;
+                let stored = Stored {
+                    file: self.files.len(),
+                    shape: info.shape.clone(),
+                    dtype: info.dtype,
+                    bytes: data + start..data + end,
+                };
+                self.tensors.insert(name, stored);
+            }
+        }
+        self.files.push(Mapped {
+            path: path.to_path_buf(),
+            map,
+        });
+        Ok(())
+    }
+}
+
+#[allow(unsafe_code)]
+fn map(path: &Path) -> std::io::Result<Mmap> {
+    let file = File::open(path)?;
+    // SAFETY: the map is only read, as bytes of which any value is valid. That nobody writes to the
+    // file meanwhile is asked of the user: `Weights` says so.
+    unsafe { Mmap::map(&file) }
+}
+
+/// What to say of a path without weights.
+fn nothing(path: &Path) -> Error {
+    let expected = format!("{SINGLE} or {INDEX}");
+    let foreign = FOREIGN.iter().find(|(file, _)| path.join(file).exists());
+    let found = match foreign {
+        Some((file, format)) => format!(
+            "{file}, which is {format}: open it with Python's transformers and write it with \
+             save_pretrained(folder, safe_serialization=True)"
+        ),
+        None if path.is_dir() => "a folder with neither".into(),
+        None => "no such folder".into(),
+    };
+    Error::file(path, expected, found)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::weights::Export;
+    use burn::nn::LinearConfig;
+    use burn::tensor::Device;
+    use std::fs;
+
+    /// What opening a folder with these files says.
+    fn message(files: &[(&str, &[u8])]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, contents) in files {
+            fs::write(folder.path().join(name), contents).unwrap();
+        }
+        match Weights::open(folder.path()).unwrap_err() {
+            error @ Error::File { .. } => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_is_an_error_that_says_what_to_do() {
+        let none = Weights::open("/nowhere/at/all").unwrap_err().to_string();
+        assert!(none.contains("no such folder"), "{none}");
+        let empty = message(&[]);
+        assert!(empty.contains("a folder with neither"), "{empty}");
+        let pickle = message(&[("pytorch_model.bin", b"PK")]);
+        assert!(pickle.contains("safe_serialization=True"), "{pickle}");
+        let pointer = message(&[(
+            "model.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\n",
+        )]);
+        assert!(pointer.contains("git lfs pull"), "{pointer}");
+        for junk in [&b""[..], b"short", &[0xff; 64]] {
+            let junk = message(&[("model.safetensors", junk)]);
+            assert!(junk.contains("expected a whole safetensors file"), "{junk}");
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_named() {
+        let whole = tempfile::tempdir().unwrap();
+        let model = LinearConfig::new(7, 15).init(&Device::flex());
+        Export::new().write(&model, whole.path()).unwrap();
+        let bytes = fs::read(whole.path().join("model.safetensors")).unwrap();
+        // At every length that is too short, and with a tail.
+        for len in (0..bytes.len()).step_by(97).chain([bytes.len() - 1]) {
+            let cut = message(&[("model.safetensors", &bytes[..len])]);
+            assert!(
+                cut.contains(&format!("found {len} bytes")) || len == 0,
+                "{cut}"
+            );
+        }
+        let longer = [&bytes[..], b"tail"].concat();
+        assert!(message(&[("model.safetensors", &longer)]).contains("not fully covered"));
+
+        let index = |map: &str| format!("{{\"metadata\": {{}}, \"weight_map\": {{{map}}}}}");
+        let case = |map: &str| {
+            message(&[
+                ("model.safetensors.index.json", index(map).as_bytes()),
+                ("model-00001-of-00002.safetensors", &bytes),
+            ])
+        };
+        let missing = case("\"weight\": \"model-00002-of-00002.safetensors\"");
+        assert!(
+            missing.contains("model-00002-of-00002.safetensors, which"),
+            "{missing}"
+        );
+        assert!(missing.contains("no such file"), "{missing}");
+        let lacks = case("\"net.other\": \"model-00001-of-00002.safetensors\"");
+        assert!(lacks.contains("the tensor net.other"), "{lacks}");
+        let outside = case("\"weight\": \"../model.safetensors\"");
+        assert!(outside.contains("a file name for weight"), "{outside}");
+        let junk = message(&[("model.safetensors.index.json", b"[]")]);
+        assert!(junk.contains("weight_map"), "{junk}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Filling a model from files: each rank its own pieces, or one device all of it.
+
+use super::elements::file_type;
+use super::files::Weights;
+use super::matching::Matching;
+use super::report::Report;
+use crate::error::{Error, Result};
+use crate::shard::Values;
+use crate::strategy::Strategy;
+use crate::world::World;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+
+impl Strategy {
+    /// Spreads a model over the ranks of `world` as [`shard`](Self::shard) does, with the parameters
+    /// that `weights` has.
+    ///
+    /// Of each such parameter a rank copies the elements that it will store, and nothing is drawn.
+    /// What the files lack is drawn as `shard` draws it, and listed in the [`Report`]. Types are
+    /// converted to the model's. Collective.
+    ///
+    /// # Cost
+    /// A rank reads as many elements as it stores, straight into where they stay. A transposed matrix
+    /// is read a few neighbours at a time, so that every rank of a host may touch all its pages,
+    /// which they share.
+    ///
+    /// # Errors
+    /// As `shard`; [`Error::Model`] for a tensor of another shape, unless it
+    /// [may differ](Weights::may_differ), and if no tensor fits; [`Error::File`] for one that is no
+    /// float. If ranks have opened different weights, an error that names the rank. What fails on one
+    /// rank fails on all.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::weights::{Export, Weights};
+    /// use burn_dist::{Strategy, launch::Threads};
+    ///
+    /// let folder = std::env::temp_dir().join(format!("burn-dist-doc-load-{}", std::process::id()));
+    /// let model = LinearConfig::new(64, 4).init(&Device::flex());
+    /// Export::new().write(&model, &folder)?;
+    ///
+    /// let read = Threads::new(2).run(|world| {
+    ///     let weights = Weights::open(&folder)?;
+    ///     let model = LinearConfig::new(64, 4).init(&world.device());
+    ///     let (_model, report) = Strategy::fsdp().shard_from(model, &world, &weights)?;
+    ///     Ok(report.read_bytes)
+    /// })?;
+    /// assert_eq!(read.iter().sum::<u64>(), 4 * (64 * 4 + 4));
+    /// # std::fs::remove_dir_all(&folder).ok();
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn shard_from<M: Module>(
+        self,
+        model: M,
+        world: &World,
+        weights: &Weights,
+    ) -> Result<(M, Report)> {
+        let mut matching = None;
+        let numbers = world.together("match the weights with the model", || {
+            let mine = matching.insert(Matching::new(weights, &model)?);
+            Ok([weights.fingerprint(), mine.fingerprint()])
+        })?;
+        same(world, weights, &numbers)?;
+        // An error of this rank was returned above.
+        let Some(matching) = matching else {
+            return Err(Error::file(weights.path(), "weights", "none"));
+        };
+        let model = self.shard_with(model, world, Some(&matching))?;
+        Ok((model, matching.into_report()))
+    }
+}
+
+/// Returns if all ranks are about to read the same.
+fn same(world: &World, weights: &Weights, numbers: &[[u64; 2]]) -> Result<()> {
+    let votes = |of: &[u64; 2]| numbers.iter().filter(|other| *other == of).count();
+    // Of equally many the one that comes first.
+    let usual = (0..numbers.len())
+        .rev()
+        .max_by_key(|rank| votes(&numbers[*rank]));
+    let usual = numbers[usual.unwrap_or(0)];
+    let Some(odd) = numbers.iter().position(|other| *other != usual) else {
+        return Ok(());
+    };
+    let found = match numbers[odd][0] == usual[0] {
+        true => "the same files there, but other names or other shapes that may differ",
+        false => "files with other tensors there",
+    };
+    let expected = format!("the same weights on all {} ranks as on most", world.size());
+    let found = format!("{found}, on rank {odd} (this is rank {})", world.rank());
+    Err(Error::file(weights.path(), expected, found))
+}
+
+impl Weights {
+    /// Fills a model on one device; what the files lack stays as it is, drawn or not.
+    ///
+    /// Parameters keep their identity, device, type and whether they train.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a tensor of another shape, unless it [may differ](Self::may_differ), and
+    /// if no tensor fits; [`Error::File`] for one that is no float.
+    pub fn apply<M: Module>(&self, model: M) -> Result<(M, Report)> {
+        let matching = Matching::new(self, &model)?;
+        let model = model.map(&mut Fill {
+            matching: &matching,
+            path: Vec::new(),
+        });
+        Ok((model, matching.into_report()))
+    }
+}
+
+struct Fill<'a> {
+    matching: &'a Matching<'a>,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Fill<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.join(".");
+        if !self.matching.has(&path) {
+            return param;
+        }
+        let (id, device, shape) = (param.id, param.lazy_device(), param.lazy_shape());
+        let dtype: DType = match param.is_initialized() {
+            true => param.base().dtype(),
+            false => device.settings().float_dtype.into(),
+        };
+        // Devices with floats of their own take the usual ones.
+        let read = file_type(dtype).map_or(DType::F32, |_| dtype);
+        let len = shape.num_elements();
+        let mut bytes = vec![0; len * read.size()];
+        self.matching.read(&path, 0..len, read, &mut bytes);
+        let data = TensorData::from_bytes_vec(bytes, shape, read);
+        param.transform_for_load(Tensor::from_data(data, (&device, dtype)), id)
+    }
+}
