@@ -13,7 +13,7 @@ use crate::unwind::raise;
 use crate::world::World;
 use burn::backend::Flex;
 use burn::module::{Module, Param, Reparameterizer};
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,8 +52,9 @@ impl Strategy {
     /// # Source
     /// PyTorch: `fully_shard`; DeepSpeed: `zero.Init`.
     pub fn shard<M: Module>(self, model: M, world: &World) -> Result<M> {
+        self.precision.check()?;
         let is_cut = self.cut_over(world.size())? > 1;
-        let parameters = parameters(&model, self.units.as_deref(), is_cut)?;
+        let parameters = parameters(&model, &self, is_cut)?;
         agreement::agree(world, &self, &parameters)?;
         let plan = Plan::new(&self, &parameters, world.size())?;
         let sharding = Arc::new(Sharding::new(world, self, &plan)?);
@@ -83,11 +84,7 @@ impl Strategy {
     /// As [`shard`](Self::shard), without what needs other ranks.
     pub fn plan<M: Module>(&self, model: &M, size: usize) -> Result<Plan> {
         let is_cut = self.over != Over::Nobody && self.cut_over(size)? > 1;
-        Plan::new(
-            self,
-            &parameters(model, self.units.as_deref(), is_cut)?,
-            size,
-        )
+        Plan::new(self, &parameters(model, self, is_cut)?, size)
     }
 }
 
@@ -147,6 +144,12 @@ fn cut<const D: usize>(
     let layout = &identity.sharding.unit(identity.unit).layout;
     let full_shape = layout.slots[identity.slot].shape.clone();
     let (id, full, mapper) = param.consume();
+    // Under a precision policy the piece is f32, whatever the model came in.
+    let precision = identity.sharding.strategy.precision;
+    let full = match precision.is_full() {
+        true => full,
+        false => full.cast(FloatDType::F32),
+    };
     if full.dtype() != layout.dtype {
         return Err(Error::model(
             path,

@@ -103,7 +103,7 @@ pub(super) fn take(identity: &Identity) -> Result<FlexTensor> {
     EXPORT.with_borrow_mut(|export| {
         let export = export.as_mut().ok_or_else(not_sharded)?;
         if let Some(pieces) = export.pieces.remove(unit) {
-            let flat = sharding.gather(*unit, pieces.into()).wait()?;
+            let flat = sharding.gather(*unit, pieces.into(), layout.dtype).wait()?;
             export.gathered.insert(*unit, (flat, layout.slots.len()));
         }
         let (flat, left) = export.gathered.get_mut(unit).ok_or_else(not_sharded)?;

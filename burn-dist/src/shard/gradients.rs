@@ -140,12 +140,42 @@ impl ShardedGradients {
         let norm = self.norm()?;
         let factor = max_norm / (norm + 1e-6);
         if factor < 1.0 {
-            for gradients in self.units.iter_mut().flatten() {
-                gradients.flat.scale(factor);
-            }
+            self = self.scaled(factor);
         }
         let grads = self.into_params();
         Ok(Clipped { grads, norm })
+    }
+
+    /// Whether every gradient of every rank is a finite number; the same answer on every rank.
+    ///
+    /// # Cost
+    /// One all-reduce of a byte. Collective.
+    ///
+    /// # Errors
+    /// What a collective returns.
+    pub fn all_finite(&self) -> Result<bool> {
+        let units = self.units.iter().enumerate();
+        let is_finite = |(unit, gradients): (usize, &Option<UnitGradients>)| {
+            let Some(UnitGradients { present, flat }) = gradients else {
+                return true;
+            };
+            let layout = &self.sharding.unit(unit).layout;
+            let owned = self.sharding.owned(unit);
+            let mut slots = (0..present.len()).filter(|slot| present[*slot]);
+            slots.all(|slot| flat.is_finite(layout.piece_in_cut(slot, owned)))
+        };
+        let mut found = [u8::from(!units.map(is_finite).all(|finite| finite))];
+        let comm = self.sharding.world.comm();
+        let label = "gradients finite".into();
+        comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut found))?;
+        Ok(found[0] == 0)
+    }
+
+    /// The same gradients, each multiplied by `factor`.
+    pub fn scaled(mut self, factor: f64) -> Self {
+        let all = self.units.iter_mut().flatten();
+        all.for_each(|gradients| gradients.flat.scale(factor));
+        self
     }
 
     /// The gradients as Burn's optimizers take them.

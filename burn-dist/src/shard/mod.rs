@@ -7,7 +7,9 @@
 //!
 //! - `cut` checks a model, lays its units out, and cuts every parameter ([`Strategy::shard`]);
 //! - `scope` is [`unit`](crate::unit()), the boundary at which a unit's parameters come and go;
-//! - `pass` is one run of a unit: its gather, its re-gather in backward, its reduction;
+//! - `pass` is one run of a unit: its gather, its re-gather in backward, its reduction; `forecast`
+//!   starts the gather of the unit that should come next;
+//! - `recompute` keeps a unit's inputs instead of its tape, and runs it again in backward;
 //! - `ops` puts a pass on the autodiff tape: the *view* of a parameter, whose backward hands its
 //!   gradient to the pass, and the *token*, which makes the tape finish one unit before the next;
 //! - `backward` takes what the passes have collected to the sum over ranks, `accumulation` runs the
@@ -36,19 +38,23 @@ mod agreement;
 mod backward;
 mod cut;
 mod flat;
+mod forecast;
 mod full;
 mod gradients;
 mod ops;
 mod optimizer;
 mod pass;
+mod recompute;
 mod running;
 mod scope;
+mod seen;
 mod sharded;
 mod sharding;
+mod source;
 mod survey;
 
 pub use accumulation::Accumulation;
-pub use activations::{Activations, Tokens};
+pub use activations::{Activations, MapActivations};
 pub use full::Destination;
 pub use gradients::{Clipped, ShardedGradients};
 pub use scope::unit;
