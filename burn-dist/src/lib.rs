@@ -88,6 +88,9 @@ pub use launch::launch;
 pub use plan::{Memory, Plan, Traffic};
 pub use precision::Precision;
 pub use scaler::GradScaler;
-pub use shard::{Accumulation, Activations, Clipped, Destination, ShardedGradients, unit};
+pub use shard::{
+    Accumulation, Activations, Clipped, Destination, MapActivations, Shadow, Shadowed,
+    ShardedGradients, unit,
+};
 pub use strategy::Strategy;
 pub use world::World;

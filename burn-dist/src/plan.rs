@@ -179,7 +179,10 @@ impl Plan {
                 (times, times * ring(self.gathered(u), self.cut_over))
             });
             row(Op::ReduceScatter, &|u| match u.trainable && !u.is_whole() {
-                true => (reductions, reductions * ring(self.reduced(u), self.cut_over)),
+                true => (
+                    reductions,
+                    reductions * ring(self.reduced(u), self.cut_over),
+                ),
                 false => (0, 0),
             });
         }

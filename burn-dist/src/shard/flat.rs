@@ -122,8 +122,9 @@ fn convert(from: &[u8], from_type: DType, to: &mut [u8], to_type: DType) {
         // The library's own loops use the processor's instructions for these.
         (F32, F16) => bytemuck::cast_slice_mut::<_, f16>(to)
             .convert_from_f32_slice(bytemuck::cast_slice(from)),
-        (F16, F32) => bytemuck::cast_slice::<_, f16>(from)
-            .convert_to_f32_slice(bytemuck::cast_slice_mut(to)),
+        (F16, F32) => {
+            bytemuck::cast_slice::<_, f16>(from).convert_to_f32_slice(bytemuck::cast_slice_mut(to))
+        }
         (F32, BF16) => each!(f32, bf16, bf16::from_f32),
         (BF16, F32) => each!(bf16, f32, bf16::to_f32),
         (F16, BF16) => each!(f16, bf16, |x: f16| bf16::from_f32(x.to_f32())),
@@ -227,6 +228,14 @@ impl Flat {
         let mut cast = Self::zeros(self.bytes.len() / self.dtype.size(), dtype);
         cast.put_bytes(0, &self.bytes, self.dtype);
         cast
+    }
+
+    /// All elements, widened.
+    pub(crate) fn numbers(&self) -> Vec<f64> {
+        let mut numbers = vec![0f64; self.bytes.len() / self.dtype.size()];
+        let to = bytemuck::cast_slice_mut(&mut numbers);
+        convert(&self.bytes, self.dtype, to, DType::F64);
+        numbers
     }
 
     /// Whether every element of a range is a number.

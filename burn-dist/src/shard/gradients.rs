@@ -4,11 +4,13 @@ use super::flat::Flat;
 use super::sharding::Sharding;
 use crate::comm::{Reduce, SpanMut};
 use crate::error::{Error, Result};
+use crate::layout::Slot;
 use burn::backend::Flex;
 use burn::module::{Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The gradients of one unit: this rank's cut, or all of it where nothing is cut.
@@ -169,6 +171,27 @@ impl ShardedGradients {
         let label = "gradients finite".into();
         comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut found))?;
         Ok(found[0] == 0)
+    }
+
+    /// Shows what this rank has of every gradient: unit, slot, the range of the parameter's
+    /// elements, and their values.
+    pub(super) fn each(&self, mut show: impl FnMut(usize, &Slot, Range<usize>, &[f64])) {
+        for (unit, gradients) in self.units.iter().enumerate() {
+            let Some(UnitGradients { present, flat }) = gradients else {
+                continue;
+            };
+            let (layout, owned) = (&self.sharding.unit(unit).layout, self.sharding.owned(unit));
+            let all = flat.numbers();
+            for slot in (0..present.len()).filter(|slot| present[*slot]) {
+                let values = &all[layout.piece_in_cut(slot, owned)];
+                show(unit, &layout.slots[slot], layout.piece(slot, owned), values);
+            }
+        }
+    }
+
+    /// The name of a unit.
+    pub(super) fn unit_name(&self, unit: usize) -> &str {
+        &self.sharding.unit(unit).layout.name
     }
 
     /// The same gradients, each multiplied by `factor`.

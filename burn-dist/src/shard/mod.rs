@@ -14,6 +14,7 @@
 //!   gradient to the pass, and the *token*, which makes the tape finish one unit before the next;
 //! - `backward` takes what the passes have collected to the sum over ranks, `accumulation` runs the
 //!   tapes of a step and turns the sums into `gradients`;
+//! - `shadow` compares all of that with one plain device, unit by unit, through what `watch` notes;
 //! - `sharding` is what they share: one model's units and groups on one rank.
 //!
 //! # Why the memory goes away
@@ -48,16 +49,19 @@ mod recompute;
 mod running;
 mod scope;
 mod seen;
+mod shadow;
 mod sharded;
 mod sharding;
 mod source;
 mod survey;
+mod watch;
 
 pub use accumulation::Accumulation;
 pub use activations::{Activations, MapActivations};
 pub use full::Destination;
 pub use gradients::{Clipped, ShardedGradients};
 pub use scope::unit;
+pub use shadow::{Shadow, Shadowed};
 
 pub(crate) use flat::Piece;
 pub(crate) use full::{not_sharded, two_sharded};

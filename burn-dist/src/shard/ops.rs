@@ -4,6 +4,7 @@
 use super::pass::Pass;
 use super::recompute::{Joined, Output};
 use super::source::Source;
+use super::watch::Probe;
 use crate::error::Result;
 use crate::unwind::or_raise;
 use burn::backend::autodiff::NodeId;
@@ -76,6 +77,14 @@ pub(super) fn seed<const D: usize>(
     Tensor::from_dispatch(<Dispatch as ShardOps>::shard_seed(x, earlier, gradient))
 }
 
+/// `x` again; its gradient is noted when it comes.
+pub(super) fn probe<const D: usize>(x: Tensor<D>, probe: Probe) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as ShardOps>::shard_probe(
+        x.into_dispatch(),
+        probe,
+    ))
+}
+
 /// Whether a gradient would flow through `x`.
 pub(crate) fn is_tracked<const D: usize>(x: &Tensor<D>) -> bool {
     let plain = || x.clone().try_into_primitive::<Autodiff<Flex>>();
@@ -116,6 +125,7 @@ pub(crate) trait ShardOps: Backend {
         earlier: FloatTensor<Self>,
         gradient: Seed,
     ) -> FloatTensor<Self>;
+    fn shard_probe(x: FloatTensor<Self>, probe: Probe) -> FloatTensor<Self>;
 }
 
 /// The value of every token: nobody reads it.
@@ -142,6 +152,10 @@ impl ShardOps for Flex {
 
     fn shard_seed(_: FlexTensor, _: FlexTensor, _: Seed) -> FlexTensor {
         nothing()
+    }
+
+    fn shard_probe(x: FlexTensor, _: Probe) -> FlexTensor {
+        x
     }
 }
 
@@ -232,6 +246,14 @@ impl<C: CheckpointStrategy> ShardOps for Autodiff<Flex, C> {
         match Sow.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(p) => p.finish(gradient, nothing()),
             OpsKind::UnTracked(p) => p.finish(nothing()),
+        }
+    }
+
+    fn shard_probe(x: FloatTensor<Self>, probe: Probe) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        match Pry.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(p) => p.finish(probe, x.into_primitive()),
+            OpsKind::UnTracked(p) => p.finish(x.into_primitive()),
         }
     }
 }
@@ -331,6 +353,22 @@ impl Backward<Flex, 2> for Sow {
     fn backward(self, ops: Ops<Seed, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         if let Some(parent) = &ops.parents[0] {
             grads.register::<Flex>(parent.id, ops.state.0);
+        }
+    }
+}
+
+/// Backward of a probe.
+#[derive(Debug)]
+struct Pry;
+
+impl Backward<Flex, 1> for Pry {
+    type State = Probe;
+
+    fn backward(self, ops: Ops<Probe, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = grads.consume::<Flex>(&ops.node);
+        ops.state.note(gradient.clone());
+        if let [Some(parent)] = &ops.parents {
+            grads.register::<Flex>(parent.id, gradient);
         }
     }
 }

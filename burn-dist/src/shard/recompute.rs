@@ -58,7 +58,7 @@ where
     scope.leave();
     let (outputs, is_captured) = IsTracked::ask(outputs);
     if is_captured {
-        raise(captured(scope.passes()));
+        raise(captured(scope.name()));
     }
     let (outputs, sum) = Checksum::of(outputs);
     let unit = Unit {
@@ -259,7 +259,7 @@ impl Unit {
         let (outputs, sum) = Checksum::of(f(&module, inputs));
         scope.leave();
         if sum != self.sum {
-            raise(changed(&self.passes));
+            raise(changed(scope.name()));
         }
         let mut seeds = Seeds {
             gradients: seeds.into_iter(),
@@ -297,22 +297,17 @@ impl Drop for Running {
     }
 }
 
-fn paths(passes: &[Arc<Pass>]) -> String {
-    let name = |pass: &Arc<Pass>| pass.sharding.unit(pass.unit).layout.name.to_string();
-    passes.iter().map(name).collect::<Vec<_>>().join(", ")
-}
-
-fn captured(passes: &[Arc<Pass>]) -> Error {
+fn captured(unit: String) -> Error {
     Error::model(
-        paths(passes),
+        unit,
         "is to be recomputed, but its closure captured a tensor that takes gradients",
         "pass that tensor to `unit` among the inputs",
     )
 }
 
-fn changed(passes: &[Arc<Pass>]) -> Error {
+fn changed(unit: String) -> Error {
     Error::model(
-        paths(passes),
+        unit,
         "computed something else when it was run again for backward",
         "draw random numbers from a stream that replays (Burn's Dropout does not), or do without \
          Strategy::recompute",

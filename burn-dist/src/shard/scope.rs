@@ -8,6 +8,7 @@ use super::recompute;
 use super::seen::Seen;
 use super::sharded::Identity;
 use super::sharding::Sharding;
+use super::watch;
 use crate::unwind::or_raise;
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -60,7 +61,7 @@ where
             f(module, inputs)
         }
     };
-    scope.to_returned(outputs)
+    watch::note(|| scope.name(), scope.to_returned(outputs))
 }
 
 /// A unit whose closure is running.
@@ -126,6 +127,15 @@ impl Scope {
 
     pub(super) fn passes(&self) -> &[Arc<Pass>] {
         &self.passes
+    }
+
+    /// What to call this call's unit in messages.
+    pub(super) fn name(&self) -> String {
+        let name = |pass: &Arc<Pass>| pass.sharding.unit(pass.unit).layout.name.to_string();
+        match self.passes.is_empty() {
+            true => "of no parameters of its own".into(),
+            false => self.passes.iter().map(name).collect::<Vec<_>>().join(", "),
+        }
     }
 
     /// Parameters read from here on are those of this unit, ordered after `inputs`.

@@ -6,8 +6,8 @@
 //! answers by leaving its identity with the walk that is going on.
 
 use super::ops::{self, View};
-use super::source::source;
 use super::sharding::Sharding;
+use super::source::source;
 use crate::unwind::or_raise;
 use burn::module::{
     Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,

@@ -169,7 +169,8 @@ impl Sharding {
             mine.put_bytes(0, piece.bytes(), layout.dtype);
             let mut padded = Flat::zeros(most * ranks, dtype);
             let label = label.with_detail(layout.slots[slot].path.as_str());
-            this.cut.all_gather(&label, mine.span()?, padded.span_mut()?)?;
+            this.cut
+                .all_gather(&label, mine.span()?, padded.span_mut()?)?;
             let mut whole = Flat::zeros(layout.slots[slot].len, dtype);
             for rank in 0..ranks {
                 let to = layout.piece(slot, rank);
