@@ -179,17 +179,18 @@ fn reference(case: &Case, size: usize, model: Net) -> Trace {
                 let grads = GradientsParams::from_grads(loss.backward(), &computed);
                 let one = oracle::cast(holding(&computed, &grads), FloatDType::F32);
                 sum = Some(match sum {
-                    Some(sum) => add(sum, &one, 1.0),
+                    Some(sum) => mixed(sum, 1.0, &one, 1.0),
                     None => one,
                 });
             }
         }
         let sum = sum.unwrap();
-        let mean = add(sum.clone(), &sum, 1.0 / (BATCH as f64 * case.scale()) - 1.0);
+        let by = 1.0 / (BATCH as f64 * case.scale());
+        let mean = mixed(sum.clone(), by, &sum, 0.0);
         let norm = values(&mean).values().flatten().map(|x| x * x).sum::<f64>();
         let norm = norm.sqrt();
         let mean = match case.clip {
-            Some(clip) if norm > clip => add(mean.clone(), &mean, clip / (norm + 1e-6) - 1.0),
+            Some(clip) if norm > clip => mixed(mean.clone(), clip / (norm + 1e-6), &mean, 0.0),
             _ => mean,
         };
         gradients.push(values(&mean));
@@ -203,9 +204,9 @@ fn reference(case: &Case, size: usize, model: Net) -> Trace {
     }
 }
 
-/// `a + by * b`, parameter by parameter.
-fn add(a: Net, b: &Net, by: f64) -> Net {
-    struct Add<'a>(&'a mut dyn Iterator<Item = Vec<f32>>, f64);
+/// `by * a + of * b`, parameter by parameter.
+fn mixed(a: Net, by: f64, b: &Net, of: f64) -> Net {
+    struct Add<'a>(&'a mut dyn Iterator<Item = Vec<f32>>, f64, f64);
     impl burn::module::ModuleMapper for Add<'_> {
         fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let other = self.0.next().unwrap();
@@ -213,7 +214,7 @@ fn add(a: Net, b: &Net, by: f64) -> Net {
                 let x = x.inner();
                 let other = TensorData::new(other, x.dims());
                 let other = Tensor::from_data(other, &x.device());
-                Tensor::from_inner(x + other * self.1)
+                Tensor::from_inner(x * self.1 + other * self.2)
             })
         }
     }
@@ -225,7 +226,7 @@ fn add(a: Net, b: &Net, by: f64) -> Net {
     }
     let mut all = All(Vec::new());
     b.visit(&mut all);
-    a.map(&mut Add(&mut all.0.into_iter(), by))
+    a.map(&mut Add(&mut all.0.into_iter(), by, of))
 }
 
 /// The gradients that `mean` holds, for those of `model` that take some.

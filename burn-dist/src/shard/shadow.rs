@@ -236,7 +236,7 @@ impl Comparison {
     /// The gradients of parameters, each unit measured by its largest.
     fn parameters(&mut self, found: &ShardedGradients, expected: &Values) {
         let mut largest: BTreeMap<usize, f64> = BTreeMap::new();
-        found.each(|unit, slot, ..| {
+        found.each(|unit, slot, _, _| {
             let values = expected.get(&slot.path).map_or(&[][..], |v| v);
             let most = largest.entry(unit).or_default();
             *most = values.iter().fold(*most, |most, x| most.max(x.abs()));
