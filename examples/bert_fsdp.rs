@@ -79,9 +79,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
     // All ranks evaluate together, and each sample counts once.
     let evaluated = |model: &BertClassifier| {
         let model = model.valid();
-        evaluate(world, &test, |batch: TextBatch| {
-            model.forward(batch.tokens())
-        })
+        evaluate(world, &test, |batch: TextBatch| model.forward(batch.tokens))
     };
     let mut last = None;
     while let Some(mut batches) = course.epoch(&data)? {
@@ -91,7 +89,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
             for (batch, noise) in step {
                 let count = batch.count;
                 let sum = meter.forward(count, || {
-                    let logits = model.forward_train(batch.tokens(), noise);
+                    let logits = model.forward_train(batch.tokens, noise);
                     cross_entropy_sum(logits, batch.labels, Some(batch.weights))
                 });
                 meter.time(Phase::Backward, || gradients.add_sum(sum, count))?;

@@ -45,6 +45,10 @@ pub struct BertArgs {
     /// The most tokens of a text; of a longer one, the end is not read.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_length: usize,
+
+    /// How much is dropped at random while training, everywhere.
+    #[arg(long, value_name = "RATE", default_value_t = 0.1)]
+    pub dropout: f64,
 }
 
 /// The models to choose from.
@@ -88,7 +92,11 @@ impl BertArgs {
             BertSize::Large => BertConfig::large(),
             BertSize::Distil => BertConfig::distil(),
         };
-        config.with_vocab(tokenizer.size())
+        config
+            .with_vocab(tokenizer.size())
+            .with_dropout(self.dropout)
+            .with_attention_dropout(self.dropout)
+            .with_head_dropout(self.dropout)
     }
 
     /// This rank's share of the texts, and the vocabulary that all ranks share. Collective.

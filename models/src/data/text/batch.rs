@@ -4,21 +4,18 @@
 //! rank's batch has a length of its own. That changes nothing in the results: padding is marked, no token
 //! attends to it, and a loss is summed over texts.
 
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::data::BatchInfo;
 
 use super::{Encoded, Tokenizer};
+use crate::bert::Tokens;
 use crate::data::Classified;
 
 /// Texts as a model takes them, on the batcher's device.
 #[derive(Debug, Clone)]
 pub struct TextBatch {
-    /// The tokens' numbers, `[batch, tokens]`, each row beginning with `[CLS]` and ending with padding.
-    pub ids: Tensor<2, Int>,
-    /// Which part of the text a token belongs to, `[batch, tokens]`: 0 for the title, 1 for the description.
-    pub types: Tensor<2, Int>,
-    /// True where there is only padding, `[batch, tokens]`.
-    pub padding: Tensor<2, Bool>,
+    /// Numbers, types and padding, each `[batch, tokens]`; title and description are of types 0 and 1.
+    pub tokens: Tokens,
     /// Classes, `[batch]`.
     pub labels: Tensor<1, Int>,
     /// The weight of each text's loss, `[batch]`: 1, or 0 for a text that only fills the batch.
@@ -44,9 +41,11 @@ impl Classified for TextBatch {
 
     fn inner(self) -> Self {
         Self {
-            ids: self.ids.inner(),
-            types: self.types.inner(),
-            padding: self.padding.inner(),
+            tokens: Tokens {
+                ids: self.tokens.ids.inner(),
+                types: self.tokens.types.map(Tensor::inner),
+                padding: self.tokens.padding.map(Tensor::inner),
+            },
             labels: self.labels.inner(),
             weights: self.weights.inner(),
             ..self
@@ -75,7 +74,7 @@ impl Classified for TextBatch {
 ///     global_count: 2,
 /// };
 /// let batch = batcher.collate(&[text(&[2, 17, 3]), text(&[2, 17, 18, 19, 3])], &info);
-/// assert_eq!(batch.ids.dims(), [2, 5]);
+/// assert_eq!(batch.tokens.ids.dims(), [2, 5]);
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
 ///
@@ -112,12 +111,14 @@ impl TextBatcher {
             .iter()
             .flat_map(|text| (0..shape[1]).map(|at| at >= text.ids.len()))
             .collect();
+        let padding = TensorData::new(padding, shape);
+        let padding = Tensor::from_data(padding, &self.device);
         let labels: Vec<i64> = items.iter().map(|text| text.label.into()).collect();
         let weights = TensorData::new(info.weights.clone(), [shape[0]]);
         TextBatch {
-            ids: rows(|text| &text.ids, self.pad),
-            types: rows(|text| &text.types, 0),
-            padding: Tensor::from_data(TensorData::new(padding, shape), &self.device),
+            tokens: Tokens::new(rows(|text| &text.ids, self.pad))
+                .with_types(rows(|text| &text.types, 0))
+                .with_padding(padding),
             labels: Tensor::from_data(TensorData::new(labels, [shape[0]]), &self.device),
             weights: Tensor::from_data(weights, &self.device),
             count: info.count,
@@ -182,16 +183,22 @@ mod tests {
             pad: 5,
         };
         let batch = batcher.collate(&[text(1), text(3)], &info);
-        assert_eq!(ints(batch.ids), [9, 5, 5, 9, 9, 9]);
-        assert_eq!(ints(batch.types), [1, 0, 0, 1, 1, 1]);
-        let padding: Vec<bool> = batch.padding.into_data().try_into_vec().unwrap();
+        assert_eq!(ints(batch.tokens.ids), [9, 5, 5, 9, 9, 9]);
+        assert_eq!(ints(batch.tokens.types.unwrap()), [1, 0, 0, 1, 1, 1]);
+        let padding: Vec<bool> = batch
+            .tokens
+            .padding
+            .unwrap()
+            .into_data()
+            .try_into_vec()
+            .unwrap();
         assert_eq!(padding, [false, true, true, false, false, false]);
         assert_eq!(batch.labels.dims(), [2]);
     }
 
     #[test]
     fn ranks_pad_for_themselves_and_one_without_texts_weighs_nothing() {
-        let dims = |rank| -> Vec<_> { batches(rank).iter().map(|b| b.ids.dims()).collect() };
+        let dims = |rank| -> Vec<_> { batches(rank).iter().map(|b| b.tokens.ids.dims()).collect() };
         assert_eq!(dims(0), [[1, 2], [1, 3]]);
         // The third text is rank 0's, so that rank 1 gets the first as a filler.
         assert_eq!(dims(1), [[1, 4], [1, 2]]);

@@ -18,7 +18,7 @@
 //! let loader = Loader::new(train, sampler, move |items, info| batcher.collate(&items, info))?;
 //!
 //! for batch in loader.epoch(0)? {
-//!     let [texts, tokens] = batch?.ids.dims();
+//!     let [texts, tokens] = batch?.tokens.ids.dims();
 //!     assert!(texts == 16 && tokens <= 32);
 //! }
 //! # Ok::<(), burn_dist::Error>(())
