@@ -282,6 +282,55 @@ fn half_of_the_parameters_frozen() {
     check("half frozen", frozen);
 }
 
+/// Bytes per rank, above the sharded model, that a batch of `rows` holds between forward and
+/// backward, and at the worst moment of backward.
+fn activations(size: Size, rows: usize, recompute: bool) -> (usize, usize) {
+    let _one = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let (ranks_here, all) = (2, Barrier::new(2));
+    let run = |world: World| {
+        let device = world.device();
+        let strategy = Strategy::fsdp().recompute(recompute);
+        let model = strategy.shard(size.init(&device), &world)?;
+        let mut found = (0, 0);
+        // Kernels keep some memory for each thread, so the second step is what counts.
+        for _ in 0..2 {
+            let x = Tensor::random([rows, size.width], Distribution::Default, &device);
+            let ((), start) = peak(&world, &all, || ());
+            let (loss, _) = peak(&world, &all, || model.loss(x));
+            let ((), held) = peak(&world, &all, || ());
+            let (grads, worst) = peak(&world, &all, || world.backward(loss, &model));
+            let _ = grads?;
+            found = ((held - start) / ranks_here, (worst - start) / ranks_here);
+        }
+        Ok(found)
+    };
+    ranks(ranks_here).run(run).unwrap()[0]
+}
+
+#[test]
+fn recomputing_keeps_the_inputs_of_units_and_nothing_else() {
+    let size = Size {
+        blocks: 12,
+        width: 256,
+        inner: 512,
+        root: 4,
+        frozen: false,
+    };
+    let rows = 512;
+    let input = 4 * rows * size.width;
+    let (kept, kept_worst) = activations(size, rows, false);
+    let (held, worst) = activations(size, rows, true);
+    // One input for each block, and what the root's loss keeps: its own input, and small change.
+    within("held for backward", held, (size.blocks + 1) * input);
+    // And in backward what one block keeps, once more for its gradients.
+    let block = kept / size.blocks;
+    let bar = (size.blocks + 1) * input + 2 * block;
+    within("in backward", worst, bar);
+    println!("recomputed over kept: held {held} / {kept}, worst {worst} / {kept_worst}");
+    assert!(4 * held < kept, "{held} of {kept}");
+    assert!(2 * worst < kept_worst, "{worst} of {kept_worst}");
+}
+
 #[test]
 fn steps_leave_nothing_behind() {
     let after = measure(EVEN, 2).after;

@@ -58,6 +58,30 @@ pub enum Error {
         remedy: String,
     },
 
+    /// A sharded model computes something else than one plain device does.
+    #[error(
+        "step {step}: unit {unit} deviates from one plain device on rank {rank} in {phase}: {what} \
+         is off by {found:.1e} of the largest element where {allowed:.1e} is allowed; everything \
+         before it agrees, so look for what this unit does differently when its parameters are \
+         sharded (does it read weight.shape() instead of weight.val()?)"
+    )]
+    Deviation {
+        /// The step that was compared.
+        step: usize,
+        /// The first unit that deviates.
+        unit: String,
+        /// The first rank on which it does.
+        rank: usize,
+        /// Forward or backward.
+        phase: String,
+        /// Which tensor.
+        what: String,
+        /// Its largest deviation.
+        found: f64,
+        /// What was asked for.
+        allowed: f64,
+    },
+
     /// Two ranks are not running the same program.
     #[error(
         "rank {peer} runs {theirs} where rank {rank} runs {ours}: every rank must issue the same \

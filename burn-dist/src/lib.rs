@@ -73,8 +73,10 @@ pub mod fuzz;
 pub mod launch;
 pub mod layout;
 mod plan;
+mod precision;
 pub mod prelude;
 pub mod rendezvous;
+mod scaler;
 pub mod shard;
 mod stop;
 mod strategy;
@@ -86,6 +88,11 @@ mod world;
 pub use error::{Error, Result};
 pub use launch::launch;
 pub use plan::{Memory, Plan, Traffic};
-pub use shard::{Accumulation, Activations, Clipped, Destination, ShardedGradients, unit};
+pub use precision::Precision;
+pub use scaler::GradScaler;
+pub use shard::{
+    Accumulation, Activations, Clipped, Destination, MapActivations, Shadow, Shadowed,
+    ShardedGradients, unit,
+};
 pub use strategy::Strategy;
 pub use world::World;

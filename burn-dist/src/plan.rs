@@ -96,6 +96,16 @@ impl Plan {
         }
     }
 
+    /// Bytes of a unit in the type it is gathered in.
+    fn gathered(&self, unit: &UnitLayout) -> usize {
+        unit.len() * self.strategy.precision.computed(unit.dtype).size()
+    }
+
+    /// Bytes of a unit's gradients in the type they are reduced in.
+    fn reduced(&self, unit: &UnitLayout) -> usize {
+        unit.len() * self.strategy.precision.reduced(unit.dtype).size()
+    }
+
     /// Bytes per rank.
     pub fn memory(&self) -> Memory {
         let sum = |wanted: &dyn Fn(&UnitLayout) -> bool| -> usize {
@@ -105,29 +115,27 @@ impl Plan {
                 .map(UnitLayout::bytes)
                 .sum()
         };
-        let largest = |wanted: &dyn Fn(&UnitLayout) -> bool| {
-            self.units
-                .iter()
-                .filter(|u| wanted(u))
-                .map(UnitLayout::bytes)
-                .max()
-                .unwrap_or(0)
-        };
         let share = |wanted: &dyn Fn(&UnitLayout) -> bool| -> usize {
             let units = self.units.iter().filter(|u| wanted(u));
             units.map(|u| u.bytes() / u.ranks).sum()
         };
-        // What every rank stores whole is never gathered.
-        let cut = |u: &UnitLayout| !u.is_whole();
-        let root = sum(&|u| cut(u) && u.path.is_empty());
-        let block = largest(&|u| cut(u) && !u.path.is_empty());
-        let block_gradients = largest(&|u| cut(u) && !u.path.is_empty() && u.trainable);
-        let all = sum(&cut);
+        // What every rank stores whole is never gathered, but cast if it is computed in another type.
+        let copied = |u: &UnitLayout| !u.is_whole() || self.gathered(u) != u.bytes();
+        let (units, gathered) = (&self.units, |u: &UnitLayout| self.gathered(u));
+        let units = |root: bool| {
+            let units = units.iter().filter(|u| copied(u));
+            units.filter(move |u| u.path.is_empty() == root)
+        };
+        let root: usize = units(true).map(gathered).sum();
+        let all = root + units(false).map(gathered).sum::<usize>();
+        let block = units(false).map(gathered).max().unwrap_or(0);
+        let reduced = |root: bool| units(root).filter(|u| u.trainable).map(|u| self.reduced(u));
+        let root_gradients: usize = reduced(true).sum();
+        let block_gradients = reduced(false).max().unwrap_or(0);
         let transient = match (self.cut_over, self.strategy.keep, self.strategy.when) {
-            (1, ..) => 0,
-            (_, Keep::Step, When::Step) => all,
-            (_, Keep::Step, When::Backward) => all + 2 * block_gradients + root,
-            (_, Keep::Pass, _) => 2 * block + block_gradients + 2 * root,
+            (1, ..) | (_, Keep::Step, When::Step) => all,
+            (_, Keep::Step, When::Backward) => all + 2 * block_gradients + root_gradients,
+            (_, Keep::Pass, _) => 2 * block + block_gradients + root + root_gradients,
         };
         Memory {
             parameters: share(&|_| true),
@@ -168,10 +176,13 @@ impl Plan {
                     Keep::Pass if u.path.is_empty() => micro_batches,
                     Keep::Pass => 2 * micro_batches,
                 };
-                (times, times * ring(u.bytes(), self.cut_over))
+                (times, times * ring(self.gathered(u), self.cut_over))
             });
             row(Op::ReduceScatter, &|u| match u.trainable && !u.is_whole() {
-                true => (reductions, reductions * ring(u.bytes(), self.cut_over)),
+                true => (
+                    reductions,
+                    reductions * ring(self.reduced(u), self.cut_over),
+                ),
                 false => (0, 0),
             });
         }
@@ -179,11 +190,11 @@ impl Plan {
             let (mut calls, mut bytes) = (0, 0);
             if u.trainable && u.is_whole() && self.cut_over > 1 {
                 calls += reductions;
-                bytes += reductions * ring(2 * u.bytes(), self.cut_over);
+                bytes += reductions * ring(2 * self.reduced(u), self.cut_over);
             }
             if u.trainable && replicas > 1 {
                 calls += 1;
-                bytes += ring(2 * u.bytes() / u.ranks, replicas);
+                bytes += ring(2 * self.reduced(u) / u.ranks, replicas);
             }
             (calls, bytes)
         });

@@ -13,6 +13,7 @@
 //! | [`hybrid`](Strategy::hybrid) | a group | for one pass | as FSDP, then all-reduce over groups | 3 in the group, 2 / group across |
 
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 use std::fmt;
 use std::str::FromStr;
 
@@ -61,6 +62,8 @@ pub struct Strategy {
     pub(crate) keep: Keep,
     pub(crate) when: When,
     pub(crate) units: Option<Vec<String>>,
+    pub(crate) precision: Precision,
+    pub(crate) recompute: bool,
 }
 
 impl Strategy {
@@ -71,6 +74,8 @@ impl Strategy {
             keep,
             when,
             units: None,
+            precision: Precision::full(),
+            recompute: false,
         }
     }
 
@@ -123,6 +128,31 @@ impl Strategy {
     /// element of a `Vec` of modules is a unit.
     pub fn units(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.units = Some(patterns.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Computes, communicates and returns in other types than those that are stored.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Keeps only the inputs of each unit for backward, which runs the unit's forward again.
+    ///
+    /// Every [`unit`](crate::unit()) call but the outermost is recomputed. Gradients are the same
+    /// bit for bit, and so is the traffic: the gather for the second forward serves backward too.
+    /// What a unit's closure computes must come out the same again, or backward returns an error
+    /// that names the unit: draw dropout from a stream of your own, not from Burn's `Dropout`.
+    /// Running state, such as a batch norm's, sees every batch twice, as in PyTorch.
+    ///
+    /// # Cost
+    /// About a third more computation, for activations of one unit instead of all.
+    ///
+    /// # Source
+    /// Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016; PyTorch:
+    /// `checkpoint_wrapper`.
+    pub fn recompute(mut self, recompute: bool) -> Self {
+        self.recompute = recompute;
         self
     }
 

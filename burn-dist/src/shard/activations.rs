@@ -2,7 +2,7 @@
 
 use super::ops;
 use super::pass::Pass;
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Bool, Device, FloatDType, Int, Tensor};
 use std::sync::Arc;
 
 /// Inputs and outputs of a [`unit`](crate::unit()): tensors of any rank and kind, and options,
@@ -10,69 +10,52 @@ use std::sync::Arc;
 ///
 /// Everything that gradients flow through must be among a unit's inputs; other values may be
 /// captured by its closure.
-pub trait Activations: Send {
-    /// Shows every float tensor, so that the unit's backward is ordered after all of them.
-    fn show(&self, tokens: &mut Tokens);
+pub trait Activations: Clone + Send + Sized + 'static {
+    /// Passes every float tensor through `map`, always in the same order.
+    fn map(self, map: &mut impl MapActivations) -> Self;
 }
 
-/// Collects a unit's float inputs into the token that orders its backward.
-#[derive(Debug)]
-pub struct Tokens {
-    pass: Arc<Pass>,
-    token: Tensor<1>,
-}
-
-impl Tokens {
-    pub(super) fn new(pass: Arc<Pass>) -> Self {
-        Self {
-            pass,
-            token: Tensor::zeros([1], &Device::flex()),
-        }
-    }
-
-    /// Adds one tensor.
-    pub fn add<const D: usize>(&mut self, x: &Tensor<D>) {
-        let inner = Tensor::zeros([0], &Device::flex());
-        let token = std::mem::replace(&mut self.token, inner);
-        self.token = ops::token(x.clone(), token, self.pass.clone());
-    }
-
-    pub(super) fn finish(self) -> Tensor<1> {
-        self.token
-    }
+/// What is done to each float tensor among [`Activations`].
+pub trait MapActivations {
+    /// What becomes of one tensor.
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D>;
 }
 
 impl<const D: usize> Activations for Tensor<D> {
-    fn show(&self, tokens: &mut Tokens) {
-        tokens.add(self);
+    fn map(self, map: &mut impl MapActivations) -> Self {
+        map.map(self)
     }
 }
 
 impl<const D: usize> Activations for Tensor<D, Int> {
-    fn show(&self, _: &mut Tokens) {}
+    fn map(self, _: &mut impl MapActivations) -> Self {
+        self
+    }
 }
 
 impl<const D: usize> Activations for Tensor<D, Bool> {
-    fn show(&self, _: &mut Tokens) {}
+    fn map(self, _: &mut impl MapActivations) -> Self {
+        self
+    }
 }
 
 impl<A: Activations> Activations for Option<A> {
-    fn show(&self, tokens: &mut Tokens) {
-        self.iter().for_each(|a| a.show(tokens));
+    fn map(self, map: &mut impl MapActivations) -> Self {
+        Option::map(self, |a| a.map(map))
     }
 }
 
 impl<A: Activations> Activations for Vec<A> {
-    fn show(&self, tokens: &mut Tokens) {
-        self.iter().for_each(|a| a.show(tokens));
+    fn map(self, map: &mut impl MapActivations) -> Self {
+        self.into_iter().map(|a| a.map(map)).collect()
     }
 }
 
 macro_rules! tuples {
     ($(($($name:ident $index:tt),*))*) => {
         $(impl<$($name: Activations),*> Activations for ($($name,)*) {
-            fn show(&self, _tokens: &mut Tokens) {
-                $(self.$index.show(_tokens);)*
+            fn map(self, _map: &mut impl MapActivations) -> Self {
+                ($(self.$index.map(_map),)*)
             }
         })*
     };
@@ -86,4 +69,67 @@ tuples! {
     (A 0, B 1, C 2, D 3)
     (A 0, B 1, C 2, D 3, E 4)
     (A 0, B 1, C 2, D 3, E 4, F 5)
+}
+
+/// Collects a unit's inputs into the token that orders its backward after all of them.
+pub(super) struct Tokens {
+    pass: Arc<Pass>,
+    token: Tensor<1>,
+}
+
+impl Tokens {
+    /// The token of a pass, and the inputs as they were.
+    pub(super) fn collect<A: Activations>(pass: &Arc<Pass>, inputs: A) -> (A, Tensor<1>) {
+        let mut tokens = Self {
+            pass: pass.clone(),
+            token: untracked(),
+        };
+        let inputs = inputs.map(&mut tokens);
+        (inputs, tokens.token)
+    }
+}
+
+impl MapActivations for Tokens {
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        let earlier = std::mem::replace(&mut self.token, untracked());
+        self.token = ops::token(x.clone(), earlier, self.pass.clone());
+        x
+    }
+}
+
+/// A token that comes after nothing.
+pub(super) fn untracked() -> Tensor<1> {
+    Tensor::zeros([1], &Device::flex())
+}
+
+/// Casts every float tensor.
+pub(super) struct Cast(pub(super) FloatDType);
+
+impl MapActivations for Cast {
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        match x.dtype() == self.0.into() {
+            true => x,
+            false => x.cast(self.0),
+        }
+    }
+}
+
+/// Asks whether a gradient would flow through any tensor.
+#[derive(Default)]
+pub(super) struct IsTracked(bool);
+
+impl IsTracked {
+    /// Whether it would, and the tensors as they were.
+    pub(super) fn ask<A: Activations>(activations: A) -> (A, bool) {
+        let mut asked = Self::default();
+        let activations = activations.map(&mut asked);
+        (activations, asked.0)
+    }
+}
+
+impl MapActivations for IsTracked {
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        self.0 |= ops::is_tracked(&x);
+        x
+    }
 }

@@ -65,10 +65,15 @@ impl Session {
     ) -> Result<()> {
         let slots = sharding.unit(unit).layout.slots.len();
         let present = gradients.present(slots);
-        let own = gradients.pack(sharding, unit);
+        let stored = sharding.unit(unit).layout.dtype;
+        let pack = |dtype| gradients.pack(sharding, unit, dtype);
         let stage = match self.only || sharding.strategy.when == When::Backward {
-            true => Stage::Coming(sharding.reduce(unit, &present, own, Steps::both(self.only))),
-            false => Stage::Own(own),
+            true => {
+                let own = pack(sharding.strategy.precision.reduced(stored));
+                Stage::Coming(sharding.reduce(unit, &present, own, Steps::both(self.only)))
+            }
+            // What is added up over micro-batches is added up in the stored type.
+            false => Stage::Own(pack(stored)),
         };
         self.reduced.push(Reduced {
             unit,
@@ -115,7 +120,8 @@ impl Sharding {
         Ok(())
     }
 
-    /// Sums a unit's gradients over ranks, behind what was submitted before.
+    /// Sums a unit's gradients over ranks, behind what was submitted before, and returns them in
+    /// the stored type.
     ///
     /// The set of parameters that have one is part of the fingerprint: adding one rank's gradient
     /// to another's absence would be wrong without anybody noticing.
@@ -133,7 +139,8 @@ impl Sharding {
             let label = unit
                 .label
                 .with_detail(format!("gradients {bits}, passes {}", steps.passes));
-            let mut own = own;
+            let stored = unit.layout.dtype;
+            let mut own = own.cast(this.strategy.precision.reduced(stored));
             let cut = steps.over_cut && this.cut.size() > 1;
             if cut && unit.layout.is_whole() {
                 this.cut.all_reduce(&label, Reduce::Sum, own.span_mut()?)?;
@@ -153,7 +160,7 @@ impl Sharding {
                 this.replicas
                     .all_reduce(&label, Reduce::Sum, sum.span_mut()?)?;
             }
-            Ok(sum)
+            Ok(sum.cast(stored))
         })
     }
 

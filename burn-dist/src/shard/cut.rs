@@ -8,14 +8,13 @@ use super::sharding::Sharding;
 use super::survey::parameters;
 use super::values::Values;
 use crate::error::{Error, Result};
-use crate::layout::UnitLayout;
 use crate::plan::Plan;
 use crate::strategy::{Over, Strategy};
 use crate::unwind::raise;
 use crate::world::World;
 use burn::backend::Flex;
 use burn::module::{Module, Param, ParamId, ParamMapper, Reparameterizer};
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor};
 use burn_flex::FlexTensor;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -66,8 +65,9 @@ impl Strategy {
         world: &World,
         values: Option<&dyn Values>,
     ) -> Result<M> {
+        self.precision.check()?;
         let is_cut = self.cut_over(world.size())? > 1;
-        let parameters = parameters(&model, self.units.as_deref(), is_cut)?;
+        let parameters = parameters(&model, &self, is_cut)?;
         agreement::agree(world, &self, &parameters)?;
         let plan = Plan::new(&self, &parameters, world.size())?;
         let sharding = Arc::new(Sharding::new(world, self, &plan)?);
@@ -98,11 +98,7 @@ impl Strategy {
     /// As [`shard`](Self::shard), without what needs other ranks.
     pub fn plan<M: Module>(&self, model: &M, size: usize) -> Result<Plan> {
         let is_cut = self.over != Over::Nobody && self.cut_over(size)? > 1;
-        Plan::new(
-            self,
-            &parameters(model, self.units.as_deref(), is_cut)?,
-            size,
-        )
+        Plan::new(self, &parameters(model, self, is_cut)?, size)
     }
 }
 
@@ -203,7 +199,7 @@ fn cut<const D: usize>(
             let (id, _, mapper) = param.transform_for_load(tiny, id).consume();
             (id, mapper, piece.share().view(0, &shape))
         }
-        None => drawn(path, param, layout, range, &shape)?,
+        None => drawn(path, param, identity, range, &shape)?,
     };
     let piece = Tensor::<D>::from_primitive::<Flex>(piece);
     let piece = Tensor::from_inner(piece).set_require_grad(takes_gradients);
@@ -226,11 +222,17 @@ fn cut<const D: usize>(
 fn drawn<const D: usize>(
     path: &str,
     param: Param<Tensor<D>>,
-    layout: &UnitLayout,
+    identity: &Identity,
     range: Range<usize>,
     shape: &[usize],
 ) -> Result<(ParamId, ParamMapper<Tensor<D>>, FlexTensor)> {
+    let layout = &identity.sharding.unit(identity.unit).layout;
     let (id, full, mapper) = param.consume();
+    // Under a precision policy the piece is f32, whatever the model came in.
+    let full = match identity.sharding.strategy.precision.is_full() {
+        true => full,
+        false => full.cast(FloatDType::F32),
+    };
     if full.dtype() != layout.dtype {
         return Err(Error::model(
             path,

@@ -6,8 +6,10 @@
 use crate::comm::{Dtype, Span, SpanMut};
 use crate::error::{Error, Result};
 use burn::backend::Flex;
+use burn::backend::ops::FloatTensorOps;
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 use burn_flex::{FlexTensor, Layout};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::sync::Arc;
 
@@ -96,6 +98,50 @@ pub(crate) fn tensor(bytes: &[u8], dtype: DType, shape: &[usize]) -> FlexTensor 
     copy.share().view(0, shape)
 }
 
+/// The same numbers in another type; the tensor itself where it has that type.
+pub(crate) fn cast(tensor: FlexTensor, dtype: DType) -> FlexTensor {
+    match tensor.dtype() == dtype {
+        true => tensor,
+        false => Flex::float_cast(tensor, dtype.into()),
+    }
+}
+
+/// Writes the numbers of `from` to `to`, which has room for as many, in its type.
+fn convert(from: &[u8], from_type: DType, to: &mut [u8], to_type: DType) {
+    use DType::{BF16, F16, F32};
+    macro_rules! each {
+        ($from:ty, $to:ty, $f:expr) => {
+            bytemuck::cast_slice_mut::<_, $to>(to)
+                .iter_mut()
+                .zip(bytemuck::cast_slice::<_, $from>(from))
+                .for_each(|(to, from)| *to = $f(*from))
+        };
+    }
+    match (from_type, to_type) {
+        _ if from_type == to_type => to.copy_from_slice(from),
+        // The library's own loops use the processor's instructions for these.
+        (F32, F16) => bytemuck::cast_slice_mut::<_, f16>(to)
+            .convert_from_f32_slice(bytemuck::cast_slice(from)),
+        (F16, F32) => {
+            bytemuck::cast_slice::<_, f16>(from).convert_to_f32_slice(bytemuck::cast_slice_mut(to))
+        }
+        (F32, BF16) => each!(f32, bf16, bf16::from_f32),
+        (BF16, F32) => each!(bf16, f32, bf16::to_f32),
+        (F16, BF16) => each!(f16, bf16, |x: f16| bf16::from_f32(x.to_f32())),
+        (BF16, F16) => each!(bf16, f16, |x: bf16| f16::from_f32(x.to_f32())),
+        (DType::F64, F32) => each!(f64, f32, |x| x as f32),
+        (DType::F64, F16) => each!(f64, f16, f16::from_f64),
+        (DType::F64, _) => each!(f64, bf16, bf16::from_f64),
+        (F32, _) => each!(f32, f64, f64::from),
+        (F16, _) => each!(f16, f64, f16::to_f64),
+        _ => each!(bf16, f64, bf16::to_f64),
+    }
+}
+
+fn all<T: bytemuck::Pod>(bytes: &[u8], is: impl Fn(&T) -> bool) -> bool {
+    bytemuck::cast_slice(bytes).iter().all(is)
+}
+
 /// A flat buffer that is still being filled.
 #[derive(Debug)]
 pub(crate) struct Flat {
@@ -157,16 +203,51 @@ impl Flat {
         Ok(SpanMut::new(&mut self.bytes, dtype))
     }
 
-    /// Copies a tensor's elements to `start`, counted in elements.
+    /// Copies a tensor's elements to `start`, counted in elements, in this buffer's type.
     pub(crate) fn put(&mut self, start: usize, tensor: &FlexTensor) {
         let tensor = tensor.to_contiguous();
+        let size = tensor.dtype().size();
+        let from = tensor.layout().start_offset() * size;
+        let to = from + tensor.layout().num_elements() * size;
+        self.put_bytes(start, &tensor.bytes()[from..to], tensor.dtype());
+    }
+
+    /// Copies elements of type `dtype` to `start`, counted in elements, in this buffer's type.
+    pub(crate) fn put_bytes(&mut self, start: usize, from: &[u8], dtype: DType) {
         let size = self.dtype.size();
-        let (from, len) = (
-            tensor.layout().start_offset() * size,
-            tensor.layout().num_elements(),
-        );
-        self.bytes[start * size..(start + len) * size]
-            .copy_from_slice(&tensor.bytes()[from..from + len * size]);
+        let (first, len) = (start * size, from.len() / dtype.size());
+        let to = &mut self.bytes[first..first + len * size];
+        convert(from, dtype, to, self.dtype);
+    }
+
+    /// The same numbers in another type.
+    pub(crate) fn cast(self, dtype: DType) -> Self {
+        if self.dtype == dtype {
+            return self;
+        }
+        let mut cast = Self::zeros(self.bytes.len() / self.dtype.size(), dtype);
+        cast.put_bytes(0, &self.bytes, self.dtype);
+        cast
+    }
+
+    /// All elements, widened.
+    pub(crate) fn numbers(&self) -> Vec<f64> {
+        let mut numbers = vec![0f64; self.bytes.len() / self.dtype.size()];
+        let to = bytemuck::cast_slice_mut(&mut numbers);
+        convert(&self.bytes, self.dtype, to, DType::F64);
+        numbers
+    }
+
+    /// Whether every element of a range is a number.
+    pub(crate) fn is_finite(&self, range: std::ops::Range<usize>) -> bool {
+        let size = self.dtype.size();
+        let bytes = &self.bytes[range.start * size..range.end * size];
+        match self.dtype {
+            DType::F64 => all(bytes, |x: &f64| x.is_finite()),
+            DType::F32 => all(bytes, |x: &f32| x.is_finite()),
+            DType::F16 => all(bytes, |x: &f16| x.is_finite()),
+            _ => all(bytes, |x: &bf16| x.is_finite()),
+        }
     }
 
     /// Adds another buffer of the same length.

@@ -97,7 +97,7 @@ pub(super) fn take(identity: &Identity) -> Result<FlexTensor> {
     EXPORT.with_borrow_mut(|export| {
         let export = export.as_mut().ok_or_else(not_sharded)?;
         if let Some(pieces) = export.pieces.remove(unit) {
-            let flat = sharding.gather(*unit, pieces.into()).wait()?;
+            let flat = sharding.gather(*unit, pieces.into(), layout.dtype).wait()?;
             export.gathered.insert(*unit, (flat, layout.slots.len()));
         }
         let (flat, left) = export.gathered.get_mut(unit).ok_or_else(not_sharded)?;
@@ -159,7 +159,8 @@ impl Apart {
     pub(crate) fn gather(&self, mut each: impl FnMut(&UnitLayout, &Shared)) -> Result<()> {
         for (unit, pieces) in &self.pieces {
             let layout = &self.sharding.unit(*unit).layout;
-            let flat = self.sharding.gather(*unit, pieces.clone().into()).wait()?;
+            let pieces = pieces.clone().into();
+            let flat = self.sharding.gather(*unit, pieces, layout.dtype).wait()?;
             each(layout, &flat);
         }
         Ok(())

@@ -4,11 +4,13 @@ use super::flat::Flat;
 use super::sharding::Sharding;
 use crate::comm::{Reduce, SpanMut};
 use crate::error::{Error, Result};
+use crate::layout::Slot;
 use burn::backend::Flex;
 use burn::module::{Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The gradients of one unit: this rank's cut, or all of it where nothing is cut.
@@ -140,12 +142,63 @@ impl ShardedGradients {
         let norm = self.norm()?;
         let factor = max_norm / (norm + 1e-6);
         if factor < 1.0 {
-            for gradients in self.units.iter_mut().flatten() {
-                gradients.flat.scale(factor);
-            }
+            self = self.scaled(factor);
         }
         let grads = self.into_params();
         Ok(Clipped { grads, norm })
+    }
+
+    /// Whether every gradient of every rank is a finite number; the same answer on every rank.
+    ///
+    /// # Cost
+    /// One all-reduce of a byte. Collective.
+    ///
+    /// # Errors
+    /// What a collective returns.
+    pub fn all_finite(&self) -> Result<bool> {
+        let units = self.units.iter().enumerate();
+        let is_finite = |(unit, gradients): (usize, &Option<UnitGradients>)| {
+            let Some(UnitGradients { present, flat }) = gradients else {
+                return true;
+            };
+            let layout = &self.sharding.unit(unit).layout;
+            let owned = self.sharding.owned(unit);
+            let mut slots = (0..present.len()).filter(|slot| present[*slot]);
+            slots.all(|slot| flat.is_finite(layout.piece_in_cut(slot, owned)))
+        };
+        let mut found = [u8::from(!units.map(is_finite).all(|finite| finite))];
+        let comm = self.sharding.world.comm();
+        let label = "gradients finite".into();
+        comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut found))?;
+        Ok(found[0] == 0)
+    }
+
+    /// Shows what this rank has of every gradient: unit, slot, the range of the parameter's
+    /// elements, and their values.
+    pub(super) fn each(&self, mut show: impl FnMut(usize, &Slot, Range<usize>, &[f64])) {
+        for (unit, gradients) in self.units.iter().enumerate() {
+            let Some(UnitGradients { present, flat }) = gradients else {
+                continue;
+            };
+            let (layout, owned) = (&self.sharding.unit(unit).layout, self.sharding.owned(unit));
+            let all = flat.numbers();
+            for slot in (0..present.len()).filter(|slot| present[*slot]) {
+                let values = &all[layout.piece_in_cut(slot, owned)];
+                show(unit, &layout.slots[slot], layout.piece(slot, owned), values);
+            }
+        }
+    }
+
+    /// The name of a unit.
+    pub(super) fn unit_name(&self, unit: usize) -> &str {
+        &self.sharding.unit(unit).layout.name
+    }
+
+    /// The same gradients, each multiplied by `factor`.
+    pub fn scaled(mut self, factor: f64) -> Self {
+        let all = self.units.iter_mut().flatten();
+        all.for_each(|gradients| gradients.flat.scale(factor));
+        self
     }
 
     /// The gradients as Burn's optimizers take them.

@@ -7,11 +7,14 @@
 //!
 //! - `cut` checks a model, lays its units out, and cuts every parameter ([`Strategy::shard`]);
 //! - `scope` is [`unit`](crate::unit()), the boundary at which a unit's parameters come and go;
-//! - `pass` is one run of a unit: its gather, its re-gather in backward, its reduction;
+//! - `pass` is one run of a unit: its gather, its re-gather in backward, its reduction; `forecast`
+//!   starts the gather of the unit that should come next;
+//! - `recompute` keeps a unit's inputs instead of its tape, and runs it again in backward;
 //! - `ops` puts a pass on the autodiff tape: the *view* of a parameter, whose backward hands its
 //!   gradient to the pass, and the *token*, which makes the tape finish one unit before the next;
 //! - `backward` takes what the passes have collected to the sum over ranks, `accumulation` runs the
 //!   tapes of a step and turns the sums into `gradients`;
+//! - `shadow` compares all of that with one plain device, unit by unit, through what `watch` notes;
 //! - `sharding` is what they share: one model's units and groups on one rank.
 //!
 //! # Why the memory goes away
@@ -36,23 +39,30 @@ mod agreement;
 mod backward;
 mod cut;
 mod flat;
+mod forecast;
 mod full;
 mod gradients;
 mod ops;
 mod optimizer;
 mod pass;
+mod recompute;
 mod running;
 mod scope;
+mod seen;
+mod shadow;
 mod sharded;
 mod sharding;
+mod source;
 mod survey;
 mod values;
+mod watch;
 
 pub use accumulation::Accumulation;
-pub use activations::{Activations, Tokens};
+pub use activations::{Activations, MapActivations};
 pub use full::Destination;
 pub use gradients::{Clipped, ShardedGradients};
 pub use scope::unit;
+pub use shadow::{Shadow, Shadowed};
 
 pub(crate) use flat::Piece;
 pub(crate) use full::{Apart, not_sharded, two_sharded};

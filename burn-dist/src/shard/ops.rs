@@ -1,7 +1,10 @@
-//! The two operations on the autodiff tape: the view of a parameter, and the token of a pass.
+//! The operations on the autodiff tape: the view of a parameter, the token of a pass, and what stands
+//! for a unit that is recomputed.
 
 use super::pass::Pass;
-use super::scope::Source;
+use super::recompute::{Joined, Output};
+use super::source::Source;
+use super::watch::Probe;
 use crate::error::Result;
 use crate::unwind::or_raise;
 use burn::backend::autodiff::NodeId;
@@ -11,9 +14,10 @@ use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{Shape, Tensor, TensorData};
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Shape, Tensor, TensorData};
 use burn_flex::FlexTensor;
 use std::sync::Arc;
 
@@ -50,8 +54,39 @@ pub(crate) fn token<const D: usize>(
     ))
 }
 
+/// A token that comes after an input `x` of a recomputed unit and after `earlier`.
+pub(super) fn join<const D: usize>(x: Tensor<D>, earlier: Tensor<1>, joined: Joined) -> Tensor<1> {
+    let (x, earlier) = (x.into_dispatch(), earlier.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as ShardOps>::shard_join(x, earlier, joined))
+}
+
+/// `x`, on the tape behind the last join of the unit that computed it.
+pub(super) fn output<const D: usize>(x: Tensor<D>, token: Tensor<1>, output: Output) -> Tensor<D> {
+    let (x, token) = (x.into_dispatch(), token.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as ShardOps>::shard_output(x, token, output))
+}
+
+/// A token whose backward gives `x` this gradient.
+pub(super) fn seed<const D: usize>(
+    x: Tensor<D>,
+    earlier: Tensor<1>,
+    gradient: FlexTensor,
+) -> Tensor<1> {
+    let (x, earlier) = (x.into_dispatch(), earlier.into_dispatch());
+    let gradient = Seed(gradient);
+    Tensor::from_dispatch(<Dispatch as ShardOps>::shard_seed(x, earlier, gradient))
+}
+
+/// `x` again; its gradient is noted when it comes.
+pub(super) fn probe<const D: usize>(x: Tensor<D>, probe: Probe) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as ShardOps>::shard_probe(
+        x.into_dispatch(),
+        probe,
+    ))
+}
+
 /// Whether a gradient would flow through `x`.
-pub(crate) fn is_tracked(x: &Tensor<1>) -> bool {
+pub(crate) fn is_tracked<const D: usize>(x: &Tensor<D>) -> bool {
     let plain = || x.clone().try_into_primitive::<Autodiff<Flex>>();
     let balanced = || {
         x.clone()
@@ -75,6 +110,27 @@ pub(crate) trait ShardOps: Backend {
         earlier: FloatTensor<Self>,
         pass: Passing,
     ) -> FloatTensor<Self>;
+    fn shard_join(
+        x: FloatTensor<Self>,
+        earlier: FloatTensor<Self>,
+        joined: Joined,
+    ) -> FloatTensor<Self>;
+    fn shard_output(
+        x: FloatTensor<Self>,
+        token: FloatTensor<Self>,
+        output: Output,
+    ) -> FloatTensor<Self>;
+    fn shard_seed(
+        x: FloatTensor<Self>,
+        earlier: FloatTensor<Self>,
+        gradient: Seed,
+    ) -> FloatTensor<Self>;
+    fn shard_probe(x: FloatTensor<Self>, probe: Probe) -> FloatTensor<Self>;
+}
+
+/// The value of every token: nobody reads it.
+fn nothing() -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(vec![0f32], Shape::from(vec![1])))
 }
 
 impl ShardOps for Flex {
@@ -83,7 +139,23 @@ impl ShardOps for Flex {
     }
 
     fn shard_token(_: FlexTensor, _: FlexTensor, _: Passing) -> FlexTensor {
-        FlexTensor::from_data(TensorData::new(vec![0f32], Shape::from(vec![1])))
+        nothing()
+    }
+
+    fn shard_join(_: FlexTensor, _: FlexTensor, _: Joined) -> FlexTensor {
+        nothing()
+    }
+
+    fn shard_output(x: FlexTensor, _: FlexTensor, _: Output) -> FlexTensor {
+        x
+    }
+
+    fn shard_seed(_: FlexTensor, _: FlexTensor, _: Seed) -> FlexTensor {
+        nothing()
+    }
+
+    fn shard_probe(x: FlexTensor, _: Probe) -> FlexTensor {
+        x
     }
 }
 
@@ -132,16 +204,63 @@ impl<C: CheckpointStrategy> ShardOps for Autodiff<Flex, C> {
         pass: Passing,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), earlier.node()];
-        let out = Flex::shard_token(x.into_primitive(), earlier.into_primitive(), pass.clone());
         match Fire.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(p) => {
                 pass.0.track();
-                p.finish(pass, out)
+                p.finish(pass, nothing())
             }
-            OpsKind::UnTracked(p) => p.finish(out),
+            OpsKind::UnTracked(p) => p.finish(nothing()),
+        }
+    }
+
+    fn shard_join(
+        x: FloatTensor<Self>,
+        earlier: FloatTensor<Self>,
+        joined: Joined,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), earlier.node()];
+        match Join.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(p) => p.finish((joined, x.shape(), x.dtype()), nothing()),
+            OpsKind::UnTracked(p) => p.finish(nothing()),
+        }
+    }
+
+    fn shard_output(
+        x: FloatTensor<Self>,
+        token: FloatTensor<Self>,
+        output: Output,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), token.node()];
+        match Leave.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(p) => p.finish(output, x.into_primitive()),
+            OpsKind::UnTracked(p) => p.finish(x.into_primitive()),
+        }
+    }
+
+    fn shard_seed(
+        x: FloatTensor<Self>,
+        earlier: FloatTensor<Self>,
+        gradient: Seed,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), earlier.node()];
+        match Sow.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(p) => p.finish(gradient, nothing()),
+            OpsKind::UnTracked(p) => p.finish(nothing()),
+        }
+    }
+
+    fn shard_probe(x: FloatTensor<Self>, probe: Probe) -> FloatTensor<Self> {
+        let nodes = [x.node()];
+        match Pry.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(p) => p.finish(probe, x.into_primitive()),
+            OpsKind::UnTracked(p) => p.finish(x.into_primitive()),
         }
     }
 }
+
+/// A gradient from outside of a tape.
+#[derive(Debug, Clone)]
+pub(crate) struct Seed(FlexTensor);
 
 /// Gathers in backward.
 #[derive(Debug)]
@@ -191,5 +310,65 @@ impl Backward<Flex, 2> for Fire {
 
     fn backward(self, ops: Ops<Passing, 2>, _: &mut Gradients, _: &mut Checkpointer) {
         or_raise(ops.state.0.reduce());
+    }
+}
+
+/// Backward of a join: hands on what the recomputed unit gives its input.
+#[derive(Debug)]
+struct Join;
+
+impl Backward<Flex, 2> for Join {
+    type State = (Joined, Shape, DType);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (joined, shape, dtype) = ops.state;
+        let gradient = joined.gradient();
+        if let (true, Some(parent)) = (joined.is_input(), &ops.parents[0]) {
+            // What computed an unused input expects a gradient all the same.
+            let zeros = || Flex::float_zeros(shape, &Default::default(), dtype.into());
+            grads.register::<Flex>(parent.id, gradient.unwrap_or_else(zeros));
+        }
+    }
+}
+
+/// Backward of a recomputed unit's output.
+#[derive(Debug)]
+struct Leave;
+
+impl Backward<Flex, 2> for Leave {
+    type State = Output;
+
+    fn backward(self, ops: Ops<Output, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        ops.state.seed(grads.consume::<Flex>(&ops.node));
+    }
+}
+
+/// Backward of a seed.
+#[derive(Debug)]
+struct Sow;
+
+impl Backward<Flex, 2> for Sow {
+    type State = Seed;
+
+    fn backward(self, ops: Ops<Seed, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        if let Some(parent) = &ops.parents[0] {
+            grads.register::<Flex>(parent.id, ops.state.0);
+        }
+    }
+}
+
+/// Backward of a probe.
+#[derive(Debug)]
+struct Pry;
+
+impl Backward<Flex, 1> for Pry {
+    type State = Probe;
+
+    fn backward(self, ops: Ops<Probe, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = grads.consume::<Flex>(&ops.node);
+        ops.state.note(gradient.clone());
+        if let [Some(parent)] = &ops.parents {
+            grads.register::<Flex>(parent.id, gradient);
+        }
     }
 }

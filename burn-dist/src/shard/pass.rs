@@ -3,12 +3,13 @@
 //! A unit may run twice in a step, several forwards may precede one backward, and a forward may be
 //! dropped; so what is gathered and which gradients have come belongs to the pass, not the unit.
 
-use super::flat::{Flat, Piece, Shared};
+use super::flat::{Flat, Piece, Shared, cast};
 use super::sharding::Sharding;
 use crate::comm::Ticket;
 use crate::error::Result;
 use burn::backend::Flex;
 use burn::backend::ops::FloatTensorOps;
+use burn::tensor::DType;
 use burn_flex::FlexTensor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,6 +38,8 @@ struct State {
     tracked: bool,
     /// The pass whose backward is expected after this one's.
     before: Option<Arc<Pass>>,
+    /// Whether the unit's forward runs a second time, with its backward right behind.
+    again: bool,
     reduced: bool,
 }
 
@@ -62,7 +65,10 @@ impl Gradients {
             self.0.resize(slot + 1, None);
         }
         self.0[slot] = Some(match self.0[slot].take() {
-            Some(sum) => Flex::float_add(sum, gradient),
+            Some(sum) => {
+                let gradient = cast(gradient, sum.dtype());
+                Flex::float_add(sum, gradient)
+            }
             None => gradient,
         });
     }
@@ -75,9 +81,9 @@ impl Gradients {
     }
 
     /// Moves them into a flat buffer laid out as the unit is, letting each go once it is copied.
-    pub(crate) fn pack(self, sharding: &Sharding, unit: usize) -> Flat {
+    pub(crate) fn pack(self, sharding: &Sharding, unit: usize, dtype: DType) -> Flat {
         let layout = &sharding.unit(unit).layout;
-        let mut flat = Flat::zeros(layout.len(), layout.dtype);
+        let mut flat = Flat::zeros(layout.len(), dtype);
         for (slot, gradient) in layout.slots.iter().zip(self.0) {
             if let Some(gradient) = gradient {
                 flat.put(slot.offset, &gradient);
@@ -110,6 +116,7 @@ impl Pass {
                 gradients: Gradients::default(),
                 tracked: false,
                 before: None,
+                again: false,
                 reduced: false,
             }),
         }
@@ -126,9 +133,13 @@ impl Pass {
             && !self.sharding.is_whole(self.unit)
             && !state.reduced
         {
-            let ticket = self.sharding.gather(self.unit, self.pieces.clone());
-            state.gathered = Gathered::Coming(ticket);
+            state.gathered = Gathered::Coming(self.gather());
         }
+    }
+
+    fn gather(&self) -> Ticket<Shared> {
+        let dtype = self.sharding.computed(self.unit);
+        self.sharding.gather(self.unit, self.pieces.clone(), dtype)
     }
 
     /// The gathered unit, waiting for it where necessary.
@@ -140,7 +151,7 @@ impl Pass {
             Gathered::Coming(ticket) => self.sharding.world.waiting(|| ticket.wait())?,
             // A view that is asked for after the reduction: gathered for it alone.
             Gathered::No => {
-                let ticket = self.sharding.gather(self.unit, self.pieces.clone());
+                let ticket = self.gather();
                 return self.sharding.world.waiting(|| ticket.wait());
             }
         };
@@ -155,13 +166,14 @@ impl Pass {
 
     /// The full parameter in `slot`, whose stored piece is `base`.
     pub(crate) fn view(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
+        let dtype = self.sharding.computed(self.unit);
         if self.sharding.is_whole(self.unit) {
-            return Ok(base);
+            return Ok(cast(base, dtype));
         }
         let flat = self.gathered()?;
         let layout = &self.sharding.unit(self.unit).layout;
         let place = &layout.slots[slot];
-        let small = place.len * layout.dtype.size() <= COPY_UP_TO;
+        let small = place.len * dtype.size() <= COPY_UP_TO;
         Ok(match small && !self.keeps() {
             true => flat.copy(place.offset, &place.shape),
             false => flat.view(place.offset, &place.shape),
@@ -170,15 +182,27 @@ impl Pass {
 
     /// The full parameter again, in backward; also starts the gather that backward needs next.
     pub(crate) fn view_again(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
+        self.start_both();
+        self.view(slot, base)
+    }
+
+    /// Starts this pass's gather, and behind it the one that backward needs next.
+    fn start_both(&self) {
         self.start();
         let before = self.state().before.take();
         before.iter().for_each(|pass| pass.start());
-        self.view(slot, base)
+    }
+
+    /// The unit's forward is about to run a second time. What is gathered for it now serves the
+    /// backward behind it too.
+    pub(super) fn run_again(&self) {
+        self.state().again = true;
+        self.start_both();
     }
 
     /// Whether the gathered unit outlives the forward.
     pub(crate) fn keeps(&self) -> bool {
-        self.sharding.keeps(self.unit)
+        self.sharding.keeps(self.unit) || self.state().again
     }
 
     /// The forward is over.

@@ -6,8 +6,8 @@
 //! answers by leaving its identity with the walk that is going on.
 
 use super::ops::{self, View};
-use super::scope;
 use super::sharding::Sharding;
+use super::source::source;
 use crate::unwind::or_raise;
 use burn::module::{
     Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
@@ -38,7 +38,7 @@ impl Reparameterization for Sharded {
     const NAME: &'static str = "shard";
 
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let (source, token) = or_raise(scope::source(&self.0, &base));
+        let (source, token) = or_raise(source(&self.0, &base));
         let slot = self.0.slot;
         ops::view(base, token, View { source, slot })
     }

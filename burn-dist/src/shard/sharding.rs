@@ -1,13 +1,14 @@
 //! One sharded model on one rank: its units, its groups of ranks, and what is gathered now.
 
 use super::backward::Session;
-use super::flat::{Flat, Piece, Shared, element, same};
-use crate::comm::{Communicator, Label, Span, Ticket};
+use super::flat::{Flat, Piece, Shared, same};
+use crate::comm::{Communicator, Label, Ticket};
 use crate::error::Result;
 use crate::layout::UnitLayout;
 use crate::plan::Plan;
 use crate::strategy::{Keep, Strategy};
 use crate::world::World;
+use burn::tensor::DType;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -111,18 +112,27 @@ impl Sharding {
         self.passes.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The type in which a unit is gathered for a pass and computed with.
+    pub(crate) fn computed(&self, unit: usize) -> DType {
+        let stored = self.units[unit].layout.dtype;
+        self.strategy.precision.computed(stored)
+    }
+
     /// Starts to gather a unit from its pieces, behind what was submitted before.
-    pub(crate) fn gather(self: &Arc<Self>, unit: usize, pieces: Arc<[Piece]>) -> Ticket<Shared> {
+    pub(crate) fn gather(
+        self: &Arc<Self>,
+        unit: usize,
+        pieces: Arc<[Piece]>,
+        dtype: DType,
+    ) -> Ticket<Shared> {
         let this = self.clone();
         self.world.queue().submit(move || {
             let Unit { layout, label } = &this.units[unit];
-            let mut all = Flat::zeros(layout.len(), layout.dtype);
-            let (rank, size) = (this.owned(unit), layout.dtype.size());
-            let start = rank * layout.cut * size;
+            let mut all = Flat::zeros(layout.len(), dtype);
+            let rank = this.owned(unit);
             for (slot, piece) in pieces.iter().enumerate() {
-                let at = layout.piece_in_cut(slot, rank);
-                all.bytes_mut()[start + at.start * size..start + at.end * size]
-                    .copy_from_slice(piece.bytes());
+                let start = rank * layout.cut + layout.piece_in_cut(slot, rank).start;
+                all.put_bytes(start, piece.bytes(), layout.dtype);
             }
             if !layout.is_whole() {
                 this.cut.all_gather_in_place(label, all.span_mut()?)?;
@@ -137,6 +147,7 @@ impl Sharding {
         unit: usize,
         slot: usize,
         piece: Piece,
+        dtype: DType,
     ) -> Ticket<Shared> {
         if !self.warned.swap(true, Ordering::Relaxed) && self.world.is_chief() {
             log::warn!(
@@ -148,20 +159,19 @@ impl Sharding {
         let this = self.clone();
         self.world.queue().submit(move || {
             let Unit { layout, label } = &this.units[unit];
-            let (ranks, size) = (this.cut.size(), layout.dtype.size());
+            let (ranks, size) = (this.cut.size(), dtype.size());
             // Ranks send equal amounts: as much as the largest piece.
             let most = (0..ranks)
                 .map(|r| layout.piece(slot, r).len())
                 .max()
                 .unwrap_or(0);
-            let mut mine = vec![0u64; (most * size).div_ceil(8)];
-            let mine = &mut bytemuck::cast_slice_mut::<_, u8>(&mut mine)[..most * size];
-            mine[..piece.bytes().len()].copy_from_slice(piece.bytes());
-            let mut padded = Flat::zeros(most * ranks, layout.dtype);
+            let mut mine = Flat::zeros(most, dtype);
+            mine.put_bytes(0, piece.bytes(), layout.dtype);
+            let mut padded = Flat::zeros(most * ranks, dtype);
             let label = label.with_detail(layout.slots[slot].path.as_str());
-            let send = Span::new(mine, element(layout.dtype)?);
-            this.cut.all_gather(&label, send, padded.span_mut()?)?;
-            let mut whole = Flat::zeros(layout.slots[slot].len, layout.dtype);
+            this.cut
+                .all_gather(&label, mine.span()?, padded.span_mut()?)?;
+            let mut whole = Flat::zeros(layout.slots[slot].len, dtype);
             for rank in 0..ranks {
                 let to = layout.piece(slot, rank);
                 let from = rank * most * size;

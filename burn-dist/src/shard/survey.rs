@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
+use crate::precision::Precision;
+use crate::strategy::Strategy;
 use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::tensor::{DType, Device, Tensor};
 use std::collections::{BTreeSet, HashMap};
@@ -15,11 +17,12 @@ const READ_STORED_SHAPE: [&str; 3] = ["BatchNorm", "RmsNorm", "PositionWiseFeedF
 /// [`Error::Model`] for what cannot be sharded, naming the paths.
 pub(crate) fn parameters<M: Module>(
     model: &M,
-    patterns: Option<&[String]>,
+    strategy: &Strategy,
     cut: bool,
 ) -> Result<Vec<Parameter>> {
     let mut survey = Survey {
-        patterns,
+        patterns: strategy.units.as_deref(),
+        precision: strategy.precision,
         cut,
         ..Survey::default()
     };
@@ -33,7 +36,15 @@ pub(crate) fn parameters<M: Module>(
         .apply_reparameterization(Mark)
         .visit(&mut marked);
     let is_parameter = |p: &Parameter| marked.paths.contains(&p.path);
-    Ok(survey.found.into_iter().filter(is_parameter).collect())
+    let (found, state): (Vec<_>, Vec<_>) = survey.found.into_iter().partition(is_parameter);
+    match state.first() {
+        Some(state) if !strategy.precision.is_full() => Err(Error::model(
+            &state.path,
+            "is running state, which Burn computes with in the type it is stored in",
+            "use Precision::full(), or layers without running state (LayerNorm, GroupNorm)",
+        )),
+        _ => Ok(found),
+    }
 }
 
 /// The unit of the parameter at `path`: the innermost of its ancestors that matches.
@@ -58,6 +69,7 @@ fn matches(pattern: &str, path: &[String]) -> bool {
 #[derive(Default)]
 struct Survey<'a> {
     patterns: Option<&'a [String]>,
+    precision: Precision,
     /// Whether there is anything to keep whole.
     cut: bool,
     path: Vec<String>,
@@ -132,7 +144,7 @@ impl ModuleVisitor for Survey<'_> {
             unit: unit_of(&self.path, &self.elements, self.patterns),
             path,
             shape: param.lazy_shape().to_vec(),
-            dtype: dtype(param),
+            dtype: self.precision.stored(dtype(param)),
             trainable: trainable(param),
             whole: self.cut && self.readers.contains(&true),
         });

@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::data::BatchInfo;
 
+use super::Classified;
 use super::augment::Crop;
 
 /// Colours of an image: red, green, blue.
@@ -38,6 +39,29 @@ pub struct ImageBatch {
     pub count: usize,
     /// The number of images of all ranks in this step: what a summed loss is divided by.
     pub global_count: usize,
+}
+
+impl Classified for ImageBatch {
+    fn labels(&self) -> Tensor<1, Int> {
+        self.labels.clone()
+    }
+
+    fn weights(&self) -> Tensor<1> {
+        self.weights.clone()
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn inner(self) -> Self {
+        Self {
+            images: self.images.inner(),
+            labels: self.labels.inner(),
+            weights: self.weights.inner(),
+            ..self
+        }
+    }
 }
 
 /// Makes batches: normalises, and on request crops and flips at random.

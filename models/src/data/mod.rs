@@ -1,8 +1,9 @@
-//! Images to train on: CIFAR-10 from its official files, and a synthetic set that needs no files at all.
+//! Something to train on: images and texts, from files that others made or computed on the spot.
 //!
-//! Both are a [`Dataset`](burn_dist::data::Dataset) of [`Image`]s, which an [`ImageBatcher`] makes into an
-//! [`ImageBatch`] of tensors. As the batcher works from a sample's index and not from a shared generator, an
-//! image is cropped and flipped alike whichever rank it falls to.
+//! [`Cifar10`] and [`Synthetic`] are a [`Dataset`](burn_dist::data::Dataset) of [`Image`]s, which an
+//! [`ImageBatcher`] makes into an [`ImageBatch`] of tensors. As the batcher works from a sample's index and not
+//! from a shared generator, an image is cropped and flipped alike whichever rank it falls to. [`text`] holds the
+//! same for texts. What both batches have in common is that their samples are [`Classified`].
 //!
 //! ```
 //! use burn::tensor::Device;
@@ -25,9 +26,12 @@
 
 mod augment;
 mod cifar;
+mod classified;
 mod image;
 mod synthetic;
+pub mod text;
 
 pub use cifar::Cifar10;
+pub use classified::Classified;
 pub use image::{CHANNELS, Image, ImageBatch, ImageBatcher, PIXELS, SIDE};
 pub use synthetic::Synthetic;

@@ -1,22 +1,15 @@
-//! The command line of the image examples.
+//! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
-use super::Schedule;
-use crate::VitConfig;
-use crate::data::{Cifar10, Image, ImageBatch, ImageBatcher, Synthetic};
-use burn::tensor::Device;
-use burn_dist::data::{Dataset, DistributedSampler, Loader};
+use super::{Course, Schedule};
+use burn_dist::data::{BatchInfo, Dataset, DistributedSampler, Loader};
 use burn_dist::launch::{Flags, Launch};
 use burn_dist::{Error, Result, Strategy, World};
-use clap::{Parser, ValueEnum};
+use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// What an image example is told.
-#[derive(Debug, Clone, Parser)]
-#[command(
-    version,
-    about = "Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks"
-)]
-pub struct Args {
+/// How a model is trained, whichever it is; a part of each example's own arguments.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
     /// Ranks as threads of one process, each with its share of the cores [default: 2].
     #[arg(long, conflicts_with_all = ["nproc_per_node", "nnodes", "standalone"])]
     pub ranks: Option<usize>,
@@ -28,14 +21,6 @@ pub struct Args {
     /// How state is spread: single, ddp, zero1, zero2, fsdp or hybrid:N.
     #[arg(long, default_value_t = Strategy::fsdp())]
     pub strategy: Strategy,
-
-    /// The model.
-    #[arg(long, value_enum, default_value_t = ModelSize::Tiny)]
-    pub model: ModelSize,
-
-    /// The folder of CIFAR-10's binary files; without it, a synthetic set that needs no files.
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
 
     /// Samples per rank and backward pass.
     #[arg(long, default_value_t = 32)]
@@ -74,41 +59,13 @@ pub struct Args {
     pub resume: bool,
 }
 
-/// The models to choose from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ModelSize {
-    /// 64 wide, 4 blocks: learns in a minute on a laptop.
-    Tiny,
-    /// 192 wide, 6 blocks: 2.7 M parameters.
-    Cifar,
-    /// The body of ViT-S.
-    Small,
-    /// The body of ViT-B.
-    Base,
-    /// The body of ViT-L.
-    Large,
-}
-
-impl Args {
+impl RunArgs {
     /// The ranks these arguments ask for.
     pub fn launch(&self) -> Launch {
         let threads = self.ranks.unwrap_or(2);
         burn_dist::launch(&self.launch)
             .threads(threads)
             .seed(self.seed)
-    }
-
-    /// The model, for the 10 classes and the 32x32 pixels that both data sets have.
-    pub fn config(&self) -> VitConfig {
-        // The larger models are made for 224 pixels in patches of 16; the body stays theirs.
-        let small_images = |config: VitConfig| config.with_image_size(32).with_patch_size(4);
-        match self.model {
-            ModelSize::Tiny => VitConfig::tiny(10),
-            ModelSize::Cifar => VitConfig::cifar(10),
-            ModelSize::Small => small_images(VitConfig::small_16(10)),
-            ModelSize::Base => small_images(VitConfig::base_16(10)),
-            ModelSize::Large => small_images(VitConfig::large_16(10)),
-        }
     }
 
     /// The folder to go on from, if this run goes on from one.
@@ -135,12 +92,16 @@ impl Args {
         }
     }
 
-    /// This rank's share of the training and of the test set.
+    /// This rank's share of a training set, in an order that changes with the epoch.
     ///
     /// # Errors
-    /// [`Error::File`] if the files are missing, short or damaged; [`Error::Config`] if a number
-    /// on the command line cannot be.
-    pub fn data(&self, world: &World) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
+    /// [`Error::Config`] if a number on the command line cannot be.
+    pub fn training<D: Dataset + 'static, B: Send + 'static>(
+        &self,
+        world: &World,
+        data: D,
+        collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
+    ) -> Result<Loader<B>> {
         if self.accumulate == 0 {
             let (what, expected) = ("--accumulate".into(), "at least 1".into());
             let found = "0".into();
@@ -150,51 +111,31 @@ impl Args {
                 found,
             });
         }
-        let device = world.device();
-        match &self.data {
-            Some(folder) => {
-                let (train, test) = Cifar10::open(folder)?;
-                self.loaders(world, &device, train, test)
-            }
-            None => {
-                let (train, test) = (Synthetic::train(0, 2048), Synthetic::test(0, 512));
-                self.loaders(world, &device, train, test)
-            }
-        }
+        let sampler = self.sampler(world, data.len())?.shuffled(self.seed);
+        Loader::new(data, sampler, collate)
     }
 
-    fn loaders<D: Dataset<Item = Image> + 'static>(
+    /// This rank's share of a test set.
+    ///
+    /// # Errors
+    /// As [`training`](Self::training).
+    pub fn testing<D: Dataset + 'static, B: Send + 'static>(
         &self,
         world: &World,
-        device: &Device,
-        train: D,
-        test: D,
-    ) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
-        let mine = |len: usize| {
-            DistributedSampler::new(len, self.per_gpu_batch)?.for_rank(world.rank(), world.size())
-        };
-        let (shuffled, ordered) = (mine(train.len())?.shuffled(self.seed), mine(test.len())?);
-        let plain = ImageBatcher::new(device);
-        let augmented = plain.clone().with_augmentation(self.seed);
-        Ok((
-            Loader::new(train, shuffled, move |images, info| {
-                augmented.collate(&images, info)
-            })?,
-            Loader::new(test, ordered, move |images, info| {
-                plain.collate(&images, info)
-            })?,
-        ))
+        data: D,
+        collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
+    ) -> Result<Loader<B>> {
+        let sampler = self.sampler(world, data.len())?;
+        Loader::new(data, sampler, collate)
     }
 
-    /// Steps of an epoch of so many batches a rank.
-    pub fn epoch_steps(&self, batches: usize) -> usize {
-        batches.div_ceil(self.accumulate)
+    fn sampler(&self, world: &World, len: usize) -> Result<DistributedSampler> {
+        DistributedSampler::new(len, self.per_gpu_batch)?.for_rank(world.rank(), world.size())
     }
 
-    /// Steps of the whole run.
-    pub fn total_steps(&self, batches: usize) -> usize {
-        let all = self.epochs * self.epoch_steps(batches);
-        self.steps.map_or(all, |steps| steps.min(all))
+    /// The way through the training set, from its beginning.
+    pub fn course<B: Send + 'static>(&self, world: &World, data: &Loader<B>) -> Course {
+        Course::new(self, world.rank(), data.steps())
     }
 
     /// The learning rate of a run of `steps`.

@@ -1,6 +1,6 @@
 //! The exact accuracy of a model, computed by all ranks together.
 
-use crate::data::ImageBatch;
+use crate::data::Classified;
 use crate::loss::{correct, cross_entropy_sum};
 use burn::tensor::Tensor;
 use burn_dist::comm::{Reduce, SpanMut};
@@ -18,33 +18,27 @@ pub struct Evaluation {
     pub samples: usize,
 }
 
-/// Runs `forward` over a rank's share of a data set, and sums over ranks.
+/// Runs `forward`, which gives a batch's logits, over a rank's share of a data set, and sums over ranks.
 ///
 /// Every sample counts once, however many ranks there are: the number is that of one device.
 /// Collective.
 ///
 /// # Errors
 /// What the loader or a collective returns.
-pub fn evaluate(
+pub fn evaluate<B: Classified + Send + 'static>(
     world: &World,
-    data: &Loader<ImageBatch>,
-    forward: impl Fn(Tensor<4>) -> Tensor<2>,
+    data: &Loader<B>,
+    forward: impl Fn(B) -> Tensor<2>,
 ) -> Result<Evaluation> {
     // Sums of correct answers, losses and samples.
     let mut sums = [0.0f64; 3];
     for batch in data.epoch(0)? {
-        let ImageBatch {
-            images,
-            labels,
-            weights,
-            count,
-            ..
-        } = batch?;
-        let logits = world.run(|| forward(images.inner()).inner())?;
-        let (labels, weights) = (labels.inner(), Some(weights.inner()));
+        let batch = batch?.inner();
+        let (labels, weights) = (batch.labels(), Some(batch.weights()));
+        sums[2] += batch.count() as f64;
+        let logits = world.run(|| forward(batch).inner())?;
         sums[0] += number(correct(logits.clone(), labels.clone(), weights.clone()));
         sums[1] += number(cross_entropy_sum(logits, labels, weights));
-        sums[2] += count as f64;
     }
     let all = SpanMut::of(&mut sums);
     world

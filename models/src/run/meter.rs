@@ -1,6 +1,7 @@
 //! What a person sees while training goes on, and what is measured for the closing table.
 
 use super::{Evaluation, Report};
+use burn::tensor::Tensor;
 use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, live_bytes, peak_bytes, reset_peak};
 use burn_dist::{Error, Plan, Result, World};
@@ -25,6 +26,8 @@ pub struct Meter {
     /// Bytes this rank sent in training steps, and had sent when the current one began.
     sent: u64,
     mark: u64,
+    /// The sum of losses and of samples of this rank in the current step.
+    step: (f64, usize),
     /// The sum of losses and of samples since the last epoch, and the means of those before.
     epoch: (f64, f64),
     losses: Vec<f64>,
@@ -55,6 +58,7 @@ impl Meter {
             samples: 0,
             sent: 0,
             mark: 0,
+            step: (0.0, 0),
             epoch: (0.0, 0.0),
             losses: Vec::new(),
         })
@@ -81,12 +85,20 @@ impl Meter {
         self.phases.time(phase, f)
     }
 
-    /// A step is done: the sum of its losses and the number of its samples on this rank, and its
-    /// gradient norm. Collective: one all-reduce of 16 bytes.
+    /// Runs a forward pass that ends in the summed loss of so many samples, and books both.
+    pub fn forward(&mut self, samples: usize, f: impl FnOnce() -> Tensor<1>) -> Tensor<1> {
+        let sum = self.time(Phase::Forward, f);
+        self.step.0 += f64::from(sum.clone().into_scalar::<f32>());
+        self.step.1 += samples;
+        sum
+    }
+
+    /// A step is done, with this gradient norm. Collective: one all-reduce of 16 bytes.
     ///
     /// # Errors
     /// What a collective returns.
-    pub fn step(&mut self, loss: f64, samples: usize, norm: f64) -> Result<()> {
+    pub fn step(&mut self, norm: f64) -> Result<()> {
+        let (loss, samples) = std::mem::take(&mut self.step);
         self.sent += self.sent_by_units() - self.mark;
         let mut sums = [loss, samples as f64];
         let all = SpanMut::of(&mut sums);

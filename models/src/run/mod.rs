@@ -2,13 +2,21 @@
 //! progress bar, its evaluation and its closing table.
 
 mod args;
+mod bert;
+mod course;
 mod evaluate;
 mod meter;
 mod report;
 mod schedule;
+mod vit;
+mod vocabulary;
 
-pub use args::{Args, ModelSize};
+pub use args::RunArgs;
+pub use bert::{BertArgs, BertSize, Texts};
+pub use course::Course;
 pub use evaluate::{Evaluation, evaluate};
 pub use meter::Meter;
 pub use report::Report;
 pub use schedule::Schedule;
+pub use vit::{VitArgs, VitSize};
+pub use vocabulary::shared;

@@ -1,176 +1,11 @@
-//! The example as a stranger runs it: from the command line, with good and with bad arguments.
-//!
-//! What is tested is what is promised on the outside: a line per epoch, a number that does not depend
-//! on the number of ranks, a run that goes on after a kill, and for every mistake one sentence that
-//! says what is wrong instead of a backtrace.
+//! The image example.
 
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use super::run::{Ended, Running, epochs, names, row, sent};
+use std::path::Path;
 use tempfile::TempDir;
 
-/// No run here takes more than a few seconds; one that takes this long hangs.
-const LIMIT: Duration = Duration::from_secs(120);
-
-/// Cargo puts examples next to the folder of the test's own binary.
-fn binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.ancestors().nth(2).unwrap();
-    let name = format!("vit_fsdp{}", std::env::consts::EXE_SUFFIX);
-    let path = folder.join("examples").join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing: `cargo test` builds it, and so does `cargo build --example vit_fsdp`",
-        path.display()
-    );
-    path
-}
-
-/// A run of the example that is going on.
-struct Running {
-    child: Child,
-    stdout: Receiver<String>,
-    stderr: JoinHandle<String>,
-    deadline: Instant,
-    seen: Vec<String>,
-}
-
-/// How a run ended and what it printed.
-struct Ended {
-    code: Option<i32>,
-    stdout: Vec<String>,
-    stderr: String,
-}
-
-impl Running {
-    fn start(args: &str, folders: &[(&str, &Path)]) -> Self {
-        let mut command = Command::new(binary());
-        command.args(args.split_whitespace());
-        for (flag, folder) in folders {
-            command.arg(flag).arg(folder);
-        }
-        let mut child = command
-            // Panics would show themselves, and nothing else may print.
-            .env("RUST_BACKTRACE", "1")
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (send, stdout) = mpsc::channel();
-        std::thread::spawn(move || {
-            lines
-                .map_while(std::result::Result::ok)
-                .try_for_each(|line| send.send(line))
-        });
-        let mut errors = child.stderr.take().unwrap();
-        let stderr = std::thread::spawn(move || {
-            let mut text = String::new();
-            errors.read_to_string(&mut text).map(|_| text).unwrap()
-        });
-        Self {
-            child,
-            stdout,
-            stderr,
-            deadline: Instant::now() + LIMIT,
-            seen: Vec::new(),
-        }
-    }
-
-    /// Reads until a line that starts so, or to the end of the output.
-    fn read_until(&mut self, start: Option<&str>) {
-        loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            match self.stdout.recv_timeout(left) {
-                Ok(line) => {
-                    let found = start.is_some_and(|start| line.starts_with(start));
-                    self.seen.push(line);
-                    if found {
-                        return;
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.child.kill().unwrap();
-                    panic!("no end after {LIMIT:?}; so far: {:#?}", self.seen);
-                }
-            }
-        }
-    }
-
-    fn end(mut self) -> Ended {
-        self.read_until(None);
-        Ended {
-            code: self.child.wait().unwrap().code(),
-            stdout: self.seen,
-            stderr: self.stderr.join().unwrap(),
-        }
-    }
-
-    /// Kills it once it has printed a line that starts so.
-    fn kill_at(mut self, start: &str) {
-        self.read_until(Some(start));
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        let seen = self.seen.last().unwrap();
-        assert!(seen.starts_with(start), "it ended before, with {seen}");
-    }
-}
-
-impl Ended {
-    fn succeeded(self) -> Vec<String> {
-        assert_eq!(self.code, Some(0), "{}", self.stderr);
-        self.stdout
-    }
-
-    /// The one line with which it failed.
-    fn failed(self) -> String {
-        assert_eq!(self.code, Some(1), "{}", self.stderr);
-        let lines: Vec<_> = self.stderr.lines().collect();
-        assert_eq!(lines.len(), 1, "{}", self.stderr);
-        assert!(lines[0].starts_with("error: "), "{}", lines[0]);
-        lines[0].to_owned()
-    }
-}
-
 fn run(args: &str, folders: &[(&str, &Path)]) -> Ended {
-    Running::start(args, folders).end()
-}
-
-/// A row of the closing table.
-fn row<'a>(output: &'a [String], name: &str) -> &'a str {
-    let start = format!("  {name:<24} ");
-    let found: Vec<_> = output
-        .iter()
-        .filter_map(|line| line.strip_prefix(&start))
-        .collect();
-    assert_eq!(found.len(), 1, "rows {name} in {output:#?}");
-    found[0]
-}
-
-/// Megabytes that a rank sent per step: counted, and planned.
-fn sent(output: &[String]) -> (f64, f64) {
-    let row = row(output, "sent per rank and step");
-    let (counted, planned) = row.split_once(", planned ").unwrap();
-    let number = |text: &str| text.strip_suffix(" MB").unwrap().parse().unwrap();
-    (number(counted), number(planned))
-}
-
-/// The epochs that were trained, and the line of each.
-fn epochs(output: &[String]) -> Vec<(&str, &str)> {
-    output
-        .iter()
-        .filter_map(|line| line.split_once(": test accuracy "))
-        .collect()
-}
-
-fn names(output: &[String]) -> Vec<&str> {
-    epochs(output).into_iter().map(|(name, _)| name).collect()
+    Running::start("vit_fsdp", args, folders).end()
 }
 
 /// CIFAR-10 in its format and with few images, each plainly of its class: epochs of a moment.
@@ -271,7 +106,7 @@ fn a_killed_run_resumes_to_where_it_would_have_come() {
 
     let folders = [("--data", data.path()), ("--save", save.path())];
     // The line of the third epoch comes before its save, so that the kill is somewhere in it.
-    Running::start(args, &folders).kill_at("epoch 3");
+    Running::start("vit_fsdp", args, &folders).kill_at("epoch 3");
     let resumed = run(&format!("{args} --resume"), &folders).succeeded();
     let rest = epochs(&resumed);
     assert!((1..=2).contains(&rest.len()), "{resumed:#?}");

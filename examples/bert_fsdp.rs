@@ -1,0 +1,131 @@
+//! Train a BERT to tell the class of a text, with fully sharded data parallelism.
+//!
+//! ```text
+//! cargo run --release --example bert_fsdp                             two ranks, nothing to download
+//! cargo run --release --example bert_fsdp -- --strategy ddp           the strategy is a value
+//! cargo run --release --example bert_fsdp -- --data ag_news_csv
+//! cargo run --release --example bert_fsdp -- --nproc-per-node 2       ranks as processes
+//! cargo run --release --example bert_fsdp -- --help                   everything else
+//! ```
+//!
+//! The places that make it distributed are numbered (1) to (6), as in `vit_fsdp`; the rest is a Burn
+//! program. One thing is new: all ranks must read with one vocabulary, which `args.data` sees to.
+
+use burn::module::Module;
+use burn::optim::AdamWConfig;
+use burn_dist::launch::exit_code;
+use burn_dist::telemetry::{Phase, Tracked};
+use burn_dist::{Error, Result, World};
+use clap::Parser;
+use env_logger::Env;
+use mimalloc::MiMalloc;
+use models::bert::BertClassifier;
+use models::data::text::TextBatch;
+use models::loss::cross_entropy_sum;
+use models::run::{BertArgs, Meter, Texts, evaluate};
+use std::process::ExitCode;
+
+/// Counts memory for the closing table; mimalloc hands out large tensors faster than the system.
+#[global_allocator]
+static MEMORY: Tracked<MiMalloc> = Tracked::new(MiMalloc);
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
+    let args = BertArgs::parse();
+    // (1) Every rank runs `train`: as threads, or as processes that flags or a launcher ask for.
+    // An error or a panic on one of them ends all.
+    let result = args.run.launch().run(|world| train(&args, &world));
+    if let Err(error) = &result {
+        eprintln!("error: {error}");
+    }
+    ExitCode::from(exit_code(&result))
+}
+
+fn train(args: &BertArgs, world: &World) -> Result<()> {
+    let run = &args.run;
+    let Texts {
+        train: data,
+        test,
+        tokenizer,
+        classes,
+    } = args.data(world)?;
+
+    // (2) `init` allocates nothing; `shard` makes one parameter after the other and keeps this
+    // rank's piece of each. The same type comes back.
+    let config = args.config(&tokenizer);
+    let model = config
+        .init_classifier(classes.len(), &world.device())
+        .map_err(Error::user)?;
+    let plan = run.strategy.plan(&model, world.size())?;
+    let mut meter = Meter::new(world, &plan)?;
+    let mut model = run.strategy.clone().shard(model, world)?;
+
+    // (3) Burn's own optimizer steps the pieces; one that would be wrong on them is refused.
+    let adamw = AdamWConfig::new()
+        .with_weight_decay(0.01)
+        .with_epsilon(1e-8);
+    let mut optimizer = world.optimizer(adamw.init(), &model)?;
+
+    // How many steps are done is the user's own part of a save.
+    let mut course = run.course(world, &data);
+    if let Some(folder) = run.resumes(world)? {
+        let done;
+        (model, optimizer, done) = world.load(folder, model, optimizer)?;
+        course.resume(done);
+        meter.resumed(done, folder);
+    }
+    meter.begin(course.steps(), course.done());
+
+    // All ranks evaluate together, and each sample counts once.
+    let evaluated = |model: &BertClassifier| {
+        let model = model.valid();
+        evaluate(world, &test, |batch: TextBatch| model.forward(batch.tokens))
+    };
+    let mut last = None;
+    while let Some(mut batches) = course.epoch(&data)? {
+        while let Some(step) = meter.time(Phase::Data, || course.step(&mut batches))? {
+            // (4) Gradients come averaged over the samples of all ranks, cut as parameters are.
+            let mut gradients = world.accumulate(&model)?;
+            for (batch, noise) in step {
+                let count = batch.count;
+                let sum = meter.forward(count, || {
+                    let logits = model.forward_train(batch.tokens, noise);
+                    cross_entropy_sum(logits, batch.labels, Some(batch.weights))
+                });
+                meter.time(Phase::Backward, || gradients.add_sum(sum, count))?;
+            }
+            let gradients = meter.time(Phase::Backward, || gradients.finish())?;
+            let (stepped, norm) = meter.time(Phase::Optimizer, || {
+                let clipped = gradients.clip_norm(run.clip)?;
+                let stepped = optimizer.step(course.rate(), model, clipped.grads);
+                Ok::<_, Error>((stepped, clipped.norm))
+            })?;
+            model = stepped;
+            course.advance();
+            meter.step(norm)?;
+
+            // (5) SIGTERM or Ctrl-C on any rank: the step is done, so save, and leave.
+            if world.should_stop()? {
+                if let Some(folder) = &run.save {
+                    world.save(folder, &model, &optimizer, &course.done())?;
+                }
+                return meter.stop(course.done(), run.save.as_deref());
+            }
+        }
+
+        let score = evaluated(&model)?;
+        meter.epoch(course.epochs(), &score);
+        last = Some(score);
+
+        // (6) Every rank writes its pieces; a kill at any moment leaves the save before.
+        if let Some(folder) = &run.save {
+            world.save(folder, &model, &optimizer, &course.done())?;
+        }
+    }
+
+    let score = match last {
+        Some(score) => score,
+        None => evaluated(&model)?,
+    };
+    meter.finish(score, run.accumulate).map(drop)
+}

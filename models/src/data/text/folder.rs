@@ -1,0 +1,190 @@
+//! A tokenizer's files, as they lie beside a model's weights in the Hugging Face layout.
+
+use burn_dist::Result;
+use serde::Deserialize;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use tokenizers::normalizers::BertNormalizer;
+
+use super::{Tokenizer, file};
+
+/// All there is to a tokenizer.
+pub(super) const WHOLE: &str = "tokenizer.json";
+/// Its pieces, one a line, and what else is needed then.
+const PIECES: &str = "vocab.txt";
+const SETTINGS: &str = "tokenizer_config.json";
+
+/// What `tokenizer_config.json` says that `vocab.txt` does not.
+#[derive(Deserialize)]
+struct Settings {
+    #[serde(default = "yes")]
+    do_lower_case: bool,
+    strip_accents: Option<bool>,
+    #[serde(default = "yes")]
+    tokenize_chinese_chars: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Tokenizer {
+    /// The tokenizer that lies beside a model's weights: `tokenizer.json`, or else `vocab.txt` with what
+    /// `tokenizer_config.json` says of it, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] names the folder in which there is neither, or the file that cannot be read, is no
+    /// tokenizer, or lacks one of BERT's special tokens.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let whole = folder.join(WHOLE);
+        if let Some(json) = read(&whole)? {
+            return Self::parsed(json.as_bytes(), &whole);
+        }
+        let path = folder.join(PIECES);
+        let Some(pieces) = read(&path)? else {
+            let expected = format!("a folder with {WHOLE} or {PIECES}");
+            let found = if folder.is_dir() {
+                "neither"
+            } else {
+                "no folder"
+            };
+            return Err(file(folder, expected, found));
+        };
+        let settings = folder.join(SETTINGS);
+        let text = read(&settings)?.unwrap_or_else(|| "{}".into());
+        let Settings {
+            do_lower_case,
+            strip_accents,
+            tokenize_chinese_chars,
+        } = serde_json::from_str(&text)
+            .map_err(|cause| file(&settings, "a tokenizer's settings", cause.to_string()))?;
+        let normalizer =
+            BertNormalizer::new(true, tokenize_chinese_chars, strip_accents, do_lower_case);
+        Self::assembled(&pieces, normalizer, &path)
+    }
+
+    /// Writes `tokenizer.json` and `vocab.txt` to a folder, which it makes if need be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] for what cannot be written.
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
+        let folder = folder.as_ref();
+        fs::create_dir_all(folder)
+            .map_err(|cause| file(folder, "a folder that can be made", cause.to_string()))?;
+        let pieces = self.pieces().join("\n") + "\n";
+        for (name, text) in [(PIECES, pieces), (WHOLE, self.to_json()?)] {
+            let path = folder.join(name);
+            fs::write(&path, text)
+                .map_err(|cause| file(&path, "a file that can be written", cause.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A text file, or `None` if it is not there.
+fn read(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(cause) => Err(file(path, "a text file", cause.to_string())),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::{Newswire, Text};
+    use super::*;
+    use tempfile::TempDir;
+
+    /// The folder of a small cased vocabulary.
+    fn folder(pieces: &str) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(PIECES), pieces).unwrap();
+        folder
+    }
+
+    const SMALL: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nBank\nbank\n##s\ncafé\ncafe\n";
+
+    fn error(folder: &Path) -> String {
+        let message = Tokenizer::open(folder).unwrap_err().to_string();
+        message.replace(&folder.display().to_string(), "DIR")
+    }
+
+    fn ids(tokenizer: &Tokenizer, title: &str, description: &str) -> Vec<u32> {
+        let text = Text {
+            title: title.into(),
+            description: description.into(),
+            label: 0,
+        };
+        tokenizer.encode(&text).unwrap().ids
+    }
+
+    #[test]
+    fn settings_beside_the_pieces_count() {
+        let folder = folder(SMALL);
+        let settings = folder.path().join(SETTINGS);
+        fs::write(
+            &settings,
+            r#"{"do_lower_case": false, "model_max_length": 512}"#,
+        )
+        .unwrap();
+        let tokenizer = Tokenizer::open(folder.path()).unwrap();
+        assert_eq!(ids(&tokenizer, "Bank", "café"), [2, 5, 3, 8, 3]);
+        fs::write(&settings, "{").unwrap();
+        let expected = "DIR/tokenizer_config.json: expected a tokenizer's settings, found ";
+        assert!(error(folder.path()).starts_with(expected));
+    }
+
+    #[test]
+    fn what_is_saved_reads_alike_from_either_file() {
+        let saved = Tokenizer::train(&Newswire::train(42, 500), 400).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("new");
+        saved.save(&folder).unwrap();
+        let text = Newswire::test(1, 1).get(0).unwrap();
+        let whole = Tokenizer::open(&folder).unwrap();
+        fs::remove_file(folder.join(WHOLE)).unwrap();
+        let from_pieces = Tokenizer::open(&folder).unwrap();
+        for read in [whole, from_pieces] {
+            assert_eq!(read.encode(&text).unwrap(), saved.encode(&text).unwrap());
+            assert_eq!(read.to_json().unwrap(), saved.to_json().unwrap());
+        }
+    }
+
+    #[test]
+    fn what_is_no_tokenizer_is_named() {
+        let folder = folder("[PAD]\n[UNK]\n[CLS]\nbank\n");
+        assert_eq!(
+            error(folder.path()),
+            "DIR/vocab.txt: expected BERT's special tokens, found no [SEP]"
+        );
+        fs::write(folder.path().join(PIECES), format!("{SMALL}bank\n")).unwrap();
+        assert_eq!(
+            error(folder.path()),
+            "DIR/vocab.txt: expected a word piece on each line, and none twice, \
+             found 10 different ones on 11 lines"
+        );
+        fs::write(folder.path().join(PIECES), b"caf\xe9").unwrap();
+        let expected = "DIR/vocab.txt: expected a text file, found ";
+        assert!(error(folder.path()).starts_with(expected));
+        fs::write(folder.path().join(WHOLE), "{\"model\": 3}").unwrap();
+        let expected = "DIR/tokenizer.json: expected a tokenizer in JSON, found ";
+        assert!(error(folder.path()).starts_with(expected));
+    }
+
+    #[test]
+    fn a_folder_without_a_tokenizer_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let expected = "expected a folder with tokenizer.json or vocab.txt, found";
+        assert_eq!(error(folder.path()), format!("DIR: {expected} neither"));
+        let nowhere = folder.path().join("nowhere");
+        assert_eq!(error(&nowhere), format!("DIR: {expected} no folder"));
+    }
+}

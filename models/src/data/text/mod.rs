@@ -1,0 +1,62 @@
+//! Texts to classify: AG News from its files, and a newswire that is made up on the spot.
+//!
+//! From text to tensors there are three steps, each of its own type. A [`Dataset`](burn_dist::data::Dataset)
+//! of [`Text`]s is read; a [`Tokenizer`] cuts each into numbers of its vocabulary, giving an [`Encoded`]; a
+//! [`TextBatcher`] lays those side by side in a [`TextBatch`], the shorter ones padded to the longest. A
+//! [`Tokenized`] dataset joins the first two.
+//!
+//! ```
+//! use burn::tensor::Device;
+//! use burn_dist::data::{DistributedSampler, Loader};
+//! use models::data::text::{Newswire, TextBatcher, Tokenized, Tokenizer};
+//!
+//! let train = Newswire::train(42, 64);
+//! let tokenizer = Tokenizer::train(&train, 500)?.with_max_length(32)?;
+//! let batcher = TextBatcher::new(&tokenizer, &Device::flex());
+//! let train = Tokenized::new(train, tokenizer);
+//! let sampler = DistributedSampler::new(64, 16)?.shuffled(42);
+//! let loader = Loader::new(train, sampler, move |items, info| batcher.collate(&items, info))?;
+//!
+//! for batch in loader.epoch(0)? {
+//!     let [texts, tokens] = batch?.tokens.ids.dims();
+//!     assert!(texts == 16 && tokens <= 32);
+//! }
+//! # Ok::<(), burn_dist::Error>(())
+//! ```
+
+mod ag_news;
+mod batch;
+mod encoded;
+mod folder;
+mod newswire;
+mod tokenizer;
+mod training;
+mod words;
+
+pub use ag_news::AgNews;
+pub use batch::{TextBatch, TextBatcher};
+pub use encoded::{Encoded, Tokenized};
+pub use newswire::Newswire;
+pub use tokenizer::Tokenizer;
+
+use burn_dist::Error;
+use std::path::Path;
+
+/// A piece of news and its class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The headline.
+    pub title: String,
+    /// What follows it.
+    pub description: String,
+    /// The class.
+    pub label: u8,
+}
+
+fn file(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
+    Error::File {
+        path: path.display().to_string(),
+        expected: expected.into(),
+        found: found.into(),
+    }
+}

@@ -1,0 +1,113 @@
+//! A vocabulary of word pieces, found in the texts themselves.
+//!
+//! The pieces are those that byte-pair merging arrives at: beginning with single characters, the two neighbours
+//! that are seen together most often become one, until the vocabulary is full.
+//!
+//! Every run over the same texts has to find the same vocabulary, or a resumed run would read its weights
+//! wrongly. The trainer numbers characters in the order of a hash map, which differs from process to process,
+//! and settles ties by those numbers. So it is given all characters in their order before it starts, in the
+//! place of special tokens; what is left to it is determined.
+
+use burn_dist::data::Dataset;
+use burn_dist::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::{
+    AddedToken, Model, NormalizedString, Normalizer, OffsetReferential, OffsetType,
+    PreTokenizedString, PreTokenizer, Trainer,
+};
+
+use super::Text;
+use super::tokenizer::SPECIAL;
+
+/// A pair of pieces seen only once says nothing.
+const LEAST: u64 = 2;
+
+/// At most `size` pieces, the special tokens and every character of the texts among them, in their order.
+pub(super) fn vocabulary(
+    texts: &impl Dataset<Item = Text>,
+    normalizer: &BertNormalizer,
+    size: usize,
+) -> Result<Vec<String>> {
+    let words = words(texts, normalizer)?;
+    let letters: BTreeSet<char> = words.keys().flat_map(|word| word.chars()).collect();
+    let inside: BTreeSet<char> = words.keys().flat_map(|word| word.chars().skip(1)).collect();
+    let first: Vec<String> = SPECIAL
+        .into_iter()
+        .map(String::from)
+        .chain(letters.iter().map(char::to_string))
+        .chain(inside.iter().map(|letter| format!("##{letter}")))
+        .collect();
+    if size < first.len() {
+        return Err(Error::Config {
+            what: "size of the vocabulary".into(),
+            expected: format!(
+                "at least {}, the {} special tokens and the characters of the texts",
+                first.len(),
+                SPECIAL.len()
+            ),
+            found: size.to_string(),
+        });
+    }
+
+    let mut trainer = WordPieceTrainer::builder()
+        .show_progress(false)
+        .vocab_size(size)
+        .min_frequency(LEAST)
+        .special_tokens(
+            first
+                .into_iter()
+                .map(|s| AddedToken::from(s, false))
+                .collect(),
+        )
+        .build();
+    // The trainer counts words itself: each is handed to it as often as it was seen.
+    let again = |word: &str| {
+        let count = words.get(word).copied().unwrap_or_default();
+        Ok(vec![word.to_owned(); count])
+    };
+    let mut model = WordPiece::default();
+    trainer
+        .feed(words.keys(), again)
+        .and_then(|()| trainer.train(&mut model))
+        .map_err(failed)?;
+    let mut pieces: Vec<_> = model.get_vocab().into_iter().collect();
+    pieces.sort_unstable_by_key(|(_, id)| *id);
+    Ok(pieces.into_iter().map(|(piece, _)| piece).collect())
+}
+
+/// How often each word is seen.
+fn words(
+    texts: &impl Dataset<Item = Text>,
+    normalizer: &BertNormalizer,
+) -> Result<BTreeMap<String, usize>> {
+    let mut words = BTreeMap::new();
+    for index in 0..texts.len() {
+        let Text {
+            title, description, ..
+        } = texts.get(index)?;
+        for part in [title, description] {
+            let mut part = NormalizedString::from(part);
+            normalizer.normalize(&mut part).map_err(failed)?;
+            let mut split = PreTokenizedString::from(part);
+            BertPreTokenizer.pre_tokenize(&mut split).map_err(failed)?;
+            for (word, ..) in split.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
+                match words.get_mut(word) {
+                    Some(count) => *count += 1,
+                    None => drop(words.insert(word.to_owned(), 1)),
+                }
+            }
+        }
+    }
+    Ok(words)
+}
+
+fn failed(error: tokenizers::Error) -> Error {
+    Error::Config {
+        what: "vocabulary".into(),
+        expected: "texts that can be cut into words".into(),
+        found: error.to_string(),
+    }
+}

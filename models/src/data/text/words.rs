@@ -1,0 +1,188 @@
+//! The words that the newswire is made of: who does what in each class, and what is said in all of them.
+
+/// Who and what the news of a class is about.
+pub(super) struct Topic {
+    pub(super) actors: [&'static str; 14],
+    pub(super) deeds: [&'static str; 14],
+}
+
+/// By label: world, sports, business, science and technology.
+pub(super) const TOPICS: [Topic; 4] = [
+    Topic {
+        actors: [
+            "the foreign minister",
+            "a border patrol",
+            "the rebel council",
+            "an aid convoy",
+            "the new parliament",
+            "the peace envoy",
+            "a refugee camp",
+            "the ruling party",
+            "the island's president",
+            "a crowd of protesters",
+            "the election board",
+            "the ambassador",
+            "an army column",
+            "the exiled king",
+        ],
+        deeds: [
+            "calls for a ceasefire",
+            "reopens the mountain pass",
+            "signs the treaty",
+            "demands a recount of the ballots",
+            "blocks the road to the capital",
+            "frees the hostages",
+            "votes to lift the curfew",
+            "appeals for tents and water",
+            "rejects the draft constitution",
+            "crosses the disputed river",
+            "meets the opposition in secret",
+            "mourns the victims of the flood",
+            "recalls its diplomats",
+            "promises a fair vote",
+        ],
+    },
+    Topic {
+        actors: [
+            "the home side",
+            "a teenage sprinter",
+            "the veteran goalkeeper",
+            "the champion",
+            "a relay team",
+            "the coach",
+            "the visiting striker",
+            "a left-handed pitcher",
+            "the rowing crew",
+            "the cup holders",
+            "a substitute defender",
+            "the top seed",
+            "the cyclist",
+            "the national squad",
+        ],
+        deeds: [
+            "scores in extra time",
+            "sets a personal best",
+            "misses the decisive penalty",
+            "wins the derby",
+            "climbs to second in the league",
+            "returns after a knee injury",
+            "drops the opening set",
+            "takes gold in the final",
+            "loses the lead on the last lap",
+            "saves three shots",
+            "is sent off before the break",
+            "books a place in the playoffs",
+            "breaks the stadium record",
+            "signs until the end of the season",
+        ],
+    },
+    Topic {
+        actors: [
+            "the savings bank",
+            "an oil refiner",
+            "the carmaker",
+            "the central bank",
+            "a budget airline",
+            "the retailer",
+            "the pension fund",
+            "a steel mill",
+            "the insurer",
+            "the brewery",
+            "the stock exchange",
+            "a shipping line",
+            "the chief executive",
+            "the furniture chain",
+        ],
+        deeds: [
+            "raises its profit forecast",
+            "cuts interest rates",
+            "buys back shares",
+            "posts a quarterly loss",
+            "closes two factories",
+            "agrees to a merger",
+            "pays a higher dividend",
+            "warns of weak demand",
+            "opens the order book",
+            "sells its stake",
+            "settles with its creditors",
+            "lowers prices before the holidays",
+            "files for bankruptcy",
+            "hires four hundred clerks",
+        ],
+    },
+    Topic {
+        actors: [
+            "the space probe",
+            "a browser maker",
+            "the chip designer",
+            "the observatory",
+            "a team of biologists",
+            "the search engine",
+            "an open source project",
+            "the robotics lab",
+            "the satellite",
+            "a password thief",
+            "the telescope",
+            "the genome consortium",
+            "a game console",
+            "the undersea drone",
+        ],
+        deeds: [
+            "maps a distant moon",
+            "patches a security hole",
+            "doubles the battery life",
+            "finds a new species of fern",
+            "sends back sharper pictures",
+            "tests a quantum circuit",
+            "releases its source code",
+            "spreads through wireless networks",
+            "measures the melting ice",
+            "decodes an ancient virus",
+            "learns to fold proteins",
+            "detects water vapour",
+            "streams video to phones",
+            "lands on a comet",
+        ],
+    },
+];
+
+/// Headlines that fit any news.
+pub(super) const HEADLINES: [&str; 8] = [
+    "What to know this morning",
+    "A surprise for everyone",
+    "The story of the week",
+    "Nobody saw it coming",
+    "Long wait is over",
+    "Update: late developments",
+    "Questions remain",
+    "In brief",
+];
+
+/// Who says so.
+pub(super) const SOURCES: [&str; 8] = [
+    "Reports say that",
+    "It was confirmed that",
+    "According to two people,",
+    "A spokeswoman said that",
+    "As expected,",
+    "Late last night it emerged that",
+    "To general surprise,",
+    "Witnesses told us that",
+];
+
+/// When and where.
+pub(super) const CIRCUMSTANCES: [&str; 10] = [
+    "on Monday",
+    "on Thursday",
+    "over the weekend",
+    "for the third time",
+    "in Lisbon",
+    "in the north",
+    "after weeks of doubt",
+    "despite heavy rain",
+    "in front of the cameras",
+    "without any notice",
+];
+
+/// What introduces the news that a text is not about.
+pub(super) const ASIDES: [&str; 4] = ["while", "even though", "just as", "hours after"];

@@ -1,0 +1,175 @@
+//! The command line of the text example: its models, its texts and its vocabulary.
+
+use super::{RunArgs, shared};
+use crate::BertConfig;
+use crate::data::text::{AgNews, Newswire, Text, TextBatch, TextBatcher, Tokenized, Tokenizer};
+use burn_dist::data::{Dataset, Loader};
+use burn_dist::{Error, Result, World};
+use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
+
+/// What the text example is told.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    version,
+    about = "Train a BERT to tell the class of a text, sharded over several ranks",
+    mut_arg("epochs", |arg| arg.default_value("6")),
+    mut_arg("lr", |arg| arg.default_value("1e-3"))
+)]
+pub struct BertArgs {
+    /// What it shares with other examples.
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// The model.
+    #[arg(long, value_enum, default_value_t = BertSize::Tiny)]
+    pub model: BertSize,
+
+    /// The folder of AG News's CSV files; without it, made-up news that need no files.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// A folder with tokenizer.json or vocab.txt; without it, a vocabulary is made of the training texts.
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+
+    /// The most word pieces of a vocabulary that is made.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4096,
+        conflicts_with = "tokenizer"
+    )]
+    pub vocab: usize,
+
+    /// The most tokens of a text; of a longer one, the end is not read.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_length: usize,
+
+    /// How much is dropped at random while training, everywhere.
+    #[arg(long, value_name = "RATE", default_value_t = 0.1)]
+    pub dropout: f64,
+}
+
+/// The models to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BertSize {
+    /// 128 wide, 2 blocks: learns in a minute on a laptop.
+    Tiny,
+    /// 256 wide, 4 blocks.
+    Mini,
+    /// 512 wide, 4 blocks.
+    Small,
+    /// BERT-base.
+    Base,
+    /// BERT-large.
+    Large,
+    /// DistilBERT: half the blocks of BERT-base, and no types.
+    Distil,
+}
+
+/// What a text classifier is trained and tested on, in one rank's share.
+#[derive(Debug)]
+pub struct Texts {
+    /// The training set.
+    pub train: Loader<TextBatch>,
+    /// The test set.
+    pub test: Loader<TextBatch>,
+    /// The vocabulary, the same on every rank.
+    pub tokenizer: Tokenizer,
+    /// The classes' names, by label.
+    pub classes: Vec<String>,
+}
+
+impl BertArgs {
+    /// The model, for texts that `tokenizer` has encoded.
+    pub fn config(&self, tokenizer: &Tokenizer) -> BertConfig {
+        let config = match self.model {
+            BertSize::Tiny => BertConfig::tiny(),
+            BertSize::Mini => BertConfig::mini(),
+            BertSize::Small => BertConfig::small(),
+            BertSize::Base => BertConfig::base(),
+            BertSize::Large => BertConfig::large(),
+            BertSize::Distil => BertConfig::distil(),
+        };
+        config
+            .with_vocab(tokenizer.size())
+            .with_dropout(self.dropout)
+            .with_attention_dropout(self.dropout)
+            .with_head_dropout(self.dropout)
+    }
+
+    /// This rank's share of the texts, and the vocabulary that all ranks share. Collective.
+    ///
+    /// A vocabulary that is made of the training texts is written to the folder of the saves, and a run that goes
+    /// on from there reads it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if files are missing or malformed; [`Error::Config`] if a number on the command line
+    /// cannot be; what a collective returns.
+    pub fn data(&self, world: &World) -> Result<Texts> {
+        match &self.data {
+            Some(folder) => {
+                let (train, test) = AgNews::open(folder)?;
+                let classes = train.classes().to_vec();
+                self.texts(world, train, test, classes)
+            }
+            None => {
+                let classes = Newswire::classes().iter().map(ToString::to_string);
+                let (train, test) = (Newswire::train(0, 2048), Newswire::test(0, 512));
+                self.texts(world, train, test, classes.collect())
+            }
+        }
+    }
+
+    fn texts<D: Dataset<Item = Text> + 'static>(
+        &self,
+        world: &World,
+        train: D,
+        test: D,
+        classes: Vec<String>,
+    ) -> Result<Texts> {
+        let tokenizer = self.vocabulary(world, &train)?;
+        let batcher = TextBatcher::new(&tokenizer, &world.device());
+        let again = batcher.clone();
+        let train = Tokenized::new(train, tokenizer.clone());
+        let test = Tokenized::new(test, tokenizer.clone());
+        Ok(Texts {
+            train: self.run.training(world, train, move |texts, info| {
+                batcher.collate(&texts, info)
+            })?,
+            test: self
+                .run
+                .testing(world, test, move |texts, info| again.collate(&texts, info))?,
+            tokenizer,
+            classes,
+        })
+    }
+
+    /// The vocabulary of the run before, or that of a folder, or a new one.
+    fn vocabulary(&self, world: &World, train: &impl Dataset<Item = Text>) -> Result<Tokenizer> {
+        let longest = BertConfig::new().positions;
+        if self.max_length > longest {
+            return Err(Error::Config {
+                what: "--max-length".into(),
+                expected: format!("at most {longest} tokens, which a BERT has places for"),
+                found: self.max_length.to_string(),
+            });
+        }
+        let resumed = self.run.resumes(world)?;
+        let tokenizer = shared(world, || match (resumed, &self.tokenizer, &self.run.save) {
+            (Some(folder), ..) | (None, Some(folder), None) => Tokenizer::open(folder),
+            (None, from, save) => {
+                let tokenizer = match from {
+                    Some(folder) => Tokenizer::open(folder)?,
+                    None => Tokenizer::train(train, self.vocab)?,
+                };
+                if let Some(folder) = save {
+                    tokenizer.save(folder)?;
+                }
+                Ok(tokenizer)
+            }
+        })?;
+        tokenizer.with_max_length(self.max_length)
+    }
+}

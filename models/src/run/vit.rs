@@ -1,0 +1,92 @@
+//! The command line of the image example: its models and its data.
+
+use super::RunArgs;
+use crate::VitConfig;
+use crate::data::{Cifar10, Image, ImageBatch, ImageBatcher, Synthetic};
+use burn_dist::data::{Dataset, Loader};
+use burn_dist::{Result, World};
+use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
+
+/// What the image example is told.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    version,
+    about = "Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks"
+)]
+pub struct VitArgs {
+    /// What it shares with other examples.
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// The model.
+    #[arg(long, value_enum, default_value_t = VitSize::Tiny)]
+    pub model: VitSize,
+
+    /// The folder of CIFAR-10's binary files; without it, a synthetic set that needs no files.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// The models to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum VitSize {
+    /// 64 wide, 4 blocks: learns in a minute on a laptop.
+    Tiny,
+    /// 192 wide, 6 blocks: 2.7 M parameters.
+    Cifar,
+    /// The body of ViT-S.
+    Small,
+    /// The body of ViT-B.
+    Base,
+    /// The body of ViT-L.
+    Large,
+}
+
+impl VitArgs {
+    /// The model, for the 10 classes and the 32x32 pixels that both data sets have.
+    pub fn config(&self) -> VitConfig {
+        // The larger models are made for 224 pixels in patches of 16; the body stays theirs.
+        let small_images = |config: VitConfig| config.with_image_size(32).with_patch_size(4);
+        match self.model {
+            VitSize::Tiny => VitConfig::tiny(10),
+            VitSize::Cifar => VitConfig::cifar(10),
+            VitSize::Small => small_images(VitConfig::small_16(10)),
+            VitSize::Base => small_images(VitConfig::base_16(10)),
+            VitSize::Large => small_images(VitConfig::large_16(10)),
+        }
+    }
+
+    /// This rank's share of the training and of the test set.
+    ///
+    /// # Errors
+    /// [`Error::File`](burn_dist::Error::File) if the files are missing, short or damaged;
+    /// [`Error::Config`](burn_dist::Error::Config) if a number on the command line cannot be.
+    pub fn data(&self, world: &World) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
+        match &self.data {
+            Some(folder) => {
+                let (train, test) = Cifar10::open(folder)?;
+                self.loaders(world, train, test)
+            }
+            None => self.loaders(world, Synthetic::train(0, 2048), Synthetic::test(0, 512)),
+        }
+    }
+
+    fn loaders<D: Dataset<Item = Image> + 'static>(
+        &self,
+        world: &World,
+        train: D,
+        test: D,
+    ) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
+        let plain = ImageBatcher::new(&world.device());
+        let augmented = plain.clone().with_augmentation(self.run.seed);
+        Ok((
+            self.run.training(world, train, move |images, info| {
+                augmented.collate(&images, info)
+            })?,
+            self.run.testing(world, test, move |images, info| {
+                plain.collate(&images, info)
+            })?,
+        ))
+    }
+}
