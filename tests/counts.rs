@@ -9,7 +9,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use burn_dist::comm::Op;
 use burn_dist::{Strategy, World};
-use models::VitConfig;
+use models::{BertConfig, VitConfig, bert};
 use oracle::{Mlp, ranks};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -257,6 +257,36 @@ fn a_base_vision_transformer_is_hardly_padded() {
     assert_eq!(plan.parameters(), 86_567_656);
     assert_eq!(plan.units().len(), 13);
     assert!(plan.padding() < 0.03, "{}", plan.padding());
+}
+
+#[test]
+fn a_base_bert_is_hardly_padded() {
+    let model = BertConfig::base().init_classifier(2, &Device::flex());
+    let plan = Strategy::fsdp().plan(&model.unwrap(), 8).unwrap();
+    assert_eq!(plan.parameters(), 109_483_778);
+    assert_eq!(plan.units().len(), 13);
+    assert!(plan.padding() < 0.03, "{}", plan.padding());
+}
+
+/// The words of a masked language model are read twice, and are one parameter of the root all the same.
+#[test]
+fn a_tied_decoder_costs_nothing() {
+    let config = BertConfig::tiny()
+        .with_vocab(40)
+        .with_width(16)
+        .with_mlp_width(32);
+    let calls = |world: World| {
+        let model = config.init_masked_lm(&world.device()).unwrap();
+        let model = Strategy::fsdp().shard(model, &world)?;
+        world.ledger().reset();
+        let ids = Tensor::ones([2, 5], &world.device());
+        let logits = model.forward(bert::Tokens::new(ids));
+        let _ = world.backward(logits.powi_scalar(2).mean(), &model)?;
+        let total = |op| world.ledger().total(op).calls;
+        Ok([Op::AllGather, Op::ReduceScatter, Op::AllReduce].map(total))
+    };
+    // Two blocks, gathered twice, and the root, gathered once; each reduced once.
+    assert_eq!(ranks(2).run(calls).unwrap(), [[5, 3, 0]; 2]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The models that burn-dist is shown and tested with, written as any Burn user would write them.
 //!
-//! A [`Vit`] is an ordinary Burn module: it trains on one device with Burn alone, and its parameters
-//! map one to one to those of a Hugging Face `ViTForImageClassification` checkpoint. The models know of
-//! burn-dist a single function, [`burn_dist::unit()`].
+//! A [`Vit`] or a [`Bert`] is an ordinary Burn module: it trains on one device with Burn alone, and its
+//! parameters map one to one to those of a Hugging Face checkpoint. The models know of burn-dist a single
+//! function, [`burn_dist::unit()`].
 //!
 //! # Why `unit`
 //!
@@ -66,17 +66,29 @@
 //!
 //! # What is here
 //!
-//! - [`vit`]: the Vision Transformer, its presets, and the loading of Hugging Face weights;
+//! - [`vit`]: the Vision Transformer and its presets;
+//! - [`bert`]: BERT and DistilBERT, which classify texts or fill in words, and their presets;
+//! - [`transformer`]: what the two share;
+//! - [`hf`]: the loading of Hugging Face weights;
 //! - [`noise`]: dropout and stochastic depth that replay exactly;
 //! - [`data`]: CIFAR-10, a synthetic set that needs no files, augmentation and batching;
 //! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report;
 //! - [`loss`]: cross-entropy as a sum, so that uneven batches can be averaged exactly across ranks.
 
+pub mod bert;
+#[cfg(test)]
+mod census;
+mod config;
 pub mod data;
+pub mod hf;
 pub mod loss;
 pub mod noise;
 pub mod run;
+pub mod transformer;
 pub mod vit;
+mod widen;
 
+pub use bert::{Bert, BertClassifier, BertConfig, BertMaskedLm};
+pub use config::ConfigError;
 pub use noise::Noise;
 pub use vit::{Vit, VitConfig};

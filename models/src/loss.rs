@@ -4,7 +4,9 @@
 //! padding added to even them out, need the sum of losses and the number of samples apart: the division
 //! comes last, by the count of all ranks.
 
-use burn::tensor::{DType, FloatDType, Int, Tensor, activation::log_softmax};
+use burn::tensor::{FloatDType, Int, Tensor, activation::log_softmax};
+
+use crate::widen::widened;
 
 /// The cross-entropy of each sample against its label, summed: a tensor of one element.
 ///
@@ -50,6 +52,47 @@ pub fn cross_entropy_sum(
         None => of_label,
     };
     counted.sum().neg()
+}
+
+/// The label of what has none: a word that was not hidden. PyTorch's `ignore_index`.
+pub const IGNORED: i64 = -100;
+
+/// The cross-entropy of each row that has a label, summed, and how many rows have one: two tensors of one
+/// element.
+///
+/// - `logits`: `[rows, classes]`, as for [`cross_entropy_sum`]; a masked language model's are flattened to
+///   `[batch * tokens, vocab]`.
+/// - `labels`: `[rows]`, a class or [`IGNORED`].
+///
+/// Both stay on the device, so that ranks can add theirs before anyone reads them; ranks have different
+/// counts, and only the sum over all divided by the count of all is the mean.
+///
+/// # Panics
+///
+/// As Burn's `gather`, if a label is neither a class nor [`IGNORED`].
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use models::loss::{IGNORED, cross_entropy_masked_sum};
+///
+/// let device = Device::flex();
+/// let labels = Tensor::<1, Int>::from_data([4, IGNORED, 0], &device);
+/// let (sum, count) = cross_entropy_masked_sum(Tensor::zeros([3, 10], &device), labels);
+/// assert!((sum.into_scalar::<f32>() - 2.0 * 10f32.ln()).abs() < 1e-5);
+/// assert_eq!(count.into_scalar::<i64>(), 2);
+/// ```
+pub fn cross_entropy_masked_sum(
+    logits: Tensor<2>,
+    labels: Tensor<1, Int>,
+) -> (Tensor<1>, Tensor<1, Int>) {
+    let ignored = labels.clone().equal_elem(IGNORED);
+    let labelled = ignored.clone().bool_not();
+    let labels = labels.mask_fill(ignored, 0);
+    let weights = labelled.clone().float();
+    let sum = cross_entropy_sum(logits, labels, Some(weights));
+    (sum, labelled.int().sum())
 }
 
 /// The mean of [`cross_entropy_sum`] over the batch: a tensor of one element.
@@ -102,19 +145,11 @@ pub fn correct(logits: Tensor<2>, labels: Tensor<1, Int>, weights: Option<Tensor
     .sum()
 }
 
-/// Half-precision logits in f32: a sum of exponentials over many classes needs the bits.
-fn widened(logits: Tensor<2>) -> Tensor<2> {
-    match logits.dtype() {
-        DType::F16 | DType::BF16 => logits.cast(FloatDType::F32),
-        _ => logits,
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use burn::tensor::{DType, Device};
 
     fn logits(device: &Device) -> Tensor<2> {
         Tensor::from_data([[1.0, 2.0, 3.0], [400.0, -400.0, 0.0]], device)
@@ -145,6 +180,21 @@ mod tests {
             .into_data()
             .try_to_vec()
             .unwrap();
+        assert_eq!(grad, [0.0, 0.0, 0.0, 1.0, 0.0, -1.0]);
+    }
+
+    #[test]
+    fn a_row_without_a_label_has_neither_loss_nor_gradient_nor_count() {
+        let device = Device::flex().autodiff();
+        let logits = logits(&device).require_grad();
+        let labels = Tensor::from_data([IGNORED, 2], &device);
+        let (sum, count) = cross_entropy_masked_sum(logits.clone(), labels);
+        assert_eq!(sum.clone().into_scalar::<f32>(), 400.0);
+        assert_eq!(count.into_scalar::<i64>(), 1);
+
+        let grads = sum.backward();
+        let grad = logits.grad(&grads).unwrap().into_data();
+        let grad: Vec<f32> = grad.try_to_vec().unwrap();
         assert_eq!(grad, [0.0, 0.0, 0.0, 1.0, 0.0, -1.0]);
     }
 

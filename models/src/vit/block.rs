@@ -1,12 +1,11 @@
 //! One transformer block, the model's natural unit of sharding.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear};
-use burn::tensor::{Device, Tensor, activation::gelu};
+use burn::nn::{LayerNorm, LayerNormConfig};
+use burn::tensor::{Device, Tensor};
 
-use super::attention::fold;
-use super::{Attention, init};
 use crate::Noise;
+use crate::transformer::{Attention, Mlp, norm};
 
 /// The draws of a block, told apart.
 mod site {
@@ -34,15 +33,6 @@ pub struct Block {
     pub drop_path: f64,
 }
 
-/// Two linear layers with a GELU between them.
-#[derive(Module, Debug)]
-pub struct Mlp {
-    /// `[width, mlp_width]`
-    pub up: Linear,
-    /// `[mlp_width, width]`
-    pub down: Linear,
-}
-
 /// What all blocks of a model share.
 pub(super) struct BlockSizes {
     pub(super) width: usize,
@@ -62,10 +52,7 @@ impl Block {
             norm_before: norm.init(device),
             attention: Attention::new(width, sizes.heads, sizes.init_std, device),
             norm_after: norm.init(device),
-            mlp: Mlp {
-                up: init::linear(width, mlp_width, sizes.init_std, device),
-                down: init::linear(mlp_width, width, sizes.init_std, device),
-            },
+            mlp: Mlp::new(width, mlp_width, sizes.init_std, device),
             dropout: 0.0,
             drop_path: 0.0,
         }
@@ -80,11 +67,13 @@ impl Block {
 
     /// `x` and output: `[batch, tokens, width]`. Without `noise` nothing is dropped.
     pub fn forward(&self, x: Tensor<3>, noise: Option<Noise>) -> Tensor<3> {
-        let branch = self.norm_before.forward(x.clone());
-        let branch = self.attention.forward(branch, noise, site::PROBABILITIES);
+        let branch = norm(&self.norm_before, x.clone());
+        let branch = self
+            .attention
+            .forward(branch, None, noise, site::PROBABILITIES);
         let x = x + self.drop(branch, noise, site::ATTENTION, site::ATTENTION_PATH);
 
-        let branch = self.mlp.forward(self.norm_after.forward(x.clone()));
+        let branch = self.mlp.forward(norm(&self.norm_after, x.clone()));
         x + self.drop(branch, noise, site::MLP, site::MLP_PATH)
     }
 
@@ -96,14 +85,5 @@ impl Block {
             }
             None => branch,
         }
-    }
-}
-
-impl Mlp {
-    /// `x` and output: `[batch, tokens, width]`. The GELU is the exact one, by the error function.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        let hidden = gelu(self.up.forward(fold(x)));
-        self.down.forward(hidden).reshape([batch, tokens, width])
     }
 }

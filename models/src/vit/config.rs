@@ -3,11 +3,12 @@
 use burn::config::Config;
 use burn::nn::LayerNormConfig;
 use burn::tensor::Device;
-use thiserror::Error;
 
+use super::Vit;
 use super::block::{Block, BlockSizes};
 use super::embeddings::Embeddings;
-use super::{Vit, init};
+use crate::config::{self, ConfigError};
+use crate::transformer::init;
 
 /// The sizes and rates of a [`Vit`]; the defaults are ViT-B/16 at 224 × 224 without dropout.
 ///
@@ -69,55 +70,6 @@ pub struct VitConfig {
     pub init_std: f64,
 }
 
-/// A configuration that describes no model.
-#[derive(Debug, Clone, PartialEq, Error)]
-pub enum ConfigError {
-    /// A size is zero.
-    #[error("`{field}` is 0: it must be at least 1")]
-    Zero {
-        /// The field of the configuration.
-        field: &'static str,
-    },
-    /// The image is not a whole number of patches.
-    #[error(
-        "an image of {image_size} pixels cannot be cut into patches of {patch_size}: choose a divisor"
-    )]
-    Patches {
-        /// Pixels of an image's side.
-        image_size: usize,
-        /// Pixels of a patch's side.
-        patch_size: usize,
-    },
-    /// The width is not a whole number of heads.
-    #[error("a width of {width} cannot be split over {heads} heads: choose a multiple")]
-    Heads {
-        /// Features of a token.
-        width: usize,
-        /// Attention heads.
-        heads: usize,
-    },
-    /// A rate is no probability below 1.
-    #[error("`{field}` is {rate}: a rate lies in [0, 1)")]
-    Rate {
-        /// The field of the configuration.
-        field: &'static str,
-        /// What it was set to.
-        rate: f64,
-    },
-    /// Weights cannot be drawn.
-    #[error("`init_std` is {std}: it must be positive and finite")]
-    InitStd {
-        /// What it was set to.
-        std: f64,
-    },
-    /// Layer norms could divide by zero.
-    #[error("`norm_eps` is {eps}: it must be positive and finite")]
-    NormEps {
-        /// What it was set to.
-        eps: f64,
-    },
-}
-
 impl VitConfig {
     /// A model of 0.2 M parameters for 32 × 32 images: quick on a laptop.
     pub fn tiny(classes: usize) -> Self {
@@ -166,7 +118,7 @@ impl VitConfig {
     ///
     /// The first [`ConfigError`] found.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let sizes = [
+        config::sizes(&[
             ("classes", self.classes),
             ("image_size", self.image_size),
             ("patch_size", self.patch_size),
@@ -175,41 +127,20 @@ impl VitConfig {
             ("blocks", self.blocks),
             ("heads", self.heads),
             ("mlp_width", self.mlp_width),
-        ];
-        if let Some((field, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
-            return Err(ConfigError::Zero { field });
-        }
+        ])?;
         if !self.image_size.is_multiple_of(self.patch_size) {
             return Err(ConfigError::Patches {
                 image_size: self.image_size,
                 patch_size: self.patch_size,
             });
         }
-        if !self.width.is_multiple_of(self.heads) {
-            return Err(ConfigError::Heads {
-                width: self.width,
-                heads: self.heads,
-            });
-        }
-        let rates = [
+        config::heads(self.width, self.heads)?;
+        config::rates(&[
             ("dropout", self.dropout),
             ("attention_dropout", self.attention_dropout),
             ("drop_path", self.drop_path),
-        ];
-        // NaN is in no range, and so an error too.
-        if let Some((field, rate)) = rates
-            .into_iter()
-            .find(|(_, rate)| !(0.0..1.0).contains(rate))
-        {
-            return Err(ConfigError::Rate { field, rate });
-        }
-        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
-            return Err(ConfigError::NormEps { eps: self.norm_eps });
-        }
-        if !(self.init_std.is_finite() && self.init_std > 0.0) {
-            return Err(ConfigError::InitStd { std: self.init_std });
-        }
-        Ok(())
+        ])?;
+        config::scales(self.norm_eps, self.init_std)
     }
 
     /// The model, with parameters that are drawn when they are first used: nothing is allocated yet.
@@ -253,28 +184,7 @@ impl VitConfig {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use burn::module::{Module, ModuleVisitor, Param};
-    use burn::tensor::Tensor;
-
-    /// Elements and initialised tensors, without initialising any.
-    #[derive(Default)]
-    struct Census {
-        elements: usize,
-        initialized: usize,
-    }
-
-    impl ModuleVisitor for Census {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.elements += param.lazy_shape().num_elements();
-            self.initialized += usize::from(param.is_initialized());
-        }
-    }
-
-    fn census(config: &VitConfig) -> Census {
-        let mut census = Census::default();
-        config.init(&Device::flex()).unwrap().visit(&mut census);
-        census
-    }
+    use crate::census::Census;
 
     #[test]
     fn presets_have_their_published_sizes_and_allocate_nothing() {
@@ -286,7 +196,7 @@ mod tests {
             (VitConfig::large_16(1000), 304_326_632),
         ];
         for (config, elements) in presets {
-            let census = census(&config);
+            let census = Census::of(&config.init(&Device::flex()).unwrap());
             assert_eq!(census.elements, elements, "{config:?}");
             assert_eq!(census.initialized, 0, "{config:?}");
         }

@@ -4,8 +4,9 @@ use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
-use super::{VitConfig, init};
+use super::VitConfig;
 use crate::Noise;
+use crate::transformer::init;
 
 /// Cuts an image into patches, projects each to a token, adds the class token and the positions.
 #[derive(Module, Debug)]

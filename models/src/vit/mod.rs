@@ -4,20 +4,16 @@
 //! <https://arxiv.org/abs/2010.11929>. Query, key and value are three layers rather than one fused
 //! layer, so that every parameter has its counterpart in a Hugging Face checkpoint ([`hf_name`]).
 
-mod attention;
 mod block;
 mod config;
 mod embeddings;
 mod hf;
-mod init;
 mod load;
 
-pub use attention::Attention;
-pub use block::{Block, Mlp};
-pub use config::{ConfigError, VitConfig};
+pub use block::Block;
+pub use config::VitConfig;
 pub use embeddings::Embeddings;
-pub use hf::{HfName, hf_name, transposed};
-pub use load::LoadError;
+pub use hf::hf_name;
 
 use burn::module::Module;
 use burn::nn::{LayerNorm, Linear};
@@ -25,6 +21,7 @@ use burn::tensor::Tensor;
 use burn_dist::unit;
 
 use crate::Noise;
+use crate::transformer::norm;
 
 /// A Vision Transformer that classifies images; made by [`VitConfig::init`].
 ///
@@ -34,7 +31,7 @@ use crate::Noise;
 /// use burn::tensor::{Device, Tensor};
 /// use models::VitConfig;
 ///
-/// # fn main() -> Result<(), models::vit::ConfigError> {
+/// # fn main() -> Result<(), models::ConfigError> {
 /// let device = Device::flex();
 /// let vit = VitConfig::tiny(10).init(&device)?;
 /// let logits = vit.forward(Tensor::zeros([2, 3, 32, 32], &device));
@@ -83,7 +80,7 @@ impl Vit {
             }
             // A norm works on each token alone, and the classifier reads only the first.
             let class = x.narrow(1, 0, 1).squeeze_dim::<2>(1);
-            vit.head.forward(vit.norm.forward(class))
+            vit.head.forward(norm(&vit.norm, class))
         })
     }
 }

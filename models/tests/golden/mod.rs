@@ -3,6 +3,10 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+pub mod alone;
+pub mod subject;
+pub mod wanted;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -49,6 +53,10 @@ impl Golden {
     pub fn data(&self, name: &str) -> TensorData {
         let data = self.tensors.get(name);
         data.unwrap_or_else(|| panic!("no tensor `{name}`")).clone()
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     /// The values of a tensor in f64.

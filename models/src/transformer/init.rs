@@ -11,7 +11,7 @@ use burn::tensor::{Device, Distribution, Shape, Tensor};
 const CUT: f64 = 2.0;
 
 /// A weight to be drawn from the truncated normal distribution of this standard deviation.
-pub(super) fn weight<const D: usize>(
+pub(crate) fn weight<const D: usize>(
     shape: [usize; D],
     std: f64,
     device: &Device,
@@ -35,12 +35,12 @@ pub(super) fn weight<const D: usize>(
 }
 
 /// A parameter that starts at zero.
-pub(super) fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
+pub(crate) fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
     Initializer::Zeros.init(shape, device)
 }
 
 /// A linear layer with a weight of `[inputs, outputs]` and a bias.
-pub(super) fn linear(inputs: usize, outputs: usize, std: f64, device: &Device) -> Linear {
+pub(crate) fn linear(inputs: usize, outputs: usize, std: f64, device: &Device) -> Linear {
     let mut linear = LinearConfig::new(inputs, outputs)
         .with_initializer(Initializer::Zeros)
         .init(device);

@@ -1,0 +1,72 @@
+//! One post-norm block, the model's natural unit of sharding.
+
+use burn::module::Module;
+use burn::nn::{LayerNorm, LayerNormConfig};
+use burn::tensor::{Bool, Device, Tensor};
+
+use super::BertConfig;
+use crate::Noise;
+use crate::transformer::{Attention, Mlp, norm};
+
+/// The draws of a block, told apart.
+mod site {
+    pub(super) const PROBABILITIES: u32 = 0;
+    pub(super) const ATTENTION: u32 = 1;
+    pub(super) const MLP: u32 = 2;
+}
+
+/// Adds to the stream what attention, and then the MLP, make of it, and normalises each sum.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// Mixes tokens.
+    pub attention: Attention,
+    /// After the attention's sum.
+    pub norm_attention: LayerNorm,
+    /// Mixes the features of each token.
+    pub mlp: Mlp,
+    /// After the MLP's sum.
+    pub norm_mlp: LayerNorm,
+    /// Probability of dropping an element of what attention or MLP adds.
+    pub dropout: f64,
+}
+
+impl Block {
+    pub(super) fn new(config: &BertConfig, device: &Device) -> Self {
+        let (width, std) = (config.width, config.init_std);
+        let norm = LayerNormConfig::new(width).with_epsilon(config.norm_eps);
+        let mut attention = Attention::new(width, config.heads, std, device);
+        attention.dropout = config.attention_dropout;
+        Self {
+            attention,
+            norm_attention: norm.init(device),
+            mlp: Mlp::new(width, config.mlp_width, std, device),
+            norm_mlp: norm.init(device),
+            dropout: config.dropout,
+        }
+    }
+
+    /// `x` and output: `[batch, tokens, width]`; `padding`: `[batch, tokens]`, true at tokens that none
+    /// attends to. Without `noise` nothing is dropped.
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        padding: Option<Tensor<2, Bool>>,
+        noise: Option<Noise>,
+    ) -> Tensor<3> {
+        let attended = self
+            .attention
+            .forward(x.clone(), padding, noise, site::PROBABILITIES);
+        let attended = self.drop(attended, noise, site::ATTENTION);
+        let x = norm(&self.norm_attention, x + attended);
+
+        let mixed = self.drop(self.mlp.forward(x.clone()), noise, site::MLP);
+        norm(&self.norm_mlp, x + mixed)
+    }
+
+    fn drop(&self, x: Tensor<3>, noise: Option<Noise>, site: u32) -> Tensor<3> {
+        match noise {
+            Some(noise) => noise.dropout(x, self.dropout, site),
+            None => x,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A text's class, from its first token.
+
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::Tensor;
+use burn::tensor::activation::relu;
+use burn_dist::unit;
+
+use super::config::Family;
+use super::{Bert, Tokens, site};
+use crate::Noise;
+
+/// A BERT that classifies texts; made by [`BertConfig::init_classifier`](super::BertConfig::init_classifier).
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use models::{BertConfig, bert::Tokens};
+///
+/// # fn main() -> Result<(), models::ConfigError> {
+/// let device = Device::flex();
+/// let model = BertConfig::tiny().with_vocab(100).init_classifier(4, &device)?;
+/// let ids = Tensor::<2, Int>::from_data([[2, 17, 42, 3], [2, 5, 3, 0]], &device);
+/// let padding = ids.clone().equal_elem(0);
+/// let logits = model.forward(Tokens::new(ids).with_padding(padding));
+/// assert_eq!(logits.dims(), [2, 4]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Module, Debug)]
+pub struct BertClassifier {
+    /// The encoder.
+    pub bert: Bert,
+    /// What is read off the first token, before a tanh, or in DistilBERT a ReLU.
+    pub pooler: Linear,
+    /// The classifier.
+    pub head: Linear,
+    /// Probability of dropping an element of what the classifier reads.
+    pub dropout: f64,
+}
+
+impl BertClassifier {
+    /// The logits of a batch, without dropout; output: `[batch, classes]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Bert::forward`].
+    pub fn forward(&self, tokens: Tokens) -> Tensor<2> {
+        self.logits(tokens, None)
+    }
+
+    /// The logits of a batch with the configured dropout, drawn from `noise`.
+    ///
+    /// Shapes and panics are those of [`forward`](Self::forward), which it equals when all rates are 0.
+    pub fn forward_train(&self, tokens: Tokens, noise: Noise) -> Tensor<2> {
+        self.logits(tokens, Some(noise))
+    }
+
+    fn logits(&self, tokens: Tokens, noise: Option<Noise>) -> Tensor<2> {
+        unit(self, tokens.into_inputs(), move |model: &Self, inputs| {
+            let x = model.bert.encode(inputs, noise);
+            let first = x.narrow(1, 0, 1).squeeze_dim::<2>(1);
+            let pooled = model.pooler.forward(first);
+            let pooled = match model.bert.family {
+                Family::Bert => pooled.tanh(),
+                Family::DistilBert => relu(pooled),
+            };
+            model.head.forward(match noise {
+                Some(noise) => noise.dropout(pooled, model.dropout, site::HEAD),
+                None => pooled,
+            })
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! From the numbers of tokens to the stream.
+
+use burn::module::{Module, Param};
+use burn::nn::{LayerNorm, LayerNormConfig};
+use burn::tensor::{Device, Int, Tensor};
+
+use super::config::Family;
+use super::{BertConfig, site};
+use crate::Noise;
+use crate::transformer::{init, norm};
+
+/// The sum of what a token is, which sentence it is of and where it stands, normalised.
+///
+/// The tables are read row by row. Burn's embedding layer would keep the whole table on the autodiff tape
+/// until backward, which a sharded model must not.
+#[derive(Module, Debug)]
+pub struct Embeddings {
+    /// `[vocab, width]`: a row for each word. A masked language model reads it as its decoder too.
+    pub words: Param<Tensor<2>>,
+    /// `[positions, width]`: a row for each place in a text.
+    pub positions: Param<Tensor<2>>,
+    /// `[types, width]`: a row for each sentence of a text. DistilBERT has none.
+    pub types: Option<Param<Tensor<2>>>,
+    /// Over the sum.
+    pub norm: LayerNorm,
+    /// Probability of dropping an element of the output.
+    pub dropout: f64,
+}
+
+impl Embeddings {
+    pub(super) fn new(config: &BertConfig, device: &Device) -> Self {
+        let table = |rows| init::weight([rows, config.width], config.init_std, device);
+        Self {
+            words: table(config.vocab),
+            positions: table(config.positions),
+            types: match config.family {
+                Family::Bert => Some(table(config.types)),
+                Family::DistilBert => None,
+            },
+            norm: LayerNormConfig::new(config.width)
+                .with_epsilon(config.norm_eps)
+                .init(device),
+            dropout: config.dropout,
+        }
+    }
+
+    /// `ids` and `types`: `[batch, tokens]`; output: `[batch, tokens, width]`.
+    ///
+    /// Without `types` all tokens are of type 0; without a table of types they make no difference.
+    pub fn forward(
+        &self,
+        ids: Tensor<2, Int>,
+        types: Option<Tensor<2, Int>>,
+        noise: Option<Noise>,
+    ) -> Tensor<3> {
+        let [_, tokens] = ids.dims();
+        let mut x = rows(&self.words, ids);
+        if let Some(table) = &self.types {
+            x = x + match types {
+                Some(types) => rows(table, types),
+                None => table.val().narrow(0, 0, 1).unsqueeze_dim(0),
+            };
+        }
+        x = x + self.positions.val().narrow(0, 0, tokens).unsqueeze_dim(0);
+        let x = norm(&self.norm, x);
+        match noise {
+            Some(noise) => noise.dropout(x, self.dropout, site::EMBEDDINGS),
+            None => x,
+        }
+    }
+}
+
+/// The rows of a table that `ids` name: `[batch, tokens, width]`.
+fn rows(table: &Param<Tensor<2>>, ids: Tensor<2, Int>) -> Tensor<3> {
+    let [batch, tokens] = ids.dims();
+    let table = table.val();
+    let [_, width] = table.dims();
+    table
+        .select(0, ids.reshape([batch * tokens]))
+        .reshape([batch, tokens, width])
+}

@@ -1,0 +1,180 @@
+//! What the parameters of the BERTs are called in Hugging Face checkpoints.
+
+use super::Family;
+use crate::hf::{HfName, Names};
+
+/// `BertModel`, `BertForSequenceClassification` and `BertForMaskedLM`.
+const BERT: Names = Names {
+    parameters: &[
+        ("embeddings.words", "embeddings.word_embeddings.weight"),
+        (
+            "embeddings.positions",
+            "embeddings.position_embeddings.weight",
+        ),
+        (
+            "embeddings.types",
+            "embeddings.token_type_embeddings.weight",
+        ),
+    ],
+    layers: &[("embeddings.norm", "embeddings.LayerNorm")],
+    blocks: "encoder.layer",
+    block: &[
+        ("attention.query", "attention.self.query"),
+        ("attention.key", "attention.self.key"),
+        ("attention.value", "attention.self.value"),
+        ("attention.output", "attention.output.dense"),
+        ("norm_attention", "attention.output.LayerNorm"),
+        ("mlp.up", "intermediate.dense"),
+        ("mlp.down", "output.dense"),
+        ("norm_mlp", "output.LayerNorm"),
+    ],
+    convolutions: &[],
+};
+
+const BERT_HEADS: Names = Names {
+    parameters: &[("bias", "cls.predictions.bias")],
+    layers: &[
+        ("pooler", "bert.pooler.dense"),
+        ("head", "classifier"),
+        ("transform", "cls.predictions.transform.dense"),
+        ("norm", "cls.predictions.transform.LayerNorm"),
+    ],
+    blocks: "",
+    block: &[],
+    convolutions: &[],
+};
+
+/// `DistilBertModel`, `DistilBertForSequenceClassification` and `DistilBertForMaskedLM`.
+const DISTIL: Names = Names {
+    parameters: &[
+        ("embeddings.words", "embeddings.word_embeddings.weight"),
+        (
+            "embeddings.positions",
+            "embeddings.position_embeddings.weight",
+        ),
+    ],
+    layers: &[("embeddings.norm", "embeddings.LayerNorm")],
+    blocks: "transformer.layer",
+    block: &[
+        ("attention.query", "attention.q_lin"),
+        ("attention.key", "attention.k_lin"),
+        ("attention.value", "attention.v_lin"),
+        ("attention.output", "attention.out_lin"),
+        ("norm_attention", "sa_layer_norm"),
+        ("mlp.up", "ffn.lin1"),
+        ("mlp.down", "ffn.lin2"),
+        ("norm_mlp", "output_layer_norm"),
+    ],
+    convolutions: &[],
+};
+
+const DISTIL_HEADS: Names = Names {
+    parameters: &[("bias", "vocab_projector.bias")],
+    layers: &[
+        ("pooler", "pre_classifier"),
+        ("head", "classifier"),
+        ("transform", "vocab_transform"),
+        ("norm", "vocab_layer_norm"),
+    ],
+    blocks: "",
+    block: &[],
+    convolutions: &[],
+};
+
+/// The name that a parameter of a [`Bert`](super::Bert), [`BertClassifier`](super::BertClassifier) or
+/// [`BertMaskedLm`](super::BertMaskedLm) has in a Hugging Face checkpoint of the same model.
+///
+/// `path` is the module path, as Burn's visitors spell it. `None` if no such parameter exists. A masked
+/// language model's decoder is tied to its words and has no name of its own; files that nevertheless hold
+/// `cls.predictions.decoder.weight` or `vocab_projector.weight` hold the words twice.
+///
+/// # Example
+///
+/// ```
+/// use models::bert::{Family, hf_name};
+///
+/// let query = hf_name(Family::Bert, "bert.blocks.3.attention.query.weight").unwrap();
+/// assert_eq!(query.name, "bert.encoder.layer.3.attention.self.query.weight");
+/// assert!(query.transpose);
+/// // A bare encoder's file has no prefix.
+/// let words = hf_name(Family::DistilBert, "embeddings.words").unwrap();
+/// assert_eq!(words.name, "embeddings.word_embeddings.weight");
+/// assert!(!words.transpose);
+/// ```
+pub fn hf_name(family: Family, path: &str) -> Option<HfName> {
+    let (encoder, heads, prefix) = match family {
+        Family::Bert => (&BERT, &BERT_HEADS, "bert"),
+        Family::DistilBert => (&DISTIL, &DISTIL_HEADS, "distilbert"),
+    };
+    match path.strip_prefix("bert.") {
+        Some(path) => encoder.of(path).map(|found| HfName {
+            name: format!("{prefix}.{}", found.name),
+            ..found
+        }),
+        None => heads.of(path).or_else(|| encoder.of(path)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::BertConfig;
+    use crate::census::Census;
+    use burn::module::Module;
+    use burn::tensor::Device;
+    use std::collections::BTreeSet;
+
+    /// How many parameters a model has, each with a name of its own.
+    fn named<M: Module>(family: Family, model: &M) -> usize {
+        let paths = Census::of(model).paths;
+        let name = |path: &String| {
+            hf_name(family, path)
+                .unwrap_or_else(|| panic!("{path}"))
+                .name
+        };
+        let names: BTreeSet<String> = paths.iter().map(name).collect();
+        assert_eq!(names.len(), paths.len());
+        names.len()
+    }
+
+    #[test]
+    fn every_parameter_has_a_name_of_its_own() {
+        let device = Device::flex();
+        for (config, embeddings) in [(BertConfig::tiny(), 5), (BertConfig::distil(), 4)] {
+            let config = config.with_blocks(3);
+            let encoder = embeddings + 3 * 16;
+            let bert = config.init(&device).unwrap();
+            let classifier = config.init_classifier(2, &device).unwrap();
+            let masked_lm = config.init_masked_lm(&device).unwrap();
+            assert_eq!(named(config.family, &bert), encoder);
+            assert_eq!(named(config.family, &classifier), encoder + 4);
+            assert_eq!(named(config.family, &masked_lm), encoder + 5);
+        }
+    }
+
+    #[test]
+    fn only_linear_weights_are_transposed() {
+        let transpose = |path| hf_name(Family::Bert, path).unwrap().transpose;
+        assert!(transpose("bert.blocks.0.mlp.up.weight") && transpose("transform.weight"));
+        for path in ["bert.embeddings.words", "bias", "norm.gamma", "pooler.bias"] {
+            assert!(!transpose(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn other_paths_have_no_name() {
+        for path in [
+            "",
+            "bert",
+            "bert.norm.gamma",
+            "bert.pooler.weight",
+            "bert.blocks.0",
+            "bert.blocks.0.norm_mlp.weight",
+            "embeddings.words.weight",
+        ] {
+            assert_eq!(hf_name(Family::Bert, path), None, "{path}");
+        }
+        assert_eq!(hf_name(Family::DistilBert, "bert.embeddings.types"), None);
+    }
+}

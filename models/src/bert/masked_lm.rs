@@ -1,0 +1,75 @@
+//! The words that were hidden, from those around them.
+
+use burn::module::{Module, Param};
+use burn::nn::{LayerNorm, Linear};
+use burn::tensor::Tensor;
+use burn::tensor::activation::gelu;
+use burn_dist::unit;
+
+use super::{Bert, Tokens};
+use crate::Noise;
+use crate::transformer::{fold, norm};
+
+/// A BERT that scores every word of the vocabulary at every place; made by
+/// [`BertConfig::init_masked_lm`](super::BertConfig::init_masked_lm).
+///
+/// The decoder is the table of words itself, transposed: one parameter, read where words enter and where
+/// they leave. Both are in the model's root, so that it is gathered once and its gradient is the sum of the
+/// two uses, reduced once. Its loss is
+/// [`cross_entropy_masked_sum`](crate::loss::cross_entropy_masked_sum).
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use models::{BertConfig, bert::Tokens};
+///
+/// # fn main() -> Result<(), models::ConfigError> {
+/// let device = Device::flex();
+/// let model = BertConfig::tiny().with_vocab(100).init_masked_lm(&device)?;
+/// let ids = Tensor::<2, Int>::from_data([[2, 17, 42, 3], [2, 5, 3, 0]], &device);
+/// assert_eq!(model.forward(Tokens::new(ids)).dims(), [2, 4, 100]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Module, Debug)]
+pub struct BertMaskedLm {
+    /// The encoder, whose table of words decodes too.
+    pub bert: Bert,
+    /// Before the decoder: `[width, width]`, and a GELU.
+    pub transform: Linear,
+    /// Between GELU and decoder.
+    pub norm: LayerNorm,
+    /// `[vocab]`: what the decoder adds, the one thing it has for itself.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl BertMaskedLm {
+    /// The logits of a batch, without dropout; output: `[batch, tokens, vocab]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Bert::forward`].
+    pub fn forward(&self, tokens: Tokens) -> Tensor<3> {
+        self.logits(tokens, None)
+    }
+
+    /// The logits of a batch with the configured dropout, drawn from `noise`.
+    ///
+    /// Shapes and panics are those of [`forward`](Self::forward), which it equals when all rates are 0.
+    pub fn forward_train(&self, tokens: Tokens, noise: Noise) -> Tensor<3> {
+        self.logits(tokens, Some(noise))
+    }
+
+    fn logits(&self, tokens: Tokens, noise: Option<Noise>) -> Tensor<3> {
+        unit(self, tokens.into_inputs(), move |model: &Self, inputs| {
+            let x = model.bert.encode(inputs, noise);
+            let [batch, tokens, _] = x.dims();
+            let x = gelu(model.transform.forward(fold(x)));
+            let decoder = model.bert.embeddings.words.val().transpose();
+            let [_, vocab] = decoder.dims();
+            let logits = norm(&model.norm, x).matmul(decoder) + model.bias.val().unsqueeze();
+            logits.reshape([batch, tokens, vocab])
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! BERT: a text read in both directions at once.
+//!
+//! Post-norm blocks over the sum of word, position and type embeddings, as in Devlin et al., 2018,
+//! <https://arxiv.org/abs/1810.04805>; [`Family::DistilBert`] is the shape of Sanh et al., 2019,
+//! <https://arxiv.org/abs/1910.01108>. Three models share the encoder [`Bert`]: alone it gives the hidden
+//! states, in a [`BertClassifier`] the class of a text, in a [`BertMaskedLm`] the words that were hidden.
+//! Every parameter has its counterpart in a Hugging Face checkpoint ([`hf_name`]).
+
+mod block;
+mod classifier;
+mod config;
+mod embeddings;
+mod hf;
+mod load;
+mod masked_lm;
+mod tokens;
+
+pub use block::Block;
+pub use classifier::BertClassifier;
+pub use config::{BertConfig, Family};
+pub use embeddings::Embeddings;
+pub use hf::hf_name;
+pub use masked_lm::BertMaskedLm;
+pub use tokens::Tokens;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use burn_dist::unit;
+
+use crate::Noise;
+
+/// What the parts outside the blocks draw as unit 0, told apart; the blocks are units from 1 on.
+mod site {
+    pub(super) const EMBEDDINGS: u32 = 0;
+    pub(super) const HEAD: u32 = 1;
+}
+
+/// The encoder, from tokens to hidden states; made by [`BertConfig::init`].
+///
+/// # Example
+///
+/// ```
+/// use burn::tensor::{Device, Int, Tensor};
+/// use models::{BertConfig, bert::Tokens};
+///
+/// # fn main() -> Result<(), models::ConfigError> {
+/// let device = Device::flex();
+/// let bert = BertConfig::tiny().with_vocab(100).init(&device)?;
+/// let ids = Tensor::<2, Int>::from_data([[2, 17, 42, 3], [2, 5, 3, 0]], &device);
+/// assert_eq!(bert.forward(Tokens::new(ids)).dims(), [2, 4, 128]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Module, Debug)]
+pub struct Bert {
+    /// From tokens to the stream.
+    pub embeddings: Embeddings,
+    /// The transformer blocks, in order.
+    pub blocks: Vec<Block>,
+    /// Which of the shapes it has.
+    #[module(skip)]
+    pub family: Family,
+}
+
+impl Bert {
+    /// The hidden states of a batch, without dropout; output: `[batch, tokens, width]`.
+    ///
+    /// Those of padding mean nothing.
+    ///
+    /// # Panics
+    ///
+    /// As Burn's tensor operations, if a text is longer than the model has positions, or an id lies outside
+    /// the vocabulary.
+    pub fn forward(&self, tokens: Tokens) -> Tensor<3> {
+        self.states(tokens, None)
+    }
+
+    /// The hidden states of a batch with the configured dropout, drawn from `noise`.
+    ///
+    /// Shapes and panics are those of [`forward`](Self::forward), which it equals when all rates are 0.
+    pub fn forward_train(&self, tokens: Tokens, noise: Noise) -> Tensor<3> {
+        self.states(tokens, Some(noise))
+    }
+
+    fn states(&self, tokens: Tokens, noise: Option<Noise>) -> Tensor<3> {
+        unit(self, tokens.into_inputs(), move |bert: &Self, inputs| {
+            bert.encode(inputs, noise)
+        })
+    }
+
+    /// The forward of the encoder inside the unit of the model around it.
+    fn encode(&self, (ids, types, padding): tokens::Inputs, noise: Option<Noise>) -> Tensor<3> {
+        let mut x = self.embeddings.forward(ids, types, noise);
+        for (block, number) in self.blocks.iter().zip(1..) {
+            let noise = noise.map(|noise| noise.unit(number));
+            let inputs = (x, padding.clone());
+            x = unit(block, inputs, move |block: &Block, (x, padding)| {
+                block.forward(x, padding, noise)
+            });
+        }
+        x
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Int, TensorData};
+
+    fn small() -> BertConfig {
+        BertConfig::tiny()
+            .with_vocab(50)
+            .with_width(32)
+            .with_mlp_width(64)
+            .with_init_std(0.2)
+    }
+
+    fn quiet() -> BertConfig {
+        small()
+            .with_dropout(0.0)
+            .with_attention_dropout(0.0)
+            .with_head_dropout(0.0)
+    }
+
+    fn tokens(device: &Device) -> Tokens {
+        let ids = [[2, 17, 42, 9, 3], [2, 5, 8, 31, 3]];
+        Tokens::new(Tensor::<2, Int>::from_data(ids, device))
+    }
+
+    /// The same texts with padding behind them.
+    fn padded(device: &Device) -> Tokens {
+        let padding = Tensor::<2, Int>::zeros([2, 3], device);
+        let ids = Tensor::cat(vec![tokens(device).ids, padding], 1);
+        let padding = ids.clone().equal_elem(0);
+        Tokens::new(ids).with_padding(padding)
+    }
+
+    fn largest<const D: usize>(x: Tensor<D>) -> f32 {
+        x.abs().max().into_scalar()
+    }
+
+    #[test]
+    fn padding_changes_nothing() {
+        let device = Device::flex();
+        for family in [Family::Bert, Family::DistilBert] {
+            let config = small().with_family(family);
+            let classifier = config.init_classifier(4, &device).unwrap();
+            let difference =
+                classifier.forward(padded(&device)) - classifier.forward(tokens(&device));
+            let difference = largest(difference);
+            assert!(difference < 1e-5, "{difference}");
+
+            let words = config.init_masked_lm(&device).unwrap();
+            let short = words.forward(padded(&device)).narrow(1, 0, 5);
+            let difference = largest(short - words.forward(tokens(&device)));
+            assert!(difference < 1e-5, "{difference}");
+        }
+        // Nothing but the mask does it.
+        let model = small().init_classifier(4, &device).unwrap();
+        let unmasked = Tokens::new(padded(&device).ids);
+        let difference = largest(model.forward(unmasked) - model.forward(tokens(&device)));
+        assert!(difference > 1e-3, "{difference}");
+    }
+
+    #[test]
+    fn a_sample_of_nothing_but_padding_leaves_every_gradient_finite() {
+        let device = Device::flex().autodiff();
+        let model = small().init_classifier(4, &device).unwrap();
+        let Tokens { ids, .. } = tokens(&device);
+        let padding = Tensor::from_data([[false; 5], [true; 5]], &device);
+        let logits = model.forward(Tokens::new(ids).with_padding(padding));
+        let grads = logits.powi_scalar(2).sum().backward();
+        let words = model.bert.embeddings.words.val().grad(&grads).unwrap();
+        assert!(words.into_data().iter::<f32>().all(f32::is_finite));
+    }
+
+    #[test]
+    fn tokens_without_types_are_of_the_first() {
+        let device = Device::flex();
+        let model = small().init(&device).unwrap();
+        let with = |types: TensorData| {
+            let types = Tensor::from_data(types, &device);
+            model.forward(tokens(&device).with_types(types))
+        };
+        let without = model.forward(tokens(&device)).into_data();
+        let first = with(TensorData::from([[0; 5], [0; 5]])).into_data();
+        first.assert_eq(&without, true);
+        let second = with(TensorData::from([[0, 0, 1, 1, 1], [0; 5]]));
+        assert_ne!(second.into_data(), without);
+    }
+
+    #[test]
+    fn noise_replays_and_differs_between_ranks_and_steps() {
+        let device = Device::flex();
+        let rates = [
+            quiet().with_dropout(0.1),
+            quiet().with_attention_dropout(0.1),
+            quiet().with_head_dropout(0.1),
+        ];
+        for config in rates {
+            let model = config.init_classifier(10, &device).unwrap();
+            let logits = |step, rank| {
+                model
+                    .forward_train(padded(&device), Noise::new(5, step, rank))
+                    .into_data()
+            };
+            assert_eq!(logits(0, 0), logits(0, 0), "{config:?}");
+            assert_ne!(logits(0, 0), logits(1, 0), "{config:?}");
+            assert_ne!(logits(0, 0), logits(0, 1), "{config:?}");
+        }
+    }
+
+    #[test]
+    fn without_rates_training_and_evaluation_agree() {
+        let device = Device::flex();
+        let model = quiet().init_masked_lm(&device).unwrap();
+        let train = model.forward_train(padded(&device), Noise::new(5, 0, 0));
+        let valid = model.forward(padded(&device));
+        assert_eq!(train.into_data(), valid.into_data());
+    }
+
+    #[test]
+    fn with_rates_evaluation_has_no_noise() {
+        let device = Device::flex();
+        let model = small().init_classifier(4, &device).unwrap();
+        let logits = || model.forward(tokens(&device)).into_data();
+        assert_eq!(logits(), logits());
+    }
+}

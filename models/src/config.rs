@@ -1,0 +1,88 @@
+//! What is wrong with a model's configuration, said the same way for all models.
+
+use thiserror::Error;
+
+/// A configuration that describes no model.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum ConfigError {
+    /// A size is zero.
+    #[error("`{field}` is 0: it must be at least 1")]
+    Zero {
+        /// The field of the configuration.
+        field: &'static str,
+    },
+    /// The image is not a whole number of patches.
+    #[error(
+        "an image of {image_size} pixels cannot be cut into patches of {patch_size}: choose a divisor"
+    )]
+    Patches {
+        /// Pixels of an image's side.
+        image_size: usize,
+        /// Pixels of a patch's side.
+        patch_size: usize,
+    },
+    /// The width is not a whole number of heads.
+    #[error("a width of {width} cannot be split over {heads} heads: choose a multiple")]
+    Heads {
+        /// Features of a token.
+        width: usize,
+        /// Attention heads.
+        heads: usize,
+    },
+    /// A rate is no probability below 1.
+    #[error("`{field}` is {rate}: a rate lies in [0, 1)")]
+    Rate {
+        /// The field of the configuration.
+        field: &'static str,
+        /// What it was set to.
+        rate: f64,
+    },
+    /// Weights cannot be drawn.
+    #[error("`init_std` is {std}: it must be positive and finite")]
+    InitStd {
+        /// What it was set to.
+        std: f64,
+    },
+    /// Layer norms could divide by zero.
+    #[error("`norm_eps` is {eps}: it must be positive and finite")]
+    NormEps {
+        /// What it was set to.
+        eps: f64,
+    },
+}
+
+/// Each of these sizes is at least 1.
+pub(crate) fn sizes(sizes: &[(&'static str, usize)]) -> Result<(), ConfigError> {
+    match sizes.iter().find(|(_, size)| *size == 0) {
+        Some((field, _)) => Err(ConfigError::Zero { field }),
+        None => Ok(()),
+    }
+}
+
+/// Each head has the same number of features.
+pub(crate) fn heads(width: usize, heads: usize) -> Result<(), ConfigError> {
+    match width.is_multiple_of(heads) {
+        true => Ok(()),
+        false => Err(ConfigError::Heads { width, heads }),
+    }
+}
+
+/// Each of these is a probability below 1. NaN is in no range, and so an error too.
+pub(crate) fn rates(rates: &[(&'static str, f64)]) -> Result<(), ConfigError> {
+    match rates.iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
+        Some(&(field, rate)) => Err(ConfigError::Rate { field, rate }),
+        None => Ok(()),
+    }
+}
+
+/// Norms can divide and weights can be drawn.
+pub(crate) fn scales(norm_eps: f64, init_std: f64) -> Result<(), ConfigError> {
+    let is_scale = |x: f64| x.is_finite() && x > 0.0;
+    if !is_scale(norm_eps) {
+        return Err(ConfigError::NormEps { eps: norm_eps });
+    }
+    if !is_scale(init_std) {
+        return Err(ConfigError::InitStd { std: init_std });
+    }
+    Ok(())
+}

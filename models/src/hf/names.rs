@@ -1,0 +1,65 @@
+//! The names of a Hugging Face checkpoint, from ours.
+//!
+//! Tables rather than renames of our fields: the modules keep names that say what they are, and what a
+//! foreign file calls them is known in one place per model.
+
+/// What a parameter is called in a Hugging Face checkpoint, and how it lies there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HfName {
+    /// The tensor's name in the file.
+    pub name: String,
+    /// Whether the file holds the transpose: linear weights are `[outputs, inputs]` there and
+    /// `[inputs, outputs]` in Burn.
+    pub transpose: bool,
+}
+
+/// The names of a model or of a part of one, each pair being ours and theirs.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// Parameters that belong to no layer.
+    pub(crate) parameters: &'static [(&'static str, &'static str)],
+    /// Layers outside the blocks.
+    pub(crate) layers: &'static [(&'static str, &'static str)],
+    /// What stands before a block's number in the file.
+    pub(crate) blocks: &'static str,
+    /// Layers of a block.
+    pub(crate) block: &'static [(&'static str, &'static str)],
+    /// Our names of convolutions, whose kernels lie alike in both.
+    pub(crate) convolutions: &'static [&'static str],
+}
+
+impl Names {
+    /// What the parameter at `path` is called; `None` if there is none such.
+    pub(crate) fn of(&self, path: &str) -> Option<HfName> {
+        if let Some(name) = lookup(self.parameters, path) {
+            return Some(HfName {
+                name: name.to_owned(),
+                transpose: false,
+            });
+        }
+        let (layer, parameter) = path.rsplit_once('.')?;
+        let name = match layer.strip_prefix("blocks.") {
+            Some(inner) => {
+                let (index, layer) = inner.split_once('.')?;
+                let index: usize = index.parse().ok()?;
+                format!("{}.{index}.{}", self.blocks, lookup(self.block, layer)?)
+            }
+            None => lookup(self.layers, layer)?.to_owned(),
+        };
+        let is_norm = layer.rsplit('.').next()?.starts_with("norm");
+        let parameter = match (is_norm, parameter) {
+            (true, "gamma") | (false, "weight") => "weight",
+            (true, "beta") | (false, "bias") => "bias",
+            _ => return None,
+        };
+        Some(HfName {
+            name: format!("{name}.{parameter}"),
+            transpose: parameter == "weight" && !is_norm && !self.convolutions.contains(&layer),
+        })
+    }
+}
+
+fn lookup(table: &[(&str, &'static str)], ours: &str) -> Option<&'static str> {
+    let (_, theirs) = table.iter().find(|(key, _)| *key == ours)?;
+    Some(theirs)
+}

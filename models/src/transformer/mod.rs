@@ -1,0 +1,24 @@
+//! What the transformers here share: attention, the MLP, norms that bear half precision, how parameters
+//! start.
+//!
+//! A block is a model's own: where its norms stand is what tells BERT from ViT.
+
+mod attention;
+pub(crate) mod init;
+mod mlp;
+mod norm;
+
+pub use attention::Attention;
+pub use mlp::Mlp;
+pub(crate) use norm::norm;
+
+use burn::tensor::Tensor;
+
+/// `[batch, tokens, width]` as `[batch * tokens, width]`.
+///
+/// On three dimensions Burn's linear layer may reshape its *weight* instead, and that reshaped weight
+/// stays on the autodiff tape until backward: exactly what a sharded model must not hold.
+pub(crate) fn fold(x: Tensor<3>) -> Tensor<2> {
+    let [batch, tokens, width] = x.dims();
+    x.reshape([batch * tokens, width])
+}

@@ -1,0 +1,19 @@
+//! Half precision, where half precision is not enough.
+
+use burn::tensor::{DType, FloatDType, Tensor};
+
+/// f16 and bf16 in f32, anything else as it is: a sum of exponentials or of squares needs the bits.
+pub(crate) fn widened<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => x.cast(FloatDType::F32),
+        _ => x,
+    }
+}
+
+/// Back in the type that was widened; not even an operation on the tape if none was.
+pub(crate) fn narrowed<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    match x.dtype() == dtype {
+        true => x,
+        false => x.cast(FloatDType::from(dtype)),
+    }
+}

@@ -1,0 +1,217 @@
+//! The reference's models as ours, one type for each file.
+
+use super::Golden;
+use burn::module::Module;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use models::bert::{self, Family, Tokens};
+use models::hf::HfName;
+use models::loss::{cross_entropy_masked_sum, cross_entropy_sum};
+use models::{BertClassifier, BertConfig, BertMaskedLm, Vit, VitConfig, vit};
+use std::ops::Range;
+
+/// A model, and how the file's inputs go through it.
+pub trait Subject {
+    type Model: Module;
+    /// The file's name without its extension.
+    const FILE: &'static str;
+
+    /// The model with the file's weights.
+    fn model(golden: &Golden, dtype: DType, device: &Device) -> Self::Model;
+
+    /// What the model says about these samples: a row for each label.
+    fn logits(
+        model: &Self::Model,
+        golden: &Golden,
+        samples: Range<usize>,
+        dtype: DType,
+        device: &Device,
+    ) -> Tensor<2>;
+
+    fn hf_name(path: &str) -> HfName;
+
+    /// The sum of the losses, and how many they are.
+    fn loss(golden: &Golden, logits: Tensor<2>, samples: Range<usize>) -> (Tensor<1>, usize) {
+        let labels = labels(golden, samples, &logits.device());
+        let [count] = labels.dims();
+        (cross_entropy_sum(logits, labels, None), count)
+    }
+
+    fn golden() -> Golden {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = match folder.ends_with("models") {
+            true => folder.join("../tests/golden"),
+            false => folder.join("tests/golden"),
+        };
+        Golden::read(folder, Self::FILE)
+    }
+}
+
+/// An image classifier.
+#[derive(Debug)]
+pub struct VitTiny;
+
+/// A classifier of texts, in the one shape or the other.
+#[derive(Debug)]
+pub struct TextTiny<const DISTIL: bool>;
+
+/// A masked language model, whose decoder is tied.
+#[derive(Debug)]
+pub struct WordsTiny<const DISTIL: bool>;
+
+pub type BertTiny = TextTiny<false>;
+pub type DistilTiny = TextTiny<true>;
+pub type BertLmTiny = WordsTiny<false>;
+pub type DistilLmTiny = WordsTiny<true>;
+
+impl Subject for VitTiny {
+    type Model = Vit;
+    const FILE: &'static str = "vit_tiny";
+
+    fn model(golden: &Golden, dtype: DType, device: &Device) -> Vit {
+        VitConfig::new(golden.size("num_labels"))
+            .with_image_size(golden.size("image_size"))
+            .with_patch_size(golden.size("patch_size"))
+            .with_channels(golden.size("num_channels"))
+            .with_width(golden.size("hidden_size"))
+            .with_blocks(golden.size("num_hidden_layers"))
+            .with_heads(golden.size("num_attention_heads"))
+            .with_mlp_width(golden.size("intermediate_size"))
+            .with_norm_eps(golden.number("config.layer_norm_eps"))
+            .init(device)
+            .unwrap()
+            .load_hf(|name| Some(weight(golden, name, dtype)))
+            .unwrap()
+    }
+
+    fn logits(
+        model: &Vit,
+        golden: &Golden,
+        samples: Range<usize>,
+        dtype: DType,
+        device: &Device,
+    ) -> Tensor<2> {
+        let images = golden.data("inputs/pixel_values").convert_dtype(dtype);
+        let images = Tensor::<4>::from_data(images, (device, dtype));
+        model.forward(images.narrow(0, samples.start, samples.len()))
+    }
+
+    fn hf_name(path: &str) -> HfName {
+        vit::hf_name(path).unwrap()
+    }
+}
+
+impl<const DISTIL: bool> Subject for TextTiny<DISTIL> {
+    type Model = BertClassifier;
+    const FILE: &'static str = if DISTIL { "distil_tiny" } else { "bert_tiny" };
+
+    fn model(golden: &Golden, dtype: DType, device: &Device) -> BertClassifier {
+        config(golden, family(DISTIL))
+            .init_classifier(golden.size("num_labels"), device)
+            .unwrap()
+            .load_hf(|name| Some(weight(golden, name, dtype)))
+            .unwrap()
+    }
+
+    fn logits(
+        model: &BertClassifier,
+        golden: &Golden,
+        samples: Range<usize>,
+        _: DType,
+        device: &Device,
+    ) -> Tensor<2> {
+        model.forward(tokens(golden, samples, device))
+    }
+
+    fn hf_name(path: &str) -> HfName {
+        bert::hf_name(family(DISTIL), path).unwrap()
+    }
+}
+
+impl<const DISTIL: bool> Subject for WordsTiny<DISTIL> {
+    type Model = BertMaskedLm;
+    const FILE: &'static str = if DISTIL {
+        "distil_lm_tiny"
+    } else {
+        "bert_lm_tiny"
+    };
+
+    fn model(golden: &Golden, dtype: DType, device: &Device) -> BertMaskedLm {
+        config(golden, family(DISTIL))
+            .init_masked_lm(device)
+            .unwrap()
+            .load_hf(|name| Some(weight(golden, name, dtype)))
+            .unwrap()
+    }
+
+    fn logits(
+        model: &BertMaskedLm,
+        golden: &Golden,
+        samples: Range<usize>,
+        _: DType,
+        device: &Device,
+    ) -> Tensor<2> {
+        model.forward(tokens(golden, samples, device)).flatten(0, 1)
+    }
+
+    fn hf_name(path: &str) -> HfName {
+        bert::hf_name(family(DISTIL), path).unwrap()
+    }
+
+    fn loss(golden: &Golden, logits: Tensor<2>, samples: Range<usize>) -> (Tensor<1>, usize) {
+        let labels = labels(golden, samples, &logits.device());
+        let (sum, count) = cross_entropy_masked_sum(logits, labels);
+        (sum, count.into_scalar::<i64>() as usize)
+    }
+}
+
+fn family(distil: bool) -> Family {
+    match distil {
+        true => Family::DistilBert,
+        false => Family::Bert,
+    }
+}
+
+fn config(golden: &Golden, family: Family) -> BertConfig {
+    let config = BertConfig::new()
+        .with_family(family)
+        .with_vocab(golden.size("vocab_size"))
+        .with_positions(golden.size("max_position_embeddings"));
+    match family {
+        Family::Bert => config
+            .with_types(golden.size("type_vocab_size"))
+            .with_width(golden.size("hidden_size"))
+            .with_blocks(golden.size("num_hidden_layers"))
+            .with_heads(golden.size("num_attention_heads"))
+            .with_mlp_width(golden.size("intermediate_size"))
+            .with_norm_eps(golden.number("config.layer_norm_eps")),
+        Family::DistilBert => config
+            .with_width(golden.size("dim"))
+            .with_blocks(golden.size("n_layers"))
+            .with_heads(golden.size("n_heads"))
+            .with_mlp_width(golden.size("hidden_dim")),
+    }
+}
+
+fn weight(golden: &Golden, name: &str, dtype: DType) -> TensorData {
+    golden.data(&format!("weights/{name}")).convert_dtype(dtype)
+}
+
+fn tokens(golden: &Golden, samples: Range<usize>, device: &Device) -> Tokens {
+    let read = |name: &str| {
+        let all = Tensor::<2, Int>::from_data(golden.data(&format!("inputs/{name}")), device);
+        all.narrow(0, samples.start, samples.len())
+    };
+    let tokens = Tokens::new(read("input_ids")).with_padding(read("attention_mask").equal_elem(0));
+    match golden.has("inputs/token_type_ids") {
+        true => tokens.with_types(read("token_type_ids")),
+        false => tokens,
+    }
+}
+
+/// The labels of some samples, one after the other.
+fn labels(golden: &Golden, samples: Range<usize>, device: &Device) -> Tensor<1, Int> {
+    let all: Vec<i64> = golden.data("inputs/labels").iter::<i64>().collect();
+    let each = all.len() / golden.number("batch") as usize;
+    let mine = &all[samples.start * each..samples.end * each];
+    Tensor::from_data(TensorData::new(mine.to_vec(), [mine.len()]), device)
+}
