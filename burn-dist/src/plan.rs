@@ -215,19 +215,9 @@ pub(crate) fn readable(bytes: usize) -> String {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parameters = self.parameters() as f64 / 1e6;
-        let Strategy {
-            precision,
-            recompute,
-            ..
-        } = &self.strategy;
-        let precision = match precision.is_full() {
-            true => String::new(),
-            false => format!(" in {precision}"),
-        };
-        let recompute = if *recompute { ", recomputed" } else { "" };
         writeln!(
             f,
-            "{}{precision}{recompute} over {} rank(s): {parameters:.2} M parameters in {} unit(s), {:.2} % padding",
+            "{} over {} rank(s): {parameters:.2} M parameters in {} unit(s), {:.2} % padding",
             self.strategy,
             self.size,
             self.units.len(),
