@@ -279,7 +279,7 @@ fn table(size: usize, kinds: &[Kind]) -> f64 {
         let pairs = times_of.iter().zip(&times[0]);
         let paired = pairs.map(|(a, b)| a.as_secs_f64() / b.as_secs_f64());
         println!(
-            "{kind:<12} {size:>5} {:>10.1} {:>10.1} {:>10.1} {last:>8.3} {:>8.3}",
+            "{kind:<18} {size:>5} {:>10.1} {:>10.1} {:>10.1} {last:>8.3} {:>8.3}",
             1e3 * best,
             1e3 * median(seconds(times_of)),
             (size * BATCH) as f64 / best,
