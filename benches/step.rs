@@ -13,7 +13,7 @@ use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::launch::Threads;
-use burn_dist::{Result, Strategy, World};
+use burn_dist::{Precision, Result, Strategy, World};
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
@@ -279,7 +279,7 @@ fn table(size: usize, kinds: &[Kind]) -> f64 {
         let pairs = times_of.iter().zip(&times[0]);
         let paired = pairs.map(|(a, b)| a.as_secs_f64() / b.as_secs_f64());
         println!(
-            "{kind:<12} {size:>5} {:>10.1} {:>10.1} {:>10.1} {last:>8.3} {:>8.3}",
+            "{kind:<18} {size:>5} {:>10.1} {:>10.1} {:>10.1} {last:>8.3} {:>8.3}",
             1e3 * best,
             1e3 * median(seconds(times_of)),
             (size * BATCH) as f64 / best,
@@ -296,7 +296,7 @@ fn compare(_: &mut Criterion) {
         return;
     }
     println!(
-        "{:<12} {:>5} {:>10} {:>10} {:>10} {:>8} {:>8}",
+        "{:<18} {:>5} {:>10} {:>10} {:>10} {:>8} {:>8}",
         "strategy", "world", "ms/step", "median ms", "samples/s", "ratio", "median"
     );
     let sharded = |strategies: Vec<Strategy>| strategies.into_iter().map(Kind::Sharded);
@@ -304,6 +304,14 @@ fn compare(_: &mut Criterion) {
     alone.extend(sharded(strategies(1)));
     let alone = table(1, &alone);
     let together = table(2, &sharded(strategies(2)).collect::<Vec<_>>());
+    // What the options of a strategy cost on this device; no bar, for the CPU has no half precision.
+    let options = vec![
+        Strategy::fsdp(),
+        Strategy::fsdp().precision(Precision::bf16()),
+        Strategy::fsdp().recompute(true),
+    ];
+    let again = table(2, &sharded(options).collect::<Vec<_>>());
+    println!("fsdp recomputed over fsdp, world 2: {again:.3}");
     println!("fsdp over plain Burn, world 1: {alone:.3} (bar: {BAR_ALONE})");
     println!("fsdp over ddp, world 2: {together:.3} (bar: {BAR_FSDP})");
     assert!(

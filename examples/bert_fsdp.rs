@@ -19,6 +19,7 @@ use burn_dist::{Error, Result, World};
 use clap::Parser;
 use env_logger::Env;
 use mimalloc::MiMalloc;
+use models::Noise;
 use models::bert::BertClassifier;
 use models::data::text::TextBatch;
 use models::loss::cross_entropy_sum;
@@ -56,9 +57,10 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
     let model = config
         .init_classifier(classes.len(), &world.device())
         .map_err(Error::user)?;
-    let plan = run.strategy.plan(&model, world.size())?;
+    let strategy = run.strategy();
+    let plan = strategy.plan(&model, world.size())?;
     let mut meter = Meter::new(world, &plan)?;
-    let mut model = run.strategy.clone().shard(model, world)?;
+    let mut model = strategy.shard(model, world)?;
 
     // (3) Burn's own optimizer steps the pieces; one that would be wrong on them is refused.
     let adamw = AdamWConfig::new()
@@ -66,11 +68,13 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         .with_epsilon(1e-8);
     let mut optimizer = world.optimizer(adamw.init(), &model)?;
 
-    // How many steps are done is the user's own part of a save.
+    // The user's own part of a save: how many steps are done, and the loss scale, which is 1 but in f16.
     let mut course = run.course(world, &data);
+    let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
-        let done;
-        (model, optimizer, done) = world.load(folder, model, optimizer)?;
+        let (done, saved);
+        (model, optimizer, (done, saved)) = world.load(folder, model, optimizer)?;
+        scaler = run.scaler(Some(saved));
         course.resume(done);
         meter.resumed(done, folder);
     }
@@ -81,24 +85,38 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         let model = model.valid();
         evaluate(world, &test, |batch: TextBatch| model.forward(batch.tokens))
     };
+    let loss = |model: &BertClassifier, (batch, noise): &(TextBatch, Noise)| {
+        let logits = model.forward_train(batch.tokens.clone(), *noise);
+        let (labels, weights) = (batch.labels.clone(), batch.weights.clone());
+        cross_entropy_sum(logits, labels, Some(weights))
+    };
     let mut last = None;
     while let Some(mut batches) = course.epoch(&data)? {
         while let Some(step) = meter.time(Phase::Data, || course.step(&mut batches))? {
+            // For doubters: the same step on one plain device, compared unit by unit.
+            if let Some(shadow) = run.shadow(course.done(), &scaler) {
+                let one =
+                    |model: &BertClassifier, n: usize| (loss(model, &step[n]), step[n].0.count);
+                let compared = world.shadow(&model, shadow, step.len(), one)?;
+                meter.shadowed(course.done(), &compared);
+            }
             // (4) Gradients come averaged over the samples of all ranks, cut as parameters are.
             let mut gradients = world.accumulate(&model)?;
-            for (batch, noise) in step {
-                let count = batch.count;
-                let sum = meter.forward(count, || {
-                    let logits = model.forward_train(batch.tokens, noise);
-                    cross_entropy_sum(logits, batch.labels, Some(batch.weights))
-                });
+            for pass in &step {
+                let count = pass.0.count;
+                let sum = meter.forward(count, || loss(&model, pass));
+                let sum = scaler.scale(sum);
                 meter.time(Phase::Backward, || gradients.add_sum(sum, count))?;
             }
             let gradients = meter.time(Phase::Backward, || gradients.finish())?;
             let (stepped, norm) = meter.time(Phase::Optimizer, || {
+                // In f16 an overflow on any rank skips the step on all.
+                let Some(gradients) = scaler.unscale(gradients)? else {
+                    return Ok((model, None));
+                };
                 let clipped = gradients.clip_norm(run.clip)?;
                 let stepped = optimizer.step(course.rate(), model, clipped.grads);
-                Ok::<_, Error>((stepped, clipped.norm))
+                Ok::<_, Error>((stepped, Some(clipped.norm)))
             })?;
             model = stepped;
             course.advance();
@@ -107,7 +125,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
             // (5) SIGTERM or Ctrl-C on any rank: the step is done, so save, and leave.
             if world.should_stop()? {
                 if let Some(folder) = &run.save {
-                    world.save(folder, &model, &optimizer, &course.done())?;
+                    world.save(folder, &model, &optimizer, &(course.done(), &scaler))?;
                 }
                 return meter.stop(course.done(), run.save.as_deref());
             }
@@ -119,7 +137,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
 
         // (6) Every rank writes its pieces; a kill at any moment leaves the save before.
         if let Some(folder) = &run.save {
-            world.save(folder, &model, &optimizer, &course.done())?;
+            world.save(folder, &model, &optimizer, &(course.done(), &scaler))?;
         }
     }
 

@@ -42,7 +42,8 @@ fn batch(world: &World, step: usize) -> (Tensor<4>, Tensor<1, Int>) {
 fn train(world: &World, strategy: Strategy) -> Result<(Vec<f64>, u64)> {
     let is_f16 = strategy == strategy.clone().precision(Precision::f16());
     let mut scaler = match is_f16 {
-        true => GradScaler::new(),
+        // The usual start overflows a few times first, and this run is short.
+        true => GradScaler::new().starting_at(1024.0),
         false => GradScaler::disabled(),
     };
     let mut model = strategy.shard(vit(world), world)?;
@@ -169,9 +170,10 @@ fn gathers_move_half_the_bytes_and_reductions_what_they_are_told() {
 
 #[test]
 fn what_is_stored_is_f32_whatever_the_model_came_in() {
+    let half = oracle::cast(Mlp::new(4, &Device::flex().autodiff()), FloatDType::BF16);
+    let given = values(&half);
     let run = |world: World| {
-        let half = oracle::cast(mlp(&world), FloatDType::BF16);
-        let given = values(&half);
+        let half = half.clone();
         let strategy = Strategy::fsdp().precision(Precision::bf16());
         let model = strategy.shard(half, &world)?;
         assert_eq!(model.first.weight.base().dtype(), DType::F32);
@@ -273,10 +275,7 @@ fn ranks_of_different_precision_are_told_apart() {
             .shard(mlp(&world), &world)
     };
     let text = ranks(2).run(run).unwrap_err().to_string();
-    assert!(
-        text.contains("precision") && text.contains("bf16"),
-        "{text}"
-    );
+    assert!(text.contains("strategy fsdp in bf16"), "{text}");
 }
 
 #[derive(Module, Debug)]

@@ -92,6 +92,11 @@ impl GradScaler {
         self.scale
     }
 
+    /// Whether it does anything.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// Steps that were skipped so far.
     pub fn skipped(&self) -> u64 {
         self.skipped

@@ -181,9 +181,16 @@ impl Strategy {
 
 impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.over {
-            Over::Group(group) => write!(f, "{}:{group}", self.name),
-            _ => f.write_str(self.name),
+        f.write_str(self.name)?;
+        if let Over::Group(group) = self.over {
+            write!(f, ":{group}")?;
+        }
+        if !self.precision.is_full() {
+            write!(f, " in {}", self.precision)?;
+        }
+        match self.recompute {
+            true => f.write_str(", recomputed"),
+            false => Ok(()),
         }
     }
 }

@@ -5,5 +5,6 @@
 //! says what is wrong instead of a backtrace.
 
 mod bert;
+mod options;
 mod run;
 mod vit;

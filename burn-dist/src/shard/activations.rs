@@ -51,18 +51,21 @@ impl<A: Activations> Activations for Vec<A> {
     }
 }
 
+impl Activations for () {
+    fn map(self, _: &mut impl MapActivations) -> Self {}
+}
+
 macro_rules! tuples {
     ($(($($name:ident $index:tt),*))*) => {
         $(impl<$($name: Activations),*> Activations for ($($name,)*) {
-            fn map(self, _map: &mut impl MapActivations) -> Self {
-                ($(self.$index.map(_map),)*)
+            fn map(self, map: &mut impl MapActivations) -> Self {
+                ($(self.$index.map(map),)*)
             }
         })*
     };
 }
 
 tuples! {
-    ()
     (A 0)
     (A 0, B 1)
     (A 0, B 1, C 2)

@@ -31,8 +31,6 @@ pub(super) fn agree(world: &World, strategy: &Strategy, parameters: &[Parameter]
 /// One line for everything that must be equal: what it is, a tab, and how it is here.
 fn describe(seed: u64, strategy: &Strategy, parameters: &[Parameter]) -> String {
     let mut lines = format!("strategy\t{strategy}\nseed\t{seed}\n");
-    lines += &format!("precision\t{}\n", strategy.precision);
-    lines += &format!("recompute\t{}\n", strategy.recompute);
     for Parameter {
         path,
         unit,

@@ -156,7 +156,7 @@ impl ShardedGradients {
     /// # Errors
     /// What a collective returns.
     pub fn all_finite(&self) -> Result<bool> {
-        let units = self.units.iter().enumerate();
+        let mut units = self.units.iter().enumerate();
         let is_finite = |(unit, gradients): (usize, &Option<UnitGradients>)| {
             let Some(UnitGradients { present, flat }) = gradients else {
                 return true;
@@ -166,7 +166,7 @@ impl ShardedGradients {
             let mut slots = (0..present.len()).filter(|slot| present[*slot]);
             slots.all(|slot| flat.is_finite(layout.piece_in_cut(slot, owned)))
         };
-        let mut found = [u8::from(!units.map(is_finite).all(|finite| finite))];
+        let mut found = [u8::from(!units.all(is_finite))];
         let comm = self.sharding.world.comm();
         let label = "gradients finite".into();
         comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut found))?;

@@ -3,7 +3,7 @@
 use super::{Course, Schedule};
 use burn_dist::data::{BatchInfo, Dataset, DistributedSampler, Loader};
 use burn_dist::launch::{Flags, Launch};
-use burn_dist::{Error, Result, Strategy, World};
+use burn_dist::{Error, GradScaler, Precision, Result, Shadow, Strategy, World};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,18 @@ pub struct RunArgs {
     /// How state is spread: single, ddp, zero1, zero2, fsdp or hybrid:N.
     #[arg(long, default_value_t = Strategy::fsdp())]
     pub strategy: Strategy,
+
+    /// What to compute and gather in: f32, bf16, or f16 with a loss scaler.
+    #[arg(long, default_value_t = Precision::full())]
+    pub precision: Precision,
+
+    /// Keep only each block's input for backward, and run the block again there.
+    #[arg(long)]
+    pub recompute: bool,
+
+    /// Compare the first K steps with one plain device; stop at the first unit that deviates.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub shadow: usize,
 
     /// Samples per rank and backward pass.
     #[arg(long, default_value_t = 32)]
@@ -66,6 +78,36 @@ impl RunArgs {
         burn_dist::launch(&self.launch)
             .threads(threads)
             .seed(self.seed)
+    }
+
+    /// The strategy, in the precision and with the recomputation these arguments ask for.
+    pub fn strategy(&self) -> Strategy {
+        let strategy = self.strategy.clone();
+        strategy.precision(self.precision).recompute(self.recompute)
+    }
+
+    /// The loss scaler that the precision needs, going on from a saved one if that fits.
+    pub fn scaler(&self, saved: Option<GradScaler>) -> GradScaler {
+        let needed = self.precision == Precision::f16();
+        match (saved, needed) {
+            (Some(saved), _) if saved.is_enabled() == needed => saved,
+            (_, true) => GradScaler::new(),
+            (_, false) => GradScaler::disabled(),
+        }
+    }
+
+    /// How closely `step` is to follow one plain device, if it is one of those to be compared.
+    ///
+    /// What is allowed is some times the rounding of the type: f32 keeps 24 bits, f16 11, bf16 8.
+    pub fn shadow(&self, step: usize, scaler: &GradScaler) -> Option<Shadow> {
+        let tolerance = match self.precision {
+            p if p.is_full() => 1e-4,
+            p if p == Precision::f16() => 0.03,
+            _ => 0.15,
+        };
+        let shadow = Shadow::within(tolerance).step(step);
+        let shadow = shadow.loss_scale(scaler.current_scale());
+        (step < self.shadow).then_some(shadow)
     }
 
     /// The folder to go on from, if this run goes on from one.

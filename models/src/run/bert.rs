@@ -157,18 +157,18 @@ impl BertArgs {
             });
         }
         let resumed = self.run.resumes(world)?;
-        let tokenizer = shared(world, || match (resumed, &self.tokenizer, &self.run.save) {
-            (Some(folder), ..) | (None, Some(folder), None) => Tokenizer::open(folder),
-            (None, from, save) => {
-                let tokenizer = match from {
-                    Some(folder) => Tokenizer::open(folder)?,
-                    None => Tokenizer::train(train, self.vocab)?,
-                };
-                if let Some(folder) = save {
-                    tokenizer.save(folder)?;
-                }
-                Ok(tokenizer)
+        let tokenizer = shared(world, || {
+            if let Some(folder) = resumed {
+                return Tokenizer::open(folder);
             }
+            let tokenizer = match &self.tokenizer {
+                Some(folder) => Tokenizer::open(folder)?,
+                None => Tokenizer::train(train, self.vocab)?,
+            };
+            if let Some(folder) = &self.run.save {
+                tokenizer.save(folder)?;
+            }
+            Ok(tokenizer)
         })?;
         tokenizer.with_max_length(self.max_length)
     }

@@ -95,9 +95,10 @@ impl Course {
         let first = self.done * self.accumulate;
         let passes = first..first + self.accumulate;
         let noise = passes.map(|pass| Noise::new(self.seed, pass as u64, self.rank));
-        let step = batches
-            .zip(noise)
-            .map(|(batch, noise)| Ok((batch?, noise)))
+        // In this order: a zip asks the first even when the second has nothing left, and drops what it got.
+        let step = noise
+            .zip(batches)
+            .map(|(noise, batch)| Ok((batch?, noise)))
             .collect::<Result<Vec<_>>>()?;
         Ok((!step.is_empty()).then_some(step))
     }

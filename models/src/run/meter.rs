@@ -4,7 +4,7 @@ use super::{Evaluation, Report};
 use burn::tensor::Tensor;
 use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, live_bytes, peak_bytes, reset_peak};
-use burn_dist::{Error, Plan, Result, World};
+use burn_dist::{Error, Plan, Result, Shadowed, World};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
 use std::path::Path;
@@ -93,11 +93,23 @@ impl Meter {
         sum
     }
 
-    /// A step is done, with this gradient norm. Collective: one all-reduce of 16 bytes.
+    /// A step was compared with one plain device, and agrees.
+    pub fn shadowed(&mut self, step: usize, compared: &Shadowed) {
+        // Its traffic is not the step's.
+        self.mark = self.sent_by_units();
+        let Shadowed { units, worst } = compared;
+        self.say(format_args!(
+            "step {step} agrees with one plain device: {units} calls of units, deviations up to \
+             {worst:.1e}"
+        ));
+    }
+
+    /// A step is done, with this gradient norm, or none if an overflow made every rank skip it.
+    /// Collective: one all-reduce of 16 bytes.
     ///
     /// # Errors
     /// What a collective returns.
-    pub fn step(&mut self, norm: f64) -> Result<()> {
+    pub fn step(&mut self, norm: Option<f64>) -> Result<()> {
         let (loss, samples) = std::mem::take(&mut self.step);
         self.sent += self.sent_by_units() - self.mark;
         let mut sums = [loss, samples as f64];
@@ -110,8 +122,9 @@ impl Meter {
         self.samples += samples as usize;
         self.epoch = (self.epoch.0 + loss, self.epoch.1 + samples);
         self.bar.inc(1);
+        let norm = norm.map_or("overflow".into(), |norm| format!("{norm:.2}"));
         self.bar.set_message(format!(
-            "loss {:.3} |g| {norm:.2} {:.0} samples/s {:.0} MB/rank",
+            "loss {:.3} |g| {norm} {:.0} samples/s {:.0} MB/rank",
             loss / samples,
             self.throughput(),
             self.per_rank(live_bytes()) / 1e6
@@ -155,11 +168,17 @@ impl Meter {
         let loss = loss / samples.max(1.0);
         self.losses.push(loss);
         let accuracy = 100.0 * score.accuracy;
-        let line = format!("epoch {number}: test accuracy {accuracy:.1} %, train loss {loss:.3}");
+        self.say(format_args!(
+            "epoch {number}: test accuracy {accuracy:.1} %, train loss {loss:.3}"
+        ));
+    }
+
+    /// Writes a line above the bar.
+    fn say(&self, line: std::fmt::Arguments<'_>) {
         if self.world.is_chief() {
             match self.bar.is_hidden() {
-                true => say(format_args!("{line}")),
-                false => self.bar.println(line),
+                true => say(line),
+                false => self.bar.println(line.to_string()),
             }
         }
     }

@@ -161,7 +161,7 @@ fn read_rows(path: &Path, classes: usize) -> Result<Vec<Text>> {
 }
 
 /// A row's text, or what was expected and found instead.
-fn row(record: &ByteRecord, classes: usize) -> Result<Text, (String, String)> {
+fn row(record: &ByteRecord, classes: usize) -> std::result::Result<Text, (String, String)> {
     if record.len() != 3 {
         let broken = record.iter().any(|field| field.contains(&b'\n'));
         let hint = match broken {

@@ -1,0 +1,87 @@
+//! What both examples can be told of precision, recomputation and the shadow run.
+
+use super::run::{Ended, Running, epochs, row, sent};
+use std::path::Path;
+
+/// A run of either example on the data that it makes itself.
+fn run(example: &str, args: &str, folders: &[(&str, &Path)]) -> Ended {
+    let args = format!("--per-gpu-batch 4 {args}");
+    Running::start(example, &args, folders).end()
+}
+
+const EXAMPLES: [&str; 2] = ["vit_fsdp", "bert_fsdp"];
+
+#[test]
+fn a_shadow_run_says_for_each_step_that_it_agrees() {
+    for example in EXAMPLES {
+        for precision in ["f32", "bf16", "f16"] {
+            let args = format!("--shadow 2 --steps 3 --accumulate 2 --precision {precision}");
+            let output = run(example, &args, &[]).succeeded();
+            let agrees = |step| {
+                let start = format!("step {step} agrees with one plain device");
+                output.iter().any(|line| line.starts_with(&start))
+            };
+            assert_eq!([0, 1, 2].map(agrees), [true, true, false], "{output:#?}");
+        }
+    }
+}
+
+#[test]
+fn options_are_part_of_the_plan_and_send_what_it_says() {
+    for example in EXAMPLES {
+        let output = |args: &str| {
+            let args = format!("--steps 2 {args}");
+            run(example, &args, &[]).succeeded()
+        };
+        let (full, half) = (output(""), output("--precision bf16"));
+        assert!(
+            half[0].starts_with("fsdp in bf16 over 2 rank(s)"),
+            "{}",
+            half[0]
+        );
+        assert_eq!(sent(&half).0, sent(&half).1);
+        // Two gathers of three thirds are halved.
+        let ratio = sent(&half).0 / sent(&full).0;
+        assert!((ratio - 2.0 / 3.0).abs() < 0.02, "{ratio}");
+        // Recomputation changes neither the bytes nor a digit of the result.
+        let again = output("--recompute");
+        assert!(
+            again[0].starts_with("fsdp, recomputed over 2 rank(s)"),
+            "{}",
+            again[0]
+        );
+        assert_eq!(sent(&again), sent(&full));
+        assert_eq!(epochs(&again), epochs(&full));
+    }
+}
+
+#[test]
+fn the_loss_scale_is_saved_and_resumed() {
+    let save = tempfile::tempdir().unwrap();
+    let folders = [("--save", save.path())];
+    let args = |steps: usize| format!("--precision f16 --epochs 1 --steps {steps}");
+    run("vit_fsdp", &args(3), &folders).succeeded();
+    let manifest = std::fs::read_to_string(save.path().join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let scaler = &manifest["state"][1];
+    assert_eq!(manifest["state"][0], 3);
+    assert!(scaler["scale"].as_f64().unwrap() > 1.0, "{scaler}");
+    let resumed = run("vit_fsdp", &(args(9) + " --resume"), &folders).succeeded();
+    assert!(row(&resumed, "test accuracy").contains("of 512"));
+    // A run in another precision does not take the scale over.
+    let f32 = "--epochs 1 --steps 10 --resume";
+    run("vit_fsdp", f32, &folders).succeeded();
+}
+
+#[test]
+fn a_precision_that_is_none_is_refused_with_those_there_are() {
+    for example in EXAMPLES {
+        let ended = run(example, "--precision f8", &[]);
+        assert_eq!(ended.code, Some(2));
+        let text = ended.stderr;
+        assert!(
+            text.contains("expected f32, bf16 or f16, found f8"),
+            "{text}"
+        );
+    }
+}
