@@ -20,10 +20,10 @@ use clap::Parser;
 use env_logger::Env;
 use mimalloc::MiMalloc;
 use models::Noise;
-use models::bert::BertClassifier;
+use models::bert::{BertClassifier, Head, hf_name};
 use models::data::text::TextBatch;
 use models::loss::cross_entropy_sum;
-use models::run::{BertArgs, Meter, Texts, evaluate};
+use models::run::{BertArgs, Meter, Texts, evaluate, sharded};
 use std::process::ExitCode;
 
 /// Counts memory for the closing table; mimalloc hands out large tensors faster than the system.
@@ -44,23 +44,28 @@ fn main() -> ExitCode {
 
 fn train(args: &BertArgs, world: &World) -> Result<()> {
     let run = &args.run;
+    let pretrained = run.weights.pretrained(world)?;
     let Texts {
         train: data,
         test,
         tokenizer,
         classes,
-    } = args.data(world)?;
+    } = args.data(world, pretrained.as_ref())?;
 
     // (2) `init` allocates nothing; `shard` makes one parameter after the other and keeps this
     // rank's piece of each. The same type comes back.
-    let config = args.config(&tokenizer);
+    // Of weights to begin with, a rank reads its own pieces only.
+    let config = args.config(&tokenizer, pretrained.as_ref())?;
+    let family = config.family;
+    let names = move |path: &str| hf_name(family, path);
+    let weights = pretrained.map(|p| p.weights(names)).transpose()?;
     let model = config
         .init_classifier(classes.len(), &world.device())
         .map_err(Error::user)?;
     let strategy = run.strategy();
     let plan = strategy.plan(&model, world.size())?;
     let mut meter = Meter::new(world, &plan)?;
-    let mut model = strategy.shard(model, world)?;
+    let mut model = sharded(world, strategy, model, weights.as_ref())?;
 
     // (3) Burn's own optimizer steps the pieces; one that would be wrong on them is refused.
     let adamw = AdamWConfig::new()
@@ -145,5 +150,12 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         Some(score) => score,
         None => evaluated(&model)?,
     };
-    meter.finish(score, run.accumulate).map(drop)
+    meter.finish(score, run.accumulate)?;
+    // Other programs open what is left here.
+    let head = Head::Classifier(classes.len());
+    let beside = [
+        ("config.json", config.to_hf(head)),
+        ("tokenizer.json", tokenizer.to_json()?),
+    ];
+    run.weights.leave(world, &model, names, &beside)
 }

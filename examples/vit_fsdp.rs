@@ -22,7 +22,8 @@ use models::Noise;
 use models::Vit;
 use models::data::ImageBatch;
 use models::loss::cross_entropy_sum;
-use models::run::{Meter, VitArgs, evaluate};
+use models::run::{Meter, VitArgs, evaluate, sharded};
+use models::vit::hf_name;
 use std::process::ExitCode;
 
 /// Counts memory for the closing table; mimalloc hands out large tensors faster than the system.
@@ -43,15 +44,18 @@ fn main() -> ExitCode {
 
 fn train(args: &VitArgs, world: &World) -> Result<()> {
     let run = &args.run;
-    let (data, test) = args.data(world)?;
+    let (config, pretrained) = args.model(world)?;
+    let (data, test) = args.data(world, &config)?;
 
     // (2) `init` allocates nothing; `shard` makes one parameter after the other and keeps this
     // rank's piece of each. The same type comes back.
-    let model = args.config().init(&world.device()).map_err(Error::user)?;
+    // Of weights to begin with, a rank reads its own pieces only.
+    let model = config.init(&world.device()).map_err(Error::user)?;
+    let weights = pretrained.map(|p| p.weights(hf_name)).transpose()?;
     let strategy = run.strategy();
     let plan = strategy.plan(&model, world.size())?;
     let mut meter = Meter::new(world, &plan)?;
-    let mut model = strategy.shard(model, world)?;
+    let mut model = sharded(world, strategy, model, weights.as_ref())?;
 
     // (3) Burn's own optimizer steps the pieces; one that would be wrong on them is refused.
     let adamw = AdamWConfig::new()
@@ -137,5 +141,8 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         Some(score) => score,
         None => evaluated(&model)?,
     };
-    meter.finish(score, run.accumulate).map(drop)
+    meter.finish(score, run.accumulate)?;
+    // Other programs open what is left here.
+    let beside = [("config.json", config.to_hf())];
+    run.weights.leave(world, &model, hf_name, &beside)
 }

@@ -69,7 +69,7 @@
 //! - [`vit`]: the Vision Transformer and its presets;
 //! - [`bert`]: BERT and DistilBERT, which classify texts or fill in words, and their presets;
 //! - [`transformer`]: what the two share;
-//! - [`hf`]: the loading of Hugging Face weights;
+//! - [`hf`]: names and configurations of Hugging Face checkpoints;
 //! - [`noise`]: dropout and stochastic depth that replay exactly;
 //! - [`data`]: CIFAR-10, a synthetic set that needs no files, augmentation and batching;
 //! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report;

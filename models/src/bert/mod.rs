@@ -11,7 +11,7 @@ mod classifier;
 mod config;
 mod embeddings;
 mod hf;
-mod load;
+mod json;
 mod masked_lm;
 mod tokens;
 
@@ -20,6 +20,7 @@ pub use classifier::BertClassifier;
 pub use config::{BertConfig, Family};
 pub use embeddings::Embeddings;
 pub use hf::hf_name;
+pub use json::Head;
 pub use masked_lm::BertMaskedLm;
 pub use tokens::Tokens;
 

@@ -1,5 +1,7 @@
 //! From bytes to tensors: one image as the files have it, and the batch a model takes.
 
+use burn::tensor::module::interpolate;
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::data::BatchInfo;
 
@@ -98,6 +100,7 @@ pub struct ImageBatcher {
     /// The normalised value of each byte, by channel.
     values: [[f32; 256]; CHANNELS],
     augmentation: Option<u64>,
+    side: usize,
 }
 
 impl ImageBatcher {
@@ -108,6 +111,7 @@ impl ImageBatcher {
             device: device.clone(),
             values: [[0.0; 256]; CHANNELS],
             augmentation: None,
+            side: SIDE,
         }
         .with_normalization(MEAN, STD)
     }
@@ -120,6 +124,14 @@ impl ImageBatcher {
                 *value = (byte as f32 / 255.0 - mean) / std;
             }
         }
+        self
+    }
+
+    /// The same with images scaled to this height and width, as a model that was made for larger ones wants
+    /// them.
+    #[must_use]
+    pub fn with_side(mut self, pixels: usize) -> Self {
+        self.side = pixels;
         self
     }
 
@@ -145,8 +157,15 @@ impl ImageBatcher {
         let size = items.len();
         let images = TensorData::new(pixels, [size, CHANNELS, SIDE, SIDE]);
         let weights = TensorData::new(info.weights.clone(), [size]);
+        let mut images = Tensor::from_data(images, &self.device);
+        if self.side != SIDE {
+            let bilinear =
+                InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(false);
+            let scaled = bilinear.with_output_size([self.side, self.side]);
+            images = interpolate(images, scaled);
+        }
         ImageBatch {
-            images: Tensor::from_data(images, &self.device),
+            images,
             labels: Tensor::from_data(TensorData::new(labels, [size]), &self.device),
             weights: Tensor::from_data(weights, &self.device),
             count: info.count,
@@ -221,6 +240,20 @@ mod tests {
         assert_eq!((values[0], values[1024], values[2048]), (0.0, -0.5, -2.0));
         assert_eq!(values[2048 + 33], 2.0);
         assert_eq!(batch.labels.into_scalar::<i64>(), 4);
+    }
+
+    #[test]
+    fn images_are_scaled_to_what_a_model_wants() {
+        let sampler = || DistributedSampler::new(3, 3).unwrap();
+        let plain = batches(sampler(), ImageBatcher::new(&Device::flex()), 0);
+        let large = ImageBatcher::new(&Device::flex()).with_side(64);
+        let large = batches(sampler(), large, 0);
+        assert_eq!(large[0].images.dims(), [3, 3, 64, 64]);
+        // Between four pixels of the larger image lies one of the smaller.
+        let mean = |x: &ImageBatch| x.images.clone().mean().into_scalar::<f32>();
+        assert!((mean(&large[0]) - mean(&plain[0])).abs() < 1e-2);
+        let corner = |x: &ImageBatch| pixels(x)[0];
+        assert_eq!(corner(&large[0]), corner(&plain[0]));
     }
 
     #[test]

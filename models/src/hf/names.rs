@@ -28,6 +28,62 @@ pub(crate) struct Names {
     pub(crate) convolutions: &'static [&'static str],
 }
 
+/// What stands before the names of an encoder that has a head.
+const PREFIXES: [&str; 3] = ["vit.", "bert.", "distilbert."];
+
+/// How the names of a bare encoder begin.
+const BARE: [&str; 4] = ["embeddings.", "encoder.", "transformer.", "layernorm."];
+
+impl HfName {
+    /// Other names under which files may have the tensor: with or without the encoder's prefix, since a bare
+    /// encoder is written without, and with the words that PyTorch's norms had before 2020.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use models::hf::HfName;
+    ///
+    /// let name = HfName { name: "bert.embeddings.LayerNorm.bias".into(), transpose: false };
+    /// assert_eq!(
+    ///     name.others(),
+    ///     [
+    ///         "embeddings.LayerNorm.bias",
+    ///         "bert.embeddings.LayerNorm.beta",
+    ///         "embeddings.LayerNorm.beta",
+    ///     ]
+    /// );
+    /// ```
+    pub fn others(&self) -> Vec<String> {
+        let mut names = vec![self.name.clone()];
+        let bare = PREFIXES
+            .iter()
+            .find_map(|prefix| self.name.strip_prefix(prefix));
+        match bare {
+            Some(bare) => names.push(bare.into()),
+            None if BARE.iter().any(|start| self.name.starts_with(start)) => {
+                names.extend(
+                    PREFIXES
+                        .iter()
+                        .map(|prefix| format!("{prefix}{}", self.name)),
+                );
+            }
+            None => {}
+        }
+        let older = |name: &String| {
+            let (layer, parameter) = name.rsplit_once(".LayerNorm.")?;
+            let parameter = if parameter == "weight" {
+                "gamma"
+            } else {
+                "beta"
+            };
+            Some(format!("{layer}.LayerNorm.{parameter}"))
+        };
+        let older: Vec<String> = names.iter().filter_map(older).collect();
+        names.extend(older);
+        names.split_off(1)
+    }
+}
+
 impl Names {
     /// What the parameter at `path` is called; `None` if there is none such.
     pub(crate) fn of(&self, path: &str) -> Option<HfName> {

@@ -1,6 +1,6 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
-use super::{Course, Schedule};
+use super::{Course, Schedule, WeightArgs};
 use burn_dist::data::{BatchInfo, Dataset, DistributedSampler, Loader};
 use burn_dist::launch::{Flags, Launch};
 use burn_dist::{Error, GradScaler, Precision, Result, Shadow, Strategy, World};
@@ -61,6 +61,10 @@ pub struct RunArgs {
     /// Seed of parameters, data order, augmentation and dropout.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+
+    /// The weights to begin with, and where to leave them.
+    #[command(flatten)]
+    pub weights: WeightArgs,
 
     /// Save to this folder after every epoch, and when told to end (SIGTERM, Ctrl-C).
     #[arg(long, value_name = "DIR")]

@@ -1,6 +1,6 @@
 //! The command line of the text example: its models, its texts and its vocabulary.
 
-use super::{RunArgs, shared};
+use super::{Pretrained, RunArgs, shared};
 use crate::BertConfig;
 use crate::data::text::{AgNews, Newswire, Text, TextBatch, TextBatcher, Tokenized, Tokenizer};
 use burn_dist::data::{Dataset, Loader};
@@ -29,7 +29,8 @@ pub struct BertArgs {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
-    /// A folder with tokenizer.json or vocab.txt; without it, a vocabulary is made of the training texts.
+    /// A folder with tokenizer.json or vocab.txt; without it, the one beside the weights, or one
+    /// made of the training texts.
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
 
@@ -82,21 +83,48 @@ pub struct Texts {
 }
 
 impl BertArgs {
-    /// The model, for texts that `tokenizer` has encoded.
-    pub fn config(&self, tokenizer: &Tokenizer) -> BertConfig {
-        let config = match self.model {
+    /// The model, for texts that `tokenizer` has encoded; a pretrained one keeps its sizes.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the weights are none for this model; [`Error::Config`] if it has no places for
+    /// the words or the tokens of the texts.
+    pub fn config(
+        &self,
+        tokenizer: &Tokenizer,
+        pretrained: Option<&Pretrained>,
+    ) -> Result<BertConfig> {
+        let config = match pretrained {
+            None => self.sizes().with_vocab(tokenizer.size()),
+            Some(pretrained) => pretrained.config(BertConfig::from_hf)?.0,
+        };
+        let places = [
+            ("the vocabulary", config.vocab, tokenizer.size()),
+            ("--max-length", config.positions, self.max_length),
+        ];
+        if let Some((what, most, found)) =
+            places.into_iter().find(|(_, most, wanted)| wanted > most)
+        {
+            return Err(Error::Config {
+                what: what.into(),
+                expected: format!("at most {most}, which the model given by --from has places for"),
+                found: found.to_string(),
+            });
+        }
+        Ok(config
+            .with_dropout(self.dropout)
+            .with_attention_dropout(self.dropout)
+            .with_head_dropout(self.dropout))
+    }
+
+    fn sizes(&self) -> BertConfig {
+        match self.model {
             BertSize::Tiny => BertConfig::tiny(),
             BertSize::Mini => BertConfig::mini(),
             BertSize::Small => BertConfig::small(),
             BertSize::Base => BertConfig::base(),
             BertSize::Large => BertConfig::large(),
             BertSize::Distil => BertConfig::distil(),
-        };
-        config
-            .with_vocab(tokenizer.size())
-            .with_dropout(self.dropout)
-            .with_attention_dropout(self.dropout)
-            .with_head_dropout(self.dropout)
+        }
     }
 
     /// This rank's share of the texts, and the vocabulary that all ranks share. Collective.
@@ -107,17 +135,17 @@ impl BertArgs {
     /// # Errors
     /// [`Error::File`] if files are missing or malformed; [`Error::Config`] if a number on the command line
     /// cannot be; what a collective returns.
-    pub fn data(&self, world: &World) -> Result<Texts> {
+    pub fn data(&self, world: &World, pretrained: Option<&Pretrained>) -> Result<Texts> {
         match &self.data {
             Some(folder) => {
                 let (train, test) = AgNews::open(folder)?;
                 let classes = train.classes().to_vec();
-                self.texts(world, train, test, classes)
+                self.texts(world, train, test, classes, pretrained)
             }
             None => {
                 let classes = Newswire::classes().iter().map(ToString::to_string);
                 let (train, test) = (Newswire::train(0, 2048), Newswire::test(0, 512));
-                self.texts(world, train, test, classes.collect())
+                self.texts(world, train, test, classes.collect(), pretrained)
             }
         }
     }
@@ -128,8 +156,9 @@ impl BertArgs {
         train: D,
         test: D,
         classes: Vec<String>,
+        pretrained: Option<&Pretrained>,
     ) -> Result<Texts> {
-        let tokenizer = self.vocabulary(world, &train)?;
+        let tokenizer = self.vocabulary(world, &train, pretrained)?;
         let batcher = TextBatcher::new(&tokenizer, &world.device());
         let again = batcher.clone();
         let train = Tokenized::new(train, tokenizer.clone());
@@ -147,7 +176,12 @@ impl BertArgs {
     }
 
     /// The vocabulary of the run before, or that of a folder, or a new one.
-    fn vocabulary(&self, world: &World, train: &impl Dataset<Item = Text>) -> Result<Tokenizer> {
+    fn vocabulary(
+        &self,
+        world: &World,
+        train: &impl Dataset<Item = Text>,
+        pretrained: Option<&Pretrained>,
+    ) -> Result<Tokenizer> {
         let longest = BertConfig::new().positions;
         if self.max_length > longest {
             return Err(Error::Config {
@@ -161,7 +195,9 @@ impl BertArgs {
             if let Some(folder) = resumed {
                 return Tokenizer::open(folder);
             }
-            let tokenizer = match &self.tokenizer {
+            // A model that can read already reads with the vocabulary beside it.
+            let beside = pretrained.map(Pretrained::folder);
+            let tokenizer = match self.tokenizer.as_deref().or(beside) {
                 Some(folder) => Tokenizer::open(folder)?,
                 None => Tokenizer::train(train, self.vocab)?,
             };

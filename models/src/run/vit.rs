@@ -1,10 +1,10 @@
 //! The command line of the image example: its models and its data.
 
-use super::RunArgs;
+use super::{Pretrained, RunArgs};
 use crate::VitConfig;
-use crate::data::{Cifar10, Image, ImageBatch, ImageBatcher, Synthetic};
+use crate::data::{CHANNELS, Cifar10, Image, ImageBatch, ImageBatcher, Synthetic};
 use burn_dist::data::{Dataset, Loader};
-use burn_dist::{Result, World};
+use burn_dist::{Error, Result, World};
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 
@@ -44,8 +44,33 @@ pub enum VitSize {
 }
 
 impl VitArgs {
-    /// The model, for the 10 classes and the 32x32 pixels that both data sets have.
-    pub fn config(&self) -> VitConfig {
+    /// The model, for the 10 classes that both data sets have, and what it begins with. Collective.
+    ///
+    /// A pretrained one keeps its sizes, its images' among them, but not its classifier.
+    ///
+    /// # Errors
+    /// [`Error::User`] if weights cannot be had, [`Error::File`] if they are none for this model, and
+    /// [`Error::Config`] if it is made for other images than coloured ones.
+    pub fn model(&self, world: &World) -> Result<(VitConfig, Option<Pretrained>)> {
+        let Some(pretrained) = self.run.weights.pretrained(world)? else {
+            return Ok((self.config(), None));
+        };
+        let config = VitConfig {
+            classes: 10,
+            ..pretrained.config(VitConfig::from_hf)?
+        };
+        if config.channels != CHANNELS {
+            return Err(Error::Config {
+                what: "the images of the model given by --from".into(),
+                expected: format!("{CHANNELS} channels, which the data have"),
+                found: config.channels.to_string(),
+            });
+        }
+        Ok((config, Some(pretrained)))
+    }
+
+    /// A new model, for the 32x32 pixels of both data sets.
+    fn config(&self) -> VitConfig {
         // The larger models are made for 224 pixels in patches of 16; the body stays theirs.
         let small_images = |config: VitConfig| config.with_image_size(32).with_patch_size(4);
         match self.model {
@@ -57,18 +82,26 @@ impl VitArgs {
         }
     }
 
-    /// This rank's share of the training and of the test set.
+    /// This rank's share of the training and of the test set, in images of this model's size.
     ///
     /// # Errors
-    /// [`Error::File`](burn_dist::Error::File) if the files are missing, short or damaged;
-    /// [`Error::Config`](burn_dist::Error::Config) if a number on the command line cannot be.
-    pub fn data(&self, world: &World) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
+    /// [`Error::File`] if the files are missing, short or damaged; [`Error::Config`] if a number on the
+    /// command line cannot be.
+    pub fn data(
+        &self,
+        world: &World,
+        config: &VitConfig,
+    ) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
+        let batcher = ImageBatcher::new(&world.device()).with_side(config.image_size);
         match &self.data {
             Some(folder) => {
                 let (train, test) = Cifar10::open(folder)?;
-                self.loaders(world, train, test)
+                self.loaders(world, train, test, batcher)
             }
-            None => self.loaders(world, Synthetic::train(0, 2048), Synthetic::test(0, 512)),
+            None => {
+                let (train, test) = (Synthetic::train(0, 2048), Synthetic::test(0, 512));
+                self.loaders(world, train, test, batcher)
+            }
         }
     }
 
@@ -77,8 +110,8 @@ impl VitArgs {
         world: &World,
         train: D,
         test: D,
+        plain: ImageBatcher,
     ) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
-        let plain = ImageBatcher::new(&world.device());
         let augmented = plain.clone().with_augmentation(self.run.seed);
         Ok((
             self.run.training(world, train, move |images, info| {

@@ -8,7 +8,7 @@ mod block;
 mod config;
 mod embeddings;
 mod hf;
-mod load;
+mod json;
 
 pub use block::Block;
 pub use config::VitConfig;

@@ -6,7 +6,6 @@ use super::{Golden, wanted};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, Tensor};
-use models::hf::transposed;
 use std::marker::PhantomData;
 
 /// The reference's optimizer.
@@ -102,8 +101,14 @@ pub fn tensors<S: Subject>(model: &S::Model, grads: Option<&GradientsParams>) ->
                 Some(grads) => grads.get::<D>(param.id).unwrap().into_data(),
                 None => param.val().into_data(),
             };
-            let data = if hf.transpose { transposed(data) } else { data };
-            let values = data.convert::<f64>().try_to_vec().unwrap();
+            let shape = data.shape().to_vec();
+            let values: Vec<f64> = data.convert::<f64>().try_to_vec().unwrap();
+            let values = match (hf.transpose, shape.as_slice()) {
+                (true, &[rows, columns]) => (0..rows * columns)
+                    .map(|at| values[at % rows * columns + at / rows])
+                    .collect(),
+                _ => values,
+            };
             self.tensors.insert(hf.name, values);
         }
     }

@@ -8,7 +8,7 @@ pub mod subject;
 pub mod wanted;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
 use safetensors::{Dtype, SafeTensors};
@@ -17,6 +17,7 @@ use serde_json::Value;
 /// All tensors of a golden file by name, and the description that came with them.
 #[derive(Debug)]
 pub struct Golden {
+    path: PathBuf,
     tensors: BTreeMap<String, TensorData>,
     info: Value,
 }
@@ -45,9 +46,15 @@ impl Golden {
             })
             .collect();
         Self {
+            path: folder.as_ref().join(format!("{name}.safetensors")),
             tensors,
             info: serde_json::from_slice(&file("json")).unwrap(),
         }
+    }
+
+    /// The file with the tensors.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     pub fn data(&self, name: &str) -> TensorData {

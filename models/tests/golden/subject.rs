@@ -1,8 +1,9 @@
 //! The reference's models as ours, one type for each file.
 
 use super::Golden;
-use burn::module::Module;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn_dist::weights::{Name, Weights};
 use models::bert::{self, Family, Tokens};
 use models::hf::HfName;
 use models::loss::{cross_entropy_masked_sum, cross_entropy_sum};
@@ -68,7 +69,7 @@ impl Subject for VitTiny {
     const FILE: &'static str = "vit_tiny";
 
     fn model(golden: &Golden, dtype: DType, device: &Device) -> Vit {
-        VitConfig::new(golden.size("num_labels"))
+        let model = VitConfig::new(golden.size("num_labels"))
             .with_image_size(golden.size("image_size"))
             .with_patch_size(golden.size("patch_size"))
             .with_channels(golden.size("num_channels"))
@@ -78,9 +79,8 @@ impl Subject for VitTiny {
             .with_mlp_width(golden.size("intermediate_size"))
             .with_norm_eps(golden.number("config.layer_norm_eps"))
             .init(device)
-            .unwrap()
-            .load_hf(|name| Some(weight(golden, name, dtype)))
-            .unwrap()
+            .unwrap();
+        weighted::<Self>(golden, model, dtype)
     }
 
     fn logits(
@@ -105,11 +105,10 @@ impl<const DISTIL: bool> Subject for TextTiny<DISTIL> {
     const FILE: &'static str = if DISTIL { "distil_tiny" } else { "bert_tiny" };
 
     fn model(golden: &Golden, dtype: DType, device: &Device) -> BertClassifier {
-        config(golden, family(DISTIL))
+        let model = config(golden, family(DISTIL))
             .init_classifier(golden.size("num_labels"), device)
-            .unwrap()
-            .load_hf(|name| Some(weight(golden, name, dtype)))
-            .unwrap()
+            .unwrap();
+        weighted::<Self>(golden, model, dtype)
     }
 
     fn logits(
@@ -136,11 +135,10 @@ impl<const DISTIL: bool> Subject for WordsTiny<DISTIL> {
     };
 
     fn model(golden: &Golden, dtype: DType, device: &Device) -> BertMaskedLm {
-        config(golden, family(DISTIL))
+        let model = config(golden, family(DISTIL))
             .init_masked_lm(device)
-            .unwrap()
-            .load_hf(|name| Some(weight(golden, name, dtype)))
-            .unwrap()
+            .unwrap();
+        weighted::<Self>(golden, model, dtype)
     }
 
     fn logits(
@@ -192,8 +190,34 @@ fn config(golden: &Golden, family: Family) -> BertConfig {
     }
 }
 
-fn weight(golden: &Golden, name: &str, dtype: DType) -> TensorData {
-    golden.data(&format!("weights/{name}")).convert_dtype(dtype)
+/// A model with the file's weights, as `dtype`.
+fn weighted<S: Subject>(golden: &Golden, model: S::Model, dtype: DType) -> S::Model {
+    struct Cast(FloatDType);
+    impl ModuleMapper for Cast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|t| {
+                let grad = t.is_require_grad();
+                match t.is_autodiff() {
+                    true => Tensor::from_inner(t.inner().cast(self.0)).set_require_grad(grad),
+                    false => t.cast(self.0),
+                }
+            })
+        }
+    }
+    let named = |path: &str| {
+        let HfName { name, transpose } = S::hf_name(path);
+        let name = Name::new(format!("weights/{name}"));
+        Some(if transpose { name.transposed() } else { name })
+    };
+    let weights = Weights::open(golden.path()).unwrap().named(named);
+    let (model, report) = weights.apply(model).unwrap();
+    assert!(report.missing.is_empty(), "{report}");
+    let dtype = if dtype == DType::F64 {
+        FloatDType::F64
+    } else {
+        FloatDType::F32
+    };
+    model.map(&mut Cast(dtype))
 }
 
 fn tokens(golden: &Golden, samples: Range<usize>, device: &Device) -> Tokens {

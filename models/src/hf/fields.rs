@@ -1,0 +1,212 @@
+//! The fields of a `config.json`: each with the value it has where it is not written, and a refusal of
+//! what our models do not do.
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::config::ConfigError;
+
+/// Why a `config.json` describes none of our models.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum HfConfigError {
+    /// It is no JSON object.
+    #[error("config.json: expected a JSON object, found {found}")]
+    Json {
+        /// What the parser said.
+        found: String,
+    },
+    /// A field has a value of another kind.
+    #[error("config.json: `{field}` is {found}: expected {expected}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// A field asks for what our model does not do.
+    #[error("config.json: `{field}` is {found}: this model supports only {supported}")]
+    Unsupported {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        found: String,
+        /// The values that can be.
+        supported: String,
+    },
+    /// The sizes describe no model.
+    #[error("config.json: {0}")]
+    Sizes(#[from] ConfigError),
+}
+
+/// A parsed `config.json`.
+#[derive(Debug)]
+pub(crate) struct Fields(Map<String, Value>);
+
+impl Fields {
+    pub(crate) fn parse(text: &str) -> Result<Self, HfConfigError> {
+        match serde_json::from_str(text) {
+            Ok(Value::Object(fields)) => Ok(Self(fields)),
+            Ok(other) => Err(HfConfigError::Json {
+                found: other.to_string(),
+            }),
+            Err(error) => Err(HfConfigError::Json {
+                found: error.to_string(),
+            }),
+        }
+    }
+
+    /// A field's value; one that is null is as one that is not there.
+    fn value(&self, field: &str) -> Option<&Value> {
+        self.0.get(field).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn size(
+        &self,
+        field: &'static str,
+        otherwise: usize,
+    ) -> Result<usize, HfConfigError> {
+        let number = |value: &Value| value.as_u64().and_then(|x| usize::try_from(x).ok());
+        self.read(field, otherwise, number, "a whole number")
+    }
+
+    pub(crate) fn number(&self, field: &'static str, otherwise: f64) -> Result<f64, HfConfigError> {
+        self.read(field, otherwise, Value::as_f64, "a number")
+    }
+
+    fn read<T>(
+        &self,
+        field: &'static str,
+        otherwise: T,
+        read: impl Fn(&Value) -> Option<T>,
+        expected: &'static str,
+    ) -> Result<T, HfConfigError> {
+        let Some(value) = self.value(field) else {
+            return Ok(otherwise);
+        };
+        read(value).ok_or_else(|| HfConfigError::Field {
+            field,
+            found: value.to_string(),
+            expected,
+        })
+    }
+
+    /// A text that must be one of these; the first is what it is where it is not written.
+    pub(crate) fn one_of(
+        &self,
+        field: &'static str,
+        supported: &[&'static str],
+    ) -> Result<&'static str, HfConfigError> {
+        let Some(value) = self.value(field) else {
+            return Ok(supported.first().copied().unwrap_or_default());
+        };
+        let found = supported.iter().find(|name| value.as_str() == Some(name));
+        found.copied().ok_or_else(|| HfConfigError::Unsupported {
+            field,
+            found: value.to_string(),
+            supported: supported.join(" or "),
+        })
+    }
+
+    /// A switch that must be as `supported`, which it also is where it is not written.
+    pub(crate) fn switch(&self, field: &'static str, supported: bool) -> Result<(), HfConfigError> {
+        match self.value(field) {
+            Some(value) if *value != Value::Bool(supported) => Err(HfConfigError::Unsupported {
+                field,
+                found: value.to_string(),
+                supported: supported.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The number of classes: that of the named labels, or else two.
+    pub(crate) fn classes(&self) -> Result<usize, HfConfigError> {
+        let named = self.read(
+            "id2label",
+            None,
+            |value| value.as_object().map(|labels| Some(labels.len())),
+            "an object from number to label",
+        )?;
+        match named {
+            Some(labels) => Ok(labels),
+            None => self.size("num_labels", 2),
+        }
+    }
+}
+
+/// The fields that name so many classes.
+pub(crate) fn labels(classes: usize) -> [(&'static str, Value); 2] {
+    let name = |class: usize| format!("LABEL_{class}");
+    let to_label = (0..classes).map(|class| (class.to_string(), name(class).into()));
+    let to_class = (0..classes).map(|class| (name(class), class.into()));
+    [
+        ("id2label", Value::Object(to_label.collect())),
+        ("label2id", Value::Object(to_class.collect())),
+    ]
+}
+
+/// A `config.json` of these fields.
+pub(crate) fn written(fields: impl IntoIterator<Item = (&'static str, Value)>) -> String {
+    let fields = fields
+        .into_iter()
+        .map(|(field, value)| (field.to_owned(), value));
+    format!("{:#}\n", Value::Object(fields.collect()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> Fields {
+        Fields::parse(text).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_written_or_null_has_its_usual_value() {
+        let fields = fields(r#"{"width": null, "rate": 0.5, "act": "gelu", "labels": 3}"#);
+        assert_eq!(fields.size("width", 7), Ok(7));
+        assert_eq!(fields.size("depth", 8), Ok(8));
+        assert_eq!(fields.number("rate", 0.0), Ok(0.5));
+        assert_eq!(fields.one_of("act", &["gelu"]), Ok("gelu"));
+        assert_eq!(fields.one_of("other", &["absolute"]), Ok("absolute"));
+        assert_eq!(fields.switch("bias", true), Ok(()));
+        assert_eq!(fields.classes(), Ok(2));
+    }
+
+    #[test]
+    fn labels_are_counted() {
+        let named = written(labels(5));
+        assert_eq!(fields(&named).classes(), Ok(5));
+        assert_eq!(fields(r#"{"num_labels": 9}"#).classes(), Ok(9));
+    }
+
+    #[test]
+    fn each_mistake_names_its_field() {
+        let found = fields(r#"{"width": "wide", "act": "relu", "bias": false}"#);
+        assert_eq!(
+            found.size("width", 1).unwrap_err().to_string(),
+            "config.json: `width` is \"wide\": expected a whole number"
+        );
+        assert_eq!(
+            found
+                .one_of("act", &["gelu", "none"])
+                .unwrap_err()
+                .to_string(),
+            "config.json: `act` is \"relu\": this model supports only gelu or none"
+        );
+        assert_eq!(
+            found.switch("bias", true).unwrap_err().to_string(),
+            "config.json: `bias` is false: this model supports only true"
+        );
+        assert!(
+            Fields::parse("[1]")
+                .unwrap_err()
+                .to_string()
+                .contains("found [1]")
+        );
+        assert!(Fields::parse("{").is_err());
+    }
+}

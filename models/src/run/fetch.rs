@@ -1,0 +1,192 @@
+//! A checkpoint from the Hugging Face hub: once for each host, while the others wait.
+
+use burn_dist::comm::{Reduce, Span, SpanMut};
+use burn_dist::{Error, Result, World};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+/// Where others may wait for a download: far below every deadline of a collective.
+const BEAT: Duration = Duration::from_millis(200);
+
+/// The folder on this host of what the hub calls `name`.
+///
+/// Ranks that share a cache fetch once: those that have no copy take turns, and after each turn all look
+/// again. Waiting costs an all-reduce of one byte every 200 ms, so that a long download is no timeout and a
+/// rank that dies meanwhile is noticed. Collective.
+///
+/// # Errors
+/// [`Error::User`] if a rank can not get it, on all ranks; what a collective returns.
+pub(super) fn fetch(world: &World, name: &str) -> Result<PathBuf> {
+    let name = name.to_owned();
+    let cached = {
+        let name = name.clone();
+        move || cached(&name)
+    };
+    take_turns(world, cached, move || download(&name))
+}
+
+/// Lets ranks that have nothing `here` run `get`, one after the other.
+fn take_turns<T: Send + 'static>(
+    world: &World,
+    here: impl Fn() -> Option<T>,
+    get: impl Fn() -> Result<T> + Clone + Send + 'static,
+) -> Result<T> {
+    let mut found = here();
+    for _turn in 0..=world.size() {
+        let mut all = vec![0u8; world.size()];
+        let mine = [u8::from(found.is_some())];
+        let label = "weights are here".into();
+        world
+            .comm()
+            .all_gather(&label, Span::of(&mine), SpanMut::of(&mut all))?;
+        let Some(next) = all.iter().position(|has| *has == 0) else {
+            break;
+        };
+        let mut got = None;
+        if world.rank() == next {
+            let (sender, receiver) = mpsc::channel();
+            let get = get.clone();
+            // Not scoped: if the others fail, this rank leaves without waiting for the network.
+            std::thread::spawn(move || drop(sender.send(get())));
+            while got.is_none() {
+                got = match receiver.recv_timeout(BEAT) {
+                    Ok(result) => Some(result),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => Some(Err(Error::user(
+                        "fetching the weights ended without a word",
+                    ))),
+                };
+                beat(world, got.as_ref().map(Result::is_ok))?;
+            }
+        } else {
+            while beat(world, None)?.is_none() {}
+        }
+        match got {
+            Some(result) => found = Some(result?),
+            None if found.is_none() => found = here(),
+            None => {}
+        }
+    }
+    found.ok_or_else(|| Error::user("the weights were fetched, but are not in this rank's cache"))
+}
+
+/// One round of waiting: what has become of the rank that is fetching, if anything yet.
+fn beat(world: &World, mine: Option<bool>) -> Result<Option<bool>> {
+    let mut said = [match mine {
+        None => 0u8,
+        Some(true) => 1,
+        Some(false) => 2,
+    }];
+    let label = "fetching weights".into();
+    world
+        .comm()
+        .all_reduce(&label, Reduce::Max, SpanMut::of(&mut said))?;
+    match said[0] {
+        0 => Ok(None),
+        1 => Ok(Some(true)),
+        // The one that failed says why.
+        _ if mine == Some(false) => Ok(Some(false)),
+        _ => Err(Error::user(
+            "another rank could not fetch the weights; its own error says why",
+        )),
+    }
+}
+
+#[cfg(feature = "hub")]
+use super::hub::{cached, download};
+
+#[cfg(not(feature = "hub"))]
+fn cached(_name: &str) -> Option<PathBuf> {
+    None
+}
+
+#[cfg(not(feature = "hub"))]
+fn download(name: &str) -> Result<PathBuf> {
+    Err(Error::user(format!(
+        "{name} is no folder here, and this program was built without the hub: build it with `--features hub`, \
+         or give a folder with config.json and model.safetensors"
+    )))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use burn_dist::launch::Threads;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn ranks(size: usize) -> Threads {
+        Threads::new(size).deadline(Duration::from_secs(1))
+    }
+
+    #[test]
+    fn a_cache_that_all_share_is_filled_once_and_slowness_is_no_timeout() {
+        let gets = Arc::new(AtomicUsize::new(0));
+        let found = ranks(3)
+            .run(|world| {
+                let (shared, counted) = (gets.clone(), gets.clone());
+                let here = move || (shared.load(Ordering::SeqCst) > 0).then_some(7);
+                take_turns(&world, here, move || {
+                    // Longer than the deadline of a collective.
+                    std::thread::sleep(Duration::from_millis(2500));
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    Ok(7)
+                })
+            })
+            .unwrap();
+        assert_eq!(found, [7, 7, 7]);
+        assert_eq!(gets.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn caches_of_their_own_are_filled_each() {
+        let found = ranks(3)
+            .run(|world| {
+                let rank = world.rank();
+                let here = move || (rank == 1).then_some(10);
+                take_turns(&world, here, move || Ok(rank))
+            })
+            .unwrap();
+        assert_eq!(found, [0, 10, 2]);
+    }
+
+    #[test]
+    fn a_failure_is_one_on_all_ranks_and_says_why() {
+        let error = ranks(2)
+            .run(|world| {
+                take_turns(
+                    &world,
+                    || None::<usize>,
+                    || Err(Error::user("no network here")),
+                )
+            })
+            .unwrap_err();
+        assert!(error.to_string().contains("no network here"), "{error}");
+        let error = ranks(2)
+            .run(|world| {
+                take_turns(
+                    &world,
+                    || None::<usize>,
+                    || -> Result<usize> { std::panic::resume_unwind(Box::new("gone")) },
+                )
+            })
+            .unwrap_err();
+        assert!(error.to_string().contains("without a word"), "{error}");
+    }
+
+    #[cfg(not(feature = "hub"))]
+    #[test]
+    fn without_the_feature_a_name_says_which_it_needs() {
+        let error = ranks(2)
+            .run(|world| fetch(&world, "owner/model"))
+            .unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("owner/model is no folder here"),
+            "{message}"
+        );
+        assert!(message.contains("--features hub"), "{message}");
+    }
+}

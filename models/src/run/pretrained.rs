@@ -1,0 +1,144 @@
+//! Weights to begin with and to leave behind, in Hugging Face's layout.
+
+use super::fetch;
+use crate::hf::HfName;
+use burn::module::Module;
+use burn_dist::weights::{Export, Name, Weights};
+use burn_dist::{Error, Result, Strategy, World};
+use std::path::{Path, PathBuf};
+
+/// The part of a command line that says which weights to begin with, and where to leave them.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct WeightArgs {
+    /// Begin with these weights: a folder with config.json and model.safetensors, or a name on the
+    /// Hugging Face hub, such as google/vit-base-patch16-224-in21k.
+    #[arg(long, value_name = "DIR|NAME")]
+    pub from: Option<String>,
+
+    /// Leave the trained model in this folder, for Hugging Face's transformers to open.
+    #[arg(long, value_name = "DIR")]
+    pub export: Option<PathBuf>,
+}
+
+impl WeightArgs {
+    /// The checkpoint to begin with, fetched if need be. Collective.
+    ///
+    /// # Errors
+    /// [`Error::User`] if it is neither here nor to be had; what a collective returns.
+    pub fn pretrained(&self, world: &World) -> Result<Option<Pretrained>> {
+        let Some(from) = &self.from else {
+            return Ok(None);
+        };
+        let local = Path::new(from);
+        let folder = match local.is_dir() {
+            true => local.to_path_buf(),
+            false => fetch::fetch(world, from)?,
+        };
+        Ok(Some(Pretrained { folder }))
+    }
+
+    /// Leaves a model behind, where that was asked for, with files that belong beside it. Collective.
+    ///
+    /// # Errors
+    /// What [`World::export`] returns; [`Error::File`] if a file cannot be written.
+    pub fn leave<M: Module>(
+        &self,
+        world: &World,
+        model: &M,
+        names: impl Fn(&str) -> Option<HfName> + Send + Sync + 'static,
+        beside: &[(&str, String)],
+    ) -> Result<()> {
+        let Some(folder) = &self.export else {
+            return Ok(());
+        };
+        world.export(model, folder, &Export::new().named(names))?;
+        if world.is_chief() {
+            for (name, text) in beside {
+                let path = folder.join(name);
+                std::fs::write(&path, text).map_err(|e| Error::File {
+                    path: path.display().to_string(),
+                    expected: "to be written".into(),
+                    found: e.to_string(),
+                })?;
+            }
+            log::info!("the model is in {}", folder.display());
+        }
+        Ok(())
+    }
+}
+
+/// Spreads a model over the ranks, with weights to begin with if there are some; rank 0 says which of its
+/// parameters have them. Collective.
+///
+/// # Errors
+/// Those of [`Strategy::shard`] and [`Strategy::shard_from`].
+pub fn sharded<M: Module>(
+    world: &World,
+    strategy: Strategy,
+    model: M,
+    weights: Option<&Weights>,
+) -> Result<M> {
+    let Some(weights) = weights else {
+        return strategy.shard(model, world);
+    };
+    let (model, report) = strategy.shard_from(model, world, weights)?;
+    if world.is_chief() {
+        log::info!("{report}");
+    }
+    Ok(model)
+}
+
+/// A checkpoint in a folder of this host.
+#[derive(Debug, Clone)]
+pub struct Pretrained {
+    folder: PathBuf,
+}
+
+impl Pretrained {
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What its `config.json` says, as `read` understands it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is missing or not understood.
+    pub fn config<T, E: std::fmt::Display>(
+        &self,
+        read: impl Fn(&str) -> std::result::Result<T, E>,
+    ) -> Result<T> {
+        let path = self.folder.join("config.json");
+        let wrong = |found: String| Error::File {
+            path: path.display().to_string(),
+            expected: "the configuration of a model that this program has".into(),
+            found,
+        };
+        let text = std::fs::read_to_string(&path).map_err(|e| wrong(e.to_string()))?;
+        read(&text).map_err(|e| wrong(e.to_string()))
+    }
+
+    /// Its weights, by our names; the classifier may be for other labels.
+    ///
+    /// # Errors
+    /// What [`Weights::open`] returns.
+    pub fn weights(
+        &self,
+        names: impl Fn(&str) -> Option<HfName> + Send + Sync + 'static,
+    ) -> Result<Weights> {
+        Ok(Weights::open(&self.folder)?
+            .named(names)
+            .may_differ(["head"]))
+    }
+}
+
+impl From<HfName> for Name {
+    fn from(hf: HfName) -> Self {
+        let others = hf.others();
+        let name = match hf.transpose {
+            true => Self::new(hf.name).transposed(),
+            false => Self::new(hf.name),
+        };
+        others.into_iter().fold(name, Self::or)
+    }
+}

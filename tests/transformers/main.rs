@@ -1,0 +1,265 @@
+//! Checkpoints to and from Python's transformers: what it wrote gives the same outputs here, and what
+//! is written here is what it would have written.
+//!
+//! `checkpoints` holds small files that `checkpoints.py` made once. Where `BURN_DIST_PYTHON` names a
+//! Python with torch and transformers, files go both ways through the versions installed there.
+
+mod models_of;
+
+use burn_dist::weights::{Export, Report, Weights};
+use burn_dist::{Strategy, launch::Threads};
+use models::Vit;
+use models::bert::{Bert, BertClassifier, BertMaskedLm};
+use models_of::{Checked, Inputs};
+use safetensors::SafeTensors;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+fn ours() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transformers")
+}
+
+/// Calls `$check::<Model>(folder)` for every checkpoint of a folder, each with its model.
+macro_rules! each {
+    ($check:ident, $folder:expr) => {
+        let folder: PathBuf = $folder.into();
+        for name in ["vit"] {
+            $check::<Vit>(&folder.join(name));
+        }
+        for name in [
+            "bert_classifier",
+            "bert_divided",
+            "bert_old_names",
+            "distilbert_classifier",
+        ] {
+            $check::<BertClassifier>(&folder.join(name));
+        }
+        for name in ["bert_masked_lm", "bert_half", "distilbert_masked_lm"] {
+            $check::<BertMaskedLm>(&folder.join(name));
+        }
+        $check::<Bert>(&folder.join("bert_encoder"));
+    };
+}
+
+fn config(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("config.json")).unwrap()
+}
+
+fn open<M: Checked>(folder: &Path) -> Weights {
+    let names = M::names(&config(folder));
+    Weights::open(folder).unwrap().named(names)
+}
+
+/// The model on one device, with the weights of a folder.
+fn load<M: Checked>(folder: &Path) -> (M, Report) {
+    let model = M::of(&config(folder), &burn::tensor::Device::flex());
+    open::<M>(folder).apply(model).unwrap()
+}
+
+fn assert_close(what: &Path, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{}", what.display());
+    let largest = expected.iter().fold(1f32, |max, x| max.max(x.abs()));
+    let pairs = found.iter().zip(expected);
+    let difference = pairs.fold(0f32, |max, (a, b)| max.max((a - b).abs()));
+    println!("{}: {difference:e} of {largest}", what.display());
+    assert!(
+        difference <= 2e-5 * largest,
+        "{}: differs by {difference}",
+        what.display()
+    );
+}
+
+/// One device and two ranks give what transformers gave.
+fn gives_the_same<M: Checked>(folder: &Path) {
+    let inputs = Inputs::read(folder);
+    let (model, report) = load::<M>(folder);
+    assert!(report.missing.is_empty(), "{report}");
+    let unused: Vec<_> = report.unused.iter().map(String::as_str).collect();
+    match folder.ends_with("bert_encoder") {
+        // Which a bare encoder does not have here.
+        true => assert_eq!(unused, ["pooler.dense.bias", "pooler.dense.weight"]),
+        false => assert!(unused.is_empty(), "{report}"),
+    }
+    assert_close(folder, &model.outputs(&inputs), &inputs.expected);
+
+    let sharded = Threads::new(2)
+        .deadline(Duration::from_secs(30))
+        .run(|world| {
+            let model = M::of(&config(folder), &world.device());
+            let (model, _) = Strategy::fsdp().shard_from(model, &world, &open::<M>(folder))?;
+            let outputs = model.outputs(&inputs);
+            Ok(outputs)
+        })
+        .unwrap();
+    for outputs in sharded {
+        assert_close(folder, &outputs, &inputs.expected);
+    }
+}
+
+#[test]
+fn what_transformers_wrote_gives_the_same_outputs() {
+    each!(gives_the_same, ours().join("checkpoints"));
+}
+
+/// Type, shape and bytes of every tensor of a folder's files.
+fn tensors(folder: &Path) -> BTreeMap<String, (String, Vec<usize>, Vec<u8>)> {
+    let mut all = BTreeMap::new();
+    for file in std::fs::read_dir(folder).unwrap().flatten() {
+        let name = file.file_name().into_string().unwrap();
+        if name.starts_with("model") && name.ends_with(".safetensors") {
+            let bytes = std::fs::read(file.path()).unwrap();
+            for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+                let dtype = format!("{:?}", view.dtype());
+                let tensor = (dtype, view.shape().to_vec(), view.data().to_vec());
+                assert!(
+                    all.insert(name.to_owned(), tensor).is_none(),
+                    "{name} twice"
+                );
+            }
+        }
+    }
+    all
+}
+
+/// What two ranks write is what was read, tensor by tensor, and a configuration that says the same.
+fn is_written_alike<M: Checked>(folder: &Path) {
+    let target = tempfile::tempdir().unwrap();
+    let divided = folder.join("model.safetensors.index.json").exists();
+    export::<M>(folder, target.path(), if divided { 8000 } else { u64::MAX });
+    let (mut theirs, ours) = (tensors(folder), tensors(target.path()));
+    // What this program does not have, or writes otherwise.
+    theirs.retain(|name, _| !name.starts_with("pooler"));
+    if folder.ends_with("bert_half") || folder.ends_with("bert_old_names") {
+        let names = |all: &BTreeMap<String, _>| all.len();
+        assert_eq!(names(&theirs), names(&ours));
+    } else {
+        assert!(theirs == ours, "{}: other tensors", folder.display());
+    }
+    let index = target.path().join("model.safetensors.index.json");
+    assert_eq!(index.exists(), divided);
+
+    let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let (theirs, ours) = (read(&config(folder)), read(&M::config(&config(folder))));
+    for (field, value) in ours.as_object().unwrap() {
+        // Fields that later versions dropped, and a rate that theirs leaves to another field.
+        let optional = ["position_embedding_type", "classifier_dropout", "qkv_bias"];
+        if !optional.contains(&field.as_str()) || theirs.get(field).is_some_and(|v| !v.is_null()) {
+            assert_eq!(&theirs[field], value, "{}: {field}", folder.display());
+        }
+    }
+}
+
+fn export<M: Checked>(folder: &Path, target: &Path, most: u64) {
+    Threads::new(2)
+        .deadline(Duration::from_secs(30))
+        .run(|world| {
+            let text = config(folder);
+            let model = M::of(&text, &world.device());
+            let (model, _) = Strategy::fsdp().shard_from(model, &world, &open::<M>(folder))?;
+            let export = Export::new().named(M::names(&text)).max_file_bytes(most);
+            world.export(&model, target, &export)
+        })
+        .unwrap();
+    std::fs::write(target.join("config.json"), M::config(&config(folder))).unwrap();
+}
+
+#[test]
+fn what_is_written_here_is_what_transformers_would_write() {
+    each!(is_written_alike, ours().join("checkpoints"));
+}
+
+#[test]
+fn an_encoder_is_what_a_classifier_for_any_labels_begins_with() {
+    let folder = ours().join("checkpoints/bert_encoder");
+    let text = config(&folder);
+    let (bert, _) = models::BertConfig::from_hf(&text).unwrap();
+    let device = burn::tensor::Device::flex();
+    let classifier = bert.init_classifier(7, &device).unwrap();
+    let (classifier, report) = open::<BertClassifier>(&folder).apply(classifier).unwrap();
+    assert_eq!(report.missing, ["head.weight", "head.bias"]);
+    assert!(report.unused.is_empty(), "{report}");
+    let inputs = Inputs::read(&folder);
+    assert_close(&folder, &classifier.bert.outputs(&inputs), &inputs.expected);
+
+    // From another classifier, all but the labels.
+    let folder = ours().join("checkpoints/bert_classifier");
+    let fresh = || bert.init_classifier(7, &device).unwrap();
+    let strict = open::<BertClassifier>(&folder).apply(fresh()).unwrap_err();
+    assert!(strict.to_string().contains("classifier.weight"), "{strict}");
+    let weights = open::<BertClassifier>(&folder).may_differ(["head"]);
+    let (_, report) = weights.apply(fresh()).unwrap();
+    let said = report.to_string();
+    assert!(
+        said.contains("head.weight (classifier.weight is [3, 16], not [7, 16])"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_checkpoint_of_another_model_is_refused() {
+    let folder = ours().join("checkpoints/vit");
+    let text = config(&ours().join("checkpoints/bert_classifier"));
+    let names = BertClassifier::names(&text);
+    let model = BertClassifier::of(&text, &burn::tensor::Device::flex());
+    let weights = Weights::open(&folder).unwrap().named(names);
+    let error = weights.apply(model).unwrap_err().to_string();
+    assert!(
+        error.contains("no parameter of this model is in"),
+        "{error}"
+    );
+    assert!(
+        error.contains("bert.embeddings.word_embeddings.weight"),
+        "{error}"
+    );
+}
+
+/// A Python with torch and transformers, if this host says where.
+fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("BURN_DIST_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        println!("skipped: BURN_DIST_PYTHON does not say where transformers is installed");
+    }
+    python
+}
+
+fn script(python: &Path, command: &str, folder: &Path) {
+    let mut run = Command::new(python);
+    run.arg(ours().join("checkpoints.py"))
+        .arg(command)
+        .arg(folder);
+    let output = run.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command} {}: {said}",
+        folder.display()
+    );
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Two ranks export; transformers opens it, misses nothing, and says the same.
+fn opens_in_transformers<M: Checked>(folder: &Path) {
+    let Some(python) = python() else { return };
+    let target = tempfile::tempdir().unwrap();
+    export::<M>(folder, target.path(), 8000);
+    let inputs = Inputs::read(folder);
+    let (model, _) = load::<M>(target.path());
+    inputs.write(target.path(), &model.outputs(&inputs));
+    script(&python, "check", target.path());
+}
+
+#[test]
+fn transformers_opens_what_is_written_here() {
+    each!(opens_in_transformers, ours().join("checkpoints"));
+}
+
+#[test]
+fn what_the_installed_transformers_writes_gives_the_same_outputs() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    script(&python, "write", folder.path());
+    each!(gives_the_same, folder.path());
+    each!(is_written_alike, folder.path());
+}
