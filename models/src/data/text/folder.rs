@@ -35,7 +35,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::File`] names the folder in which there is neither, or the file that cannot be read, is no
+    /// [`Error::File`](burn_dist::Error::File) names the folder in which there is neither, or the file that cannot be read, is no
     /// tokenizer, or lacks one of BERT's special tokens.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
@@ -70,7 +70,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::File`] for what cannot be written.
+    /// [`Error::File`](burn_dist::Error::File) for what cannot be written.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         fs::create_dir_all(folder)
@@ -101,6 +101,7 @@ fn read(path: &Path) -> Result<Option<String>> {
 mod tests {
     use super::super::{Newswire, Text};
     use super::*;
+    use burn_dist::data::Dataset;
     use tempfile::TempDir;
 
     /// The folder of a small cased vocabulary.
