@@ -66,6 +66,14 @@ enum Fault {
     Weight,
 }
 
+#[test]
+fn an_overflow_in_f16_is_no_deviation() {
+    let strategy = Strategy::fsdp().precision(Precision::f16());
+    let shadow = Shadow::within(0.03).loss_scale(1e7);
+    let compared = ranks(2).run(|world| vit(&world, strategy.clone(), shadow));
+    assert!(compared.unwrap()[0].worst > 1e-4);
+}
+
 #[derive(Module, Debug)]
 struct Net {
     blocks: Vec<Linear>,

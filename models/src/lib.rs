@@ -71,7 +71,7 @@
 //! - [`transformer`]: what the two share;
 //! - [`hf`]: names and configurations of Hugging Face checkpoints;
 //! - [`noise`]: dropout and stochastic depth that replay exactly;
-//! - [`data`]: CIFAR-10, a synthetic set that needs no files, augmentation and batching;
+//! - [`data`]: CIFAR-10 and AG News, images and texts that need no files, word pieces, augmentation and batching;
 //! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report;
 //! - [`loss`]: cross-entropy as a sum, so that uneven batches can be averaged exactly across ranks.
 

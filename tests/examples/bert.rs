@@ -63,14 +63,15 @@ fn losses_are_those_of_one_rank_on_any_number_of_them() {
     let data = ag_news();
     let losses = |ranks: usize| {
         let batch = 12 / ranks;
-        let args = format!("--ranks {ranks} --per-gpu-batch {batch} --epochs 2 --dropout 0");
+        let args =
+            format!("--ranks {ranks} --per-gpu-batch {batch} --epochs 8 --lr 3e-3 --dropout 0");
         let output = run(&args, &[("--data", data.path())]).succeeded();
-        assert_eq!(names(&output), ["epoch 1", "epoch 2"]);
+        assert_eq!(names(&output).len(), 8);
         let last = |(_, line): (&str, &str)| line.rsplit(' ').next().unwrap().parse().unwrap();
         epochs(&output).into_iter().map(last).collect::<Vec<f64>>()
     };
     let one = losses(1);
-    assert!(one[1] < one[0] - 0.02, "{one:?}");
+    assert!(one[7] < one[0] - 0.1, "{one:?}");
     for ranks in [2, 3] {
         for (several, one) in losses(ranks).into_iter().zip(&one) {
             // Both are rounded to three digits.
@@ -100,7 +101,11 @@ fn processes_share_one_vocabulary_and_come_to_what_threads_come_to() {
     let data = ag_news();
     let args = "--per-gpu-batch 6 --epochs 2";
     let result = |ranks: &str| {
-        let output = run(&format!("{args} {ranks}"), &[("--data", data.path())]).succeeded();
+        let mut output = run(&format!("{args} {ranks}"), &[("--data", data.path())]).succeeded();
+        // A launcher says which process a line is from.
+        for line in &mut output {
+            *line = line.strip_prefix("[0]: ").unwrap_or(line).to_owned();
+        }
         let lines = epochs(&output);
         assert_eq!(lines.len(), 2, "{output:#?}");
         format!("{lines:?} {}", row(&output, "test accuracy"))
@@ -172,7 +177,7 @@ fn numbers_that_cannot_be_are_refused() {
         ),
         (
             "--vocab 20",
-            "error: size of the vocabulary: expected at least 61, the 5 special tokens and the characters of the \
+            "error: size of the vocabulary: expected at least 60, the 5 special tokens and the characters of the \
              texts, found 20",
         ),
     ];

@@ -40,9 +40,9 @@ fn options_are_part_of_the_plan_and_send_what_it_says() {
             half[0]
         );
         assert_eq!(sent(&half).0, sent(&half).1);
-        // Two gathers of three thirds are halved.
+        // Two gathers of three thirds are halved; the table rounds to 10 kB.
         let ratio = sent(&half).0 / sent(&full).0;
-        assert!((ratio - 2.0 / 3.0).abs() < 0.02, "{ratio}");
+        assert!((ratio - 2.0 / 3.0).abs() < 0.04, "{ratio}");
         // Recomputation changes neither the bytes nor a digit of the result.
         let again = output("--recompute");
         assert!(

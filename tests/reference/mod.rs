@@ -49,7 +49,7 @@ fn train<S: Subject>(
         // The two ways to give a loss, each where it is exact.
         let even = same_everywhere(world, count)?;
         let gradients = match (clip, even) {
-            (None, true) => world.backward(sum / count as f64, &model)?,
+            (None, true) => world.backward(alone::mean(sum, count), &model)?,
             _ => world.backward_sum(sum, count, &model)?,
         };
         let (gradients, norm) = clipped(gradients, clip)?;

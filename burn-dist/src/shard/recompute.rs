@@ -54,7 +54,9 @@ where
     // What stands for this unit on the tape is not its passes' tokens, but they do come back.
     scope.passes().iter().for_each(|pass| pass.track());
     let entered = scope.enter(free.clone());
-    let outputs = f(&module.clone().map(&mut Detach { trains: false }), entered);
+    let mut detach = Detach::default();
+    let module = module.clone().map(&mut detach);
+    let outputs = f(&module, entered);
     scope.leave();
     let (outputs, is_captured) = IsTracked::ask(outputs);
     if is_captured {
@@ -63,10 +65,10 @@ where
     let (outputs, sum) = Checksum::of(outputs);
     let unit = Unit {
         passes: scope.passes().to_vec(),
+        trained: detach.trained,
         tracked,
         sum,
     };
-    let module = module.clone();
     recomputed.prepare(move |seeds| unit.run(module, free, &f, seeds));
     outputs.map(&mut Outputs {
         recomputed,
@@ -131,14 +133,27 @@ impl ModuleVisitor for Joins {
     }
 }
 
-/// Parameters as fresh leaves, or as none at all.
+/// Parameters that take no gradients, and which of them did.
+///
+/// What waits on the tape must not hold a leaf of the tape, or both would live for ever.
+#[derive(Default)]
 struct Detach {
-    trains: bool,
+    trained: Vec<bool>,
 }
 
 impl ModuleMapper for Detach {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let trains = self.trains && param.is_require_grad();
+        self.trained.push(param.is_require_grad());
+        param.map(|x| x.detach().set_require_grad(false))
+    }
+}
+
+/// Parameters as fresh leaves, which take gradients as the originals did.
+struct Attach(std::vec::IntoIter<bool>);
+
+impl ModuleMapper for Attach {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let trains = self.0.next() == Some(true);
         param.map(|x| x.detach().set_require_grad(trains))
     }
 }
@@ -234,6 +249,8 @@ impl MapActivations for Checksum {
 /// What is known of a call when it is run again.
 struct Unit {
     passes: Vec<Arc<Pass>>,
+    /// Which parameters take gradients.
+    trained: Vec<bool>,
     /// Which inputs take gradients.
     tracked: Vec<bool>,
     /// Over the outputs of the first run.
@@ -251,7 +268,7 @@ impl Unit {
     {
         let _running = Running::start();
         self.passes.iter().for_each(|pass| pass.run_again());
-        let module = module.map(&mut Detach { trains: true });
+        let module = module.map(&mut Attach(self.trained.into_iter()));
         let mut leaves = Leaves::tracked(&self.tracked);
         let inputs = inputs.map(&mut leaves);
         let mut scope = Scope::of(&self.passes);

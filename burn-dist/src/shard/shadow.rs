@@ -27,6 +27,7 @@ pub struct Shadow {
     /// parameters, of its unit's largest.
     pub tolerance: f64,
     /// What the sharded run's loss is multiplied by, for f16; the gradients are divided by it.
+    /// Where they overflow it is tried again with a quarter.
     pub loss_scale: f64,
     /// The number of the step, for messages.
     pub step: usize,
@@ -98,7 +99,7 @@ impl World {
     pub fn shadow<M: Module>(
         &self,
         model: &M,
-        shadow: Shadow,
+        mut shadow: Shadow,
         micro_batches: usize,
         loss: impl Fn(&M, usize) -> (Tensor<1>, usize),
     ) -> Result<Shadowed> {
@@ -107,21 +108,22 @@ impl World {
         };
         // Leaves of its own, which train.
         let plain = plain.valid().train();
-        let mut sums = Accumulation::new(self, model, false)?;
-        let (mut sharded, mut reference) = (Vec::new(), Vec::new());
-        let (mut gradients, mut samples) = (Values::new(), 0);
+        let (sharded, found, shadow) = loop {
+            let (noted, found) = self.sharded(model, &shadow, micro_batches, &loss)?;
+            // An overflow in f16 is no deviation: a scaler would skip the step and halve the scale.
+            if shadow.loss_scale <= 1.0 || found.all_finite()? {
+                break (noted, found.scaled(1.0 / shadow.loss_scale), shadow);
+            }
+            shadow.loss_scale *= 0.25;
+        };
+        let (mut reference, mut gradients, mut samples) = (Vec::new(), Values::new(), 0);
         for call in 0..micro_batches {
-            let (ran, noted) = watch(|| self.run(|| loss(model, call)));
-            let (value, count) = ran?;
-            sums.add_sum(value * shadow.loss_scale, count)?;
-            sharded.push(noted);
             let ((value, count), noted) = watch(|| loss(&plain, call));
             let found = GradientsParams::from_grads(value.backward(), &plain);
             add(&mut gradients, &plain, &found)?;
             reference.push(noted);
             samples += count as u64;
         }
-        let found = sums.finish()?.scaled(1.0 / shadow.loss_scale);
         self.average(&mut gradients, samples)?;
 
         let mut comparison = Comparison::new(shadow, self.rank());
@@ -134,6 +136,25 @@ impl World {
             units: sharded.iter().map(Vec::len).sum(),
             worst: comparison.worst,
         })
+    }
+
+    /// Runs the step as training would: what its units did, and its gradients.
+    fn sharded<M: Module>(
+        &self,
+        model: &M,
+        shadow: &Shadow,
+        micro_batches: usize,
+        loss: &impl Fn(&M, usize) -> (Tensor<1>, usize),
+    ) -> Result<(Vec<Vec<Noted>>, ShardedGradients)> {
+        let mut sums = Accumulation::new(self, model, false)?;
+        let mut all = Vec::new();
+        for call in 0..micro_batches {
+            let (ran, noted) = watch(|| self.run(|| loss(model, call)));
+            let (value, count) = ran?;
+            sums.add_sum(value * shadow.loss_scale, count)?;
+            all.push(noted);
+        }
+        Ok((all, sums.finish()?))
     }
 
     /// Turns each rank's summed gradients into the mean over the samples of all.

@@ -128,11 +128,7 @@ mod tests {
     /// How many parameters a model has, each with a name of its own.
     fn named<M: Module>(family: Family, model: &M) -> usize {
         let paths = Census::of(model).paths;
-        let name = |path: &String| {
-            hf_name(family, path)
-                .unwrap_or_else(|| panic!("{path}"))
-                .name
-        };
+        let name = |path: &String| hf_name(family, path).unwrap().name;
         let names: BTreeSet<String> = paths.iter().map(name).collect();
         assert_eq!(names.len(), paths.len());
         names.len()

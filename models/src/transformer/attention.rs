@@ -124,8 +124,8 @@ mod tests {
         let rest = second.slice([0..1, 0..3, 0..4, 2..4]).abs().max();
         assert_eq!(rest.into_scalar::<f32>(), 0.0);
 
-        let first = whole.slice([0..1]).into_data();
-        let alone = probabilities(scores.slice([0..1]), None).into_data();
+        let first = whole.narrow(0, 0, 1).into_data();
+        let alone = probabilities(scores.narrow(0, 0, 1), None).into_data();
         first.assert_eq(&alone, true);
     }
 
@@ -138,7 +138,7 @@ mod tests {
             let padding = Tensor::from_data([[true; 4], [false; 4]], &device);
             let out = probabilities(scores.clone(), Some(padding));
             assert_eq!(FloatDType::from(out.dtype()), dtype);
-            let first: f32 = out.clone().slice([0..1]).sum().into_scalar();
+            let first: f32 = out.clone().narrow(0, 0, 1).sum().into_scalar();
             assert!((first - 12.0).abs() < 1e-2, "{first}");
 
             let grads = out.powi_scalar(2).sum().backward();

@@ -28,7 +28,7 @@ pub fn run<S: Subject>(golden: &Golden, dtype: DType, clip: Option<f64>) -> Figu
     for step in 0..golden.number("steps") as usize {
         let logits = S::logits(&model, golden, samples.clone(), dtype, &device);
         let (sum, count) = S::loss(golden, logits.clone(), samples.clone());
-        let loss = sum / count as f64;
+        let loss = mean(sum, count);
         let mut grads = GradientsParams::from_grads(loss.backward(), &model);
         let tensors = tensors::<S>(&model, Some(&grads));
         let norm = global_norm(&tensors);
@@ -50,6 +50,14 @@ pub fn run<S: Subject>(golden: &Golden, dtype: DType, clip: Option<f64>) -> Figu
     }
     figures.extend(named("after", tensors::<S>(&model, None)));
     figures
+}
+
+/// The mean of so many losses.
+///
+/// The backward of Burn's division by a number computes the reciprocal in f32, whatever the tensor is; that
+/// of its multiplication does not.
+pub fn mean(sum: Tensor<1>, count: usize) -> Tensor<1> {
+    sum * (1.0 / count as f64)
 }
 
 /// All four runs of the file: in f32 and f64, with and without clipping.

@@ -32,21 +32,21 @@ pub struct Wanted {
 pub fn single(golden: &Golden) -> Vec<Wanted> {
     let bound = |group| FACTOR * golden.rounding(group);
     let mut wanted = vec![logits(golden.values("out/logits"), bound("logits"))];
-    wanted.extend(steps(
-        "loss",
+    wanted.extend(losses(
+        golden,
         &golden.values("train/losses"),
         rounding(golden, "train/losses", "f64/losses"),
     ));
     // The first loss once more, by itself: its own rounding is less than the series'.
-    wanted.extend(steps(
-        "loss",
+    wanted.extend(losses(
+        golden,
         &golden.values("out/loss"),
         golden.rounding("loss"),
     ));
-    let norms = golden.values("train/grad_norms");
+    let values = golden.values("train/grad_norms");
     for norm in ["norm pre", "norm post"] {
         let rounding = rounding(golden, "train/grad_norms", "f64/grad_norms");
-        wanted.extend(steps(norm, &norms, rounding));
+        wanted.extend(norms(norm, &values, rounding));
     }
     let bounds = ["grads", "grads_of_zero_grad"].map(bound);
     wanted.extend(tensors(golden, "grads", "grads/", bounds));
@@ -59,15 +59,15 @@ pub fn single(golden: &Golden) -> Vec<Wanted> {
 pub fn single_clipped(golden: &Golden) -> Vec<Wanted> {
     let bound = |group| FACTOR * golden.rounding(group);
     let mut wanted = vec![logits(golden.values("out/logits"), bound("logits"))];
-    wanted.extend(steps(
-        "loss",
+    wanted.extend(losses(
+        golden,
         &golden.values("clip/losses"),
         rounding(golden, "clip/losses", "f64/clip_losses"),
     ));
-    let norms = rounding(golden, "clip/grad_norms_pre", "f64/clip_grad_norms_pre");
+    let rounding = rounding(golden, "clip/grad_norms_pre", "f64/clip_grad_norms_pre");
     for when in ["pre", "post"] {
         let values = golden.values(&format!("clip/grad_norms_{when}"));
-        wanted.extend(steps(&format!("norm {when}"), &values, norms));
+        wanted.extend(norms(&format!("norm {when}"), &values, rounding));
     }
     let bounds = ["clip_after", "after_of_zero_grad"].map(bound);
     wanted.extend(tensors(golden, "after", "clip/after/", bounds));
@@ -144,13 +144,27 @@ fn logits(value: Vec<f64>, bound: f64) -> Wanted {
     }
 }
 
-/// One number per step, with the reference's own f32 error of the series.
-fn steps(figure: &str, values: &[f64], rounding: f64) -> Vec<Wanted> {
+/// The losses before each step, with the reference's own f32 error of the series.
+///
+/// A single number can be right by luck. A loss moves by up to twice what the logits do, so that it cannot
+/// be asked to be nearer than the reference's logits are.
+fn losses(golden: &Golden, values: &[f64], rounding: f64) -> Vec<Wanted> {
+    let logits = golden.rounding("logits");
+    steps("loss", values, (FACTOR * rounding).max(logits))
+}
+
+/// The norms before each step, with the reference's own f32 error of the series.
+fn norms(figure: &str, values: &[f64], rounding: f64) -> Vec<Wanted> {
+    steps(figure, values, FACTOR * rounding)
+}
+
+/// One number per step.
+fn steps(figure: &str, values: &[f64], bound: f64) -> Vec<Wanted> {
     let wanted = |(step, value): (usize, &f64)| {
-        // A single number can be right by luck; nothing in f32 is nearer than its neighbour.
-        let mut bound = (FACTOR * rounding).max(spacing(*value));
+        // Nothing in f32 is nearer than its neighbour.
+        let mut bound = bound.max(spacing(*value));
         if step == 2 {
-            bound += SECOND_STEP * (value - values[1]).abs();
+            bound += second_step(values);
         }
         Wanted {
             figure: format!("{figure} {step}"),
@@ -165,7 +179,7 @@ fn steps(figure: &str, values: &[f64], rounding: f64) -> Vec<Wanted> {
 fn double_steps(golden: &Golden, figure: &str, stored: &str) -> Vec<Wanted> {
     let values = golden.values(&format!("f64/{stored}"));
     // The optimizer's constants are f32 in Burn, whatever the tensors are.
-    let bounds = [1e-12, 1e-10, SECOND_STEP * (values[2] - values[1]).abs()];
+    let bounds = [1e-12, 1e-10, second_step(&values)];
     let each = values.into_iter().zip(bounds).enumerate();
     each.map(|(step, (value, bound))| Wanted {
         figure: format!("{figure} {step}"),
@@ -184,6 +198,15 @@ fn tensors(golden: &Golden, group: &str, stored: &str, bounds: [f64; 2]) -> Vec<
         value,
     };
     golden.group(stored).into_iter().map(wanted).collect()
+}
+
+/// What a second step of another length does to what is measured after it.
+///
+/// That is the rate of change at the step's end: the change over the step and about half of what the rate
+/// itself changes from one step to the next, here the whole of it.
+fn second_step(values: &[f64]) -> f64 {
+    let [first, second] = [values[1] - values[0], values[2] - values[1]];
+    SECOND_STEP * (second.abs() + (second - first).abs())
 }
 
 /// The distance from a number to the next one in f32.

@@ -53,7 +53,7 @@ pub(super) const TOPICS: [Topic; 4] = [
             "the visiting striker",
             "a left-handed pitcher",
             "the rowing crew",
-            "the cup holders",
+            "the cup holder",
             "a substitute defender",
             "the top seed",
             "the cyclist",
