@@ -44,6 +44,7 @@
 //!   weight, so unmodified layers work. Gathering is an operation on the autodiff tape whose
 //!   backward reduces the gradient over ranks, and which the tape can repeat: after a unit's forward
 //!   the weight is gone, and backward gathers it again. The engine's own page tells how ([`shard`]).
+//!   [`Strategy::recompute`] does the same to activations.
 //! - **Collectives.** Ranks compare what they are about to do before a byte moves, and no wait is
 //!   without a deadline: a program that differs between ranks is an error that names the rank
 //!   ([`comm`]).
@@ -55,8 +56,10 @@
 //! | | |
 //! |---|---|
 //! | [`launch`](mod@launch) | ranks as threads or processes, by flags and environment: [`launch()`](launch()) |
-//! | [`World`] | what a rank knows; `backward`, `optimizer`, `save`, `load`, `full` |
+//! | [`World`] | what a rank knows; `backward`, `optimizer`, `save`, `load`, `full`, `export`, `shadow` |
 //! | [`Strategy`], [`Plan`] | which state is cut, and what follows from it |
+//! | [`Precision`], [`GradScaler`] | types of gathers, reductions and outputs; loss scaling for f16 |
+//! | [`Shadow`] | one plain device beside the sharded run, for [`World::shadow`] |
 //! | [`shard`] | the engine |
 //! | [`weights`] | from and to Hugging Face's files, a rank its own pieces |
 //! | [`data`], [`telemetry`] | sampler and loader; where time and memory go |
