@@ -3,7 +3,7 @@
 
 mod oracle;
 
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, FloatDType, Tensor};
 use burn_dist::launch::Threads;
@@ -143,7 +143,7 @@ fn an_export_replaces_the_one_before_however_that_was_divided() {
     parts.write(&second, folder.path()).unwrap();
     let found = names();
     assert!(
-        found.contains(&"model-00001-of-00003.safetensors".to_string()),
+        found.contains(&"model-00001-of-00002.safetensors".to_string()),
         "{found:?}"
     );
     assert!(
@@ -264,10 +264,15 @@ fn running_state_is_loaded_and_exported_too() {
     let (source, target) = (folder(), folder());
     let device = Device::flex().autodiff();
     let model = Normed::new(&device);
-    // A training forward moves the running mean.
-    let x = Tensor::<4>::random([8, 6, 2, 2], burn::tensor::Distribution::Default, &device);
-    model.norm.forward(x + 3.0);
-    assert!(values(&model)["norm.running_mean"][0] > 0.1);
+    // As training would move it.
+    struct Move;
+    impl ModuleMapper for Move {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|t| Tensor::from_inner(t.inner() + 3.5))
+        }
+    }
+    let model = model.map(&mut Move);
+    assert_eq!(values(&model)["norm.running_mean"][0], 3.5);
     Export::new().write(&model, source.path()).unwrap();
     ranks(2)
         .run(|world| {

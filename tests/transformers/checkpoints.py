@@ -2,7 +2,7 @@
 """Checkpoints that Python's transformers writes, and a check of those it is given to read.
 
     python checkpoints.py write FOLDER     writes one folder for each case below
-    python checkpoints.py check FOLDER     opens FOLDER and compares what its model says
+    python checkpoints.py check FOLDER..   opens each and compares what its model says
 
 Each folder holds what `save_pretrained` leaves there, and `expected.safetensors`: the inputs
 (`pixel_values`, or `input_ids` with `token_type_ids` and `attention_mask`) and the `logits` that the
@@ -112,4 +112,5 @@ def check(folder):
 
 
 if __name__ == "__main__":
-    {"write": write, "check": check}[sys.argv[1]](sys.argv[2])
+    for folder in sys.argv[2:]:
+        {"write": write, "check": check}[sys.argv[1]](folder)

@@ -200,9 +200,9 @@ fn an_encoder_is_what_a_classifier_for_any_labels_begins_with() {
 #[test]
 fn a_checkpoint_of_another_model_is_refused() {
     let folder = ours().join("checkpoints/vit");
-    let text = config(&ours().join("checkpoints/bert_classifier"));
-    let names = BertClassifier::names(&text);
-    let model = BertClassifier::of(&text, &burn::tensor::Device::flex());
+    let text = config(&ours().join("checkpoints/bert_masked_lm"));
+    let names = BertMaskedLm::names(&text);
+    let model = BertMaskedLm::of(&text, &burn::tensor::Device::flex());
     let weights = Weights::open(&folder).unwrap().named(names);
     let error = weights.apply(model).unwrap_err().to_string();
     assert!(
@@ -224,42 +224,47 @@ fn python() -> Option<PathBuf> {
     python
 }
 
-fn script(python: &Path, command: &str, folder: &Path) {
+fn script(python: &Path, command: &str, folders: &[PathBuf]) {
     let mut run = Command::new(python);
-    run.arg(ours().join("checkpoints.py"))
-        .arg(command)
-        .arg(folder);
-    let output = run.output().unwrap();
+    run.arg(ours().join("checkpoints.py"));
+    let output = run.arg(command).args(folders).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command} {}: {said}",
-        folder.display()
-    );
+    assert!(output.status.success(), "{command} {folders:?}: {said}");
     print!("{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// Two ranks export; transformers opens it, misses nothing, and says the same.
-fn opens_in_transformers<M: Checked>(folder: &Path) {
-    let Some(python) = python() else { return };
-    let target = tempfile::tempdir().unwrap();
-    export::<M>(folder, target.path(), 8000);
-    let inputs = Inputs::read(folder);
-    let (model, _) = load::<M>(target.path());
-    inputs.write(target.path(), &model.outputs(&inputs));
-    script(&python, "check", target.path());
+fn exports<M: Checked>(names: &[&str], targets: &Path) -> Vec<PathBuf> {
+    let export_one = |name: &&str| {
+        let (folder, target) = (ours().join("checkpoints").join(name), targets.join(name));
+        export::<M>(&folder, &target, 8000);
+        let inputs = Inputs::read(&folder);
+        let (model, _) = load::<M>(&target);
+        inputs.write(&target, &model.outputs(&inputs));
+        target
+    };
+    names.iter().map(export_one).collect()
 }
 
 #[test]
 fn transformers_opens_what_is_written_here() {
-    each!(opens_in_transformers, ours().join("checkpoints"));
+    let Some(python) = python() else { return };
+    let targets = tempfile::tempdir().unwrap();
+    let targets = targets.path();
+    let mut folders = exports::<Vit>(&["vit"], targets);
+    let classifiers = ["bert_classifier", "distilbert_classifier"];
+    folders.extend(exports::<BertClassifier>(&classifiers, targets));
+    let masked = ["bert_masked_lm", "distilbert_masked_lm"];
+    folders.extend(exports::<BertMaskedLm>(&masked, targets));
+    // Not the bare encoder: it has no pooler here, which transformers would miss.
+    script(&python, "check", &folders);
 }
 
 #[test]
 fn what_the_installed_transformers_writes_gives_the_same_outputs() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
-    script(&python, "write", folder.path());
+    script(&python, "write", &[folder.path().to_path_buf()]);
     each!(gives_the_same, folder.path());
     each!(is_written_alike, folder.path());
 }

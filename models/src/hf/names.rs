@@ -31,8 +31,12 @@ pub(crate) struct Names {
 /// What stands before the names of an encoder that has a head.
 const PREFIXES: [&str; 3] = ["vit.", "bert.", "distilbert."];
 
-/// How the names of a bare encoder begin.
-const BARE: [&str; 4] = ["embeddings.", "encoder.", "transformer.", "layernorm."];
+/// How the names of a bare encoder of ours begin, and what may stand before them.
+const BARE: [(&str, &[&str]); 3] = [
+    ("embeddings.", &["bert.", "distilbert."]),
+    ("encoder.", &["bert."]),
+    ("transformer.", &["distilbert."]),
+];
 
 impl HfName {
     /// Other names under which files may have the tensor: with or without the encoder's prefix, since a bare
@@ -58,16 +62,12 @@ impl HfName {
         let bare = PREFIXES
             .iter()
             .find_map(|prefix| self.name.strip_prefix(prefix));
-        match bare {
-            Some(bare) => names.push(bare.into()),
-            None if BARE.iter().any(|start| self.name.starts_with(start)) => {
-                names.extend(
-                    PREFIXES
-                        .iter()
-                        .map(|prefix| format!("{prefix}{}", self.name)),
-                );
-            }
-            None => {}
+        names.extend(bare.map(String::from));
+        let starts = BARE
+            .iter()
+            .filter(|(start, _)| self.name.starts_with(start));
+        for prefix in starts.flat_map(|(_, prefixes)| *prefixes) {
+            names.push(format!("{prefix}{}", self.name));
         }
         let older = |name: &String| {
             let (layer, parameter) = name.rsplit_once(".LayerNorm.")?;

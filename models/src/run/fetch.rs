@@ -57,10 +57,10 @@ fn take_turns<T: Send + 'static>(
                         "fetching the weights ended without a word",
                     ))),
                 };
-                beat(world, got.as_ref().map(Result::is_ok))?;
+                beat(world, next, got.as_ref().map(Result::is_ok))?;
             }
         } else {
-            while beat(world, None)?.is_none() {}
+            while beat(world, next, None)?.is_none() {}
         }
         match got {
             Some(result) => found = Some(result?),
@@ -72,7 +72,7 @@ fn take_turns<T: Send + 'static>(
 }
 
 /// One round of waiting: what has become of the rank that is fetching, if anything yet.
-fn beat(world: &World, mine: Option<bool>) -> Result<Option<bool>> {
+fn beat(world: &World, next: usize, mine: Option<bool>) -> Result<Option<bool>> {
     let mut said = [match mine {
         None => 0u8,
         Some(true) => 1,
@@ -87,9 +87,10 @@ fn beat(world: &World, mine: Option<bool>) -> Result<Option<bool>> {
         1 => Ok(Some(true)),
         // The one that failed says why.
         _ if mine == Some(false) => Ok(Some(false)),
-        _ => Err(Error::user(
-            "another rank could not fetch the weights; its own error says why",
-        )),
+        _ => Err(Error::PeerFailed {
+            peer: next,
+            cause: "it could not fetch the weights; its own error says why".into(),
+        }),
     }
 }
 
