@@ -36,6 +36,9 @@ fn ci_runs_its_test_command() {
 fn its_options_are_those_of_the_example() {
     let help = [
         "models/src/run/args.rs",
+        "models/src/run/bert.rs",
+        "models/src/run/pretrained.rs",
+        "models/src/run/vit.rs",
         "burn-dist/src/launch/flags/mod.rs",
         "burn-dist/src/bin/burn-dist-run.rs",
     ];

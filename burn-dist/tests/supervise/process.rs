@@ -57,13 +57,13 @@ pub(crate) fn ranked(ranks: usize, script: &str) -> Command {
     launcher(&format!("--nproc-per-node {ranks}"), script)
 }
 
-/// Whether SIGINT can be tested: what a shell runs in the background ignores it, and so does all
-/// that is started from there.
-pub(crate) fn can_interrupt() -> bool {
+/// Whether a signal can be tested: what a shell runs in the background ignores SIGINT, what nohup
+/// runs SIGHUP, and so does all that is started from there.
+pub(crate) fn is_heard(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let ignored = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
     let ignored = u64::from_str_radix(ignored.unwrap().trim(), 16).unwrap();
-    ignored & (1 << (Signal::INT.as_raw() - 1)) == 0
+    ignored & (1 << (signal.as_raw() - 1)) == 0
 }
 
 impl Run {

@@ -1,6 +1,6 @@
 //! What the launcher is told, and what it does with its ranks then.
 
-use super::process::{Run, can_interrupt, launcher, ranked};
+use super::process::{Run, is_heard, launcher, ranked};
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const STUBBORN: &str = "trap '' TERM INT; echo ready; while true; do sleep 0.05;
 
 #[test]
 fn ranks_may_save_and_leave() {
-    let heard = |signal: &Signal| *signal != Signal::INT || can_interrupt();
+    let heard = |signal: &Signal| is_heard(*signal);
     for signal in [Signal::TERM, Signal::INT, Signal::HUP]
         .into_iter()
         .filter(heard)
@@ -60,7 +60,7 @@ fn who_does_not_leave_in_time_is_killed() {
 
 #[test]
 fn a_second_interrupt_kills() {
-    if !can_interrupt() {
+    if !is_heard(Signal::INT) {
         return;
     }
     let mut run = Run::start(&mut ranked(2, STUBBORN));
