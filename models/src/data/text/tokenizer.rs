@@ -36,16 +36,17 @@ const SHORTEST: usize = 5;
 /// ```
 /// use models::data::text::{Newswire, Text, Tokenizer};
 ///
-/// let tokenizer = Tokenizer::train(&Newswire::train(42, 200), 600)?.with_max_length(16)?;
+/// let tokenizer = Tokenizer::train(&Newswire::train(42, 500), 1000)?.with_max_length(16)?;
 /// let text = Text {
-///     title: "The bank".into(),
-///     description: "The bank said that it would not".into(),
-///     label: 2,
+///     title: "The champion wins".into(),
+///     description: "The champion wins the derby".into(),
+///     label: 1,
 /// };
 /// let encoded = tokenizer.encode(&text)?;
-/// assert_eq!(encoded.ids.len(), 12);
-/// assert_eq!(encoded.ids[1..3], encoded.ids[4..6]);
-/// assert_eq!(encoded.types[3..5], [0, 1]);
+/// // [CLS], three words, [SEP], five words, [SEP].
+/// assert_eq!(encoded.ids.len(), 11);
+/// assert_eq!(encoded.ids[1..4], encoded.ids[5..8]);
+/// assert_eq!(encoded.types[3..6], [0, 0, 1]);
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
 ///
