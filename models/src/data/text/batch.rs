@@ -133,6 +133,7 @@ mod tests {
     use burn_dist::data::{DistributedSampler, Loader};
 
     use super::*;
+    use crate::BertConfig;
 
     /// The batches of one epoch of three texts, 2, 4 and 3 tokens long, on one of two ranks.
     fn batches(rank: usize) -> Vec<TextBatch> {
@@ -205,5 +206,44 @@ mod tests {
         let filler = batches(1).remove(1);
         assert_eq!(filler.weights.into_scalar::<f32>(), 0.0);
         assert_eq!((filler.count, filler.global_count), (0, 1));
+    }
+
+    #[test]
+    fn a_text_is_read_alike_whatever_it_lies_beside() {
+        let device = Device::flex();
+        let config = BertConfig::tiny().with_vocab(20).with_init_std(0.2);
+        let model = config.init_classifier(4, &device).unwrap();
+        let batcher = TextBatcher { device, pad: 0 };
+        let text = |ids: &[u32]| Encoded {
+            ids: ids.into(),
+            types: vec![1; ids.len()],
+            label: 0,
+        };
+        let (short, long) = (text(&[2, 17, 3]), text(&[2, 8, 9, 10, 11, 12, 3]));
+        let batch = |texts: &[Encoded]| {
+            let info = BatchInfo {
+                epoch: 0,
+                step: 0,
+                indices: (0..texts.len()).collect(),
+                weights: vec![1.0; texts.len()],
+                count: texts.len(),
+                global_count: texts.len(),
+            };
+            batcher.collate(texts, &info).tokens
+        };
+        let of_first = |tokens| model.forward(tokens).narrow(0, 0, 1);
+        let alone = of_first(batch(std::slice::from_ref(&short)));
+        let off = |logits: Tensor<2>| -> f32 {
+            let off = logits - alone.clone();
+            off.abs().max().into_scalar()
+        };
+        let beside = batch(&[short, long]);
+        assert!(off(of_first(beside.clone())) < 1e-5);
+        // It is the mark that does it.
+        let unmarked = Tokens {
+            padding: None,
+            ..beside
+        };
+        assert!(off(of_first(unmarked)) > 1e-3);
     }
 }
