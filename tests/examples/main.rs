@@ -8,3 +8,4 @@ mod bert;
 mod options;
 mod run;
 mod vit;
+mod weights;
