@@ -10,6 +10,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// From a module path to a name in a file.
+pub(crate) type NamesOf = Box<dyn Fn(&str) -> Option<HfName> + Send + Sync>;
+
 /// `expected.safetensors`: what a model is given, and what it makes of it.
 pub struct Inputs {
     given: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>,
@@ -95,7 +98,7 @@ pub trait Checked: Module {
     fn of(config: &str, device: &Device) -> Self;
 
     /// The names of its parameters in the files.
-    fn names(config: &str) -> Box<dyn Fn(&str) -> Option<HfName> + Send + Sync>;
+    fn names(config: &str) -> NamesOf;
 
     /// The `config.json` that we would write.
     fn config(theirs: &str) -> String;
@@ -113,7 +116,7 @@ impl Checked for Vit {
         VitConfig::from_hf(config).unwrap().init(device).unwrap()
     }
 
-    fn names(_: &str) -> Box<dyn Fn(&str) -> Option<HfName> + Send + Sync> {
+    fn names(_: &str) -> NamesOf {
         Box::new(vit::hf_name)
     }
 
@@ -126,7 +129,7 @@ impl Checked for Vit {
     }
 }
 
-fn bert_names(config: &str) -> Box<dyn Fn(&str) -> Option<HfName> + Send + Sync> {
+fn bert_names(config: &str) -> NamesOf {
     let family = BertConfig::from_hf(config).unwrap().0.family;
     Box::new(move |path| bert::hf_name(family, path))
 }
@@ -137,7 +140,7 @@ impl Checked for BertClassifier {
         bert.init_classifier(classes, device).unwrap()
     }
 
-    fn names(config: &str) -> Box<dyn Fn(&str) -> Option<HfName> + Send + Sync> {
+    fn names(config: &str) -> NamesOf {
         bert_names(config)
     }
 
@@ -157,7 +160,7 @@ impl Checked for BertMaskedLm {
         bert.init_masked_lm(device).unwrap()
     }
 
-    fn names(config: &str) -> Box<dyn Fn(&str) -> Option<HfName> + Send + Sync> {
+    fn names(config: &str) -> NamesOf {
         bert_names(config)
     }
 
@@ -176,7 +179,7 @@ impl Checked for Bert {
         BertConfig::from_hf(config).unwrap().0.init(device).unwrap()
     }
 
-    fn names(config: &str) -> Box<dyn Fn(&str) -> Option<HfName> + Send + Sync> {
+    fn names(config: &str) -> NamesOf {
         bert_names(config)
     }
 

@@ -215,7 +215,7 @@ impl Drop for Writer {
 
 /// Consecutive entries for each file, as many as fit into `most_bytes` and at least one.
 fn divide(entries: &[Entry], most_bytes: u64) -> Vec<Range<usize>> {
-    let mut files = vec![0..0];
+    let mut files = Vec::from([Range { start: 0, end: 0 }]);
     let mut bytes = 0;
     for (index, entry) in entries.iter().enumerate() {
         let size = entry.bytes() as u64;
@@ -272,8 +272,8 @@ mod tests {
         let entries: Vec<Entry> = [1, 2, 30, 3, 4].map(entry).into();
         assert_eq!(divide(&entries, 20), [0..2, 2..3, 3..4, 4..5]);
         assert_eq!(divide(&entries, 28), [0..2, 2..3, 3..5]);
-        assert_eq!(divide(&entries, 1000), [0..5]);
-        assert_eq!(divide(&[], 1000), [0..0]);
+        assert_eq!(divide(&entries, 1000), [Range { start: 0, end: 5 }]);
+        assert_eq!(divide(&[], 1000), [Range { start: 0, end: 0 }]);
     }
 
     #[test]
