@@ -245,7 +245,7 @@ impl fmt::Display for Plan {
                 f,
                 "  {name:<28} {:>12} {:>12} {:>12}",
                 first.elements(),
-                readable(first.bytes()),
+                readable(self.gathered(first)),
                 readable(first.bytes() / first.ranks)
             )?;
             rest = &rest[run..];
