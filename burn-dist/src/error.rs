@@ -253,7 +253,8 @@ impl Error {
         }
     }
 
-    pub(crate) fn config(
+    /// An [`Error::Config`].
+    pub fn config(
         what: impl Into<String>,
         expected: impl Into<String>,
         found: impl std::fmt::Display,
@@ -265,7 +266,16 @@ impl Error {
         }
     }
 
-    pub(crate) fn file(
+    /// An [`Error::File`].
+    ///
+    /// ```
+    /// use burn_dist::Error;
+    /// use std::path::Path;
+    ///
+    /// let error = Error::file(Path::new("data/train.csv"), "3 columns", 2);
+    /// assert_eq!(error.to_string(), "data/train.csv: expected 3 columns, found 2");
+    /// ```
+    pub fn file(
         path: &std::path::Path,
         expected: impl Into<String>,
         found: impl std::fmt::Display,

@@ -70,6 +70,7 @@ mod checkpoint;
 pub mod comm;
 pub mod data;
 mod error;
+mod file_type;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;

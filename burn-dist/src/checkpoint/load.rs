@@ -5,12 +5,12 @@ use super::optimizer::{StateTensor, States};
 use super::save::Contents;
 use crate::comm::SpanMut;
 use crate::error::{Error, Result};
+use crate::file_type::burn_type;
 use crate::world::World;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::ModuleOptimizer;
 use burn::tensor::{Bytes, DType, Tensor, TensorData};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -98,7 +98,7 @@ fn read(path: &Path, contents: &Contents) -> Result<(Pieces, States)> {
     let mut pieces = BTreeMap::new();
     for (name, (piece, dtype)) in &contents.pieces {
         let found = file.tensor(name).map_err(|e| damaged(&e))?;
-        if found.data().len() != piece.bytes().len() || burn_type(&found) != Some(*dtype) {
+        if found.data().len() != piece.bytes().len() || burn_type(found.dtype()) != Some(*dtype) {
             let expected = format!("{name}: {} bytes of {}", piece.bytes().len(), dtype.name());
             let found = format!("{} bytes of {:?}", found.data().len(), found.dtype());
             return Err(Error::file(path, expected, found));
@@ -109,7 +109,7 @@ fn read(path: &Path, contents: &Contents) -> Result<(Pieces, States)> {
     let mut states = States::default();
     for (name, found) in file.iter() {
         if let Some(name) = name.strip_prefix("optimizer/") {
-            let dtype = burn_type(&found)
+            let dtype = burn_type(found.dtype())
                 .ok_or_else(|| damaged(&format!("optimizer state of type {:?}", found.dtype())))?;
             states.tensors.push(StateTensor {
                 name: name.to_string(),
@@ -124,18 +124,6 @@ fn read(path: &Path, contents: &Contents) -> Result<(Pieces, States)> {
         states.scalars = serde_json::from_str(scalars).map_err(|e| damaged(&e))?;
     }
     Ok((pieces, states))
-}
-
-fn burn_type(view: &TensorView<'_>) -> Option<DType> {
-    match view.dtype() {
-        Dtype::F64 => Some(DType::F64),
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        Dtype::I64 => Some(DType::I64),
-        Dtype::I32 => Some(DType::I32),
-        _ => None,
-    }
 }
 
 /// Puts saved pieces and running state in the place of what a model stores.

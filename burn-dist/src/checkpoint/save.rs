@@ -3,13 +3,14 @@
 use super::manifest::{Described, Listed, Manifest, measure, rank_file, save_folder, sync_folder};
 use super::optimizer::States;
 use crate::error::{Error, Result};
+use crate::file_type::file_type;
 use crate::layout::Parameter;
 use crate::shard::{Identity, Piece, Sharding, Visit, not_sharded, two_sharded, walk};
 use crate::world::World;
 use burn::module::{Module, Param};
 use burn::optim::ModuleOptimizer;
 use burn::tensor::{DType, Tensor};
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::TensorView;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -166,15 +167,8 @@ fn view<'a>(
     bytes: &'a [u8],
     path: &Path,
 ) -> Result<TensorView<'a>> {
-    let known = match dtype {
-        DType::F64 => Dtype::F64,
-        DType::F32 => Dtype::F32,
-        DType::F16 => Dtype::F16,
-        DType::BF16 => Dtype::BF16,
-        DType::I64 => Dtype::I64,
-        DType::I32 => Dtype::I32,
-        other => return Err(Error::file(path, "float or integer tensors", other.name())),
-    };
+    let known = file_type(dtype)
+        .ok_or_else(|| Error::file(path, "float or integer tensors", dtype.name()))?;
     TensorView::new(known, shape, bytes).map_err(|e| Error::file(path, "whole tensors", e))
 }
 

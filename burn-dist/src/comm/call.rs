@@ -179,25 +179,31 @@ impl fmt::Display for Call {
 /// [`Error::Mismatch`], the same on every rank: it names the first rank that deviates from the
 /// majority, because with three ranks or more the odd one out is the one to look at.
 pub fn agree(calls: &[&Call], members: &[usize]) -> Result<(), Error> {
-    let votes = |call: &Call| calls.iter().filter(|other| **other == call).count();
-    let first_best = |best: usize, i: usize| {
-        if votes(calls[i]) > votes(calls[best]) {
-            i
-        } else {
-            best
-        }
-    };
-    if calls.windows(2).all(|pair| pair[0] == pair[1]) {
-        return Ok(());
-    }
-    let reference = (0..calls.len()).fold(0, first_best);
-    match calls.iter().position(|call| *call != calls[reference]) {
+    match odd_one_out(calls) {
         None => Ok(()),
-        Some(odd) => Err(Error::Mismatch {
+        Some((reference, odd)) => Err(Error::Mismatch {
             rank: members[reference],
             ours: calls[reference].to_string(),
             peer: members[odd],
             theirs: calls[odd].to_string(),
         }),
     }
+}
+
+/// Of what the ranks have, the first that has what most have, and the first that has something
+/// else; `None` if all have the same. Of equally many the one that comes first counts as most.
+pub(crate) fn odd_one_out<T: PartialEq>(all: &[T]) -> Option<(usize, usize)> {
+    if all.windows(2).all(|pair| pair[0] == pair[1]) {
+        return None;
+    }
+    let votes = |one: &T| all.iter().filter(|other| *other == one).count();
+    let mut usual = (0, 0);
+    for (rank, one) in all.iter().enumerate() {
+        let votes = votes(one);
+        if votes > usual.1 {
+            usual = (rank, votes);
+        }
+    }
+    let odd = all.iter().position(|one| *one != all[usual.0])?;
+    Some((usual.0, odd))
 }

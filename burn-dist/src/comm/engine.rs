@@ -4,7 +4,7 @@
 //! ([`local`](super::local)), processes over sockets and shared memory ([`mesh`](super::mesh)), and
 //! MPI; all pass the same conformance suite (`tests/collectives.rs`).
 
-use super::{Call, Reduce, Span, SpanMut};
+use super::{Call, DeviceEngine, Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -52,6 +52,16 @@ pub trait Engine: Debug + Send + Sync {
 
     /// The engine of those ranks that gave the same `color`, ordered by `key`, then by rank.
     fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>>;
+
+    /// Collectives between the memories of devices, if this engine has them.
+    fn device(&self) -> Option<&dyn DeviceEngine> {
+        None
+    }
+
+    /// Why the group is broken, as far as this rank has heard.
+    ///
+    /// For those who wait for something else than a collective meanwhile.
+    fn fault(&self) -> Option<Error>;
 
     /// Makes every rank's pending and later calls fail with `error`; the first one wins.
     fn abort(&self, error: Error);

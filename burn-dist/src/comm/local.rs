@@ -48,13 +48,6 @@ pub struct Local {
     pool: Option<Arc<rayon::ThreadPool>>,
 }
 
-impl Local {
-    /// What made the world fail, if it has.
-    pub(crate) fn fault(&self) -> Option<Error> {
-        self.group.fate().fault()
-    }
-}
-
 impl Engine for Local {
     fn rank(&self) -> usize {
         self.rank
@@ -197,6 +190,10 @@ impl Engine for Local {
             group: self.group.child(color, &ranks),
             pool: self.pool.clone(),
         }))
+    }
+
+    fn fault(&self) -> Option<Error> {
+        self.group.fate().fault()
     }
 
     fn abort(&self, error: Error) {

@@ -12,6 +12,7 @@
 //! that `mpirun` has started.
 
 mod call;
+mod device;
 mod engine;
 mod ledger;
 pub mod local;
@@ -19,14 +20,18 @@ mod meeting;
 pub mod mesh;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+mod on_device;
 mod queue;
 mod recorder;
 mod reduce;
 mod span;
 
+pub(crate) use call::odd_one_out;
 pub use call::{Call, Label, Op, Reduce, agree};
+pub use device::{Arrival, Await, DeviceBuffer, DeviceEngine, Order};
 pub use engine::Engine;
 pub use ledger::{Entry, Ledger};
+pub use on_device::OnDevice;
 pub use queue::{Queue, Ticket};
 pub use recorder::{Event, Flight, Recorder, State};
 pub use span::{Dtype, Element, Span, SpanMut};
@@ -230,10 +235,7 @@ impl Communicator {
     /// # Source
     /// NCCL: `ncclBroadcast`.
     pub fn broadcast(&self, label: &Label, root: usize, buffer: SpanMut<'_>) -> Result<()> {
-        if root >= self.size() {
-            let expected = format!("a rank below {}", self.size());
-            return Err(Error::config("root of a broadcast", expected, root));
-        }
+        self.check_root(root)?;
         self.check_memory(Op::Broadcast, label, buffer.bytes(), buffer.dtype())?;
         if self.size() == 1 {
             return Ok(());
@@ -308,7 +310,7 @@ impl Communicator {
     }
 
     /// As [`next`](Self::next), and counts it in the ledger.
-    fn run(&self, call: Call, bytes: usize, f: impl FnOnce(&Call) -> Result<()>) -> Result<()> {
+    fn run<T>(&self, call: Call, bytes: usize, f: impl FnOnce(&Call) -> Result<T>) -> Result<T> {
         self.next(call, |call| {
             let start = Instant::now();
             let result = f(call);
@@ -358,6 +360,14 @@ impl Communicator {
             return Err(Error::config("mean over ranks", expected, dtype));
         }
         Ok(())
+    }
+
+    fn check_root(&self, root: usize) -> Result<()> {
+        if root < self.size() {
+            return Ok(());
+        }
+        let expected = format!("a rank below {}", self.size());
+        Err(Error::config("root of a broadcast", expected, root))
     }
 
     fn unequal(

@@ -3,20 +3,17 @@
 //! Ranks that build different models would otherwise meet in a gather of unequal length at best.
 //! So before anything is cut they compare a hash, and if that differs, everything, line by line.
 
-use crate::comm::{Communicator, Reduce, Span, SpanMut};
+use crate::comm::{Communicator, Reduce, Span, SpanMut, odd_one_out};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
 use crate::strategy::Strategy;
 use crate::world::World;
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Returns if all ranks have these parameters, this strategy and this seed. Collective.
 pub(super) fn agree(world: &World, strategy: &Strategy, parameters: &[Parameter]) -> Result<()> {
     let mine = describe(world.seed(), strategy, parameters);
-    let mut hash = DefaultHasher::new();
-    mine.hash(&mut hash);
-    let sent = [hash.finish(), mine.len() as u64];
+    let sent = [hash(&mine), mine.len() as u64];
     let mut all = vec![0u64; 2 * world.size()];
     let (comm, label) = (world.comm(), "model".into());
     comm.all_gather(&label, Span::of(&sent), SpanMut::of(&mut all))?;
@@ -65,22 +62,17 @@ fn exchange(comm: &Communicator, mine: &[u8], lengths: &[usize]) -> Result<Vec<S
         .collect())
 }
 
+fn hash(text: &str) -> u64 {
+    let mut hash = DefaultHasher::new();
+    text.hash(&mut hash);
+    hash.finish()
+}
+
 /// The first line in which a rank differs from most others, as an error that is the same on all.
 fn difference(models: &[String]) -> Result<()> {
-    let mut votes: HashMap<&str, usize> = HashMap::new();
-    models
-        .iter()
-        .for_each(|m| *votes.entry(m).or_default() += 1);
-    // Of equally many the one that comes first.
-    let first_best = |best: usize, rank: usize| {
-        if votes[&*models[rank]] > votes[&*models[best]] {
-            rank
-        } else {
-            best
-        }
-    };
-    let usual = (0..models.len()).fold(0, first_best);
-    let Some(odd) = (0..models.len()).find(|rank| models[*rank] != models[usual]) else {
+    // Of long texts on many ranks, each is read once.
+    let hashes: Vec<u64> = models.iter().map(|model| hash(model)).collect();
+    let Some((usual, odd)) = odd_one_out(&hashes) else {
         return Ok(());
     };
     let (mut ours, mut theirs) = (models[usual].lines(), models[odd].lines());

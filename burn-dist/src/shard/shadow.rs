@@ -10,11 +10,12 @@ use super::accumulation::Accumulation;
 use super::flat::{Flat, copy_of};
 use super::full::Destination;
 use super::gradients::ShardedGradients;
+use super::sharded::{Identity, Visit, walk};
 use super::watch::{Noted, watch};
 use crate::comm::{Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
 use crate::world::World;
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
@@ -319,40 +320,37 @@ fn add<M: Module>(sums: &mut Values, model: &M, gradients: &GradientsParams) -> 
     struct Add<'a> {
         sums: &'a mut Values,
         gradients: &'a GradientsParams,
-        path: Vec<String>,
         result: Result<()>,
     }
-    impl ModuleVisitor for Add<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.to_string());
+    impl Visit for Add<'_> {
+        /// Number of elements, and the gradient if there is one.
+        type Held = (usize, Option<Result<Flat>>);
+
+        fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Self::Held {
+            let gradient = self.gradients.get::<D>(param.id);
+            (param.lazy_shape().num_elements(), gradient.map(copy_of))
         }
 
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
+        fn sharded(&mut self, _: &str, _: Self::Held, _: Identity) {}
 
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let len = param.lazy_shape().num_elements();
-            let sum = self.sums.entry(self.path.join("."));
+        fn plain(&mut self, path: &str, (len, gradient): Self::Held) {
+            let sum = self.sums.entry(path.into());
             let sum = sum.or_insert_with(|| vec![0.0; len]);
-            let Some(gradient) = self.gradients.get::<D>(param.id) else {
-                return;
-            };
-            match copy_of(gradient) {
-                Ok(flat) => {
+            match gradient {
+                None => {}
+                Some(Ok(flat)) => {
                     let both = sum.iter_mut().zip(flat.numbers());
                     both.for_each(|(sum, x)| *sum += x);
                 }
-                Err(error) => self.result = Err(error),
+                Some(Err(error)) => self.result = Err(error),
             }
         }
     }
     let mut add = Add {
         sums,
         gradients,
-        path: Vec::new(),
         result: Ok(()),
     };
-    model.visit(&mut add);
+    walk(model, &mut add);
     add.result
 }

@@ -1,5 +1,6 @@
 //! A range of a tensor's elements, copied from bytes to bytes: turned over and converted on the way.
 
+use crate::file_type::{burn_type, file_type};
 use burn::tensor::DType;
 use bytemuck::Pod;
 use half::{bf16, f16};
@@ -7,28 +8,20 @@ use safetensors::Dtype;
 use std::ops::Range;
 
 /// The float type of this name in Burn; `None` for what is no float, or too narrow a one.
-pub(super) fn burn_type(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F64 => Some(DType::F64),
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        _ => None,
-    }
+pub(super) fn burn_float(dtype: Dtype) -> Option<DType> {
+    burn_type(dtype).filter(DType::is_float)
 }
 
 /// The files' name of a float type.
-pub(super) fn file_type(dtype: DType) -> Option<Dtype> {
-    let all = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
-    all.into_iter()
-        .find(|known| burn_type(*known) == Some(dtype))
+pub(super) fn file_float(dtype: DType) -> Option<Dtype> {
+    file_type(dtype).filter(|_| dtype.is_float())
 }
 
 /// The elements of a tensor as they lie in memory, at any address.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Elements<'a> {
     pub(super) bytes: &'a [u8],
-    /// A float type that has a [`file_type`].
+    /// A float type that has a [`file_float`].
     pub(super) dtype: DType,
     /// Rows and columns as they lie, where the reader wants the transpose.
     pub(super) transposed: Option<[usize; 2]>,

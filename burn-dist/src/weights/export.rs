@@ -1,6 +1,6 @@
 //! A model's parameters into files, gathered one unit at a time.
 
-use super::elements::file_type;
+use super::elements::file_float;
 use super::name::{Name, Naming};
 use super::writer::{Entry, Writer};
 use crate::error::{Error, Result};
@@ -113,7 +113,7 @@ impl Export {
         let dtype = self.dtype.unwrap_or(stored);
         if let Some(odd) = [stored, dtype]
             .into_iter()
-            .find(|d| file_type(*d).is_none())
+            .find(|d| file_float(*d).is_none())
         {
             return Err(Error::model(
                 path,

@@ -1,6 +1,6 @@
 //! The files of a checkpoint: found, mapped, and their headers read. No weight is touched here.
 
-use super::elements::{Elements, burn_type};
+use super::elements::{Elements, burn_float};
 use super::name::{Name, Naming};
 use crate::error::{Error, Result};
 use burn::tensor::DType;
@@ -158,7 +158,7 @@ impl Weights {
     /// # Errors
     /// [`Error::File`] for any other type.
     pub(super) fn dtype(&self, name: &str, stored: &Stored) -> Result<DType> {
-        burn_type(stored.dtype).ok_or_else(|| {
+        burn_float(stored.dtype).ok_or_else(|| {
             let expected = format!("{name} as F64, F32, F16 or BF16");
             let path = &self.files[stored.file].path;
             Error::file(path, expected, format!("{:?}", stored.dtype))

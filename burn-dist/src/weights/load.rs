@@ -1,9 +1,10 @@
 //! Filling a model from files: each rank its own pieces, or one device all of it.
 
-use super::elements::file_type;
+use super::elements::file_float;
 use super::files::Weights;
 use super::matching::Matching;
 use super::report::Report;
+use crate::comm::odd_one_out;
 use crate::error::{Error, Result};
 use crate::shard::Values;
 use crate::strategy::Strategy;
@@ -72,16 +73,10 @@ impl Strategy {
 
 /// Returns if all ranks are about to read the same.
 fn same(world: &World, weights: &Weights, numbers: &[[u64; 2]]) -> Result<()> {
-    let votes = |of: &[u64; 2]| numbers.iter().filter(|other| *other == of).count();
-    // Of equally many the one that comes first.
-    let usual = (0..numbers.len())
-        .rev()
-        .max_by_key(|rank| votes(&numbers[*rank]));
-    let usual = numbers[usual.unwrap_or(0)];
-    let Some(odd) = numbers.iter().position(|other| *other != usual) else {
+    let Some((usual, odd)) = odd_one_out(numbers) else {
         return Ok(());
     };
-    let found = match numbers[odd][0] == usual[0] {
+    let found = match numbers[odd][0] == numbers[usual][0] {
         true => "the same files there, but other names or other shapes that may differ",
         false => "files with other tensors there",
     };
@@ -133,7 +128,7 @@ impl ModuleMapper for Fill<'_> {
             false => device.settings().float_dtype.into(),
         };
         // Devices with floats of their own take the usual ones.
-        let read = file_type(dtype).map_or(DType::F32, |_| dtype);
+        let read = file_float(dtype).map_or(DType::F32, |_| dtype);
         let len = shape.num_elements();
         let mut bytes = vec![0; len * read.size()];
         self.matching.read(&path, 0..len, read, &mut bytes);

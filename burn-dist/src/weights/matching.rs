@@ -4,8 +4,8 @@
 use super::files::{Stored, Weights};
 use super::report::{Mismatch, Report};
 use crate::error::{Error, Result};
-use crate::shard::Values;
-use burn::module::{Module, ModuleVisitor, Param};
+use crate::shard::{Identity, Values, Visit, walk};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -159,25 +159,23 @@ fn inside(path: &str, module: &str) -> bool {
 /// Path and shape of every float tensor, in module order, without drawing any.
 fn shapes<M: Module>(model: &M) -> Vec<(String, Vec<usize>)> {
     #[derive(Default)]
-    struct Shapes {
-        path: Vec<String>,
-        all: Vec<(String, Vec<usize>)>,
-    }
-    impl ModuleVisitor for Shapes {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
+    struct Shapes(Vec<(String, Vec<usize>)>);
+    impl Visit for Shapes {
+        type Held = Vec<usize>;
+
+        fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Vec<usize> {
+            param.lazy_shape().to_vec()
         }
 
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
+        fn sharded(&mut self, path: &str, shape: Vec<usize>, _: Identity) {
+            self.plain(path, shape);
         }
 
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.all
-                .push((self.path.join("."), param.lazy_shape().to_vec()));
+        fn plain(&mut self, path: &str, shape: Vec<usize>) {
+            self.0.push((path.into(), shape));
         }
     }
     let mut shapes = Shapes::default();
-    model.visit(&mut shapes);
-    shapes.all
+    walk(model, &mut shapes);
+    shapes.0
 }

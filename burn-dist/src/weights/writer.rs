@@ -3,7 +3,7 @@
 //! What goes where is known before the first byte is written, so that nothing is held back: headers
 //! first, then elements as they come. Files have other names until all are complete.
 
-use super::elements::{Elements, file_type};
+use super::elements::{Elements, file_float};
 use super::files::{INDEX, Index, SINGLE, Totals};
 use crate::error::{Error, Result};
 use burn::tensor::DType;
@@ -181,7 +181,7 @@ impl Writer {
         for entry in &self.entries[self.files[file].clone()] {
             let start = end;
             end += entry.bytes();
-            let dtype = file_type(entry.dtype).ok_or_else(|| failed(&entry.dtype.name()))?;
+            let dtype = file_float(entry.dtype).ok_or_else(|| failed(&entry.dtype.name()))?;
             let info = TensorInfo {
                 dtype,
                 shape: entry.shape.clone(),

@@ -100,13 +100,9 @@ impl BertConfig {
 
     /// The `config.json` of a model of these sizes with this on top.
     pub fn to_hf(&self, head: Head) -> String {
-        let (kind, sizes) = match self.family {
-            Family::Bert => ("bert", self.bert_fields()),
-            Family::DistilBert => ("distilbert", self.distilbert_fields()),
-        };
-        let name = match self.family {
-            Family::Bert => "Bert",
-            Family::DistilBert => "DistilBert",
+        let (kind, name, sizes) = match self.family {
+            Family::Bert => ("bert", "Bert", self.bert_fields()),
+            Family::DistilBert => ("distilbert", "DistilBert", self.distilbert_fields()),
         };
         let (suffix, classes) = match head {
             Head::Encoder => ("Model", None),

@@ -4,14 +4,12 @@
 //! is reading: no second copy, and a sample is a slice. Everything that can be wrong with a download is found
 //! here, before a run begins, and not at some step in the middle of it.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use burn_dist::data::Dataset;
 use burn_dist::{Error, Result};
 
-use super::{Image, PIXELS};
+use super::{Image, PIXELS, files};
 
 /// The folder that the archive unpacks to.
 const FOLDER: &str = "cifar-10-batches-bin";
@@ -78,15 +76,7 @@ impl Cifar10 {
     /// [`Error::File`] names the folder or file that is missing, cannot be read, is not a whole number of
     /// records, or holds a label above 9 (with the record's number, counted from 0).
     pub fn open(folder: impl AsRef<Path>) -> Result<(Self, Self)> {
-        let folder = folder.as_ref();
-        let nested = folder.join(FOLDER);
-        let folder = if nested.is_dir() { &nested } else { folder };
-        if !folder.is_dir() {
-            let found = if folder.exists() { "a file" } else { "nothing" };
-            let expected =
-                format!("the folder {FOLDER} of CIFAR-10's binary version, or its parent");
-            return Err(file(folder, expected, found));
-        }
+        let folder = files::folder(folder.as_ref(), FOLDER, "of CIFAR-10's binary version")?;
         let classes = class_names(&folder.join(NAMES))?;
         let mut train = Vec::new();
         for name in TRAIN {
@@ -124,10 +114,9 @@ impl Dataset for Cifar10 {
         let record = self.records.chunks_exact(RECORD).nth(index);
         let (label, planes) = record
             .and_then(|record| record.split_first_chunk())
-            .ok_or_else(|| Error::Config {
-                what: "image index".into(),
-                expected: format!("less than the {} images there are", self.len()),
-                found: index.to_string(),
+            .ok_or_else(|| {
+                let expected = format!("less than the {} images there are", self.len());
+                Error::config("image index", expected, index)
             })?;
         let [label] = *label;
         let mut pixels = [0; PIXELS];
@@ -148,13 +137,7 @@ impl std::fmt::Debug for Cifar10 {
 
 /// Appends a file's records, checked.
 fn read_records(path: &Path, records: &mut Vec<u8>) -> Result<()> {
-    let bytes = fs::read(path).map_err(|cause| {
-        let found = match cause.kind() {
-            ErrorKind::NotFound => "no such file".into(),
-            _ => cause.to_string(),
-        };
-        file(path, "a file of CIFAR-10's binary version", found)
-    })?;
+    let bytes = files::read(path, "a file of CIFAR-10's binary version")?;
     if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
         let expected = format!("a whole number of records of {RECORD} bytes");
         let found = match bytes.len() % RECORD {
@@ -165,12 +148,12 @@ fn read_records(path: &Path, records: &mut Vec<u8>) -> Result<()> {
                 RECORD - rest
             ),
         };
-        return Err(file(path, expected, found));
+        return Err(Error::file(path, expected, found));
     }
     let mut labels = bytes.chunks_exact(RECORD).map(|record| record[0]);
     if let Some(number) = labels.position(|label| usize::from(label) >= CLASSES.len()) {
         let expected = format!("a label from 0 to 9 in record {number}");
-        return Err(file(path, expected, bytes[number * RECORD].to_string()));
+        return Err(Error::file(path, expected, bytes[number * RECORD]));
     }
     records.extend_from_slice(&bytes);
     Ok(())
@@ -178,34 +161,18 @@ fn read_records(path: &Path, records: &mut Vec<u8>) -> Result<()> {
 
 /// The names from the archive's list, or the well-known ones if it is not there.
 fn class_names(path: &Path) -> Result<Vec<String>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => CLASSES.join("\n"),
-        Err(cause) => return Err(file(path, "a text file", cause.to_string())),
-    };
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let names: Vec<String> = lines.map(String::from).collect();
-    if names.len() != CLASSES.len() {
-        return Err(file(
-            path,
-            "10 class names, one a line",
-            names.len().to_string(),
-        ));
-    }
-    Ok(names)
-}
-
-fn file(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
-    Error::File {
-        path: path.display().to_string(),
-        expected: expected.into(),
-        found: found.into(),
+    let names = files::names(path, &CLASSES)?;
+    match names.len() == CLASSES.len() {
+        true => Ok(names),
+        false => Err(Error::file(path, "10 class names, one a line", names.len())),
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use tempfile::TempDir;
 
     use super::*;

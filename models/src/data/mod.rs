@@ -27,6 +27,7 @@
 mod augment;
 mod cifar;
 mod classified;
+mod files;
 mod image;
 mod synthetic;
 pub mod text;

@@ -90,11 +90,11 @@ impl Dataset for Synthetic {
 
     fn get(&self, index: usize) -> Result<Image> {
         if index >= self.len {
-            return Err(Error::Config {
-                what: "image index".into(),
-                expected: format!("less than the {} images there are", self.len),
-                found: index.to_string(),
-            });
+            return Err(Error::config(
+                "image index",
+                format!("less than the {} images there are", self.len),
+                index,
+            ));
         }
         let label = index % CLASSES.len();
         let number = self.first + index as u64;

@@ -149,13 +149,7 @@ impl RunArgs {
         collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
     ) -> Result<Loader<B>> {
         if self.accumulate == 0 {
-            let (what, expected) = ("--accumulate".into(), "at least 1".into());
-            let found = "0".into();
-            return Err(Error::Config {
-                what,
-                expected,
-                found,
-            });
+            return Err(Error::config("--accumulate", "at least 1", 0));
         }
         let sampler = self.sampler(world, data.len())?.shuffled(self.seed);
         Loader::new(data, sampler, collate)

@@ -104,11 +104,11 @@ impl BertArgs {
         if let Some((what, most, found)) =
             places.into_iter().find(|(_, most, wanted)| wanted > most)
         {
-            return Err(Error::Config {
-                what: what.into(),
-                expected: format!("at most {most}, which the model given by --from has places for"),
-                found: found.to_string(),
-            });
+            return Err(Error::config(
+                what,
+                format!("at most {most}, which the model given by --from has places for"),
+                found,
+            ));
         }
         Ok(config
             .with_dropout(self.dropout)
@@ -184,11 +184,11 @@ impl BertArgs {
     ) -> Result<Tokenizer> {
         let longest = BertConfig::new().positions;
         if self.max_length > longest {
-            return Err(Error::Config {
-                what: "--max-length".into(),
-                expected: format!("at most {longest} tokens, which a BERT has places for"),
-                found: self.max_length.to_string(),
-            });
+            return Err(Error::config(
+                "--max-length",
+                format!("at most {longest} tokens, which a BERT has places for"),
+                self.max_length,
+            ));
         }
         let resumed = self.run.resumes(world)?;
         let tokenizer = shared(world, || {

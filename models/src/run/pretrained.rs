@@ -55,11 +55,7 @@ impl WeightArgs {
         if world.is_chief() {
             for (name, text) in beside {
                 let path = folder.join(name);
-                std::fs::write(&path, text).map_err(|e| Error::File {
-                    path: path.display().to_string(),
-                    expected: "to be written".into(),
-                    found: e.to_string(),
-                })?;
+                std::fs::write(&path, text).map_err(|e| Error::file(&path, "to be written", e))?;
             }
             log::info!("the model is in {}", folder.display());
         }
@@ -109,11 +105,8 @@ impl Pretrained {
         read: impl Fn(&str) -> std::result::Result<T, E>,
     ) -> Result<T> {
         let path = self.folder.join("config.json");
-        let wrong = |found: String| Error::File {
-            path: path.display().to_string(),
-            expected: "the configuration of a model that this program has".into(),
-            found,
-        };
+        let expected = "the configuration of a model that this program has";
+        let wrong = |found: String| Error::file(&path, expected, found);
         let text = std::fs::read_to_string(&path).map_err(|e| wrong(e.to_string()))?;
         read(&text).map_err(|e| wrong(e.to_string()))
     }

@@ -60,11 +60,11 @@ impl VitArgs {
             ..pretrained.config(VitConfig::from_hf)?
         };
         if config.channels != CHANNELS {
-            return Err(Error::Config {
-                what: "the images of the model given by --from".into(),
-                expected: format!("{CHANNELS} channels, which the data have"),
-                found: config.channels.to_string(),
-            });
+            return Err(Error::config(
+                "the images of the model given by --from",
+                format!("{CHANNELS} channels, which the data have"),
+                config.channels,
+            ));
         }
         Ok((config, Some(pretrained)))
     }

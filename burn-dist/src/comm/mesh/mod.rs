@@ -352,6 +352,10 @@ impl Engine for Mesh {
         Ok(Arc::new(engine.map_err(|error| self.fail(error, call))?))
     }
 
+    fn fault(&self) -> Option<Error> {
+        self.seat.fault().or_else(|| self.broken())
+    }
+
     fn abort(&self, error: Error) {
         self.seat.abort(error);
     }

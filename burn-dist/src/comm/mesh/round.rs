@@ -32,7 +32,7 @@ impl<'a> Round<'a> {
     /// Takes the links; fails at once if the group is broken.
     pub(super) fn begin(mesh: &'a Mesh, call: &'a Call) -> Result<Self> {
         let links = mesh.links.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = mesh.seat.fault().or_else(|| mesh.broken()) {
+        if let Some(error) = mesh.fault() {
             return Err(mesh.dressed(error, call));
         }
         Ok(Self {

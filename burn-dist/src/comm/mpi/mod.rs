@@ -271,6 +271,11 @@ impl Engine for Mpi {
         }))
     }
 
+    fn fault(&self) -> Option<Error> {
+        let news = self.port().look(|view| view.fault(self.world));
+        news.unwrap_or_else(|error| Some(self.fail(error)))
+    }
+
     fn abort(&self, error: Error) {
         self.fail(error);
     }

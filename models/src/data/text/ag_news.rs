@@ -5,8 +5,6 @@
 //! ampersand (`#39;`). They are left as they are, as every published result has read them so. All rows are
 //! checked here, before a run begins, and not at some step in the middle of it.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +12,8 @@ use burn_dist::data::Dataset;
 use burn_dist::{Error, Result};
 use csv::{ByteRecord, ReaderBuilder};
 
-use super::{Text, file};
+use super::Text;
+use crate::data::files;
 
 /// The folder that the archive unpacks to.
 const FOLDER: &str = "ag_news_csv";
@@ -62,14 +61,8 @@ impl AgNews {
     /// [`Error::File`] names the folder or file that is missing or cannot be read, and the line of a row that is
     /// not a class, a title and a description in UTF-8.
     pub fn open(folder: impl AsRef<Path>) -> Result<(Self, Self)> {
-        let folder = folder.as_ref();
-        let nested = folder.join(FOLDER);
-        let folder = if nested.is_dir() { &nested } else { folder };
-        if !folder.is_dir() {
-            let found = if folder.exists() { "a file" } else { "nothing" };
-            let expected = format!("the folder {FOLDER} with {TRAIN} and {TEST}, or its parent");
-            return Err(file(folder, expected, found));
-        }
+        let what = format!("with {TRAIN} and {TEST}");
+        let folder = files::folder(folder.as_ref(), FOLDER, &what)?;
         let classes: Arc<[String]> = class_names(&folder.join(NAMES))?.into();
         let part = |name| -> Result<Self> {
             Ok(Self {
@@ -96,10 +89,9 @@ impl Dataset for AgNews {
 
     fn get(&self, index: usize) -> Result<Text> {
         let text = self.texts.get(index).cloned();
-        text.ok_or_else(|| Error::Config {
-            what: "text index".into(),
-            expected: format!("less than the {} texts there are", self.len()),
-            found: index.to_string(),
+        text.ok_or_else(|| {
+            let expected = format!("less than the {} texts there are", self.len());
+            Error::config("text index", expected, index)
         })
     }
 }
@@ -117,15 +109,9 @@ impl std::fmt::Debug for AgNews {
 /// A file's bytes, unless it is missing or empty.
 fn read(path: &Path) -> Result<Vec<u8>> {
     let expected = "a CSV file of AG News";
-    let bytes = fs::read(path).map_err(|cause| {
-        let found = match cause.kind() {
-            ErrorKind::NotFound => "no such file".into(),
-            _ => cause.to_string(),
-        };
-        file(path, expected, found)
-    })?;
+    let bytes = files::read(path, expected)?;
     match bytes.is_empty() {
-        true => Err(file(path, expected, "an empty file")),
+        true => Err(Error::file(path, expected, "an empty file")),
         false => Ok(bytes),
     }
 }
@@ -198,18 +184,12 @@ fn row(record: &ByteRecord, classes: usize) -> std::result::Result<Text, (String
 
 /// The names from the archive's list, or the well-known ones if it is not there.
 fn class_names(path: &Path) -> Result<Vec<String>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(cause) if cause.kind() == ErrorKind::NotFound => CLASSES.join("\n"),
-        Err(cause) => return Err(file(path, "a text file", cause.to_string())),
-    };
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let names: Vec<String> = lines.map(String::from).collect();
+    let names = files::names(path, &CLASSES)?;
     match names.len() {
         1..=256 => Ok(names),
         count => {
             let expected = "1 to 256 class names, one a line";
-            Err(file(path, expected, count.to_string()))
+            Err(Error::file(path, expected, count))
         }
     }
 }
@@ -217,6 +197,8 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use tempfile::TempDir;
 
     use super::*;

@@ -1,13 +1,13 @@
 //! A tokenizer's files, as they lie beside a model's weights in the Hugging Face layout.
 
-use burn_dist::Result;
+use burn_dist::{Error, Result};
 use serde::Deserialize;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use tokenizers::normalizers::BertNormalizer;
 
-use super::{Tokenizer, file};
+use super::Tokenizer;
 
 /// All there is to a tokenizer.
 pub(super) const WHOLE: &str = "tokenizer.json";
@@ -35,7 +35,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::File`](burn_dist::Error::File) names the folder in which there is neither, or the file that cannot be read, is no
+    /// [`Error::File`] names the folder in which there is neither, or the file that cannot be read, is no
     /// tokenizer, or lacks one of BERT's special tokens.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
@@ -51,7 +51,7 @@ impl Tokenizer {
             } else {
                 "no folder"
             };
-            return Err(file(folder, expected, found));
+            return Err(Error::file(folder, expected, found));
         };
         let settings = folder.join(SETTINGS);
         let text = read(&settings)?.unwrap_or_else(|| "{}".into());
@@ -60,7 +60,7 @@ impl Tokenizer {
             strip_accents,
             tokenize_chinese_chars,
         } = serde_json::from_str(&text)
-            .map_err(|cause| file(&settings, "a tokenizer's settings", cause.to_string()))?;
+            .map_err(|cause| Error::file(&settings, "a tokenizer's settings", cause))?;
         let normalizer =
             BertNormalizer::new(true, tokenize_chinese_chars, strip_accents, do_lower_case);
         Self::assembled(&pieces, normalizer, &path)
@@ -70,16 +70,16 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::File`](burn_dist::Error::File) for what cannot be written.
+    /// [`Error::File`] for what cannot be written.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         fs::create_dir_all(folder)
-            .map_err(|cause| file(folder, "a folder that can be made", cause.to_string()))?;
+            .map_err(|cause| Error::file(folder, "a folder that can be made", cause))?;
         let pieces = self.pieces().join("\n") + "\n";
         for (name, text) in [(PIECES, pieces), (WHOLE, self.to_json()?)] {
             let path = folder.join(name);
             fs::write(&path, text)
-                .map_err(|cause| file(&path, "a file that can be written", cause.to_string()))?;
+                .map_err(|cause| Error::file(&path, "a file that can be written", cause))?;
         }
         Ok(())
     }
@@ -92,7 +92,7 @@ fn read(path: &Path) -> Result<Option<String>> {
         Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Ok(None)
         }
-        Err(cause) => Err(file(path, "a text file", cause.to_string())),
+        Err(cause) => Err(Error::file(path, "a text file", cause)),
     }
 }
 

@@ -39,9 +39,6 @@ pub use encoded::{Encoded, Tokenized};
 pub use newswire::Newswire;
 pub use tokenizer::Tokenizer;
 
-use burn_dist::Error;
-use std::path::Path;
-
 /// A piece of news and its class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
@@ -51,12 +48,4 @@ pub struct Text {
     pub description: String,
     /// The class.
     pub label: u8,
-}
-
-fn file(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
-    Error::File {
-        path: path.display().to_string(),
-        expected: expected.into(),
-        found: found.into(),
-    }
 }

@@ -72,11 +72,11 @@ impl Dataset for Newswire {
 
     fn get(&self, index: usize) -> Result<Text> {
         if index >= self.len {
-            return Err(Error::Config {
-                what: "text index".into(),
-                expected: format!("less than the {} texts there are", self.len),
-                found: index.to_string(),
-            });
+            return Err(Error::config(
+                "text index",
+                format!("less than the {} texts there are", self.len),
+                index,
+            ));
         }
         let label = index % CLASSES.len();
         let number = self.first + index as u64;

@@ -11,7 +11,7 @@ use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, TruncationParams};
 
 use super::folder::WHOLE;
-use super::{Encoded, Text, file, training};
+use super::{Encoded, Text, training};
 
 const PAD: &str = "[PAD]";
 const UNKNOWN: &str = "[UNK]";
@@ -103,11 +103,11 @@ impl Tokenizer {
     /// [`Error::Config`] if `tokens` is less than 5, which leaves no room for a text.
     pub fn with_max_length(mut self, tokens: usize) -> Result<Self> {
         if tokens < SHORTEST {
-            return Err(Error::Config {
-                what: "length of texts".into(),
-                expected: format!("at least {SHORTEST} tokens"),
-                found: tokens.to_string(),
-            });
+            return Err(Error::config(
+                "length of texts",
+                format!("at least {SHORTEST} tokens"),
+                tokens,
+            ));
         }
         let truncation = TruncationParams {
             max_length: tokens,
@@ -158,12 +158,12 @@ impl Tokenizer {
 
     /// BERT's tokenizer over `pieces`, one a line, whose numbers are those of their lines.
     pub(super) fn assembled(pieces: &str, normalizer: BertNormalizer, path: &Path) -> Result<Self> {
-        let cannot = |cause: tokenizers::Error| file(path, "word pieces", cause.to_string());
+        let cannot = |cause: tokenizers::Error| Error::file(path, "word pieces", cause);
         let ids = WordPiece::read_bytes(pieces.as_bytes()).map_err(cannot)?;
         let lines = pieces.lines().count();
         if ids.len() != lines {
             let found = format!("{} different ones on {lines} lines", ids.len());
-            return Err(file(
+            return Err(Error::file(
                 path,
                 "a word piece on each line, and none twice",
                 found,
@@ -189,7 +189,7 @@ impl Tokenizer {
 
     pub(super) fn parsed(json: &[u8], path: &Path) -> Result<Self> {
         let inner = tokenizers::Tokenizer::from_bytes(json)
-            .map_err(|cause| file(path, "a tokenizer in JSON", cause.to_string()))?;
+            .map_err(|cause| Error::file(path, "a tokenizer in JSON", cause))?;
         Self::checked(inner, path)
     }
 
@@ -207,15 +207,11 @@ impl Tokenizer {
 }
 
 fn lacks(path: &Path, name: &str) -> Error {
-    file(path, "BERT's special tokens", format!("no {name}"))
+    Error::file(path, "BERT's special tokens", format!("no {name}"))
 }
 
 fn unusable(expected: &str, cause: &tokenizers::Error) -> Error {
-    Error::Config {
-        what: "tokenizer".into(),
-        expected: expected.into(),
-        found: cause.to_string(),
-    }
+    Error::config("tokenizer", expected, cause)
 }
 
 #[cfg(test)]

@@ -41,15 +41,15 @@ pub(super) fn vocabulary(
         .chain(inside.iter().map(|letter| format!("##{letter}")))
         .collect();
     if size < first.len() {
-        return Err(Error::Config {
-            what: "size of the vocabulary".into(),
-            expected: format!(
+        return Err(Error::config(
+            "size of the vocabulary",
+            format!(
                 "at least {}, the {} special tokens and the characters of the texts",
                 first.len(),
                 SPECIAL.len()
             ),
-            found: size.to_string(),
-        });
+            size,
+        ));
     }
 
     let mut trainer = WordPieceTrainer::builder()
@@ -105,9 +105,5 @@ fn words(
 }
 
 fn failed(error: tokenizers::Error) -> Error {
-    Error::Config {
-        what: "vocabulary".into(),
-        expected: "texts that can be cut into words".into(),
-        found: error.to_string(),
-    }
+    Error::config("vocabulary", "texts that can be cut into words", error)
 }

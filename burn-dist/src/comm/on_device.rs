@@ -1,0 +1,128 @@
+//! A communicator's collectives between devices: the same checks, books and records as on the host.
+
+use super::device::{Arrival, DeviceBuffer, DeviceEngine};
+use super::{Call, Communicator, Label, Op, Reduce};
+use crate::error::{Error, Result};
+
+/// Collectives on one device's memory.
+///
+/// Groups of one rank communicate too: whether that is worth a call is the caller's to say.
+#[derive(Debug, Clone, Copy)]
+pub struct OnDevice<'a> {
+    comm: &'a Communicator,
+    engine: &'a dyn DeviceEngine,
+}
+
+impl Communicator {
+    /// Collectives between the memories of the ranks' devices, if the engine has them.
+    ///
+    /// Where it has none, device memory travels through the host.
+    pub fn on_device(&self) -> Option<OnDevice<'_>> {
+        let engine = self.engine.device()?;
+        Some(OnDevice { comm: self, engine })
+    }
+}
+
+impl OnDevice<'_> {
+    /// Who waits for the elements.
+    pub fn order(&self) -> super::Order {
+        self.engine.order()
+    }
+
+    /// Concatenates every rank's piece; each lies in its place already.
+    ///
+    /// # Shapes
+    /// `buffer`: `[size * n]`, of which this rank has written the part that starts at `rank * n`.
+    ///
+    /// # Errors
+    /// As [`Communicator::all_gather`]; what fails later comes with the [`Arrival`].
+    ///
+    /// # Source
+    /// NCCL: `ncclAllGather`.
+    pub fn all_gather_in_place(&self, label: &Label, buffer: &DeviceBuffer) -> Result<Arrival> {
+        let size = self.comm.size();
+        if !buffer.len().is_multiple_of(size) {
+            let what = format!("all_gather of {} on rank {}", label.unit, self.comm.rank());
+            let expected = format!("a buffer that {size} ranks can share evenly");
+            return Err(Error::config(what, expected, buffer.len()));
+        }
+        let call = Call::new(Op::AllGather, label, buffer.dtype(), buffer.len() / size);
+        let sent = buffer.size() / size * (size - 1);
+        self.comm
+            .run(call, sent, |call| self.engine.all_gather(call, buffer))
+    }
+
+    /// Reduces over ranks and leaves each rank the chunk of the result with its own number.
+    ///
+    /// # Shapes
+    /// `send`: `[size * n]`; `recv`: `[n]`.
+    ///
+    /// # Numerics
+    /// In the order and the type that the engine adds in, which is not the host's.
+    ///
+    /// # Errors
+    /// As [`Communicator::reduce_scatter`].
+    ///
+    /// # Source
+    /// NCCL: `ncclReduceScatter`.
+    pub fn reduce_scatter(
+        &self,
+        label: &Label,
+        op: Reduce,
+        send: &DeviceBuffer,
+        recv: &DeviceBuffer,
+    ) -> Result<Arrival> {
+        self.comm.check_reduce(op, send.dtype())?;
+        let wanted = recv.len() * self.comm.size();
+        if send.len() != wanted || send.dtype() != recv.dtype() {
+            let rank = self.comm.rank();
+            let what = format!("reduce_scatter of {} on rank {rank}", label.unit);
+            let (to, from) = (recv.dtype(), send.dtype());
+            let expected = format!("to send {wanted} {to} for {} ranks", self.comm.size());
+            return Err(Error::config(
+                what,
+                expected,
+                format!("{} {from}", send.len()),
+            ));
+        }
+        let mut call = Call::new(Op::ReduceScatter, label, send.dtype(), send.len());
+        call.reduce = Some(op);
+        let sent = recv.size() * (self.comm.size() - 1);
+        self.comm.run(call, sent, |call| {
+            self.engine.reduce_scatter(call, op, send, recv)
+        })
+    }
+
+    /// Replaces `buffer` by its reduction over all ranks.
+    ///
+    /// # Numerics and errors
+    /// As [`reduce_scatter`](Self::reduce_scatter); every rank receives the same bits.
+    ///
+    /// # Source
+    /// NCCL: `ncclAllReduce`.
+    pub fn all_reduce(&self, label: &Label, op: Reduce, buffer: &DeviceBuffer) -> Result<Arrival> {
+        self.comm.check_reduce(op, buffer.dtype())?;
+        let size = self.comm.size();
+        let mut call = Call::new(Op::AllReduce, label, buffer.dtype(), buffer.len());
+        call.reduce = Some(op);
+        let sent = 2 * buffer.size() * (size - 1) / size;
+        self.comm
+            .run(call, sent, |call| self.engine.all_reduce(call, op, buffer))
+    }
+
+    /// Replaces `buffer` by that of rank `root`.
+    ///
+    /// # Errors
+    /// As [`Communicator::broadcast`].
+    ///
+    /// # Source
+    /// NCCL: `ncclBroadcast`.
+    pub fn broadcast(&self, label: &Label, root: usize, buffer: &DeviceBuffer) -> Result<Arrival> {
+        self.comm.check_root(root)?;
+        let mut call = Call::new(Op::Broadcast, label, buffer.dtype(), buffer.len());
+        call.root = Some(root);
+        self.comm.run(call, buffer.size(), |call| {
+            self.engine.broadcast(call, root, buffer)
+        })
+    }
+}
