@@ -1,6 +1,6 @@
 //! One collective in progress over all links of a group.
 
-use super::super::{Call, agree};
+use super::super::{Call, Engine, agree};
 use super::Mesh;
 use super::frame::{self, HEADER, announce};
 use super::link::Link;
