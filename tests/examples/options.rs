@@ -85,3 +85,32 @@ fn a_precision_that_is_none_is_refused_with_those_there_are() {
         );
     }
 }
+
+#[test]
+fn a_device_that_is_not_there_is_refused_with_what_to_do() {
+    for example in EXAMPLES {
+        let ended = run(example, "--device tpu", &[]);
+        assert_eq!(ended.code, Some(2));
+        let text = ended.stderr;
+        assert!(
+            text.contains("expected cpu, cuda or wgpu, found tpu"),
+            "{text}"
+        );
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_how_to_build_one() {
+    for example in EXAMPLES {
+        for ranks in ["--ranks 2", "--nproc-per-node 2"] {
+            let ended = run(example, &format!("--device cuda {ranks}"), &[]);
+            assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+            let text = ended.stderr;
+            let told = "expected a build with the feature cuda, found one without; build with \
+                        --features cuda";
+            assert!(text.contains(told), "{text}");
+            assert!(!text.contains("panicked"), "{text}");
+        }
+    }
+}

@@ -100,15 +100,15 @@ fn gathered<S: Subject>(world: &World, model: &S::Model) -> Result<Figures> {
 }
 
 /// What all ranks together showed. They agree on everything gathered, bit for bit.
-fn run<S: Subject>(
+pub fn run<S: Subject>(
     golden: &Golden,
-    size: usize,
+    ranks: &Threads,
     strategy: &Strategy,
     dtype: DType,
     clip: Option<f64>,
 ) -> Figures {
-    let place = format!("{} under {strategy} at world {size}", S::FILE);
-    let ranks = Threads::new(size)
+    let place = format!("{} under {strategy}", S::FILE);
+    let ranks = ranks
         .run(|world| train::<S>(golden, &world, strategy.clone(), dtype, clip))
         .unwrap_or_else(|error| panic!("{place}: {error}"));
     let (logits, figures): (Vec<_>, Vec<_>) = ranks.into_iter().unzip();
@@ -129,7 +129,7 @@ fn check<S: Subject>(golden: &Golden, dtype: DType, clip: Option<f64>, wanted: &
     let mut wrong = Vec::new();
     for size in WORLDS {
         for strategy in oracle::strategies(size) {
-            let figures = run::<S>(golden, size, &strategy, dtype, clip);
+            let figures = run::<S>(golden, &Threads::new(size), &strategy, dtype, clip);
             let place = format!("{strategy} at world {size}");
             wrong.extend(compare(&place, &figures, wanted));
         }
@@ -151,7 +151,13 @@ pub fn agrees_in_f64<S: Subject>() {
     let mut wanted = wanted::double(&golden);
     // The parameters are not in the file; those of one rank stand in for them. A parameter of zero
     // gradient is stepped by its rounding, so its steps say nothing, and any value would do.
-    let alone = run::<S>(&golden, 1, &Strategy::single(), DType::F64, None);
+    let alone = run::<S>(
+        &golden,
+        &Threads::new(1),
+        &Strategy::single(),
+        DType::F64,
+        None,
+    );
     let zero = golden.zero_grad();
     for (figure, value) in alone {
         if let Some(name) = figure.strip_prefix("after/") {

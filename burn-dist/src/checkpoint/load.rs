@@ -98,8 +98,8 @@ fn read(path: &Path, contents: &Contents) -> Result<(Pieces, States)> {
     let mut pieces = BTreeMap::new();
     for (name, (piece, dtype)) in &contents.pieces {
         let found = file.tensor(name).map_err(|e| damaged(&e))?;
-        if found.data().len() != piece.bytes().len() || burn_type(found.dtype()) != Some(*dtype) {
-            let expected = format!("{name}: {} bytes of {}", piece.bytes().len(), dtype.name());
+        if found.data().len() != piece.size() || burn_type(found.dtype()) != Some(*dtype) {
+            let expected = format!("{name}: {} bytes of {}", piece.size(), dtype.name());
             let found = format!("{} bytes of {:?}", found.data().len(), found.dtype());
             return Err(Error::file(path, expected, found));
         }

@@ -144,9 +144,13 @@ impl Contents {
     fn write(&self, path: &Path, states: &States) -> Result<()> {
         let failed = |e: &dyn std::fmt::Display| Error::file(path, "to be written", e);
         let mut tensors = Vec::new();
+        let mut pieces = Vec::new();
         for (name, (piece, dtype)) in &self.pieces {
-            let len = piece.bytes().len() / dtype.size();
-            tensors.push((name.clone(), view(*dtype, vec![len], piece.bytes(), path)?));
+            pieces.push((name, *dtype, piece.read()?));
+        }
+        for (name, dtype, bytes) in &pieces {
+            let len = bytes.len() / dtype.size();
+            tensors.push(((*name).clone(), view(*dtype, vec![len], bytes, path)?));
         }
         for state in &states.tensors {
             let view = view(state.dtype, state.shape.clone(), &state.bytes, path)?;

@@ -88,6 +88,11 @@ impl Communicator {
         Self::from_parts(Arc::new(engine), Ledger::default(), recorder)
     }
 
+    /// The handle of an engine that is shared already, whose calls `recorder` remembers.
+    pub(crate) fn over(engine: Arc<dyn Engine>, recorder: Recorder) -> Self {
+        Self::from_parts(engine, Ledger::default(), recorder)
+    }
+
     fn from_parts(engine: Arc<dyn Engine>, ledger: Ledger, recorder: Recorder) -> Self {
         Self {
             members: engine.members().into(),

@@ -1,5 +1,6 @@
 //! One entrance for every way of starting ranks.
 
+use super::Devices;
 use super::flags::Flags;
 use super::process::Process;
 use super::role::Role;
@@ -10,7 +11,6 @@ use super::{Detected, Launcher, Node, process_variable};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
 use crate::world::World;
-use burn::tensor::Device;
 use std::time::Duration;
 
 /// Starts ranks in the way that the flags and the environment ask for.
@@ -40,7 +40,7 @@ pub fn launch(flags: &Flags) -> Launch {
         threads: 1,
         seed: 0,
         deadline: None,
-        device: Device::flex(),
+        devices: Devices::default(),
     }
 }
 
@@ -52,7 +52,7 @@ pub struct Launch {
     threads: usize,
     seed: u64,
     deadline: Option<Duration>,
-    device: Device,
+    devices: Devices,
 }
 
 impl Launch {
@@ -75,9 +75,12 @@ impl Launch {
         self
     }
 
-    /// The device that every rank computes on; it tracks gradients whether given so or not.
-    pub fn device(mut self, device: Device) -> Self {
-        self.device = device;
+    /// What the ranks compute on: a device for all of them, or a [`DeviceKind`] of which each takes its
+    /// own. It tracks gradients whether given so or not.
+    ///
+    /// [`DeviceKind`]: super::DeviceKind
+    pub fn device(mut self, devices: impl Into<Devices>) -> Self {
+        self.devices = devices.into();
         self
     }
 
@@ -102,7 +105,7 @@ impl Launch {
             _ => Threads::new(self.threads)
                 .seed(self.seed)
                 .deadline(self.patience(&settings))
-                .device(self.device.clone())
+                .device(self.devices.clone())
                 .stop(stop.clone())
                 .run(f),
         };
@@ -133,7 +136,7 @@ impl Launch {
                 .unwrap_or_default(),
             deadline: self.patience(&settings),
             settings,
-            device: self.device.clone(),
+            devices: self.devices.clone(),
             seed: self.seed,
             stop: stop.clone(),
         };

@@ -38,11 +38,13 @@
 //! The secret keeps strangers and other jobs out of the rendezvous. Nothing is encrypted: run on a
 //! network you trust, as with NCCL, gloo and MPI.
 
+mod device;
 mod diagnosis;
 mod entry;
 mod environment;
 mod error_file;
 mod flags;
+mod gpus;
 mod host;
 mod hostlist;
 mod identity;
@@ -59,6 +61,7 @@ mod threads;
 mod variable;
 
 pub use crate::comm::mesh::Transport;
+pub use device::{DeviceKind, Devices};
 pub use diagnosis::diagnose;
 pub use entry::{Launch, launch};
 pub use environment::{Detected, Launcher, Origin, Origins, detect, process_variable};

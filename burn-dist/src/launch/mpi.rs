@@ -1,12 +1,12 @@
 //! Ranks as processes that `mpirun` has started: this process is one of them.
 
-use super::rank;
+use super::Devices;
+use super::rank::Start;
 use super::threads::compute_threads;
-use crate::comm::{Communicator, mpi};
+use crate::comm::{Recorder, mpi};
 use crate::error::Result;
 use crate::stop::Stop;
-use crate::world::{Setting, World};
-use burn::tensor::Device;
+use crate::world::World;
 use std::time::Duration;
 
 /// How long a rank that failed waits for the others to come to their end too.
@@ -26,7 +26,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(10);
 pub struct Mpi {
     seed: u64,
     deadline: Duration,
-    device: Device,
+    devices: Devices,
 }
 
 impl Default for Mpi {
@@ -41,7 +41,7 @@ impl Mpi {
         Self {
             seed: 0,
             deadline: Duration::from_secs(300),
-            device: Device::flex(),
+            devices: Devices::default(),
         }
     }
 
@@ -57,9 +57,12 @@ impl Mpi {
         self
     }
 
-    /// The device that this rank computes on; it tracks gradients whether given so or not.
-    pub fn device(mut self, device: Device) -> Self {
-        self.device = device;
+    /// What the ranks compute on: a device for all of them, or a [`DeviceKind`] of which each takes its
+    /// own. It tracks gradients whether given so or not.
+    ///
+    /// [`DeviceKind`]: super::DeviceKind
+    pub fn device(mut self, devices: impl Into<Devices>) -> Self {
+        self.devices = devices.into();
         self
     }
 
@@ -73,14 +76,17 @@ impl Mpi {
     pub fn run<T: Send>(&self, f: impl FnOnce(World) -> Result<T> + Send) -> Result<T> {
         let engine = mpi::world(self.deadline)?;
         let threads = compute_threads(engine.sharing());
-        let setting = Setting {
-            device: self.device.clone(),
+        let start = Start {
+            devices: self.devices.clone(),
+            local_rank: engine.local_rank(),
+            threads,
+            deadline: self.deadline,
             seed: self.seed,
             ranks_here: 1,
             restarts: 0,
             stop: Stop::on_signals()?,
         };
-        let result = rank::run(Communicator::new(engine), threads, setting, f);
+        let result = start.run(engine, Recorder::default(), f);
         match result {
             Ok(value) => mpi::close(self.deadline).map(|()| value),
             Err(error) => {

@@ -1,17 +1,16 @@
 //! One rank as this process.
 
 use super::error_file::ErrorFile;
-use super::rank;
+use super::rank::Start;
 use super::settings::Settings;
 use super::threads::compute_threads;
-use super::{Identity, host};
+use super::{Devices, Identity, host};
 use crate::comm::mesh::{Mesh, Options, Transport};
-use crate::comm::{Communicator, Flight, Recorder};
+use crate::comm::{Flight, Recorder};
 use crate::error::{Error, Result};
 use crate::rendezvous::{Seat, Server, Terms};
 use crate::stop::Stop;
-use crate::world::{Setting, World};
-use burn::tensor::Device;
+use crate::world::World;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ pub(super) struct Process {
     pub(super) settings: Settings,
     pub(super) transport: Transport,
     pub(super) deadline: Duration,
-    pub(super) device: Device,
+    pub(super) devices: Devices,
     pub(super) seed: u64,
     pub(super) stop: Stop,
 }
@@ -67,16 +66,17 @@ impl Process {
             advertise: None,
         };
         let mesh = Mesh::new(seat.clone(), options).map_err(|error| seat.abort(error))?;
-        let setting = Setting {
-            device: self.device.clone(),
+        let start = Start {
+            devices: self.devices.clone(),
+            local_rank: self.identity.local_rank,
+            threads: compute_threads(self.identity.local_world_size),
+            deadline: self.deadline,
             seed: self.seed,
             ranks_here: 1,
             restarts: self.settings.attempt,
             stop: self.stop.clone(),
         };
-        let comm = Communicator::recorded_by(mesh, recorder.clone());
-        let threads = compute_threads(self.identity.local_world_size);
-        let value = rank::run(comm, threads, setting, f)?;
+        let value = start.run(mesh, recorder.clone(), f)?;
         seat.leave()?;
         Ok(value)
     }

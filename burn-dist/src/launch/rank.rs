@@ -1,40 +1,71 @@
 //! What every launcher does for one rank, wherever it runs.
 
-use crate::comm::Communicator;
+use super::{Devices, gpus};
+use crate::comm::{Communicator, Engine, Recorder};
 use crate::error::{Error, Result};
+use crate::stop::Stop;
 use crate::unwind::catch_all;
 use crate::world::{Setting, World};
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Runs `f` as the rank behind `comm`, with `threads` compute threads of its own, and tells the
-/// other ranks how it ended.
-pub(super) fn run<T: Send>(
-    comm: Communicator,
-    threads: usize,
-    setting: Setting,
-    f: impl FnOnce(World) -> Result<T> + Send,
-) -> Result<T> {
-    let rank = comm.rank();
-    // Whoever cannot even start still tells the others.
-    let absent = |error: Error| {
-        comm.abort(Error::of_peer(rank, &error));
-        error
-    };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(move |i| format!("rank {rank} compute {i}"))
-        .build()
-        .map_err(|e| Error::config("compute threads", format!("{threads} threads"), e))
-        .map_err(absent)?;
-    let world = World::with_setting(comm, setting)?;
-    let guard = world.clone();
-    let result = pool.install(|| catch_all(rank, || f(world)));
-    match &result {
-        Ok(_) => {
-            // What was submitted and never waited for still needs the others.
-            let _ = guard.queue().submit(|| Ok(())).wait();
-            guard.comm().leave();
+/// How a rank is to run.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) devices: Devices,
+    /// Its number among the ranks of its host.
+    pub(super) local_rank: usize,
+    /// Compute threads of its own.
+    pub(super) threads: usize,
+    pub(super) deadline: Duration,
+    pub(super) seed: u64,
+    /// Ranks of this process.
+    pub(super) ranks_here: usize,
+    pub(super) restarts: usize,
+    pub(super) stop: Stop,
+}
+
+impl Start {
+    /// Runs `f` as the rank behind `engine`, and tells the other ranks how it ended.
+    pub(super) fn run<T: Send>(
+        self,
+        engine: impl Engine + 'static,
+        recorder: Recorder,
+        f: impl FnOnce(World) -> Result<T> + Send,
+    ) -> Result<T> {
+        let (rank, threads) = (engine.rank(), self.threads);
+        let engine: Arc<dyn Engine> = Arc::new(engine);
+        // Whoever cannot even start still tells the others.
+        let absent = |error: Error| {
+            engine.abort(Error::of_peer(rank, &error));
+            error
+        };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(move |i| format!("rank {rank} compute {i}"))
+            .build()
+            .map_err(|e| Error::config("compute threads", format!("{threads} threads"), e))
+            .map_err(absent)?;
+        let device = self.devices.of(self.local_rank).map_err(absent)?;
+        let engine = gpus::connect(engine.clone(), &device, self.deadline).map_err(absent)?;
+        let setting = Setting {
+            device,
+            seed: self.seed,
+            ranks_here: self.ranks_here,
+            restarts: self.restarts,
+            stop: self.stop,
+        };
+        let world = World::with_setting(Communicator::over(engine, recorder), setting)?;
+        let guard = world.clone();
+        let result = pool.install(|| catch_all(rank, || f(world)));
+        match &result {
+            Ok(_) => {
+                // What was submitted and never waited for still needs the others.
+                let _ = guard.queue().submit(|| Ok(())).wait();
+                guard.comm().leave();
+            }
+            Err(error) => guard.fail(error),
         }
-        Err(error) => guard.fail(error),
+        result
     }
-    result
 }

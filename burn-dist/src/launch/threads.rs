@@ -1,11 +1,11 @@
 //! Ranks as threads of this process.
 
-use super::rank;
-use crate::comm::{Communicator, Engine, local};
+use super::Devices;
+use super::rank::Start;
+use crate::comm::{Engine, Recorder, local};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
-use crate::world::{Setting, World};
-use burn::tensor::Device;
+use crate::world::World;
 use std::time::Duration;
 
 /// Runs one function on several ranks, each a thread with compute threads of its own.
@@ -25,7 +25,7 @@ pub struct Threads {
     ranks: usize,
     seed: u64,
     deadline: Duration,
-    device: Device,
+    devices: Devices,
     stop: Stop,
 }
 
@@ -36,7 +36,7 @@ impl Threads {
             ranks,
             seed: 0,
             deadline: Duration::from_secs(300),
-            device: Device::flex(),
+            devices: Devices::default(),
             stop: Stop::never(),
         }
     }
@@ -59,9 +59,12 @@ impl Threads {
         self
     }
 
-    /// The device that every rank computes on; it tracks gradients whether given so or not.
-    pub fn device(mut self, device: Device) -> Self {
-        self.device = device;
+    /// What the ranks compute on: a device for all of them, or a [`DeviceKind`] of which each takes its
+    /// own. It tracks gradients whether given so or not.
+    ///
+    /// [`DeviceKind`]: super::DeviceKind
+    pub fn device(mut self, devices: impl Into<Devices>) -> Self {
+        self.devices = devices.into();
         self
     }
 
@@ -124,14 +127,17 @@ impl Threads {
         threads: usize,
         f: &(impl Fn(World) -> Result<T> + Sync),
     ) -> Result<T> {
-        let setting = Setting {
-            device: self.device.clone(),
+        let start = Start {
+            devices: self.devices.clone(),
+            local_rank: engine.rank(),
+            threads,
+            deadline: self.deadline,
             seed: self.seed,
             ranks_here: self.ranks,
             restarts: 0,
             stop: self.stop.clone(),
         };
-        rank::run(Communicator::new(engine), threads, setting, f)
+        start.run(engine, Recorder::default(), f)
     }
 }
 

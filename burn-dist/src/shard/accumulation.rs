@@ -148,7 +148,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
         {
             let flat = match stage {
                 Stage::Own(flat) => flat,
-                Stage::Coming(ticket) => self.world.waiting(|| ticket.wait())?,
+                Stage::Coming(ticket) => self.world.waiting(|| ticket.wait())?.arrive()?,
             };
             match &mut self.sums[unit] {
                 None => self.sums[unit] = Some(UnitGradients { present, flat }),
@@ -181,7 +181,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
                 }
             }
             for (unit, present, ticket) in coming {
-                let flat = self.world.waiting(|| ticket.wait())?;
+                let flat = self.world.waiting(|| ticket.wait())?.arrive()?;
                 sums[unit] = Some(UnitGradients { present, flat });
             }
         }

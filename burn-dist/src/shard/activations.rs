@@ -2,7 +2,8 @@
 
 use super::ops;
 use super::pass::Pass;
-use burn::tensor::{Bool, Device, FloatDType, Int, Tensor};
+use super::primitive::untracked;
+use burn::tensor::{Bool, FloatDType, Int, Tensor};
 use std::sync::Arc;
 
 /// Inputs and outputs of a [`unit`](crate::unit()): tensors of any rank and kind, and options,
@@ -85,7 +86,7 @@ impl Tokens {
     pub(super) fn collect<A: Activations>(pass: &Arc<Pass>, inputs: A) -> (A, Tensor<1>) {
         let mut tokens = Self {
             pass: pass.clone(),
-            token: untracked(),
+            token: untracked(&pass.sharding.world.device()),
         };
         let inputs = inputs.map(&mut tokens);
         (inputs, tokens.token)
@@ -94,15 +95,10 @@ impl Tokens {
 
 impl MapActivations for Tokens {
     fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
-        let earlier = std::mem::replace(&mut self.token, untracked());
+        let earlier = self.token.clone();
         self.token = ops::token(x.clone(), earlier, self.pass.clone());
         x
     }
-}
-
-/// A token that comes after nothing.
-pub(super) fn untracked() -> Tensor<1> {
-    Tensor::zeros([1], &Device::flex())
 }
 
 /// Casts every float tensor.

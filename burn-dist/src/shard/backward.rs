@@ -4,14 +4,14 @@ use super::accumulation::Accumulation;
 use super::flat::Flat;
 use super::gradients::ShardedGradients;
 use super::pass::{Gradients, Pass};
+use super::primitive::Primitive;
 use super::sharding::{Sharding, Unit};
-use crate::comm::{Reduce, Ticket};
+use crate::comm::Ticket;
 use crate::error::{Error, Result};
 use crate::strategy::When;
 use crate::world::World;
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn_flex::FlexTensor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -109,7 +109,7 @@ impl Sharding {
         &self,
         unit: usize,
         slot: usize,
-        gradient: FlexTensor,
+        gradient: Primitive,
     ) -> Result<()> {
         match self.session().as_mut() {
             Some(session) => session.alone.entry(unit).or_default().add(slot, gradient),
@@ -140,25 +140,19 @@ impl Sharding {
                 .label
                 .with_detail(format!("gradients {bits}, passes {}", steps.passes));
             let stored = unit.layout.dtype;
-            let mut own = own.cast(this.strategy.precision.reduced(stored));
+            let own = own.cast(this.strategy.precision.reduced(stored));
             let cut = steps.over_cut && this.cut.size() > 1;
-            if cut && unit.layout.is_whole() {
-                this.cut.all_reduce(&label, Reduce::Sum, own.span_mut()?)?;
-            }
-            let mut sum = match cut && !unit.layout.is_whole() {
-                true => {
-                    let mut sum = Flat::zeros(unit.layout.cut, own.dtype());
-                    let send = own.span()?;
-                    this.cut
-                        .reduce_scatter(&label, Reduce::Sum, send, sum.span_mut()?)?;
-                    drop(own);
-                    sum
-                }
+            let mut sum = match cut {
+                true if unit.layout.is_whole() => own.all_reduce(&this.cut, &label)?,
+                true => own.reduce_scatter(&this.cut, &label, unit.layout.cut)?,
                 false => own,
             };
-            if steps.over_replicas {
-                this.replicas
-                    .all_reduce(&label, Reduce::Sum, sum.span_mut()?)?;
+            if steps.over_replicas && this.replicas.size() > 1 {
+                sum = sum.arrive()?.all_reduce(&this.replicas, &label)?;
+            }
+            // Casting computes on this thread.
+            if sum.dtype() != stored {
+                sum = sum.arrive()?;
             }
             Ok(sum.cast(stored))
         })

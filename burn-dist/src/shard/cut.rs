@@ -1,8 +1,9 @@
 //! From a Burn module to a sharded one.
 
 use super::agreement;
-use super::flat::{Flat, Piece, tensor};
+use super::flat::Piece;
 use super::gradients::piece_shape;
+use super::primitive::{Place, Primitive};
 use super::sharded::{Identity, Sharded};
 use super::sharding::Sharding;
 use super::survey::parameters;
@@ -12,10 +13,8 @@ use crate::plan::Plan;
 use crate::strategy::{Over, Strategy};
 use crate::unwind::raise;
 use crate::world::World;
-use burn::backend::Flex;
 use burn::module::{Module, Param, ParamId, ParamMapper, Reparameterizer};
-use burn::tensor::{FloatDType, Tensor};
-use burn_flex::FlexTensor;
+use burn::tensor::{DType, FloatDType, Tensor};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -136,7 +135,9 @@ impl Reparameterizer for Reporting<'_> {
         let Some((unit, slot)) = self.0.places.get(path).copied() else {
             // Running state: every rank has all of it.
             return (
-                values.map_or(param.clone(), |v| running(path, param, v)),
+                values.map_or(param.clone(), |v| {
+                    running(path, param, v, &self.0.sharding.place)
+                }),
                 None,
             );
         };
@@ -160,17 +161,33 @@ fn running<const D: usize>(
     path: &str,
     param: Param<Tensor<D>>,
     values: &dyn Values,
+    place: &Place,
 ) -> Param<Tensor<D>> {
     param.map(|old| {
         let (shape, dtype) = (old.dims(), old.dtype());
-        let mut flat = Flat::zeros(shape.iter().product(), dtype);
-        values.read(path, 0..shape.iter().product(), dtype, flat.bytes_mut());
-        let new = Tensor::<D>::from_primitive::<Flex>(flat.share().view(0, &shape));
+        let range = 0..shape.iter().product();
+        let new = given(values, path, range, dtype, &shape, place).into_tensor::<D>();
         match old.device().is_autodiff() {
             true => Tensor::from_inner(new),
             false => new,
         }
     })
+}
+
+/// A range of the values that are given.
+fn given(
+    values: &dyn Values,
+    path: &str,
+    range: Range<usize>,
+    dtype: DType,
+    shape: &[usize],
+    place: &Place,
+) -> Primitive {
+    // Words, so that the elements are aligned whatever their type.
+    let mut words = vec![0u64; (range.len() * dtype.size()).div_ceil(8)];
+    let bytes = &mut bytemuck::cast_slice_mut(&mut words)[..range.len() * dtype.size()];
+    values.read(path, range, dtype, bytes);
+    Primitive::from_bytes(bytes, dtype, shape, place)
 }
 
 /// Initialises a parameter and keeps this rank's piece of it; one whose values are given is never
@@ -192,17 +209,16 @@ fn cut<const D: usize>(
     };
     let (id, mapper, piece) = match values {
         Some(values) => {
-            let mut piece = Flat::zeros(range.len(), layout.dtype);
-            values.read(path, range, layout.dtype, piece.bytes_mut());
+            let place = &identity.sharding.place;
+            let piece = given(values, path, range, layout.dtype, &shape, place);
             // Loading something tiny shows the mapper without initialising.
             let (id, tiny) = (param.id, Tensor::zeros([1; D], &param.lazy_device()));
             let (id, _, mapper) = param.transform_for_load(tiny, id).consume();
-            (id, mapper, piece.share().view(0, &shape))
+            (id, mapper, piece)
         }
         None => drawn(path, param, identity, range, &shape)?,
     };
-    let piece = Tensor::<D>::from_primitive::<Flex>(piece);
-    let piece = Tensor::from_inner(piece).set_require_grad(takes_gradients);
+    let piece = Tensor::from_inner(piece.into_tensor::<D>()).set_require_grad(takes_gradients);
     let (on_save, path) = (mapper.clone(), path.to_string());
     let param = Param::from_mapped_value(id, piece, mapper);
     // Cuts of equal shape would overwrite each other in a record without anybody noticing.
@@ -225,7 +241,7 @@ fn drawn<const D: usize>(
     identity: &Identity,
     range: Range<usize>,
     shape: &[usize],
-) -> Result<(ParamId, ParamMapper<Tensor<D>>, FlexTensor)> {
+) -> Result<(ParamId, ParamMapper<Tensor<D>>, Primitive)> {
     let layout = &identity.sharding.unit(identity.unit).layout;
     let (id, full, mapper) = param.consume();
     // Under a precision policy the piece is f32, whatever the model came in.
@@ -244,7 +260,6 @@ fn drawn<const D: usize>(
             "initialise it before sharding, or set the device's float type",
         ));
     }
-    let (stored, size) = (Piece::of(full)?, layout.dtype.size());
-    let bytes = &stored.bytes()[range.start * size..range.end * size];
-    Ok((id, mapper, tensor(bytes, layout.dtype, shape)))
+    let piece = Piece::of(full)?.cut(range, layout.dtype, shape);
+    Ok((id, mapper, piece))
 }

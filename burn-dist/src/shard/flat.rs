@@ -1,17 +1,17 @@
-//! Buffers of Burn's CPU backend, as bytes.
+//! Flat buffers and stored pieces, wherever they lie.
 //!
-//! Everything that knows how Flex stores a tensor is here: a stored piece, a unit's flat buffer,
-//! and views into it that share its memory.
+//! The engine does the same with memory of the process and of a GPU; what differs is in `host` and
+//! `device`.
 
-use crate::comm::{Dtype, Span, SpanMut};
+#[cfg(feature = "cube")]
+use super::device;
+use super::host;
+use super::primitive::{Place, Primitive};
+use crate::comm::Dtype;
 use crate::error::{Error, Result};
-use burn::backend::Flex;
-use burn::backend::ops::FloatTensorOps;
-use burn::tensor::{Bytes, DType, Shape, Tensor};
-use burn_flex::{FlexTensor, Layout};
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
-use std::sync::Arc;
+use burn::tensor::{DType, Tensor};
+use std::borrow::Cow;
+use std::ops::Range;
 
 /// The collectives' name of a float type.
 pub(crate) fn element(dtype: DType) -> Result<Dtype> {
@@ -30,36 +30,83 @@ pub(crate) fn element(dtype: DType) -> Result<Dtype> {
 
 /// What a rank stores of one parameter, at one moment; keeps the storage alive.
 #[derive(Debug, Clone)]
-pub(crate) struct Piece {
-    data: Arc<Bytes>,
-    start: usize,
-    len: usize,
+pub(crate) enum Piece {
+    Host(host::Piece),
+    #[cfg(feature = "cube")]
+    Device(device::Piece),
+}
+
+/// A flat buffer that is still being filled.
+#[derive(Debug)]
+pub(crate) enum Flat {
+    Host(host::Flat),
+    #[cfg(feature = "cube")]
+    Device(device::Flat),
+}
+
+/// A flat buffer whose views are tensors.
+#[derive(Debug, Clone)]
+pub(crate) enum Shared {
+    Host(host::Shared),
+    #[cfg(feature = "cube")]
+    Device(device::Shared),
 }
 
 impl Piece {
-    /// The contents of a tensor on the CPU.
+    /// The contents of a tensor.
     pub(crate) fn of<const D: usize>(tensor: Tensor<D>) -> Result<Self> {
-        flex(tensor).map(Self::of_primitive)
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.data[self.start..self.start + self.len]
+        Primitive::of(tensor).map(Self::of_primitive)
     }
 
     /// The contents of a primitive.
-    pub(crate) fn of_primitive(tensor: FlexTensor) -> Self {
-        let tensor = tensor.to_contiguous();
-        let size = tensor.dtype().size();
-        Self {
-            start: tensor.layout().start_offset() * size,
-            len: tensor.layout().num_elements() * size,
-            data: tensor.data_arc(),
+    pub(crate) fn of_primitive(primitive: Primitive) -> Self {
+        match primitive {
+            Primitive::Host(tensor) => Self::Host(host::Piece::of(tensor)),
+            #[cfg(feature = "cube")]
+            Primitive::Device(tensor) => Self::Device(device::Piece::of(tensor)),
+        }
+    }
+
+    /// Its elements as bytes, copied to the host if they are not there.
+    pub(crate) fn read(&self) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Host(piece) => Ok(piece.bytes().into()),
+            #[cfg(feature = "cube")]
+            Self::Device(piece) => Ok(piece.read()?.into()),
+        }
+    }
+
+    /// How many bytes it has.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Host(piece) => piece.bytes().len(),
+            #[cfg(feature = "cube")]
+            Self::Device(piece) => piece.size(),
+        }
+    }
+
+    /// A copy of a range of its elements, which are of type `dtype`.
+    pub(crate) fn cut(&self, range: Range<usize>, dtype: DType, shape: &[usize]) -> Primitive {
+        match self {
+            Self::Host(piece) => {
+                let size = dtype.size();
+                let bytes = &piece.bytes()[range.start * size..range.end * size];
+                Primitive::Host(host::tensor(bytes, dtype, shape))
+            }
+            #[cfg(feature = "cube")]
+            Self::Device(piece) => Primitive::Device(piece.cut(range, shape)),
         }
     }
 
     /// Whether both are the same memory: nothing was stored to the parameter in between.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.data, &other.data) && self.start == other.start && self.len == other.len
+        match (self, other) {
+            (Self::Host(a), Self::Host(b)) => a.is(b),
+            #[cfg(feature = "cube")]
+            (Self::Device(a), Self::Device(b)) => a.is(b),
+            #[cfg(feature = "cube")]
+            _ => false,
+        }
     }
 }
 
@@ -68,289 +115,177 @@ pub(crate) fn same(a: &[Piece], b: &[Piece]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is(b))
 }
 
-/// The primitive of a tensor on the CPU, cut from autodiff.
-pub(crate) fn flex<const D: usize>(tensor: Tensor<D>) -> Result<FlexTensor> {
-    let device = tensor.device();
-    tensor
-        .without_autodiff()
-        .try_into_primitive::<Flex>()
-        .map_err(|_| {
-            Error::config(
-                "device",
-                "Burn's CPU device, Device::flex()",
-                format!("{device:?}"),
-            )
-        })
-}
-
-/// A copy of a tensor on the CPU, to be written to.
-pub(crate) fn copy_of<const D: usize>(tensor: Tensor<D>) -> Result<Flat> {
-    let tensor = flex(tensor)?;
-    let mut flat = Flat::zeros(tensor.layout().num_elements(), tensor.dtype());
-    flat.put(0, &tensor);
-    Ok(flat)
-}
-
-/// A tensor of these elements, copied.
-pub(crate) fn tensor(bytes: &[u8], dtype: DType, shape: &[usize]) -> FlexTensor {
-    let mut copy = Flat::zeros(bytes.len() / dtype.size(), dtype);
-    copy.bytes_mut().copy_from_slice(bytes);
-    copy.share().view(0, shape)
-}
-
-/// The same numbers in another type; the tensor itself where it has that type.
-pub(crate) fn cast(tensor: FlexTensor, dtype: DType) -> FlexTensor {
-    match tensor.dtype() == dtype {
-        true => tensor,
-        false => Flex::float_cast(tensor, dtype.into()),
-    }
-}
-
-/// Writes the numbers of `from` to `to`, which has room for as many, in its type.
-fn convert(from: &[u8], from_type: DType, to: &mut [u8], to_type: DType) {
-    use DType::{BF16, F16, F32};
-    macro_rules! each {
-        ($from:ty, $to:ty, $f:expr) => {
-            bytemuck::cast_slice_mut::<_, $to>(to)
-                .iter_mut()
-                .zip(bytemuck::cast_slice::<_, $from>(from))
-                .for_each(|(to, from)| *to = $f(*from))
-        };
-    }
-    match (from_type, to_type) {
-        _ if from_type == to_type => to.copy_from_slice(from),
-        // The library's own loops use the processor's instructions for these.
-        (F32, F16) => bytemuck::cast_slice_mut::<_, f16>(to)
-            .convert_from_f32_slice(bytemuck::cast_slice(from)),
-        (F16, F32) => {
-            bytemuck::cast_slice::<_, f16>(from).convert_to_f32_slice(bytemuck::cast_slice_mut(to))
+/// Does the same with either kind of memory.
+macro_rules! either {
+    ($self:expr, $flat:ident => $do:expr) => {
+        match $self {
+            Self::Host($flat) => $do,
+            #[cfg(feature = "cube")]
+            Self::Device($flat) => $do,
         }
-        (F32, BF16) => each!(f32, bf16, bf16::from_f32),
-        (BF16, F32) => each!(bf16, f32, bf16::to_f32),
-        (F16, BF16) => each!(f16, bf16, |x: f16| bf16::from_f32(x.to_f32())),
-        (BF16, F16) => each!(bf16, f16, |x: bf16| f16::from_f32(x.to_f32())),
-        (DType::F64, F32) => each!(f64, f32, |x| x as f32),
-        (DType::F64, F16) => each!(f64, f16, f16::from_f64),
-        (DType::F64, _) => each!(f64, bf16, bf16::from_f64),
-        (F32, _) => each!(f32, f64, f64::from),
-        (F16, _) => each!(f16, f64, f16::to_f64),
-        _ => each!(bf16, f64, bf16::to_f64),
-    }
-}
-
-fn all<T: bytemuck::Pod>(bytes: &[u8], is: impl Fn(&T) -> bool) -> bool {
-    bytemuck::cast_slice(bytes).iter().all(is)
-}
-
-/// A flat buffer that is still being filled.
-#[derive(Debug)]
-pub(crate) struct Flat {
-    bytes: Bytes,
-    dtype: DType,
-}
-
-/// A flat buffer whose views are tensors.
-#[derive(Debug, Clone)]
-pub(crate) struct Shared {
-    bytes: Arc<Bytes>,
-    dtype: DType,
+    };
 }
 
 impl Flat {
     /// A buffer of `len` zeros.
-    pub(crate) fn zeros(len: usize, dtype: DType) -> Self {
-        // Words, so that the memory is aligned for every element type; the allocator has zeros
-        // at hand that nobody needs to write.
-        let words = (len * dtype.size()).div_ceil(8);
-        Self {
-            bytes: Bytes::from_elems(vec![0u64; words]),
-            dtype,
+    pub(crate) fn zeros(len: usize, dtype: DType, place: &Place) -> Self {
+        match place {
+            Place::Host => Self::Host(host::Flat::zeros(len, dtype)),
+            #[cfg(feature = "cube")]
+            Place::Device(at) => Self::Device(device::Flat::zeros(len, dtype, at)),
         }
-        .truncated(len)
-    }
-
-    fn truncated(self, len: usize) -> Self {
-        let wanted = len * self.dtype.size();
-        if self.bytes.len() == wanted {
-            return self;
-        }
-        // An odd number of small elements does not fill its words.
-        let bytes = match self.dtype.size() {
-            4 => Bytes::from_elems(vec![0u32; len]),
-            _ => Bytes::from_elems(vec![0u16; len]),
-        };
-        Self { bytes, ..self }
     }
 
     pub(crate) fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
-    pub(crate) fn span(&self) -> Result<Span<'_>> {
-        Ok(Span::new(&self.bytes, element(self.dtype)?))
-    }
-
-    pub(crate) fn span_mut(&mut self) -> Result<SpanMut<'_>> {
-        let dtype = element(self.dtype)?;
-        Ok(SpanMut::new(&mut self.bytes, dtype))
+        either!(self, flat => flat.dtype())
     }
 
     /// Copies a tensor's elements to `start`, counted in elements, in this buffer's type.
-    pub(crate) fn put(&mut self, start: usize, tensor: &FlexTensor) {
-        let tensor = tensor.to_contiguous();
-        let size = tensor.dtype().size();
-        let from = tensor.layout().start_offset() * size;
-        let to = from + tensor.layout().num_elements() * size;
-        self.put_bytes(start, &tensor.bytes()[from..to], tensor.dtype());
+    pub(crate) fn put(&mut self, start: usize, tensor: &Primitive) {
+        match (self, tensor) {
+            (Self::Host(flat), Primitive::Host(tensor)) => flat.put(start, tensor),
+            #[cfg(feature = "cube")]
+            (Self::Device(flat), Primitive::Device(tensor)) => flat.put(start, tensor.clone()),
+            // Nobody gets here: a rank's tensors are all in one place.
+            #[cfg(feature = "cube")]
+            _ => debug_assert!(false, "a buffer and a tensor in two places"),
+        }
     }
 
-    /// Copies elements of type `dtype` to `start`, counted in elements, in this buffer's type.
-    pub(crate) fn put_bytes(&mut self, start: usize, from: &[u8], dtype: DType) {
-        let size = self.dtype.size();
-        let (first, len) = (start * size, from.len() / dtype.size());
-        let to = &mut self.bytes[first..first + len * size];
-        convert(from, dtype, to, self.dtype);
+    /// Copies a piece's elements, which are of type `dtype`, to `start`, in this buffer's type.
+    pub(crate) fn put_piece(&mut self, start: usize, piece: &Piece, dtype: DType) {
+        match (self, piece) {
+            (Self::Host(flat), Piece::Host(piece)) => flat.put_bytes(start, piece.bytes(), dtype),
+            #[cfg(feature = "cube")]
+            (Self::Device(flat), Piece::Device(piece)) => flat.put(start, piece.tensor()),
+            #[cfg(feature = "cube")]
+            _ => debug_assert!(false, "a buffer and a piece in two places"),
+        }
+    }
+
+    /// Copies the elements `from` of another buffer of this type to `start`.
+    pub(crate) fn put_part(&mut self, start: usize, other: &Self, from: Range<usize>) {
+        match (self, other) {
+            (Self::Host(flat), Self::Host(other)) => flat.put_part(start, other, from),
+            #[cfg(feature = "cube")]
+            (Self::Device(flat), Self::Device(other)) => flat.put(start, other.part(from)),
+            #[cfg(feature = "cube")]
+            _ => debug_assert!(false, "two buffers in two places"),
+        }
     }
 
     /// The same numbers in another type.
     pub(crate) fn cast(self, dtype: DType) -> Self {
-        if self.dtype == dtype {
-            return self;
+        match self {
+            Self::Host(flat) => Self::Host(flat.cast(dtype)),
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => Self::Device(flat.cast(dtype)),
         }
-        let mut cast = Self::zeros(self.bytes.len() / self.dtype.size(), dtype);
-        cast.put_bytes(0, &self.bytes, self.dtype);
-        cast
     }
 
     /// All elements, widened.
-    pub(crate) fn numbers(&self) -> Vec<f64> {
-        let mut numbers = vec![0f64; self.bytes.len() / self.dtype.size()];
-        let to = bytemuck::cast_slice_mut(&mut numbers);
-        convert(&self.bytes, self.dtype, to, DType::F64);
-        numbers
+    pub(crate) fn numbers(&self) -> Result<Vec<f64>> {
+        match self {
+            Self::Host(flat) => Ok(flat.numbers()),
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => Ok(flat.download()?.numbers()),
+        }
     }
 
-    /// Whether every element of a range is a number.
-    pub(crate) fn is_finite(&self, range: std::ops::Range<usize>) -> bool {
-        let size = self.dtype.size();
-        let bytes = &self.bytes[range.start * size..range.end * size];
-        match self.dtype {
-            DType::F64 => all(bytes, |x: &f64| x.is_finite()),
-            DType::F32 => all(bytes, |x: &f32| x.is_finite()),
-            DType::F16 => all(bytes, |x: &f16| x.is_finite()),
-            _ => all(bytes, |x: &bf16| x.is_finite()),
+    /// Whether every element of some ranges is a number; what lies around them is one.
+    pub(crate) fn is_finite(&self, ranges: &[Range<usize>]) -> Result<bool> {
+        match self {
+            Self::Host(flat) => Ok(ranges.iter().all(|range| flat.is_finite(range.clone()))),
+            // One reading of the device, not one a parameter.
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => flat.is_finite(),
         }
     }
 
     /// Adds another buffer of the same length.
     pub(crate) fn add(&mut self, other: &Self) {
-        each(self.dtype, &mut self.bytes, &other.bytes, |a, b| a + b);
+        match (self, other) {
+            (Self::Host(flat), Self::Host(other)) => flat.add(other),
+            #[cfg(feature = "cube")]
+            (Self::Device(flat), Self::Device(other)) => flat.add(other),
+            #[cfg(feature = "cube")]
+            _ => debug_assert!(false, "two buffers in two places"),
+        }
     }
 
     /// Multiplies every element.
     pub(crate) fn scale(&mut self, by: f64) {
-        let bytes = &mut self.bytes;
-        match self.dtype {
-            DType::F64 => bytemuck::cast_slice_mut(bytes)
-                .iter_mut()
-                .for_each(|x: &mut f64| *x *= by),
-            DType::F32 => bytemuck::cast_slice_mut(bytes)
-                .iter_mut()
-                .for_each(|x: &mut f32| *x *= by as f32),
-            DType::F16 => bytemuck::cast_slice_mut(bytes)
-                .iter_mut()
-                .for_each(|x: &mut f16| *x = f16::from_f64(x.to_f64() * by)),
-            _ => bytemuck::cast_slice_mut(bytes)
-                .iter_mut()
-                .for_each(|x: &mut bf16| *x = bf16::from_f64(x.to_f64() * by)),
-        }
+        either!(self, flat => flat.scale(by))
     }
 
-    /// The sum of squares of a range of elements, computed in f64.
-    pub(crate) fn squares(&self, range: std::ops::Range<usize>) -> f64 {
-        let size = self.dtype.size();
-        let bytes = &self.bytes[range.start * size..range.end * size];
-        match self.dtype {
-            DType::F64 => bytemuck::cast_slice(bytes)
-                .iter()
-                .map(|x: &f64| x * x)
-                .sum(),
-            DType::F32 => bytemuck::cast_slice(bytes)
-                .iter()
-                .map(|x: &f32| f64::from(*x).powi(2))
-                .sum(),
-            DType::F16 => bytemuck::cast_slice(bytes)
-                .iter()
-                .map(|x: &f16| x.to_f64().powi(2))
-                .sum(),
-            _ => bytemuck::cast_slice(bytes)
-                .iter()
-                .map(|x: &bf16| x.to_f64().powi(2))
-                .sum(),
+    /// The sum of squares of some ranges of elements; what lies around them is zero.
+    ///
+    /// Computed in f64 on the host, in f32 on a GPU.
+    pub(crate) fn squares(&self, ranges: &[Range<usize>]) -> Result<f64> {
+        match self {
+            Self::Host(flat) => Ok(ranges.iter().map(|range| flat.squares(range.clone())).sum()),
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => flat.squares(),
         }
     }
 
     /// No more writing from here on.
     pub(crate) fn share(self) -> Shared {
-        Shared {
-            bytes: Arc::new(self.bytes),
-            dtype: self.dtype,
+        match self {
+            Self::Host(flat) => Shared::Host(flat.share()),
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => Shared::Device(flat.share()),
         }
     }
 }
 
 impl Shared {
-    /// The elements from `start` on as a tensor of `shape`, without a copy.
-    pub(crate) fn view(&self, start: usize, shape: &[usize]) -> FlexTensor {
-        let shape = Shape::from(shape.to_vec());
-        let strides = Layout::contiguous(shape.clone()).strides().to_vec();
-        FlexTensor::from_arc(
-            self.bytes.clone(),
-            Layout::new(shape, strides, start),
-            self.dtype,
-        )
-    }
-
-    /// The bytes of `len` elements from `start` on.
-    pub(crate) fn bytes(&self, start: usize, len: usize) -> &[u8] {
-        let size = self.dtype.size();
-        &self.bytes[start * size..(start + len) * size]
+    /// The elements from `start` on as a tensor of `shape`, without a copy where the place allows.
+    pub(crate) fn view(&self, start: usize, shape: &[usize]) -> Primitive {
+        match self {
+            Self::Host(flat) => Primitive::Host(flat.view(start, shape)),
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => Primitive::Device(flat.view(start, shape)),
+        }
     }
 
     /// The same as a tensor with storage of its own.
-    pub(crate) fn copy(&self, start: usize, shape: &[usize]) -> FlexTensor {
-        let len: usize = shape.iter().product();
-        let size = self.dtype.size();
-        tensor(
-            &self.bytes[start * size..(start + len) * size],
-            self.dtype,
-            shape,
-        )
+    pub(crate) fn copy(&self, start: usize, shape: &[usize]) -> Primitive {
+        match self {
+            Self::Host(flat) => Primitive::Host(flat.copy(start, shape)),
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => Primitive::Device(flat.copy(start, shape)),
+        }
+    }
+
+    /// All its elements as bytes, copied to the host if they are not there.
+    pub(crate) fn read(&self) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Host(flat) => Ok(flat.all().into()),
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => Ok(flat.read()?.into()),
+        }
+    }
+
+    /// Lets what this thread computes from here on see the elements.
+    pub(crate) fn arrive(self) -> Result<Self> {
+        match &self {
+            Self::Host(_) => {}
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => flat.arrive()?,
+        }
+        Ok(self)
     }
 }
 
-fn each(dtype: DType, to: &mut [u8], from: &[u8], f: impl Fn(f64, f64) -> f64) {
-    macro_rules! over {
-        ($t:ty, $wide:expr, $narrow:expr) => {
-            bytemuck::cast_slice_mut(to)
-                .iter_mut()
-                .zip(bytemuck::cast_slice(from))
-                .for_each(|(a, b): (&mut $t, &$t)| *a = $narrow(f($wide(*a), $wide(*b))))
-        };
-    }
-    match dtype {
-        DType::F64 => over!(f64, |x: f64| x, |x: f64| x),
-        // The f64 sum of two f32, rounded once, is their f32 sum.
-        DType::F32 => over!(f32, f64::from, |x: f64| x as f32),
-        DType::F16 => over!(f16, f16::to_f64, f16::from_f64),
-        _ => over!(bf16, bf16::to_f64, bf16::from_f64),
+impl Flat {
+    /// Lets what this thread computes from here on see the elements.
+    pub(crate) fn arrive(self) -> Result<Self> {
+        match &self {
+            Self::Host(_) => {}
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => flat.arrive()?,
+        }
+        Ok(self)
     }
 }

@@ -1,6 +1,7 @@
 //! The whole model again, gathered unit by unit.
 
 use super::flat::{Piece, Shared};
+use super::primitive::Primitive;
 use super::sharded::{Identity, Visit, walk};
 use super::sharding::Sharding;
 use crate::error::{Error, Result};
@@ -9,7 +10,6 @@ use crate::unwind::catch_raised;
 use crate::world::World;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
-use burn_flex::FlexTensor;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ pub(super) fn is_exporting() -> bool {
 }
 
 /// The next parameter of the export, with storage of its own.
-pub(super) fn take(identity: &Identity) -> Result<FlexTensor> {
+pub(super) fn take(identity: &Identity) -> Result<Primitive> {
     let Identity {
         sharding,
         unit,
@@ -97,7 +97,8 @@ pub(super) fn take(identity: &Identity) -> Result<FlexTensor> {
     EXPORT.with_borrow_mut(|export| {
         let export = export.as_mut().ok_or_else(not_sharded)?;
         if let Some(pieces) = export.pieces.remove(unit) {
-            let flat = sharding.gather(*unit, pieces.into(), layout.dtype).wait()?;
+            let ticket = sharding.gather(*unit, pieces.into(), layout.dtype);
+            let flat = sharding.gathered(ticket)?;
             export.gathered.insert(*unit, (flat, layout.slots.len()));
         }
         let (flat, left) = export.gathered.get_mut(unit).ok_or_else(not_sharded)?;
@@ -160,7 +161,8 @@ impl Apart {
         for (unit, pieces) in &self.pieces {
             let layout = &self.sharding.unit(*unit).layout;
             let pieces = pieces.clone().into();
-            let flat = self.sharding.gather(*unit, pieces, layout.dtype).wait()?;
+            let ticket = self.sharding.gather(*unit, pieces, layout.dtype);
+            let flat = self.sharding.gathered(ticket)?;
             each(layout, &flat);
         }
         Ok(())

@@ -1,15 +1,14 @@
 //! The gradients of a step, cut as the parameters are, and their global norm.
 
 use super::flat::Flat;
+use super::primitive::Primitive;
 use super::sharding::Sharding;
 use crate::comm::{Reduce, SpanMut};
 use crate::error::{Error, Result};
 use crate::layout::Slot;
-use burn::backend::Flex;
 use burn::module::{Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use burn_flex::FlexTensor;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,7 +27,7 @@ pub(crate) struct Entry {
     rank: usize,
     unit: usize,
     slot: usize,
-    register: fn(&mut GradientsParams, ParamId, FlexTensor),
+    register: fn(&mut GradientsParams, ParamId, Primitive),
 }
 
 impl Entry {
@@ -39,7 +38,7 @@ impl Entry {
             unit: 0,
             slot: 0,
             register: |gradients, id, piece| {
-                gradients.register(id, Tensor::<D>::from_primitive::<Flex>(piece));
+                gradients.register(id, piece.into_tensor::<D>());
             },
         }
     }
@@ -84,7 +83,7 @@ impl ShardedGradients {
     /// The L2 norm of all gradients of the model, each element counted once.
     ///
     /// # Numerics
-    /// Squares are summed in f64, whatever the gradients' type.
+    /// Squares are summed in f64, whatever the gradients' type; on a GPU in f32, unit by unit.
     ///
     /// # Cost
     /// One all-reduce of 8 bytes among the ranks that share a copy of the state; none where
@@ -104,9 +103,7 @@ impl ShardedGradients {
             if layout.is_whole() && self.sharding.cut.rank() != 0 {
                 continue;
             }
-            for slot in (0..present.len()).filter(|slot| present[*slot]) {
-                squares[0] += flat.squares(layout.piece_in_cut(slot, self.sharding.owned(unit)));
-            }
+            squares[0] += flat.squares(&self.ranges(unit, present))?;
         }
         let label = "gradient norm".into();
         self.sharding
@@ -156,37 +153,44 @@ impl ShardedGradients {
     /// # Errors
     /// What a collective returns.
     pub fn all_finite(&self) -> Result<bool> {
-        let mut units = self.units.iter().enumerate();
-        let is_finite = |(unit, gradients): (usize, &Option<UnitGradients>)| {
-            let Some(UnitGradients { present, flat }) = gradients else {
-                return true;
-            };
-            let layout = &self.sharding.unit(unit).layout;
-            let owned = self.sharding.owned(unit);
-            let mut slots = (0..present.len()).filter(|slot| present[*slot]);
-            slots.all(|slot| flat.is_finite(layout.piece_in_cut(slot, owned)))
-        };
-        let mut found = [u8::from(!units.all(is_finite))];
+        let mut is_finite = true;
+        for (unit, gradients) in self.units.iter().enumerate() {
+            if let Some(UnitGradients { present, flat }) = gradients {
+                is_finite = is_finite && flat.is_finite(&self.ranges(unit, present))?;
+            }
+        }
+        let mut found = [u8::from(!is_finite)];
         let comm = self.sharding.world.comm();
         let label = "gradients finite".into();
         comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut found))?;
         Ok(found[0] == 0)
     }
 
+    /// Where the gradients that a unit has lie in its buffer.
+    fn ranges(&self, unit: usize, present: &[bool]) -> Vec<Range<usize>> {
+        let (layout, owned) = (&self.sharding.unit(unit).layout, self.sharding.owned(unit));
+        let slots = (0..present.len()).filter(|slot| present[*slot]);
+        slots.map(|slot| layout.piece_in_cut(slot, owned)).collect()
+    }
+
     /// Shows what this rank has of every gradient: unit, slot, the range of the parameter's
     /// elements, and their values.
-    pub(super) fn each(&self, mut show: impl FnMut(usize, &Slot, Range<usize>, &[f64])) {
+    pub(super) fn each(
+        &self,
+        mut show: impl FnMut(usize, &Slot, Range<usize>, &[f64]),
+    ) -> Result<()> {
         for (unit, gradients) in self.units.iter().enumerate() {
             let Some(UnitGradients { present, flat }) = gradients else {
                 continue;
             };
             let (layout, owned) = (&self.sharding.unit(unit).layout, self.sharding.owned(unit));
-            let all = flat.numbers();
+            let all = flat.numbers()?;
             for slot in (0..present.len()).filter(|slot| present[*slot]) {
                 let values = &all[layout.piece_in_cut(slot, owned)];
                 show(unit, &layout.slots[slot], layout.piece(slot, owned), values);
             }
         }
+        Ok(())
     }
 
     /// The name of a unit.

@@ -15,7 +15,9 @@
 //! - `backward` takes what the passes have collected to the sum over ranks, `accumulation` runs the
 //!   tapes of a step and turns the sums into `gradients`;
 //! - `shadow` compares all of that with one plain device, unit by unit, through what `watch` notes;
-//! - `sharding` is what they share: one model's units and groups on one rank.
+//! - `sharding` is what they share: one model's units and groups on one rank;
+//! - `flat` is the memory all of this happens in, a rank's tensors as `primitive`s: of the process
+//!   (`host`) or of a GPU (`device`); `exchange` takes it to the other ranks.
 //!
 //! # Why the memory goes away
 //!
@@ -38,13 +40,18 @@ mod activations;
 mod agreement;
 mod backward;
 mod cut;
+#[cfg(feature = "cube")]
+mod device;
+mod exchange;
 mod flat;
 mod forecast;
 mod full;
 mod gradients;
+mod host;
 mod ops;
 mod optimizer;
 mod pass;
+mod primitive;
 mod recompute;
 mod running;
 mod scope;
@@ -64,7 +71,7 @@ pub use gradients::{Clipped, ShardedGradients};
 pub use scope::unit;
 pub use shadow::{Shadow, Shadowed};
 
-pub(crate) use flat::Piece;
+pub(crate) use flat::{Piece, Shared};
 pub(crate) use full::{Apart, not_sharded, two_sharded};
 pub(crate) use sharded::{Identity, Visit, walk};
 pub(crate) use sharding::Sharding;

@@ -2,11 +2,14 @@
 //! for a unit that is recomputed.
 
 use super::pass::Pass;
+use super::primitive::{Held, Primitive};
 use super::recompute::{Joined, Output};
 use super::source::Source;
 use super::watch::Probe;
 use crate::error::Result;
 use crate::unwind::or_raise;
+#[cfg(feature = "cube")]
+use burn::backend::Cube;
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
@@ -14,11 +17,10 @@ use burn::backend::autodiff::checkpoint::state::BackwardStates;
 use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Shape, Tensor, TensorData};
-use burn_flex::FlexTensor;
+use burn::tensor::{DType, Shape, Tensor};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// One parameter, and where its full value comes from.
@@ -70,7 +72,7 @@ pub(super) fn output<const D: usize>(x: Tensor<D>, token: Tensor<1>, output: Out
 pub(super) fn seed<const D: usize>(
     x: Tensor<D>,
     earlier: Tensor<1>,
-    gradient: FlexTensor,
+    gradient: Primitive,
 ) -> Tensor<1> {
     let (x, earlier) = (x.into_dispatch(), earlier.into_dispatch());
     let gradient = Seed(gradient);
@@ -87,18 +89,20 @@ pub(super) fn probe<const D: usize>(x: Tensor<D>, probe: Probe) -> Tensor<D> {
 
 /// Whether a gradient would flow through `x`.
 pub(crate) fn is_tracked<const D: usize>(x: &Tensor<D>) -> bool {
-    let plain = || x.clone().try_into_primitive::<Autodiff<Flex>>();
-    let balanced = || {
-        x.clone()
-            .try_into_primitive::<Autodiff<Flex, BalancedCheckpointing>>()
-    };
-    let tracked = plain().map(|x| x.is_tracked());
-    tracked
-        .or_else(|_| balanced().map(|x| x.is_tracked()))
-        .unwrap_or(false)
+    macro_rules! ask {
+        ($($backend:ty),*) => {
+            $(if let Ok(x) = x.clone().try_into_primitive::<$backend>() {
+                return x.is_tracked();
+            })*
+        };
+    }
+    ask!(Autodiff<Flex>, Autodiff<Flex, BalancedCheckpointing>);
+    #[cfg(feature = "cube")]
+    ask!(Autodiff<Cube>, Autodiff<Cube, BalancedCheckpointing>);
+    false
 }
 
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub(crate) trait ShardOps: Backend {
     fn shard_view(
         base: FloatTensor<Self>,
@@ -128,38 +132,62 @@ pub(crate) trait ShardOps: Backend {
     fn shard_probe(x: FloatTensor<Self>, probe: Probe) -> FloatTensor<Self>;
 }
 
-/// The value of every token: nobody reads it.
-fn nothing() -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(vec![0f32], Shape::from(vec![1])))
+/// What the operations come to where no tape is: only a view does anything.
+macro_rules! without_a_tape {
+    ($backend:ty) => {
+        impl ShardOps for $backend {
+            fn shard_view(
+                base: FloatTensor<Self>,
+                _: FloatTensor<Self>,
+                view: View,
+            ) -> FloatTensor<Self> {
+                Self::give(or_raise(view.source.view(view.slot, Self::hold(base))))
+            }
+
+            fn shard_token(
+                x: FloatTensor<Self>,
+                _: FloatTensor<Self>,
+                _: Passing,
+            ) -> FloatTensor<Self> {
+                Self::nothing(&x)
+            }
+
+            fn shard_join(
+                x: FloatTensor<Self>,
+                _: FloatTensor<Self>,
+                _: Joined,
+            ) -> FloatTensor<Self> {
+                Self::nothing(&x)
+            }
+
+            fn shard_output(
+                x: FloatTensor<Self>,
+                _: FloatTensor<Self>,
+                _: Output,
+            ) -> FloatTensor<Self> {
+                x
+            }
+
+            fn shard_seed(
+                x: FloatTensor<Self>,
+                _: FloatTensor<Self>,
+                _: Seed,
+            ) -> FloatTensor<Self> {
+                Self::nothing(&x)
+            }
+
+            fn shard_probe(x: FloatTensor<Self>, _: Probe) -> FloatTensor<Self> {
+                x
+            }
+        }
+    };
 }
 
-impl ShardOps for Flex {
-    fn shard_view(base: FlexTensor, _: FlexTensor, view: View) -> FlexTensor {
-        or_raise(view.source.view(view.slot, base))
-    }
+without_a_tape!(Flex);
+#[cfg(feature = "cube")]
+without_a_tape!(Cube);
 
-    fn shard_token(_: FlexTensor, _: FlexTensor, _: Passing) -> FlexTensor {
-        nothing()
-    }
-
-    fn shard_join(_: FlexTensor, _: FlexTensor, _: Joined) -> FlexTensor {
-        nothing()
-    }
-
-    fn shard_output(x: FlexTensor, _: FlexTensor, _: Output) -> FlexTensor {
-        x
-    }
-
-    fn shard_seed(_: FlexTensor, _: FlexTensor, _: Seed) -> FlexTensor {
-        nothing()
-    }
-
-    fn shard_probe(x: FlexTensor, _: Probe) -> FlexTensor {
-        x
-    }
-}
-
-impl<C: CheckpointStrategy> ShardOps for Autodiff<Flex, C> {
+impl<B: Held, C: CheckpointStrategy> ShardOps for Autodiff<B, C> {
     fn shard_view(
         base: FloatTensor<Self>,
         token: FloatTensor<Self>,
@@ -167,9 +195,11 @@ impl<C: CheckpointStrategy> ShardOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let nodes = [base.node(), token.node()];
         let (tracked, ordered) = (base.is_tracked(), token.is_tracked());
+        let held = B::hold(base.primitive().clone());
         let again = Again {
             view: view.clone(),
-            base: base.primitive().clone(),
+            base: held.clone(),
+            backend: PhantomData::<B>,
         };
         // Whatever strategy the device has: a memory-bound node of the balanced one is what makes
         // consumers put the way to gather on the tape instead of the weight. Its parents must be
@@ -191,7 +221,7 @@ impl<C: CheckpointStrategy> ShardOps for Autodiff<Flex, C> {
             _ => prepared.compute_bound(),
         };
         let leaf = tracked.then(|| base.id());
-        let full = or_raise(view.source.view(view.slot, base.into_primitive()));
+        let full = B::give(or_raise(view.source.view(view.slot, held)));
         match prepared.stateful() {
             OpsKind::Tracked(p) => p.finish(Collected { view, leaf }, full),
             OpsKind::UnTracked(p) => p.finish(full),
@@ -207,9 +237,9 @@ impl<C: CheckpointStrategy> ShardOps for Autodiff<Flex, C> {
         match Fire.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(p) => {
                 pass.0.track();
-                p.finish(pass, nothing())
+                p.finish(pass, B::nothing(x.primitive()))
             }
-            OpsKind::UnTracked(p) => p.finish(nothing()),
+            OpsKind::UnTracked(p) => p.finish(B::nothing(x.primitive())),
         }
     }
 
@@ -220,8 +250,11 @@ impl<C: CheckpointStrategy> ShardOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), earlier.node()];
         match Join.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(p) => p.finish((joined, x.shape(), x.dtype()), nothing()),
-            OpsKind::UnTracked(p) => p.finish(nothing()),
+            OpsKind::Tracked(p) => {
+                let state = (joined, x.shape(), x.dtype(), x.device());
+                p.finish(state, B::nothing(x.primitive()))
+            }
+            OpsKind::UnTracked(p) => p.finish(B::nothing(x.primitive())),
         }
     }
 
@@ -244,8 +277,8 @@ impl<C: CheckpointStrategy> ShardOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), earlier.node()];
         match Sow.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(p) => p.finish(gradient, nothing()),
-            OpsKind::UnTracked(p) => p.finish(nothing()),
+            OpsKind::Tracked(p) => p.finish(gradient, B::nothing(x.primitive())),
+            OpsKind::UnTracked(p) => p.finish(B::nothing(x.primitive())),
         }
     }
 
@@ -260,19 +293,21 @@ impl<C: CheckpointStrategy> ShardOps for Autodiff<Flex, C> {
 
 /// A gradient from outside of a tape.
 #[derive(Debug, Clone)]
-pub(crate) struct Seed(FlexTensor);
+pub(crate) struct Seed(Primitive);
 
 /// Gathers in backward.
 #[derive(Debug)]
-struct Again {
+struct Again<B> {
     view: View,
-    base: FlexTensor,
+    base: Primitive,
+    backend: PhantomData<B>,
 }
 
-impl RetroForward for Again {
+impl<B: Held> RetroForward for Again<B> {
     fn forward(&self, states: &mut BackwardStates, out: NodeId) {
         let View { source, slot } = &self.view;
-        states.save(out, or_raise(source.view_again(*slot, self.base.clone())));
+        let full = or_raise(source.view_again(*slot, self.base.clone()));
+        states.save(out, B::give(full));
     }
 }
 
@@ -287,15 +322,15 @@ struct Collected {
     leaf: Option<NodeId>,
 }
 
-impl Backward<Flex, 2> for Collect {
+impl<B: Held> Backward<B, 2> for Collect {
     type State = Collected;
 
     fn backward(self, ops: Ops<Collected, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = grads.consume::<Flex>(&ops.node);
+        let gradient = grads.consume::<B>(&ops.node);
         // A frozen parameter is on the tape only to be gathered again: its gradient ends here.
         if ops.state.leaf.is_some() {
             let View { source, slot } = ops.state.view;
-            let collected: Result<()> = source.collect(slot, gradient);
+            let collected: Result<()> = source.collect(slot, B::hold(gradient));
             or_raise(collected);
         }
     }
@@ -305,7 +340,7 @@ impl Backward<Flex, 2> for Collect {
 #[derive(Debug)]
 struct Fire;
 
-impl Backward<Flex, 2> for Fire {
+impl<B: Held> Backward<B, 2> for Fire {
     type State = Passing;
 
     fn backward(self, ops: Ops<Passing, 2>, _: &mut Gradients, _: &mut Checkpointer) {
@@ -317,16 +352,16 @@ impl Backward<Flex, 2> for Fire {
 #[derive(Debug)]
 struct Join;
 
-impl Backward<Flex, 2> for Join {
-    type State = (Joined, Shape, DType);
+impl<B: Held> Backward<B, 2> for Join {
+    type State = (Joined, Shape, DType, B::Device);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (joined, shape, dtype) = ops.state;
-        let gradient = joined.gradient();
+        let (joined, shape, dtype, device) = ops.state;
+        let gradient = joined.gradient().map(B::give);
         if let (true, Some(parent)) = (joined.is_input(), &ops.parents[0]) {
             // What computed an unused input expects a gradient all the same.
-            let zeros = || Flex::float_zeros(shape, &Default::default(), dtype.into());
-            grads.register::<Flex>(parent.id, gradient.unwrap_or_else(zeros));
+            let zeros = || B::float_zeros(shape, &device, dtype.into());
+            grads.register::<B>(parent.id, gradient.unwrap_or_else(zeros));
         }
     }
 }
@@ -335,11 +370,11 @@ impl Backward<Flex, 2> for Join {
 #[derive(Debug)]
 struct Leave;
 
-impl Backward<Flex, 2> for Leave {
+impl<B: Held> Backward<B, 2> for Leave {
     type State = Output;
 
     fn backward(self, ops: Ops<Output, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        ops.state.seed(grads.consume::<Flex>(&ops.node));
+        ops.state.seed(B::hold(grads.consume::<B>(&ops.node)));
     }
 }
 
@@ -347,12 +382,12 @@ impl Backward<Flex, 2> for Leave {
 #[derive(Debug)]
 struct Sow;
 
-impl Backward<Flex, 2> for Sow {
+impl<B: Held> Backward<B, 2> for Sow {
     type State = Seed;
 
     fn backward(self, ops: Ops<Seed, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         if let Some(parent) = &ops.parents[0] {
-            grads.register::<Flex>(parent.id, ops.state.0);
+            grads.register::<B>(parent.id, B::give(ops.state.0));
         }
     }
 }
@@ -361,14 +396,14 @@ impl Backward<Flex, 2> for Sow {
 #[derive(Debug)]
 struct Pry;
 
-impl Backward<Flex, 1> for Pry {
+impl<B: Held> Backward<B, 1> for Pry {
     type State = Probe;
 
     fn backward(self, ops: Ops<Probe, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = grads.consume::<Flex>(&ops.node);
-        ops.state.note(gradient.clone());
+        let gradient = grads.consume::<B>(&ops.node);
+        ops.state.note(B::hold(gradient.clone()));
         if let [Some(parent)] = &ops.parents {
-            grads.register::<Flex>(parent.id, gradient);
+            grads.register::<B>(parent.id, gradient);
         }
     }
 }

@@ -3,14 +3,12 @@
 //! A unit may run twice in a step, several forwards may precede one backward, and a forward may be
 //! dropped; so what is gathered and which gradients have come belongs to the pass, not the unit.
 
-use super::flat::{Flat, Piece, Shared, cast};
+use super::flat::{Flat, Piece, Shared};
+use super::primitive::Primitive;
 use super::sharding::Sharding;
 use crate::comm::Ticket;
 use crate::error::Result;
-use burn::backend::Flex;
-use burn::backend::ops::FloatTensorOps;
 use burn::tensor::DType;
-use burn_flex::FlexTensor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Parameters of at most so many bytes are copied out of a buffer that is to be let go.
@@ -56,19 +54,16 @@ enum Gathered {
 
 /// The full gradients of a unit's parameters, as far as they have come.
 #[derive(Debug, Default)]
-pub(crate) struct Gradients(Vec<Option<FlexTensor>>);
+pub(crate) struct Gradients(Vec<Option<Primitive>>);
 
 impl Gradients {
     /// Adds a contribution to one parameter's gradient.
-    pub(crate) fn add(&mut self, slot: usize, gradient: FlexTensor) {
+    pub(crate) fn add(&mut self, slot: usize, gradient: Primitive) {
         if self.0.len() <= slot {
             self.0.resize(slot + 1, None);
         }
         self.0[slot] = Some(match self.0[slot].take() {
-            Some(sum) => {
-                let gradient = cast(gradient, sum.dtype());
-                Flex::float_add(sum, gradient)
-            }
+            Some(sum) => sum.add(gradient),
             None => gradient,
         });
     }
@@ -83,7 +78,7 @@ impl Gradients {
     /// Moves them into a flat buffer laid out as the unit is, letting each go once it is copied.
     pub(crate) fn pack(self, sharding: &Sharding, unit: usize, dtype: DType) -> Flat {
         let layout = &sharding.unit(unit).layout;
-        let mut flat = Flat::zeros(layout.len(), dtype);
+        let mut flat = Flat::zeros(layout.len(), dtype, &sharding.place);
         for (slot, gradient) in layout.slots.iter().zip(self.0) {
             if let Some(gradient) = gradient {
                 flat.put(slot.offset, &gradient);
@@ -148,11 +143,10 @@ impl Pass {
         let mut state = self.state();
         let flat = match std::mem::replace(&mut state.gathered, Gathered::No) {
             Gathered::Yes(flat) => flat,
-            Gathered::Coming(ticket) => self.sharding.world.waiting(|| ticket.wait())?,
+            Gathered::Coming(ticket) => self.sharding.gathered(ticket)?,
             // A view that is asked for after the reduction: gathered for it alone.
             Gathered::No => {
-                let ticket = self.gather();
-                return self.sharding.world.waiting(|| ticket.wait());
+                return self.sharding.gathered(self.gather());
             }
         };
         state.gathered = Gathered::Yes(flat.clone());
@@ -165,10 +159,10 @@ impl Pass {
     }
 
     /// The full parameter in `slot`, whose stored piece is `base`.
-    pub(crate) fn view(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
+    pub(crate) fn view(&self, slot: usize, base: Primitive) -> Result<Primitive> {
         let dtype = self.sharding.computed(self.unit);
         if self.sharding.is_whole(self.unit) {
-            return Ok(cast(base, dtype));
+            return Ok(base.cast(dtype));
         }
         let flat = self.gathered()?;
         let layout = &self.sharding.unit(self.unit).layout;
@@ -181,7 +175,7 @@ impl Pass {
     }
 
     /// The full parameter again, in backward; also starts the gather that backward needs next.
-    pub(crate) fn view_again(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
+    pub(crate) fn view_again(&self, slot: usize, base: Primitive) -> Result<Primitive> {
         self.start_both();
         self.view(slot, base)
     }
@@ -235,7 +229,7 @@ impl Pass {
     }
 
     /// Takes the gradient of a full parameter.
-    pub(crate) fn collect(self: &Arc<Self>, slot: usize, gradient: FlexTensor) -> Result<()> {
+    pub(crate) fn collect(self: &Arc<Self>, slot: usize, gradient: Primitive) -> Result<()> {
         let mut session = self.sharding.session();
         let first = {
             let mut state = self.state();

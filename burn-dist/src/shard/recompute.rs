@@ -12,16 +12,16 @@
 //! each join hands on the gradient of its input. Burn holds the lock of the outer tape meanwhile,
 //! so the inner one must not touch it: it starts from fresh leaves only.
 
-use super::activations::{Activations, IsTracked, MapActivations, untracked};
-use super::flat::{Piece, flex};
+use super::activations::{Activations, IsTracked, MapActivations};
+use super::flat::Piece;
 use super::ops;
 use super::pass::Pass;
+use super::primitive::{Primitive, untracked};
 use super::scope::Scope;
 use crate::error::Error;
 use crate::unwind::{or_raise, raise};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor};
-use burn_flex::FlexTensor;
+use burn::tensor::{Device, Gradients, Tensor};
 use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +45,7 @@ where
     F: Fn(&M, I) -> O + Send + 'static,
 {
     let recomputed = Arc::new(Recomputed::default());
-    let (inputs, tracked, token) = join(module, inputs, &recomputed);
+    let (inputs, tracked, token) = join(module, inputs, &recomputed, &scope.device());
     if !ops::is_tracked(&token) {
         let inputs = scope.enter(inputs);
         return f(module, inputs);
@@ -83,10 +83,11 @@ fn join<M: Module, I: Activations>(
     module: &M,
     inputs: I,
     recomputed: &Arc<Recomputed>,
+    device: &Device,
 ) -> (I, Vec<bool>, Tensor<1>) {
     let mut joins = Joins {
         recomputed: recomputed.clone(),
-        token: untracked(),
+        token: untracked(device),
         tracked: Vec::new(),
     };
     let inputs = inputs.map(&mut joins);
@@ -104,7 +105,7 @@ struct Joins {
 
 impl Joins {
     fn add<const D: usize>(&mut self, x: Tensor<D>, input: Option<usize>) {
-        let earlier = std::mem::replace(&mut self.token, untracked());
+        let earlier = self.token.clone();
         let joined = Joined {
             recomputed: self.recomputed.clone(),
             input,
@@ -159,7 +160,7 @@ impl ModuleMapper for Attach {
 }
 
 /// Where a leaf's gradient is found.
-type Handle = Box<dyn Fn(&Gradients) -> Option<FlexTensor>>;
+type Handle = Box<dyn Fn(&Gradients) -> Option<Primitive>>;
 
 /// Inputs as fresh leaves that take gradients where the originals did.
 struct Leaves<'a> {
@@ -187,7 +188,7 @@ impl MapActivations for Leaves<'_> {
         let x = x.detach().set_require_grad(tracked);
         let leaf = x.clone();
         self.handles.push(tracked.then(|| -> Handle {
-            Box::new(move |gradients| leaf.grad(gradients).map(|g| or_raise(flex(g))))
+            Box::new(move |gradients| leaf.grad(gradients).map(|g| or_raise(Primitive::of(g))))
         }));
         x
     }
@@ -213,21 +214,24 @@ impl MapActivations for Outputs {
 
 /// Gives each output of the inner tape the gradient that its twin on the outer tape has.
 struct Seeds {
-    gradients: std::vec::IntoIter<Option<FlexTensor>>,
+    gradients: std::vec::IntoIter<Option<Primitive>>,
     token: Tensor<1>,
 }
 
 impl MapActivations for Seeds {
     fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
         if let Some(gradient) = self.gradients.next().flatten() {
-            let earlier = std::mem::replace(&mut self.token, untracked());
+            let earlier = self.token.clone();
             self.token = ops::seed(x.clone(), earlier, gradient);
         }
         x
     }
 }
 
-/// A checksum over the bits of all floats.
+/// A checksum over the bits of all floats on the CPU.
+///
+/// Not of those on a GPU: they would have to be read each time, and a kernel that adds in another
+/// order on its second run is right all the same.
 #[derive(Default)]
 struct Checksum(crc32fast::Hasher);
 
@@ -241,7 +245,9 @@ impl Checksum {
 
 impl MapActivations for Checksum {
     fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
-        self.0.update(or_raise(Piece::of(x.clone())).bytes());
+        if let Piece::Host(piece) = or_raise(Piece::of(x.clone())) {
+            self.0.update(piece.bytes());
+        }
         x
     }
 }
@@ -280,7 +286,7 @@ impl Unit {
         }
         let mut seeds = Seeds {
             gradients: seeds.into_iter(),
-            token: untracked(),
+            token: untracked(&scope.device()),
         };
         drop(outputs.map(&mut seeds));
         let found = match ops::is_tracked(&seeds.token) {
@@ -332,7 +338,7 @@ fn changed(unit: String) -> Error {
 }
 
 /// Gradients by number, of outputs or of inputs.
-type Seeded = Vec<Option<FlexTensor>>;
+type Seeded = Vec<Option<Primitive>>;
 type Run = dyn FnOnce(Seeded) -> Seeded + Send;
 
 /// A unit's forward that is not on the tape, and the gradients on their way through it.
@@ -371,7 +377,7 @@ pub(crate) struct Joined {
 
 impl Joined {
     /// The gradient of the input, after the unit has run again.
-    pub(super) fn gradient(&self) -> Option<FlexTensor> {
+    pub(super) fn gradient(&self) -> Option<Primitive> {
         let run = {
             let mut state = self.recomputed.state();
             let run = state.run.take();
@@ -401,7 +407,7 @@ pub(crate) struct Output {
 
 impl Output {
     /// Takes the gradient of the output.
-    pub(super) fn seed(&self, gradient: FlexTensor) {
+    pub(super) fn seed(&self, gradient: Primitive) {
         let mut state = self.recomputed.state();
         if state.outputs.len() <= self.index {
             state.outputs.resize(self.index + 1, None);

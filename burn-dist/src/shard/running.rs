@@ -1,11 +1,11 @@
 //! Running state, such as a batch norm's: one per rank in forward, one for all after a step.
 
-use super::flat::copy_of;
+use super::flat::Flat;
+use super::primitive::Primitive;
 use super::sharded::{Identity, Visit, walk};
-use crate::comm::{Label, Reduce};
+use crate::comm::Label;
 use crate::error::Result;
 use crate::world::World;
-use burn::backend::Flex;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 
@@ -38,12 +38,14 @@ struct Average<'a> {
 impl Average<'_> {
     fn mean<const D: usize>(&self, tensor: Tensor<D>) -> Result<Tensor<D>> {
         let (device, dims) = (tensor.device(), tensor.dims());
-        let mut flat = copy_of(tensor)?;
+        let stored = Primitive::of(tensor)?;
+        let place = stored.place();
+        let mut flat = Flat::zeros(dims.iter().product(), stored.dtype(), &place);
+        flat.put(0, &stored);
         let label = Label::new(self.path.join("."));
-        self.world
-            .comm()
-            .all_reduce(&label, Reduce::Mean, flat.span_mut()?)?;
-        let mean = Tensor::from_primitive::<Flex>(flat.share().view(0, &dims));
+        let mut sum = flat.all_reduce(self.world.comm(), &label)?.arrive()?;
+        sum.scale(1.0 / self.world.size() as f64);
+        let mean = sum.share().view(0, &dims).into_tensor();
         Ok(if device.is_autodiff() {
             Tensor::from_inner(mean)
         } else {

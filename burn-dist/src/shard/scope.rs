@@ -11,7 +11,7 @@ use super::sharding::Sharding;
 use super::watch;
 use crate::unwind::or_raise;
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -127,6 +127,12 @@ impl Scope {
 
     pub(super) fn passes(&self) -> &[Arc<Pass>] {
         &self.passes
+    }
+
+    /// Where the model computes; there is a unit.
+    pub(super) fn device(&self) -> Device {
+        let sharding = self.sharding.as_ref();
+        sharding.map_or_else(Device::flex, |sharding| sharding.world.device())
     }
 
     /// What to call this call's unit in messages.

@@ -7,9 +7,9 @@
 //! all-reduce of the plain ones and compared with what the engine made of its own.
 
 use super::accumulation::Accumulation;
-use super::flat::{Flat, copy_of};
 use super::full::Destination;
 use super::gradients::ShardedGradients;
+use super::primitive::Primitive;
 use super::sharded::{Identity, Visit, walk};
 use super::watch::{Noted, watch};
 use crate::comm::{Reduce, Span, SpanMut};
@@ -18,7 +18,6 @@ use crate::world::World;
 use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use burn_flex::FlexTensor;
 use std::collections::BTreeMap;
 
 /// How closely a sharded run is to follow one plain device.
@@ -129,9 +128,9 @@ impl World {
 
         let mut comparison = Comparison::new(shadow, self.rank());
         for (ours, theirs) in sharded.iter().zip(&reference) {
-            comparison.passes(ours, theirs);
+            comparison.passes(ours, theirs)?;
         }
-        comparison.parameters(&found, &gradients);
+        comparison.parameters(&found, &gradients)?;
         self.first(&comparison)?;
         Ok(Shadowed {
             units: sharded.iter().map(Vec::len).sum(),
@@ -221,14 +220,15 @@ impl Comparison {
     }
 
     /// One micro-batch: forward in the order of the program, backward against it.
-    fn passes(&mut self, ours: &[Noted], theirs: &[Noted]) {
+    fn passes(&mut self, ours: &[Noted], theirs: &[Noted]) -> Result<()> {
         if ours.len() != theirs.len() {
             let what = format!("{} calls instead of {}", ours.len(), theirs.len());
-            return self.add("of the whole model", "forward", &what, f64::INFINITY);
+            self.add("of the whole model", "forward", &what, f64::INFINITY);
+            return Ok(());
         }
         for (a, b) in ours.iter().zip(theirs) {
             for (index, (x, y)) in a.outputs.iter().zip(&b.outputs).enumerate() {
-                let (x, y) = (numbers(x), numbers(y));
+                let (x, y) = (x.numbers()?, y.numbers()?);
                 self.add(
                     &a.unit,
                     "forward",
@@ -245,31 +245,32 @@ impl Comparison {
                     (None, None) => 0.0,
                     (Some(x), Some(y)) => {
                         let scaled = |x: f64| x / self.shadow.loss_scale;
-                        let x: Vec<f64> = numbers(&x).into_iter().map(scaled).collect();
-                        off(&x, &numbers(&y), 0.0)
+                        let x: Vec<f64> = x.numbers()?.into_iter().map(scaled).collect();
+                        off(&x, &y.numbers()?, 0.0)
                     }
                     _ => f64::INFINITY,
                 };
                 self.add(&a.unit, "backward", &what, found);
             }
         }
+        Ok(())
     }
 
     /// The gradients of parameters, each unit measured by its largest.
-    fn parameters(&mut self, found: &ShardedGradients, expected: &Values) {
+    fn parameters(&mut self, found: &ShardedGradients, expected: &Values) -> Result<()> {
         let mut largest: BTreeMap<usize, f64> = BTreeMap::new();
         found.each(|unit, slot, _, _| {
             let values = expected.get(&slot.path).map_or(&[][..], |v| v);
             let most = largest.entry(unit).or_default();
             *most = values.iter().fold(*most, |most, x| most.max(x.abs()));
-        });
+        })?;
         found.each(|unit, slot, range, values| {
             let expected = expected.get(&slot.path).and_then(|all| all.get(range));
             let most = largest.get(&unit).copied().unwrap_or(0.0);
             let by = expected.map_or(f64::INFINITY, |expected| off(values, expected, most));
             let what = format!("the gradient of {}", slot.path);
             self.add(found.unit_name(unit), "backward", &what, by);
-        });
+        })
     }
 
     fn add(&mut self, unit: &str, phase: &str, what: &str, found: f64) {
@@ -309,12 +310,6 @@ fn off(found: &[f64], expected: &[f64], most: f64) -> f64 {
     }
 }
 
-fn numbers(tensor: &FlexTensor) -> Vec<f64> {
-    let mut flat = Flat::zeros(tensor.layout().num_elements(), tensor.dtype());
-    flat.put(0, tensor);
-    flat.numbers()
-}
-
 /// Adds a plain model's gradients to the sums; what has none counts as zeros.
 fn add<M: Module>(sums: &mut Values, model: &M, gradients: &GradientsParams) -> Result<()> {
     struct Add<'a> {
@@ -324,11 +319,12 @@ fn add<M: Module>(sums: &mut Values, model: &M, gradients: &GradientsParams) -> 
     }
     impl Visit for Add<'_> {
         /// Number of elements, and the gradient if there is one.
-        type Held = (usize, Option<Result<Flat>>);
+        type Held = (usize, Option<Result<Vec<f64>>>);
 
         fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Self::Held {
             let gradient = self.gradients.get::<D>(param.id);
-            (param.lazy_shape().num_elements(), gradient.map(copy_of))
+            let read = |gradient| Primitive::of(gradient)?.numbers();
+            (param.lazy_shape().num_elements(), gradient.map(read))
         }
 
         fn sharded(&mut self, _: &str, _: Self::Held, _: Identity) {}
@@ -338,8 +334,8 @@ fn add<M: Module>(sums: &mut Values, model: &M, gradients: &GradientsParams) -> 
             let sum = sum.or_insert_with(|| vec![0.0; len]);
             match gradient {
                 None => {}
-                Some(Ok(flat)) => {
-                    let both = sum.iter_mut().zip(flat.numbers());
+                Some(Ok(numbers)) => {
+                    let both = sum.iter_mut().zip(numbers);
                     both.for_each(|(sum, x)| *sum += x);
                 }
                 Some(Err(error)) => self.result = Err(error),

@@ -2,6 +2,7 @@
 
 use super::backward::Session;
 use super::flat::{Flat, Piece, Shared, same};
+use super::primitive::Place;
 use crate::comm::{Communicator, Label, Ticket};
 use crate::error::Result;
 use crate::layout::UnitLayout;
@@ -21,6 +22,8 @@ pub(crate) struct Sharding {
     pub(crate) cut: Arc<Communicator>,
     /// The ranks that own the same cut.
     pub(crate) replicas: Arc<Communicator>,
+    /// Where this rank's tensors lie.
+    pub(crate) place: Place,
     units: Vec<Unit>,
     /// Gathered units that are kept until the step, with the pieces they were gathered from.
     kept: Mutex<Vec<Option<Kept>>>,
@@ -68,6 +71,7 @@ impl Sharding {
             strategy,
             cut,
             replicas,
+            place: Place::of(&world.device())?,
             kept: Mutex::new(vec![None; plan.units().len()]),
             units: plan.units().iter().map(unit).collect(),
             session: Mutex::new(None),
@@ -128,14 +132,14 @@ impl Sharding {
         let this = self.clone();
         self.world.queue().submit(move || {
             let Unit { layout, label } = &this.units[unit];
-            let mut all = Flat::zeros(layout.len(), dtype);
+            let mut all = Flat::zeros(layout.len(), dtype, &this.place);
             let rank = this.owned(unit);
             for (slot, piece) in pieces.iter().enumerate() {
                 let start = rank * layout.cut + layout.piece_in_cut(slot, rank).start;
-                all.put_bytes(start, piece.bytes(), layout.dtype);
+                all.put_piece(start, piece, layout.dtype);
             }
             if !layout.is_whole() {
-                this.cut.all_gather_in_place(label, all.span_mut()?)?;
+                all = all.all_gather(&this.cut, label)?;
             }
             Ok(all.share())
         })
@@ -159,27 +163,29 @@ impl Sharding {
         let this = self.clone();
         self.world.queue().submit(move || {
             let Unit { layout, label } = &this.units[unit];
-            let (ranks, size) = (this.cut.size(), dtype.size());
+            let (ranks, rank) = (this.cut.size(), this.cut.rank());
             // Ranks send equal amounts: as much as the largest piece.
             let most = (0..ranks)
                 .map(|r| layout.piece(slot, r).len())
                 .max()
                 .unwrap_or(0);
-            let mut mine = Flat::zeros(most, dtype);
-            mine.put_bytes(0, piece.bytes(), layout.dtype);
-            let mut padded = Flat::zeros(most * ranks, dtype);
+            let mut padded = Flat::zeros(most * ranks, dtype, &this.place);
+            padded.put_piece(rank * most, &piece, layout.dtype);
             let label = label.with_detail(layout.slots[slot].path.as_str());
-            this.cut
-                .all_gather(&label, mine.span()?, padded.span_mut()?)?;
-            let mut whole = Flat::zeros(layout.slots[slot].len, dtype);
+            let padded = padded.all_gather(&this.cut, &label)?.arrive()?;
+            let mut whole = Flat::zeros(layout.slots[slot].len, dtype, &this.place);
             for rank in 0..ranks {
                 let to = layout.piece(slot, rank);
-                let from = rank * most * size;
-                whole.bytes_mut()[to.start * size..to.end * size]
-                    .copy_from_slice(&padded.bytes()[from..from + to.len() * size]);
+                let from = rank * most;
+                whole.put_part(to.start, &padded, from..from + to.len());
             }
             Ok(whole.share())
         })
+    }
+
+    /// What a gather brings, for this thread to compute with.
+    pub(crate) fn gathered(&self, ticket: Ticket<Shared>) -> Result<Shared> {
+        self.world.waiting(|| ticket.wait())?.arrive()
     }
 
     /// The kept buffer of a unit, if it was gathered from these pieces.

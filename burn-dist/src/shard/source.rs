@@ -1,14 +1,13 @@
 //! Where a parameter's value comes from when a layer asks for it.
 
-use super::activations::untracked;
-use super::flat::{Piece, cast};
+use super::flat::Piece;
 use super::full;
 use super::pass::Pass;
+use super::primitive::{Primitive, untracked};
 use super::scope;
 use super::sharded::Identity;
 use crate::error::Result;
 use burn::tensor::{DType, Tensor};
-use burn_flex::FlexTensor;
 use std::sync::Arc;
 
 /// Where the full value of a parameter comes from.
@@ -23,23 +22,23 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    pub(crate) fn view(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
+    pub(crate) fn view(&self, slot: usize, base: Primitive) -> Result<Primitive> {
         match self {
             Self::Pass(pass) => pass.view(slot, base),
             Self::Export(identity) => full::take(identity),
             Self::Alone(identity, dtype) if identity.sharding.is_whole(identity.unit) => {
-                Ok(cast(base, *dtype))
+                Ok(base.cast(*dtype))
             }
             Self::Alone(Identity { sharding, unit, .. }, dtype) => {
                 let piece = Piece::of_primitive(base);
                 let ticket = sharding.gather_one(*unit, slot, piece, *dtype);
-                let whole = sharding.world.waiting(|| ticket.wait())?;
+                let whole = sharding.gathered(ticket)?;
                 Ok(whole.view(0, &sharding.unit(*unit).layout.slots[slot].shape))
             }
         }
     }
 
-    pub(crate) fn view_again(&self, slot: usize, base: FlexTensor) -> Result<FlexTensor> {
+    pub(crate) fn view_again(&self, slot: usize, base: Primitive) -> Result<Primitive> {
         match self {
             Self::Pass(pass) => pass.view_again(slot, base),
             _ => self.view(slot, base),
@@ -54,7 +53,7 @@ impl Source {
         }
     }
 
-    pub(crate) fn collect(&self, slot: usize, gradient: FlexTensor) -> Result<()> {
+    pub(crate) fn collect(&self, slot: usize, gradient: Primitive) -> Result<()> {
         match self {
             Self::Pass(pass) => pass.collect(slot, gradient),
             Self::Alone(Identity { sharding, unit, .. }, _)
@@ -88,5 +87,5 @@ pub(crate) fn source<const D: usize>(
             Source::Alone(identity.clone(), dtype)
         }
     };
-    Ok((source, untracked()))
+    Ok((source, untracked(&base.device())))
 }

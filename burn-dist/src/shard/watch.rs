@@ -1,12 +1,11 @@
 //! What units return and the gradients that come back to it, noted while a shadow run looks on.
 
 use super::activations::{Activations, MapActivations};
-use super::flat::flex;
 use super::ops;
+use super::primitive::Primitive;
 use super::recompute;
 use crate::unwind::or_raise;
 use burn::tensor::Tensor;
-use burn_flex::FlexTensor;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,17 +17,17 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Noted {
     pub(super) unit: String,
-    pub(super) outputs: Vec<FlexTensor>,
+    pub(super) outputs: Vec<Primitive>,
     gradients: Arc<Gradients>,
 }
 
 /// The gradients of one call's outputs, as far as a backward has come.
 #[derive(Debug, Default)]
-struct Gradients(Mutex<Vec<Option<FlexTensor>>>);
+struct Gradients(Mutex<Vec<Option<Primitive>>>);
 
 impl Noted {
     /// The gradient of each output; none where the loss does not depend on it.
-    pub(super) fn gradients(&self) -> Vec<Option<FlexTensor>> {
+    pub(super) fn gradients(&self) -> Vec<Option<Primitive>> {
         let noted = self.gradients.0.lock();
         let mut noted = noted.unwrap_or_else(PoisonError::into_inner).clone();
         noted.resize(self.outputs.len(), None);
@@ -68,7 +67,7 @@ pub(super) fn note<O: Activations>(unit: impl FnOnce() -> String, outputs: O) ->
 }
 
 struct Probes {
-    outputs: Vec<FlexTensor>,
+    outputs: Vec<Primitive>,
     gradients: Arc<Gradients>,
 }
 
@@ -78,7 +77,7 @@ impl MapActivations for Probes {
             gradients: self.gradients.clone(),
             index: self.outputs.len(),
         };
-        self.outputs.push(or_raise(flex(x.clone())));
+        self.outputs.push(or_raise(Primitive::of(x.clone())));
         ops::probe(x, probe)
     }
 }
@@ -92,7 +91,7 @@ pub(crate) struct Probe {
 
 impl Probe {
     /// Notes the gradient of the output.
-    pub(super) fn note(&self, gradient: FlexTensor) {
+    pub(super) fn note(&self, gradient: Primitive) {
         let noted = self.gradients.0.lock();
         let mut noted = noted.unwrap_or_else(PoisonError::into_inner);
         if noted.len() <= self.index {

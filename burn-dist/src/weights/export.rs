@@ -4,7 +4,8 @@ use super::elements::file_float;
 use super::name::{Name, Naming};
 use super::writer::{Entry, Writer};
 use crate::error::{Error, Result};
-use crate::shard::Apart;
+use crate::layout::UnitLayout;
+use crate::shard::{Apart, Shared};
 use crate::world::World;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, FloatDType, Tensor};
@@ -182,17 +183,15 @@ impl World {
         // Where writing fails, the others are not left alone in a gather: they are told at the end.
         let mut written = Ok(());
         apart.gather(|layout, flat| {
-            for slot in &layout.slots {
-                if let (Some(writer), Ok(())) = (&mut writer, &written) {
-                    written = writer.put(flat.bytes(slot.offset, slot.len), layout.dtype);
-                }
+            if let (Some(writer), Ok(())) = (&mut writer, &written) {
+                written = put(writer, layout, flat);
             }
         })?;
         self.together(WHAT, || {
             written?;
             if let Some(mut writer) = writer {
                 for state in &apart.state {
-                    writer.put(state.piece.bytes(), state.dtype)?;
+                    writer.put(&state.piece.read()?, state.dtype)?;
                 }
                 writer.finish()?;
             }
@@ -200,6 +199,15 @@ impl World {
         })?;
         Ok(())
     }
+}
+
+/// Writes the parameters of a gathered unit.
+fn put(writer: &mut Writer, layout: &UnitLayout, flat: &Shared) -> Result<()> {
+    let (bytes, size) = (flat.read()?, layout.dtype.size());
+    layout.slots.iter().try_for_each(|slot| {
+        let place = slot.offset * size..(slot.offset + slot.len) * size;
+        writer.put(&bytes[place], layout.dtype)
+    })
 }
 
 /// Visits a plain model twice: to describe what it has, and to write it.

@@ -2,7 +2,7 @@
 
 use super::{Course, Schedule, WeightArgs};
 use burn_dist::data::{BatchInfo, Dataset, DistributedSampler, Loader};
-use burn_dist::launch::{Flags, Launch};
+use burn_dist::launch::{DeviceKind, Flags, Launch};
 use burn_dist::{Error, GradScaler, Precision, Result, Shadow, Strategy, World};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,10 @@ pub struct RunArgs {
     /// Ranks as processes.
     #[command(flatten)]
     pub launch: Flags,
+
+    /// What to compute on: cpu, cuda or wgpu; on several GPUs each rank takes its own.
+    #[arg(long, default_value_t = DeviceKind::Cpu)]
+    pub device: DeviceKind,
 
     /// How state is spread: single, ddp, zero1, zero2, fsdp or hybrid:N.
     #[arg(long, default_value_t = Strategy::fsdp())]
@@ -81,6 +85,7 @@ impl RunArgs {
         let threads = self.ranks.unwrap_or(2);
         burn_dist::launch(&self.launch)
             .threads(threads)
+            .device(self.device)
             .seed(self.seed)
     }
 

@@ -110,6 +110,11 @@ impl Mpi {
     pub fn sharing(&self) -> usize {
         self.port().sharing
     }
+
+    /// This rank's number among those of its host.
+    pub fn local_rank(&self) -> usize {
+        self.port().local_rank
+    }
 }
 
 impl Engine for Mpi {

@@ -33,6 +33,8 @@ pub(super) struct Port {
     pub(super) size: usize,
     /// Ranks, this one included, that may run on this one's cores.
     pub(super) sharing: usize,
+    /// This rank's number among those of its host.
+    pub(super) local_rank: usize,
     comm: Communicator,
     worlds: AtomicU64,
     /// MPI calls are made under this lock alone, and none of them waits.
@@ -73,10 +75,12 @@ impl Port {
         }
         // The program's own messages, if it sends any, stay apart from these.
         let comm = mpi.world().duplicate().map_err(failed)?;
+        let host = comm.split_shared().map_err(failed)?;
         let port = Arc::new(Self {
             rank: comm.rank() as usize,
             size: comm.size() as usize,
-            sharing: sharing(&comm).map_err(failed)?,
+            sharing: sharing(&host).map_err(failed)?,
+            local_rank: host.rank() as usize,
             comm,
             worlds: AtomicU64::new(0),
             traffic: Mutex::default(),
@@ -259,8 +263,7 @@ fn ended() -> Error {
 /// How many ranks of this host, this one included, may run on this rank's cores.
 ///
 /// Asked instead of counted: whether `mpirun` binds ranks to cores depends on its options.
-fn sharing(comm: &Communicator) -> ferrompi::Result<usize> {
-    let host = comm.split_shared()?;
+fn sharing(host: &Communicator) -> ferrompi::Result<usize> {
     let mut mine = [0u64; CpuSet::MAX_CPU / 64];
     let cores = sched_getaffinity(None).ok();
     for (at, word) in mine.iter_mut().enumerate() {

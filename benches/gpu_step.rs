@@ -1,0 +1,464 @@
+//! What a training step costs on GPUs, and how much of their memory it takes.
+//!
+//! A step is all of it: forward, backward, clipping by the global norm and AdamW. Beside the
+//! strategies stands plain Burn on one device, which a world of one rank is held against. Every row
+//! is a process of its own, or one for each rank, so that each begins with a fresh GPU:
+//!
+//! ```text
+//! gpu_step --device cuda --json steps.json                 all rows, on one GPU
+//! gpu_step --device cuda --nproc 2                          each on two
+//! gpu_step --device cuda --model vit_tiny --steps 2         a try
+//! ```
+//!
+//! A row's time is the median of its steps, measured from the end of the one before to the end of
+//! the GPU's work. Memory is what Burn's allocator holds of the GPU at the end, which never gives
+//! back before, so it is the most that was needed.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{AdamWConfig, GradientsParams};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn_dist::launch::{DeviceKind, Flags, exit_code};
+use burn_dist::{Error, Precision, Result, Strategy, World};
+use clap::{Parser, ValueEnum};
+use models::bert::Tokens;
+use models::loss::cross_entropy;
+use models::{BertClassifier, BertConfig, Vit, VitConfig};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+const CLIP: f64 = 1.0;
+const RATE: f64 = 1e-4;
+/// Steps that are not counted: kernels are compiled and tuned in them.
+const WARM_UP: usize = 3;
+/// A sharded model may take this many times as long as plain Burn, at world 1.
+const BAR_ALONE: f64 = 1.03;
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// What to compute on: cpu, cuda or wgpu.
+    #[arg(long, default_value_t = DeviceKind::Cuda)]
+    device: DeviceKind,
+
+    /// Which models; ViT-B/16 and BERT-base without.
+    #[arg(long = "model", value_enum)]
+    models: Vec<Size>,
+
+    /// Samples of a rank.
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+
+    /// Steps that count.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+
+    /// Ranks of every row.
+    #[arg(long, default_value_t = 1)]
+    nproc: usize,
+
+    /// All ranks on the first GPU, whatever there are.
+    #[arg(long)]
+    one_gpu: bool,
+
+    /// Types to compute in.
+    #[arg(long, default_value = "f32,bf16", value_delimiter = ',')]
+    precisions: Vec<Precision>,
+
+    /// Where to leave the figures.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// One row, in this process.
+    #[arg(long, hide = true)]
+    row: Option<String>,
+
+    #[command(flatten)]
+    launch: Flags,
+
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Size {
+    VitTiny,
+    #[value(name = "vit_b16")]
+    VitB16,
+    BertTiny,
+    BertBase,
+}
+
+/// How a model is trained.
+#[derive(Debug, Clone, PartialEq)]
+enum Kind {
+    /// By Burn alone.
+    Plain,
+    Sharded(Strategy),
+}
+
+/// What one row came to.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    model: String,
+    precision: String,
+    kind: String,
+    ranks: usize,
+    /// Seconds of a step: median, least, most.
+    step: [f64; 3],
+    /// Megabytes of a rank's GPU.
+    memory: Option<f64>,
+    loss: f64,
+}
+
+/// A classifier and a batch for it.
+trait Subject {
+    type Model: Module;
+    fn init(&self, device: &Device) -> Result<Self::Model>;
+    fn loss(&self, model: &Self::Model) -> Tensor<1>;
+}
+
+struct Images {
+    config: VitConfig,
+    images: Tensor<4>,
+    labels: Tensor<1, Int>,
+}
+
+struct Texts {
+    config: BertConfig,
+    ids: Tensor<2, Int>,
+    labels: Tensor<1, Int>,
+}
+
+impl Subject for Images {
+    type Model = Vit;
+
+    fn init(&self, device: &Device) -> Result<Vit> {
+        self.config.init(device).map_err(Error::user)
+    }
+
+    fn loss(&self, model: &Vit) -> Tensor<1> {
+        let images = like(self.images.clone(), model);
+        cross_entropy(model.forward(images), self.labels.clone())
+    }
+}
+
+impl Subject for Texts {
+    type Model = BertClassifier;
+
+    fn init(&self, device: &Device) -> Result<BertClassifier> {
+        self.config.init_classifier(4, device).map_err(Error::user)
+    }
+
+    fn loss(&self, model: &BertClassifier) -> Tensor<1> {
+        cross_entropy(model.forward(Tokens::new(self.ids.clone())), self.labels.clone())
+    }
+}
+
+/// `x` in the type that a plain model's parameters have; sharded ones cast for themselves.
+fn like<M: Module>(x: Tensor<4>, model: &M) -> Tensor<4> {
+    struct First(Option<FloatDType>);
+    impl ModuleVisitor for First {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.get_or_insert(param.base().dtype().into());
+        }
+    }
+    let mut first = First(None);
+    model.visit(&mut first);
+    match first.0 {
+        Some(dtype) => x.cast(dtype),
+        None => x,
+    }
+}
+
+fn labels(classes: usize, batch: usize, device: &Device) -> Tensor<1, Int> {
+    let labels: Vec<i64> = (0..batch).map(|i| (i % classes) as i64).collect();
+    Tensor::from_data(TensorData::new(labels, [batch]), device)
+}
+
+fn images(config: VitConfig, batch: usize, world: &World) -> Images {
+    let (side, device) = (config.image_size, world.device());
+    let shape = [batch, 3, side, side];
+    let pixel = |i: usize| ((i * 37 + world.rank() * 11) % 255) as f32 / 127.5 - 1.0;
+    let pixels: Vec<f32> = (0..shape.iter().product()).map(pixel).collect();
+    Images {
+        config,
+        images: Tensor::from_data(TensorData::new(pixels, shape), &device),
+        labels: labels(10, batch, &device),
+    }
+}
+
+fn texts(config: BertConfig, tokens: usize, batch: usize, world: &World) -> Texts {
+    let device = world.device();
+    let id = |i: usize| ((i * 97 + world.rank() * 13) % 1000 + 3) as i64;
+    let ids: Vec<i64> = (0..batch * tokens).map(id).collect();
+    Texts {
+        config,
+        ids: Tensor::from_data(TensorData::new(ids, [batch, tokens]), &device),
+        labels: labels(4, batch, &device),
+    }
+}
+
+/// The model in another float type, with leaves of its own.
+fn cast<M: Module>(model: M, dtype: FloatDType) -> M {
+    struct Cast(FloatDType);
+    impl ModuleMapper for Cast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|x| Tensor::from_inner(x.inner().cast(self.0)).require_grad())
+        }
+    }
+    model.map(&mut Cast(dtype))
+}
+
+/// Clips by the global norm, as a program does that has Burn alone: one reading of the device.
+fn clipped<M: Module>(mut gradients: GradientsParams, model: &M) -> GradientsParams {
+    struct Squares<'a>(&'a GradientsParams, Option<Tensor<1>>);
+    impl ModuleVisitor for Squares<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.get::<D>(param.id) {
+                let squares = gradient.cast(FloatDType::F32).powi_scalar(2).sum();
+                self.1 = Some(match self.1.take() {
+                    Some(sum) => sum + squares,
+                    None => squares,
+                });
+            }
+        }
+    }
+    struct Scale<'a>(&'a mut GradientsParams, f64);
+    impl ModuleVisitor for Scale<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.remove::<D>(param.id) {
+                self.0.register(param.id, gradient * self.1);
+            }
+        }
+    }
+    let mut squares = Squares(&gradients, None);
+    model.visit(&mut squares);
+    let norm = squares.1.map_or(0.0, |s| f64::from(s.into_scalar::<f32>()).sqrt());
+    let factor = CLIP / (norm + 1e-6);
+    if factor < 1.0 {
+        model.visit(&mut Scale(&mut gradients, factor));
+    }
+    gradients
+}
+
+/// Trains for some steps.
+fn train<S: Subject>(
+    subject: &S,
+    world: &World,
+    kind: &Kind,
+    precision: Precision,
+    steps: usize,
+) -> Result<(Vec<Duration>, f64)> {
+    let device = world.device();
+    let plain = subject.init(&device)?;
+    let adamw = AdamWConfig::new().init();
+    let (mut model, mut optimizer) = match kind {
+        Kind::Plain => {
+            let model = match precision.param_dtype {
+                // In full precision nothing is cast; this only draws the parameters.
+                None => cast(plain, FloatDType::F32),
+                Some(dtype) => cast(plain, dtype),
+            };
+            (model, adamw)
+        }
+        Kind::Sharded(strategy) => {
+            let model = strategy.clone().precision(precision).shard(plain, world)?;
+            let optimizer = world.optimizer(adamw, &model)?;
+            (model, optimizer)
+        }
+    };
+    let (mut times, mut last) = (Vec::new(), 0.0);
+    for step in 0..WARM_UP + steps {
+        let start = Instant::now();
+        let loss = world.run(|| subject.loss(&model))?;
+        let seen = loss.clone();
+        let gradients = match kind {
+            Kind::Plain => {
+                let gradients = GradientsParams::from_grads(loss.backward(), &model);
+                clipped(gradients, &model)
+            }
+            Kind::Sharded(_) => world.backward(loss, &model)?.clip_norm(CLIP)?.grads,
+        };
+        model = optimizer.step(RATE, model, gradients);
+        device.sync().map_err(Error::user)?;
+        if step >= WARM_UP {
+            times.push(start.elapsed());
+        }
+        last = seen.into_data().iter::<f64>().next().unwrap_or(f64::NAN);
+    }
+    Ok((times, last))
+}
+
+/// One row on one rank.
+fn row(args: &Args, world: &World, name: &str) -> Result<Row> {
+    let (size, precision, kind) = parse(name)?;
+    let small = |config: VitConfig| images(config, args.batch, world);
+    let words = |config: BertConfig, tokens| texts(config, tokens, args.batch, world);
+    let (steps, kind_) = (args.steps, &kind);
+    let (mut times, loss) = match size {
+        Size::VitTiny => train(&small(VitConfig::tiny(10)), world, kind_, precision, steps),
+        Size::VitB16 => train(&small(VitConfig::base_16(10)), world, kind_, precision, steps),
+        Size::BertTiny => train(&words(BertConfig::tiny(), 32), world, kind_, precision, steps),
+        Size::BertBase => train(&words(BertConfig::base(), 128), world, kind_, precision, steps),
+    }?;
+    times.sort();
+    let at = |i: usize| times[i].as_secs_f64();
+    let usage = world.device().memory_pool_usage();
+    Ok(Row {
+        model: name_of(size),
+        precision: precision.to_string(),
+        kind: name.rsplit('/').next().unwrap_or(name).into(),
+        ranks: world.size(),
+        step: [at(times.len() / 2), at(0), at(times.len() - 1)],
+        memory: usage.map(|usage| usage.bytes_reserved as f64 / 1e6),
+        loss,
+    })
+}
+
+fn name_of(size: Size) -> String {
+    size.to_possible_value().map_or_else(String::new, |v| v.get_name().into())
+}
+
+/// A row's name, `model/precision/kind`, as [`rows`] writes it.
+fn parse(name: &str) -> Result<(Size, Precision, Kind)> {
+    let wrong = || Error::config("--row", "model/precision/kind", name);
+    let mut parts = name.splitn(3, '/');
+    let mut part = || parts.next().ok_or_else(wrong);
+    let size = Size::from_str(part()?, true).map_err(|_| wrong())?;
+    let precision = part()?.parse()?;
+    let kind = match part()? {
+        "plain" => Kind::Plain,
+        kind => match kind.strip_suffix("+recompute") {
+            Some(strategy) => Kind::Sharded(strategy.parse::<Strategy>()?.recompute(true)),
+            None => Kind::Sharded(kind.parse()?),
+        },
+    };
+    Ok((size, precision, kind))
+}
+
+/// All rows: plain Burn and a single device only where there is one rank.
+fn rows(args: &Args) -> Vec<String> {
+    let models = match args.models.as_slice() {
+        [] => &[Size::VitB16, Size::BertBase],
+        some => some,
+    };
+    let kinds: &[&str] = match args.nproc {
+        1 => &["plain", "single", "ddp", "fsdp", "fsdp+recompute"],
+        _ => &["ddp", "zero2", "fsdp", "fsdp+recompute"],
+    };
+    let mut rows = Vec::new();
+    for size in models {
+        for precision in &args.precisions {
+            rows.extend(kinds.iter().map(|k| format!("{}/{precision}/{k}", name_of(*size))));
+        }
+    }
+    rows
+}
+
+/// Runs a row in a process of its own and reads what it printed.
+fn child(args: &Args, name: &str) -> std::result::Result<Row, String> {
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let mut command = Command::new(program);
+    command.args(["--row", name, "--device", args.device.name()]);
+    command.args(["--batch", &args.batch.to_string(), "--steps", &args.steps.to_string()]);
+    if args.nproc > 1 {
+        command.args(["--nproc-per-node", &args.nproc.to_string()]);
+    }
+    if args.one_gpu {
+        command.arg("--one-gpu");
+    }
+    let output = command.output().map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let found = text.lines().find_map(|line| Some(&line[line.find('{')?..]));
+    match found.and_then(|json| serde_json::from_str(json).ok()) {
+        Some(row) if output.status.success() => Ok(row),
+        _ => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            let tail: Vec<_> = why.lines().rev().take(6).collect();
+            Err(tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        }
+    }
+}
+
+fn table(args: &Args) -> ExitCode {
+    println!(
+        "{:10} {:9} {:16} {:>5} {:>10} {:>10} {:>9} {:>9} {:>8}",
+        "model", "precision", "kind", "ranks", "step ms", "least ms", "/ plain", "MB", "loss"
+    );
+    let (mut done, mut code) = (Vec::<Row>::new(), ExitCode::SUCCESS);
+    for name in rows(args) {
+        match child(args, &name) {
+            Ok(row) => {
+                let same = |r: &&Row| r.model == row.model && r.precision == row.precision;
+                let mut plain = done.iter().filter(same).filter(|r| r.kind == "plain");
+                // The least is what the step costs when nothing else comes between.
+                let ratio = plain.next().map(|plain| row.step[1] / plain.step[1]);
+                let memory = row.memory.map_or("-".into(), |mb| format!("{mb:.0}"));
+                println!(
+                    "{:10} {:9} {:16} {:>5} {:>10.2} {:>10.2} {:>9} {:>9} {:>8.4}",
+                    row.model,
+                    row.precision,
+                    row.kind,
+                    row.ranks,
+                    row.step[0] * 1e3,
+                    row.step[1] * 1e3,
+                    ratio.map_or("-".into(), |r| format!("{r:.3}")),
+                    memory,
+                    row.loss
+                );
+                if row.kind == "fsdp" && row.precision == "f32" && ratio > Some(BAR_ALONE) {
+                    eprintln!("{name}: more than {BAR_ALONE} times plain Burn");
+                    code = ExitCode::FAILURE;
+                }
+                done.push(row);
+            }
+            Err(why) => {
+                eprintln!("{name} failed:\n{why}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    let written = args.json.as_ref().map(|path| {
+        let text = serde_json::to_string_pretty(&done).unwrap_or_default();
+        std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+    });
+    if let Some(Err(why)) = written {
+        eprintln!("error: {why}");
+        code = ExitCode::FAILURE;
+    }
+    code
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let Some(name) = &args.row else {
+        return match args.device.device(0) {
+            Ok(_) => table(&args),
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    };
+    let ran = (|| {
+        let launch = burn_dist::launch(&args.launch);
+        let launch = match args.one_gpu {
+            true => launch.device(args.device.device(0)?),
+            false => launch.device(args.device),
+        };
+        launch.run(|world| {
+            let row = row(&args, &world, name)?;
+            if world.is_chief() {
+                println!("{}", serde_json::to_string(&row).unwrap_or_default());
+            }
+            Ok(())
+        })
+    })();
+    if let Err(error) = &ran {
+        eprintln!("error: {error}");
+    }
+    ExitCode::from(exit_code(&ran))
+}

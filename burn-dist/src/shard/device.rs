@@ -1,0 +1,441 @@
+//! Memory of a GPU.
+//!
+//! Everything that knows how CubeCL stores a tensor is here. What is computed goes to the stream
+//! of the thread that asks for it, and CubeCL lets a stream wait for those whose buffers it reads;
+//! so buffers may go from the communication thread to the compute thread and back. What CubeCL does
+//! not know of are collectives between devices: a buffer that one of them fills has an [`Arrival`].
+
+#[cfg(feature = "cuda")]
+use super::flat::element;
+use super::host;
+use crate::comm::Arrival;
+#[cfg(feature = "cuda")]
+use crate::comm::DeviceBuffer;
+use crate::error::{Error, Result};
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Cube, TensorMetadata};
+use burn::tensor::{Bytes, DType, Shape, Slice};
+use burn_cubecl::{CubeBackend, CubeDevice, cubecl, kernel, tensor::CubeTensor};
+use std::ops::Range;
+
+/// The tensor behind one that Burn may still fuse with others.
+#[cfg(feature = "fusion")]
+pub(super) fn unfused(tensor: FloatTensor<Cube>) -> CubeTensor {
+    tensor
+        .client
+        .clone()
+        .resolve_tensor_float::<CubeBackend>(tensor)
+}
+
+/// The tensor itself: this build fuses nothing.
+#[cfg(not(feature = "fusion"))]
+pub(super) fn unfused(tensor: FloatTensor<Cube>) -> CubeTensor {
+    tensor
+}
+
+/// A tensor that Burn may fuse with others.
+///
+/// It enters the fusion server as an initial value, as data from the host does, so nothing of ours
+/// is deferred: what communicates has communicated, and a failure is raised where it happens.
+#[cfg(feature = "fusion")]
+pub(super) fn fusible(tensor: CubeTensor) -> FloatTensor<Cube> {
+    use burn::backend::fusion::{NoOp, get_client};
+    use burn::backend::ir::{BackendIr, InitOperationIr, OperationIr, OperationOutput};
+    use cubecl::stream_id::StreamId;
+    let client = get_client::<CubeBackend>(&tensor.device);
+    let (shape, dtype) = (tensor.shape(), tensor.dtype);
+    let handle = CubeBackend::float_tensor_handle(tensor);
+    let init = InitOperationIr::create(shape, dtype, || client.register_tensor_handle(handle));
+    let made = client.register(
+        StreamId::current(),
+        OperationIr::Init(init),
+        NoOp::<CubeBackend>::new(),
+    );
+    made.output()
+}
+
+/// The tensor itself: this build fuses nothing.
+#[cfg(not(feature = "fusion"))]
+pub(super) fn fusible(tensor: CubeTensor) -> FloatTensor<Cube> {
+    tensor
+}
+
+/// A tensor of these elements.
+pub(super) fn tensor(
+    bytes: &[u8],
+    dtype: DType,
+    shape: &[usize],
+    device: &CubeDevice,
+) -> CubeTensor {
+    let client = device.client();
+    let handle = client.create(Bytes::from_bytes_vec(bytes.to_vec()));
+    let shape = Shape::from(shape.to_vec());
+    CubeTensor::new_contiguous(client, device.clone(), shape, handle, dtype)
+}
+
+pub(super) fn cast(tensor: CubeTensor, dtype: DType) -> CubeTensor {
+    match tensor.dtype == dtype {
+        true => tensor,
+        false => CubeBackend::float_cast(tensor, dtype.into()),
+    }
+}
+
+pub(super) fn add(a: CubeTensor, b: CubeTensor) -> CubeTensor {
+    CubeBackend::float_add(a, b)
+}
+
+/// All elements, on the host.
+pub(super) fn download(tensor: &CubeTensor) -> Result<host::Flat> {
+    let bytes = read(tensor)?;
+    let mut flat = host::Flat::zeros(bytes.len() / tensor.dtype.size(), tensor.dtype);
+    flat.bytes_mut().copy_from_slice(&bytes);
+    Ok(flat)
+}
+
+fn read(tensor: &CubeTensor) -> Result<Vec<u8>> {
+    let tensor = line(tensor.clone());
+    let len = tensor.meta.shape().num_elements() * tensor.dtype.size();
+    let read = tensor.client.read_one(tensor.handle);
+    let bytes = read.map_err(|e| broken("read", &e))?;
+    Ok(bytes[..len].to_vec())
+}
+
+fn broken(what: &str, cause: &dyn std::fmt::Display) -> Error {
+    Error::config(format!("{what} of GPU memory"), "a GPU that works", cause)
+}
+
+/// The elements in a row, without the padding that rows of a matrix may have.
+fn line(tensor: CubeTensor) -> CubeTensor {
+    let len = tensor.shape().num_elements();
+    CubeBackend::float_reshape(kernel::into_contiguous(tensor), Shape::from(vec![len]))
+}
+
+/// Some elements of a row, with storage of their own.
+fn part(tensor: &CubeTensor, range: Range<usize>) -> CubeTensor {
+    let slice = Slice::from(range);
+    let part = CubeBackend::float_slice(tensor.clone(), &[slice]);
+    match is_same_memory(&part, tensor) {
+        true => part.copy(),
+        false => part,
+    }
+}
+
+fn is_same_memory(a: &CubeTensor, b: &CubeTensor) -> bool {
+    let id = |t: &CubeTensor| t.handle.memory.descriptor().id;
+    id(a) == id(b)
+}
+
+fn shaped(tensor: CubeTensor, shape: &[usize]) -> CubeTensor {
+    CubeBackend::float_reshape(tensor, Shape::from(shape.to_vec()))
+}
+
+/// What a rank stores of one parameter, at one moment; keeps the storage alive.
+#[derive(Debug, Clone)]
+pub(crate) struct Piece(CubeTensor);
+
+impl Piece {
+    pub(super) fn of(tensor: CubeTensor) -> Self {
+        Self(tensor)
+    }
+
+    pub(super) fn tensor(&self) -> CubeTensor {
+        self.0.clone()
+    }
+
+    pub(super) fn read(&self) -> Result<Vec<u8>> {
+        read(&self.0)
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.0.shape().num_elements() * self.0.dtype.size()
+    }
+
+    pub(super) fn cut(&self, range: Range<usize>, shape: &[usize]) -> CubeTensor {
+        shaped(part(&line(self.0.clone()), range), shape)
+    }
+
+    /// Whether both are the same memory: nothing was stored to the parameter in between.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let place = |t: &CubeTensor| (t.handle.offset_start, t.handle.offset_end);
+        is_same_memory(&self.0, &other.0) && place(&self.0) == place(&other.0)
+    }
+}
+
+/// A flat buffer that is still being filled.
+#[derive(Debug)]
+pub(crate) struct Flat {
+    tensor: CubeTensor,
+    arrival: Arrival,
+}
+
+/// A flat buffer whose views are tensors.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    tensor: CubeTensor,
+    arrival: Arrival,
+}
+
+impl Flat {
+    fn new(tensor: CubeTensor) -> Self {
+        Self {
+            tensor,
+            arrival: Arrival::now(),
+        }
+    }
+
+    pub(super) fn zeros(len: usize, dtype: DType, device: &CubeDevice) -> Self {
+        let shape = Shape::from(vec![len]);
+        Self::new(CubeBackend::float_zeros(shape, device, dtype.into()))
+    }
+
+    /// A buffer of whatever was there.
+    pub(super) fn empty(len: usize, like: &Self) -> Self {
+        let (shape, device) = (Shape::from(vec![len]), &like.tensor.device);
+        let dtype = like.tensor.dtype.into();
+        Self::new(CubeBackend::float_empty(shape, device, dtype))
+    }
+
+    /// These elements, from the host.
+    pub(super) fn upload(flat: &host::Flat, device: &CubeDevice) -> Self {
+        let len = flat.bytes().len() / flat.dtype().size();
+        Self::new(tensor(flat.bytes(), flat.dtype(), &[len], device))
+    }
+
+    pub(super) fn dtype(&self) -> DType {
+        self.tensor.dtype
+    }
+
+    pub(super) fn device(&self) -> &CubeDevice {
+        &self.tensor.device
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tensor.shape().num_elements()
+    }
+
+    /// Copies a tensor's elements to `start`, counted in elements, in this buffer's type.
+    pub(super) fn put(&mut self, start: usize, tensor: CubeTensor) {
+        let value = cast(line(tensor), self.dtype());
+        let len = value.shape().num_elements();
+        if len == 0 {
+            return;
+        }
+        // The buffer is written in place only while there is no second handle on it; the value
+        // stands in for it meanwhile.
+        let buffer = std::mem::replace(&mut self.tensor, value.clone());
+        let slice = Slice::from(start..start + len);
+        self.tensor = CubeBackend::float_slice_assign(buffer, &[slice], value);
+    }
+
+    pub(super) fn part(&self, range: Range<usize>) -> CubeTensor {
+        part(&self.tensor, range)
+    }
+
+    pub(super) fn cast(self, dtype: DType) -> Self {
+        Self {
+            tensor: cast(self.tensor, dtype),
+            ..self
+        }
+    }
+
+    pub(super) fn download(&self) -> Result<host::Flat> {
+        download(&self.tensor)
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        let sum = add(self.tensor.clone(), other.tensor.clone());
+        self.tensor = sum;
+    }
+
+    pub(super) fn scale(&mut self, by: f64) {
+        self.tensor = CubeBackend::float_mul_scalar(self.tensor.clone(), by.into());
+    }
+
+    pub(super) fn squares(&self) -> Result<f64> {
+        let wide = cast(self.tensor.clone(), DType::F32);
+        self.sum(CubeBackend::float_mul(wide.clone(), wide))
+    }
+
+    /// Whether every element is a number. The sum of magnitudes is one only then; so many of the
+    /// largest ones that their sum is none are no gradients either.
+    pub(super) fn is_finite(&self) -> Result<bool> {
+        let wide = cast(self.tensor.clone(), DType::F32);
+        let sum = self.sum(CubeBackend::float_abs(wide))?;
+        Ok(sum.is_finite())
+    }
+
+    fn sum(&self, of: CubeTensor) -> Result<f64> {
+        match self.len() {
+            0 => Ok(0.0),
+            _ => Ok(download(&CubeBackend::float_sum(of))?.numbers()[0]),
+        }
+    }
+
+    pub(super) fn arrive(&self) -> Result<()> {
+        self.arrival.wait()
+    }
+
+    /// The memory, as collectives between devices take it.
+    ///
+    /// What was asked of the GPU before is done, or at least submitted, as `order` wants it.
+    #[cfg(feature = "cuda")]
+    pub(super) fn submitted(&self, order: crate::comm::Order) -> Result<DeviceBuffer> {
+        use cubecl_runtime::runtime::Runtime;
+        type Server = <cubecl::cuda::CudaRuntime as Runtime>::Server;
+        let (client, handle) = (&self.tensor.client, &self.tensor.handle);
+        // Comes back when all that this client was asked for has been submitted, and lets this
+        // thread's stream wait for the one that the memory belongs to. While the resource is held,
+        // the memory is neither given to anybody else nor moved.
+        let resource = client.get_resource::<Server>(handle.clone());
+        let resource = resource.map_err(|e| broken("address", &e))?;
+        if order == crate::comm::Order::Host {
+            let done = cubecl::future::block_on(client.sync());
+            done.map_err(|e| broken("work", &e))?;
+        }
+        let address = resource.resource().ptr;
+        let owner = std::sync::Arc::new((resource, self.tensor.clone()));
+        // SAFETY: the owner keeps the allocation. A buffer that a collective writes is not read
+        // before its arrival, and one that it reads is not written again: the engine hands both
+        // over to the collective.
+        #[allow(unsafe_code)]
+        Ok(unsafe { DeviceBuffer::new(address, self.len(), element(self.dtype())?, owner) })
+    }
+
+    /// The elements will be there with `arrival`.
+    pub(super) fn arriving(self, arrival: Arrival) -> Self {
+        Self { arrival, ..self }
+    }
+
+    pub(super) fn share(self) -> Shared {
+        let Self { tensor, arrival } = self;
+        Shared { tensor, arrival }
+    }
+}
+
+impl Shared {
+    /// The elements from `start` on, without a copy where the device can start there.
+    pub(super) fn view(&self, start: usize, shape: &[usize]) -> CubeTensor {
+        let (size, all) = (self.tensor.dtype.size(), self.tensor.shape().num_elements());
+        let len: usize = shape.iter().product();
+        let before = (start * size) as u64;
+        let behind = ((all - start - len) * size) as u64;
+        let properties = self.tensor.client.properties();
+        let aligned = match self.tensor.device {
+            // A kernel's widest load.
+            CubeDevice::Cuda(_) => u64::from(properties.hardware.load_width / 8),
+            _ => properties.memory.alignment,
+        };
+        if len == 0 || !before.is_multiple_of(aligned) {
+            return self.copy(start, shape);
+        }
+        let handle = self.tensor.handle.clone();
+        CubeTensor::new_contiguous(
+            self.tensor.client.clone(),
+            self.tensor.device.clone(),
+            Shape::from(shape.to_vec()),
+            handle.offset_start(before).offset_end(behind),
+            self.tensor.dtype,
+        )
+    }
+
+    pub(super) fn copy(&self, start: usize, shape: &[usize]) -> CubeTensor {
+        let len: usize = shape.iter().product();
+        if len == 0 {
+            let dtype = self.tensor.dtype.into();
+            let shape = Shape::from(shape.to_vec());
+            return CubeBackend::float_empty(shape, &self.tensor.device, dtype);
+        }
+        shaped(part(&self.tensor, start..start + len), shape)
+    }
+
+    pub(super) fn read(&self) -> Result<Vec<u8>> {
+        read(&self.tensor)
+    }
+
+    pub(super) fn arrive(&self) -> Result<()> {
+        self.arrival.wait()
+    }
+}
+
+#[cfg(all(test, feature = "wgpu"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The GPU, where the machine has one.
+    fn gpu() -> Option<CubeDevice> {
+        CubeDevice::wgpu(Default::default()).ok()
+    }
+
+    fn counting(len: usize, device: &CubeDevice) -> CubeTensor {
+        let numbers: Vec<f32> = (0..len).map(|x| x as f32).collect();
+        tensor(bytemuck::cast_slice(&numbers), DType::F32, &[len], device)
+    }
+
+    fn numbers(tensor: &CubeTensor) -> Vec<f64> {
+        download(tensor).unwrap().numbers()
+    }
+
+    #[test]
+    fn a_buffer_is_filled_in_place_and_its_views_are_its_memory() {
+        let Some(device) = gpu() else { return };
+        let mut flat = Flat::zeros(300, DType::F32, &device);
+        let before = flat.tensor.clone();
+        let id = before.handle.memory.descriptor().id;
+        drop(before);
+        flat.put(3, shaped(counting(12, &device), &[3, 4]));
+        flat.put(256, counting(40, &device));
+        assert_eq!(flat.tensor.handle.memory.descriptor().id, id);
+        let shared = flat.share();
+        let view = shared.view(256, &[5, 8]);
+        assert!(is_same_memory(&view, &shared.tensor));
+        assert_eq!(numbers(&view), (0..40).map(f64::from).collect::<Vec<_>>());
+        // No kernel can begin at any element.
+        let odd = shared.view(3, &[12]);
+        assert!(!is_same_memory(&odd, &shared.tensor));
+        assert_eq!(numbers(&odd), (0..12).map(f64::from).collect::<Vec<_>>());
+        let copy = shared.copy(256, &[40]);
+        assert!(!is_same_memory(&copy, &shared.tensor));
+        assert_eq!(numbers(&copy), numbers(&view));
+    }
+
+    #[test]
+    fn a_piece_is_its_memory_and_not_its_numbers() {
+        let Some(device) = gpu() else { return };
+        let stored = counting(8, &device);
+        let piece = Piece::of(stored.clone());
+        assert!(piece.is(&Piece::of(stored.clone())));
+        assert!(!piece.is(&Piece::of(stored.copy())));
+        assert_eq!(piece.read().unwrap().len(), piece.size());
+        assert_eq!(numbers(&piece.cut(2..5, &[3, 1])), [2.0, 3.0, 4.0]);
+        assert!(numbers(&piece.cut(2..2, &[0, 1])).is_empty());
+    }
+
+    #[test]
+    fn norms_and_finiteness_are_read_once() {
+        let Some(device) = gpu() else { return };
+        let mut flat = Flat::zeros(70, DType::F32, &device);
+        flat.put(10, counting(4, &device));
+        assert_eq!(flat.squares().unwrap(), 14.0);
+        assert!(flat.is_finite().unwrap());
+        flat.scale(-2.0);
+        assert_eq!(flat.squares().unwrap(), 56.0);
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let broken = tensor(bytemuck::bytes_of(&broken), DType::F32, &[1], &device);
+            flat.put(0, broken);
+            assert!(!flat.is_finite().unwrap());
+        }
+    }
+
+    #[test]
+    fn an_empty_tensor_is_one() {
+        let Some(device) = gpu() else { return };
+        let empty = tensor(&[], DType::F32, &[0, 1], &device);
+        assert!(numbers(&empty).is_empty());
+        let mut flat = Flat::zeros(4, DType::F32, &device);
+        flat.put(0, empty);
+        assert_eq!(flat.squares().unwrap(), 0.0);
+        assert!(numbers(&flat.share().view(4, &[0])).is_empty());
+    }
+}

@@ -1,0 +1,73 @@
+//! What is saved or exported on a GPU is what is loaded there, and on the CPU.
+
+use crate::oracle::{self, Mlp, Values};
+use crate::place::{cpu, gpu, ranks};
+use burn::module::Module;
+use burn::optim::AdamWConfig;
+use burn::tensor::{DType, Tensor};
+use burn_dist::launch::DeviceKind;
+use burn_dist::weights::{Export, Weights};
+use burn_dist::{Destination, Result, Strategy, World};
+
+fn parameters(world: &World, model: &Mlp) -> Result<Values> {
+    Ok(oracle::values(
+        &world.full(model, Destination::All)?.unwrap(),
+    ))
+}
+
+#[test]
+fn a_save_of_the_gpu_resumes_there_and_on_the_cpu() {
+    let Some((kind, _alone)) = gpu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let whole = Mlp::new(2, &cpu());
+    let run = |kind: DeviceKind, resume: bool| {
+        ranks(2, kind).run(|world| {
+            let model = whole.clone().fork(&world.device());
+            let mut model = Strategy::fsdp().shard(model, &world)?;
+            let mut optimizer = world.optimizer(AdamWConfig::new().init(), &model)?;
+            if resume {
+                let step: usize;
+                (model, optimizer, step) = world.load(folder.path(), model, optimizer)?;
+                assert_eq!(step, 1);
+            }
+            for step in usize::from(resume)..2 {
+                if step == 1 && !resume {
+                    world.save(folder.path(), &model, &optimizer, &step)?;
+                }
+                let mine = oracle::rows(&oracle::batch(8, 7, step), world.rank(), 2);
+                let x: Tensor<2> = oracle::tensor(&mine, DType::F32, &world.device());
+                let loss = world.run(|| model.forward(x).powi_scalar(2).mean())?;
+                let grads = world.backward(loss, &model)?;
+                model = optimizer.step(1e-2, model, grads.into_params());
+            }
+            parameters(&world, &model)
+        })
+    };
+    let straight = run(kind, false).unwrap();
+    let resumed = run(kind, true).unwrap();
+    oracle::close("resumed on the GPU", &resumed[0], &straight[0], 1e-6);
+    let moved = run(DeviceKind::Cpu, true).unwrap();
+    oracle::close("resumed on the CPU", &moved[0], &straight[0], 1e-3);
+}
+
+#[test]
+fn weights_go_out_and_come_back() {
+    let Some((kind, _alone)) = gpu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let whole = Mlp::new(2, &cpu());
+    let written = ranks(2, kind).run(|world| {
+        let model = Strategy::fsdp().shard(whole.clone().fork(&world.device()), &world)?;
+        world.export(&model, folder.path(), &Export::new())?;
+        parameters(&world, &model)
+    });
+    assert_eq!(written.unwrap()[0], oracle::values(&whole));
+    for kind in [kind, DeviceKind::Cpu] {
+        let read = ranks(3, kind).run(|world| {
+            let weights = Weights::open(folder.path())?;
+            let fresh = Mlp::new(2, &world.device());
+            let (model, _) = Strategy::fsdp().shard_from(fresh, &world, &weights)?;
+            parameters(&world, &model)
+        });
+        assert_eq!(read.unwrap()[0], oracle::values(&whole), "{kind}");
+    }
+}

@@ -1,0 +1,229 @@
+//! Every strategy trains on the GPU as one plain device on the CPU does.
+
+use crate::oracle::{self, Mlp, Trace};
+use crate::place::{cpu, gpu, ranks};
+use burn::module::Module;
+use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::tensor::{DType, Tensor};
+use burn_dist::launch::DeviceKind;
+use burn_dist::{Destination, Error, Shadow, Strategy, World, unit};
+
+const ROWS: usize = 12;
+const STEPS: usize = 3;
+/// Of the largest element. Two devices order their sums differently, and AdamW divides by roots.
+const GRADIENTS: f64 = 1e-4;
+const PARAMETERS: f64 = 1e-3;
+
+fn loss(model: &Mlp, x: Tensor<2>) -> Tensor<1> {
+    model.forward(x).powi_scalar(2).mean()
+}
+
+fn adamw() -> ModuleOptimizer {
+    AdamWConfig::new().with_epsilon(1e-3).init()
+}
+
+fn reference(model: &Mlp) -> Trace {
+    oracle::plain(model.clone(), adamw(), STEPS, 1e-2, |model, step| {
+        let all = oracle::batch(ROWS, 7, step);
+        loss(model, oracle::tensor(&all, DType::F32, &cpu()))
+    })
+}
+
+fn mine(world: &World, step: usize) -> Tensor<2> {
+    let mine = oracle::rows(&oracle::batch(ROWS, 7, step), world.rank(), world.size());
+    oracle::tensor(&mine, DType::F32, &world.device())
+}
+
+fn run(kind: DeviceKind, size: usize, strategy: &Strategy, model: &Mlp, passes: usize) -> Trace {
+    let traces = ranks(size, kind).run(|world| {
+        let model = model.clone().fork(&world.device());
+        let model = strategy.clone().shard(model, &world)?;
+        oracle::sharded(&world, model, adamw(), STEPS, 1e-2, |model, step| {
+            let mut sums = world.accumulate(model)?;
+            let x = mine(&world, step);
+            let rows = x.dims()[0] / passes;
+            let mut total = 0.0;
+            for pass in 0..passes {
+                let x = x.clone().slice([pass * rows..(pass + 1) * rows]);
+                let loss = world.run(|| loss(model, x))?;
+                total += oracle::scalar(&loss) / passes as f64;
+                sums.add(loss)?;
+            }
+            Ok((total, sums.finish()?))
+        })
+    });
+    let mut traces = traces.unwrap_or_else(|e| panic!("{strategy} at world {size}: {e}"));
+    for step in 0..STEPS {
+        let mean = traces.iter().map(|t| t.losses[step]).sum::<f64>() / size as f64;
+        traces[0].losses[step] = mean;
+    }
+    traces.remove(0)
+}
+
+fn assert_same(what: &str, found: &Trace, expected: &Trace) {
+    for (found, wanted) in found.losses.iter().zip(&expected.losses) {
+        assert!(
+            (found - wanted).abs() <= 1e-4 * wanted.abs(),
+            "{what}: {found} for {wanted}"
+        );
+    }
+    for (step, wanted) in expected.gradients.iter().enumerate() {
+        let what = format!("{what}, gradients of step {step}");
+        // Later ones are those of parameters that have drifted apart.
+        let allowed = GRADIENTS * (1 + 10 * step) as f64;
+        oracle::close(&what, &found.gradients[step], wanted, allowed);
+    }
+    oracle::close(what, &found.parameters, &expected.parameters, PARAMETERS);
+}
+
+#[test]
+fn every_strategy_agrees_with_the_cpu() {
+    let Some((kind, _alone)) = gpu() else { return };
+    let model = Mlp::new(2, &cpu());
+    let expected = reference(&model);
+    for size in 1..=3 {
+        for strategy in oracle::strategies(size) {
+            let what = format!("{strategy} at world {size}");
+            assert_same(&what, &run(kind, size, &strategy, &model, 1), &expected);
+        }
+    }
+}
+
+#[test]
+fn recomputed_and_accumulated_agrees_with_the_cpu() {
+    let Some((kind, _alone)) = gpu() else { return };
+    let model = Mlp::new(2, &cpu());
+    let expected = reference(&model);
+    for strategy in oracle::strategies(2) {
+        let strategy = strategy.recompute(true);
+        assert_same(
+            &format!("{strategy}"),
+            &run(kind, 2, &strategy, &model, 2),
+            &expected,
+        );
+    }
+}
+
+#[test]
+fn frozen_parameters_stay_and_norms_are_global() {
+    let Some((kind, _alone)) = gpu() else { return };
+    let mut model = Mlp::new(2, &cpu());
+    model.blocks[0] = model.blocks[0].clone().freeze();
+    let all = oracle::tensor(&oracle::batch(ROWS, 7, 0), DType::F32, &cpu());
+    let grads = GradientsParams::from_grads(loss(&model, all).backward(), &model);
+    let expected = oracle::values(&oracle::holding(&model, &grads));
+    let norm = expected
+        .values()
+        .flatten()
+        .map(|x| x * x)
+        .sum::<f64>()
+        .sqrt();
+    for size in 1..=3 {
+        for strategy in oracle::strategies(size) {
+            let what = format!("{strategy} at world {size}");
+            let ran = ranks(size, kind).run(|world| {
+                let model = model.clone().fork(&world.device());
+                let model = strategy.clone().shard(model, &world)?;
+                let loss = world.run(|| loss(&model, mine(&world, 0)))?;
+                let grads = world.backward(loss, &model)?;
+                assert!(grads.all_finite()?);
+                let found = grads.norm()?;
+                assert!(
+                    (found - norm).abs() < 1e-4 * norm,
+                    "{what}: {found} for {norm}"
+                );
+                let clipped = grads.clip_norm(norm / 2.0)?;
+                let model = oracle::holding(&model, &clipped.grads);
+                Ok(oracle::values(
+                    &world.full(&model, Destination::All)?.unwrap(),
+                ))
+            });
+            let found = ran.unwrap_or_else(|e| panic!("{what}: {e}"));
+            let mut halved = expected.clone();
+            halved.values_mut().flatten().for_each(|x| *x *= 0.5);
+            oracle::close(&what, &found[0], &halved, 2.0 * GRADIENTS);
+        }
+    }
+}
+
+#[test]
+fn an_overflow_is_seen_on_every_rank() {
+    let Some((kind, _alone)) = gpu() else { return };
+    let model = Mlp::new(1, &cpu());
+    let found = ranks(2, kind).run(|world| {
+        let model = Strategy::fsdp().shard(model.clone().fork(&world.device()), &world)?;
+        let huge = if world.rank() == 1 {
+            f32::INFINITY
+        } else {
+            1.0
+        };
+        let loss = world.run(|| loss(&model, mine(&world, 0)) * huge)?;
+        let grads = world.backward(loss, &model)?;
+        let norm = grads.norm();
+        Ok((
+            grads.all_finite()?,
+            matches!(norm, Err(Error::NotFinite { .. })),
+        ))
+    });
+    assert_eq!(found.unwrap(), [(false, true), (false, true)]);
+}
+
+/// A layer with running state, which every rank has whole and which is averaged.
+#[derive(Module, Debug)]
+struct Normed {
+    layers: Vec<Linear>,
+    norm: BatchNorm,
+}
+
+impl Normed {
+    fn loss(&self, x: Tensor<2>) -> Tensor<1> {
+        let y = unit(self, x, |net: &Self, x| {
+            let x = net.layers.iter().fold(x, |x, l| l.forward(x));
+            net.norm
+                .forward(x.unsqueeze_dim::<3>(2))
+                .squeeze_dim::<2>(2)
+        });
+        y.powi_scalar(2).mean()
+    }
+}
+
+#[test]
+fn running_state_is_averaged() {
+    let Some((kind, _alone)) = gpu() else { return };
+    let model = Normed {
+        layers: vec![LinearConfig::new(7, 6).init(&cpu())],
+        norm: BatchNormConfig::new(6).init(&cpu()),
+    };
+    let train = |device| {
+        let ranks = ranks(2, DeviceKind::Cpu).device(device);
+        ranks.run(|world| {
+            let model = Strategy::fsdp().shard(model.clone().fork(&world.device()), &world)?;
+            let loss = world.run(|| model.loss(mine(&world, 0)))?;
+            let grads = world.backward(loss, &model)?.into_params();
+            let model = SgdConfig::new().init().step(0.1, model, grads);
+            Ok(oracle::values(
+                &world.full(&model, Destination::All)?.unwrap(),
+            ))
+        })
+    };
+    let (found, expected) = (train(kind).unwrap(), train(DeviceKind::Cpu).unwrap());
+    assert_eq!(found[0], found[1]);
+    oracle::close("running state", &found[0], &expected[0], 1e-4);
+}
+
+#[test]
+fn a_shadow_run_agrees() {
+    let Some((kind, _alone)) = gpu() else { return };
+    let model = Mlp::new(2, &cpu());
+    let compared = ranks(2, kind).run(|world| {
+        let model = Strategy::fsdp().shard(model.clone().fork(&world.device()), &world)?;
+        world.shadow(&model, Shadow::within(1e-4), 1, |model, step| {
+            (
+                model.forward(mine(&world, step)).powi_scalar(2).sum(),
+                ROWS / 2,
+            )
+        })
+    });
+    assert!(compared.unwrap().iter().all(|c| c.units == 3));
+}
