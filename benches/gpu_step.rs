@@ -153,7 +153,10 @@ impl Subject for Texts {
     }
 
     fn loss(&self, model: &BertClassifier) -> Tensor<1> {
-        cross_entropy(model.forward(Tokens::new(self.ids.clone())), self.labels.clone())
+        cross_entropy(
+            model.forward(Tokens::new(self.ids.clone())),
+            self.labels.clone(),
+        )
     }
 }
 
@@ -236,7 +239,9 @@ fn clipped<M: Module>(mut gradients: GradientsParams, model: &M) -> GradientsPar
     }
     let mut squares = Squares(&gradients, None);
     model.visit(&mut squares);
-    let norm = squares.1.map_or(0.0, |s| f64::from(s.into_scalar::<f32>()).sqrt());
+    let norm = squares
+        .1
+        .map_or(0.0, |s| f64::from(s.into_scalar::<f32>()).sqrt());
     let factor = CLIP / (norm + 1e-6);
     if factor < 1.0 {
         model.visit(&mut Scale(&mut gradients, factor));
@@ -300,9 +305,27 @@ fn row(args: &Args, world: &World, name: &str) -> Result<Row> {
     let (steps, kind_) = (args.steps, &kind);
     let (mut times, loss) = match size {
         Size::VitTiny => train(&small(VitConfig::tiny(10)), world, kind_, precision, steps),
-        Size::VitB16 => train(&small(VitConfig::base_16(10)), world, kind_, precision, steps),
-        Size::BertTiny => train(&words(BertConfig::tiny(), 32), world, kind_, precision, steps),
-        Size::BertBase => train(&words(BertConfig::base(), 128), world, kind_, precision, steps),
+        Size::VitB16 => train(
+            &small(VitConfig::base_16(10)),
+            world,
+            kind_,
+            precision,
+            steps,
+        ),
+        Size::BertTiny => train(
+            &words(BertConfig::tiny(), 32),
+            world,
+            kind_,
+            precision,
+            steps,
+        ),
+        Size::BertBase => train(
+            &words(BertConfig::base(), 128),
+            world,
+            kind_,
+            precision,
+            steps,
+        ),
     }?;
     times.sort();
     let at = |i: usize| times[i].as_secs_f64();
@@ -319,7 +342,8 @@ fn row(args: &Args, world: &World, name: &str) -> Result<Row> {
 }
 
 fn name_of(size: Size) -> String {
-    size.to_possible_value().map_or_else(String::new, |v| v.get_name().into())
+    size.to_possible_value()
+        .map_or_else(String::new, |v| v.get_name().into())
 }
 
 /// A row's name, `model/precision/kind`, as [`rows`] writes it.
@@ -352,7 +376,11 @@ fn rows(args: &Args) -> Vec<String> {
     let mut rows = Vec::new();
     for size in models {
         for precision in &args.precisions {
-            rows.extend(kinds.iter().map(|k| format!("{}/{precision}/{k}", name_of(*size))));
+            rows.extend(
+                kinds
+                    .iter()
+                    .map(|k| format!("{}/{precision}/{k}", name_of(*size))),
+            );
         }
     }
     rows
@@ -363,7 +391,12 @@ fn child(args: &Args, name: &str) -> std::result::Result<Row, String> {
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let mut command = Command::new(program);
     command.args(["--row", name, "--device", args.device.name()]);
-    command.args(["--batch", &args.batch.to_string(), "--steps", &args.steps.to_string()]);
+    command.args([
+        "--batch",
+        &args.batch.to_string(),
+        "--steps",
+        &args.steps.to_string(),
+    ]);
     if args.nproc > 1 {
         command.args(["--nproc-per-node", &args.nproc.to_string()]);
     }

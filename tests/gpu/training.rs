@@ -1,19 +1,20 @@
-//! Every strategy trains on the GPU as one plain device on the CPU does.
+//! Every strategy trains as one plain GPU does, and that one as the CPU does.
 
 use crate::oracle::{self, Mlp, Trace};
 use crate::place::{cpu, gpu, ranks};
 use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use burn_dist::launch::DeviceKind;
 use burn_dist::{Destination, Error, Shadow, Strategy, World, unit};
 
 const ROWS: usize = 12;
 const STEPS: usize = 3;
-/// Of the largest element. Two devices order their sums differently, and AdamW divides by roots.
-const GRADIENTS: f64 = 1e-4;
-const PARAMETERS: f64 = 1e-3;
+/// Ranks against one plain GPU, as a share of the largest element: sums are ordered differently.
+const RANKS: f64 = 2e-5;
+/// A GPU against the CPU: its `erf` and `exp` are approximations of their own.
+const DEVICES: f64 = 5e-3;
 
 fn loss(model: &Mlp, x: Tensor<2>) -> Tensor<1> {
     model.forward(x).powi_scalar(2).mean()
@@ -23,11 +24,18 @@ fn adamw() -> ModuleOptimizer {
     AdamWConfig::new().with_epsilon(1e-3).init()
 }
 
-fn reference(model: &Mlp) -> Trace {
-    oracle::plain(model.clone(), adamw(), STEPS, 1e-2, |model, step| {
-        let all = oracle::batch(ROWS, 7, step);
-        loss(model, oracle::tensor(&all, DType::F32, &cpu()))
-    })
+/// Plain Burn with the whole batch, on one GPU; held against the CPU.
+fn reference(kind: DeviceKind, model: &Mlp) -> Trace {
+    let plain = |device: Device| {
+        let model = model.clone().fork(&device);
+        oracle::plain(model, adamw(), STEPS, 1e-2, |model, step| {
+            let all = oracle::batch(ROWS, 7, step);
+            loss(model, oracle::tensor(&all, DType::F32, &device))
+        })
+    };
+    let found = plain(kind.device(0).unwrap().autodiff());
+    assert_same("one plain GPU", &found, &plain(cpu()), DEVICES);
+    found
 }
 
 fn mine(world: &World, step: usize) -> Tensor<2> {
@@ -61,31 +69,34 @@ fn run(kind: DeviceKind, size: usize, strategy: &Strategy, model: &Mlp, passes: 
     traces.remove(0)
 }
 
-fn assert_same(what: &str, found: &Trace, expected: &Trace) {
+fn assert_same(what: &str, found: &Trace, expected: &Trace, within: f64) {
     for (found, wanted) in found.losses.iter().zip(&expected.losses) {
         assert!(
-            (found - wanted).abs() <= 1e-4 * wanted.abs(),
+            (found - wanted).abs() <= within * wanted.abs(),
             "{what}: {found} for {wanted}"
         );
     }
     for (step, wanted) in expected.gradients.iter().enumerate() {
         let what = format!("{what}, gradients of step {step}");
-        // Later ones are those of parameters that have drifted apart.
-        let allowed = GRADIENTS * (1 + 10 * step) as f64;
-        oracle::close(&what, &found.gradients[step], wanted, allowed);
+        oracle::close(&what, &found.gradients[step], wanted, within);
     }
-    oracle::close(what, &found.parameters, &expected.parameters, PARAMETERS);
+    oracle::close(what, &found.parameters, &expected.parameters, within);
 }
 
 #[test]
 fn every_strategy_agrees_with_the_cpu() {
     let Some((kind, _alone)) = gpu() else { return };
     let model = Mlp::new(2, &cpu());
-    let expected = reference(&model);
+    let expected = reference(kind, &model);
     for size in 1..=3 {
         for strategy in oracle::strategies(size) {
             let what = format!("{strategy} at world {size}");
-            assert_same(&what, &run(kind, size, &strategy, &model, 1), &expected);
+            assert_same(
+                &what,
+                &run(kind, size, &strategy, &model, 1),
+                &expected,
+                RANKS,
+            );
         }
     }
 }
@@ -94,13 +105,14 @@ fn every_strategy_agrees_with_the_cpu() {
 fn recomputed_and_accumulated_agrees_with_the_cpu() {
     let Some((kind, _alone)) = gpu() else { return };
     let model = Mlp::new(2, &cpu());
-    let expected = reference(&model);
+    let expected = reference(kind, &model);
     for strategy in oracle::strategies(2) {
         let strategy = strategy.recompute(true);
         assert_same(
             &format!("{strategy}"),
             &run(kind, 2, &strategy, &model, 2),
             &expected,
+            RANKS,
         );
     }
 }
@@ -110,9 +122,11 @@ fn frozen_parameters_stay_and_norms_are_global() {
     let Some((kind, _alone)) = gpu() else { return };
     let mut model = Mlp::new(2, &cpu());
     model.blocks[0] = model.blocks[0].clone().freeze();
-    let all = oracle::tensor(&oracle::batch(ROWS, 7, 0), DType::F32, &cpu());
-    let grads = GradientsParams::from_grads(loss(&model, all).backward(), &model);
-    let expected = oracle::values(&oracle::holding(&model, &grads));
+    let device = kind.device(0).unwrap().autodiff();
+    let all = oracle::tensor(&oracle::batch(ROWS, 7, 0), DType::F32, &device);
+    let plain = model.clone().fork(&device);
+    let grads = GradientsParams::from_grads(loss(&plain, all).backward(), &plain);
+    let expected = oracle::values(&oracle::holding(&plain, &grads));
     let norm = expected
         .values()
         .flatten()
@@ -130,7 +144,7 @@ fn frozen_parameters_stay_and_norms_are_global() {
                 assert!(grads.all_finite()?);
                 let found = grads.norm()?;
                 assert!(
-                    (found - norm).abs() < 1e-4 * norm,
+                    (found - norm).abs() < RANKS * norm,
                     "{what}: {found} for {norm}"
                 );
                 let clipped = grads.clip_norm(norm / 2.0)?;
@@ -142,7 +156,7 @@ fn frozen_parameters_stay_and_norms_are_global() {
             let found = ran.unwrap_or_else(|e| panic!("{what}: {e}"));
             let mut halved = expected.clone();
             halved.values_mut().flatten().for_each(|x| *x *= 0.5);
-            oracle::close(&what, &found[0], &halved, 2.0 * GRADIENTS);
+            oracle::close(&what, &found[0], &halved, RANKS);
         }
     }
 }

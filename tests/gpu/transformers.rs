@@ -8,8 +8,10 @@ use burn::tensor::DType;
 use burn_dist::Strategy;
 use burn_dist::launch::{DeviceKind, Threads};
 
-/// Of a tensor's largest element: two devices order their sums differently.
-const FIRST_STEP: f64 = 1e-3;
+/// Ranks against one plain GPU, as a share of a tensor's largest element.
+const RANKS: f64 = 1e-4;
+/// A GPU against the CPU: its `erf` and `exp` are approximations of their own.
+const DEVICES: f64 = 5e-3;
 
 /// Loss, gradients, norms and parameters of the reference's steps.
 fn check<S: Subject>() {
@@ -20,15 +22,15 @@ fn check<S: Subject>() {
         let figures = reference::run::<S>(&golden, ranks, strategy, DType::F32, clip);
         compared(&golden, figures)
     };
-    let expected = run(&ranks(1, DeviceKind::Cpu), &Strategy::single());
-    let found = run(&ranks(1, kind), &Strategy::single());
-    oracle::close("one plain GPU", &found, &expected, FIRST_STEP);
+    let cpu = run(&ranks(1, DeviceKind::Cpu), &Strategy::single());
+    let expected = run(&ranks(1, kind), &Strategy::single());
+    oracle::close("one plain GPU", &expected, &cpu, DEVICES);
     for size in 1..=2 {
         for strategy in [Strategy::ddp(), Strategy::fsdp(), Strategy::hybrid(1)] {
             for strategy in [strategy.clone(), strategy.recompute(true)] {
                 let what = format!("{strategy} at world {size}");
                 let found = run(&ranks(size, kind), &strategy);
-                oracle::close(&what, &found, &expected, FIRST_STEP);
+                oracle::close(&what, &found, &expected, RANKS);
             }
         }
     }
@@ -39,16 +41,11 @@ fn check<S: Subject>() {
 fn compared(golden: &Golden, figures: oracle::Values) -> oracle::Values {
     let zero = golden.zero_grad();
     let says = |figure: &str| !zero.iter().any(|name| figure.ends_with(name));
+    // AdamW's first steps are as large for a small gradient as for a large one.
     let after = |figure: &str| figure.starts_with("after/");
-    let mut figures = figures.into_iter();
-    let mut kept = oracle::Values::new();
-    while let Some((figure, values)) = figures.next() {
-        // AdamW's first steps are as large for a small gradient as for a large one.
-        if says(&figure) && !after(&figure) {
-            kept.insert(figure, values);
-        }
-    }
-    kept
+    let all = figures.into_iter();
+    all.filter(|(figure, _)| says(figure) && !after(figure))
+        .collect()
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! the same bounds: sharding may order sums differently, but has no rounding of its own to be excused
 //! for. So a difference found here and not there is sharding's.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
 use crate::golden::alone::{named, optimizer, tensors};
 use crate::golden::subject::Subject;

@@ -16,7 +16,9 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Cube, TensorMetadata};
 use burn::tensor::{Bytes, DType, Shape, Slice};
-use burn_cubecl::{CubeBackend, CubeDevice, cubecl, kernel, tensor::CubeTensor};
+#[cfg(any(feature = "cuda", feature = "fusion"))]
+use burn_cubecl::cubecl;
+use burn_cubecl::{CubeBackend, CubeDevice, kernel, tensor::CubeTensor};
 use std::ops::Range;
 
 /// The tensor behind one that Burn may still fuse with others.
@@ -190,6 +192,7 @@ impl Flat {
     }
 
     /// A buffer of whatever was there.
+    #[cfg(feature = "cuda")]
     pub(super) fn empty(len: usize, like: &Self) -> Self {
         let (shape, device) = (Shape::from(vec![len]), &like.tensor.device);
         let dtype = like.tensor.dtype.into();
@@ -303,6 +306,7 @@ impl Flat {
     }
 
     /// The elements will be there with `arrival`.
+    #[cfg(feature = "cuda")]
     pub(super) fn arriving(self, arrival: Arrival) -> Self {
         Self { arrival, ..self }
     }
