@@ -40,7 +40,7 @@ fn by_comm(log: &[String]) -> BTreeMap<&str, Vec<&str>> {
     let mut calls: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for line in log {
         let mut words = line.split(' ');
-        let (comm, call) = (words.next().unwrap(), words.last().unwrap());
+        let (comm, call) = (words.next().unwrap(), words.next_back().unwrap());
         calls.entry(comm).or_default().push(call);
     }
     calls

@@ -11,10 +11,13 @@ mod endings;
 mod faults;
 mod machine;
 mod memory;
+#[path = "../mesh/mod.rs"]
+mod mesh;
 mod mock;
 mod moves;
 mod order;
 mod process;
+mod processes;
 mod ranks;
 
 use process::Install::{self, Mock, Named, NoDriver, NoNccl, Real, Runtime, Without};
@@ -23,7 +26,7 @@ use std::process::ExitCode;
 /// A case: its name, what it does, and what it finds installed.
 type Case = (&'static str, fn(), Install);
 
-const CASES: [Case; 30] = [
+const CASES: [Case; 32] = [
     ("no driver", machine::no_driver, NoDriver),
     ("no nccl", machine::no_nccl, NoNccl),
     ("only libnccl.so.2", machine::is_there, Runtime),
@@ -60,12 +63,17 @@ const CASES: [Case; 30] = [
     ("driver fails", faults::driver_fails, Mock),
     ("connecting", faults::connecting, Mock),
     ("first cause", faults::first_cause_wins, Mock),
+    ("over a mesh", processes::over_a_mesh, Mock),
+    ("killed", processes::a_killed_process_is_missed, Mock),
     ("orderly end", endings::orderly, Mock),
     ("abrupt end", endings::abrupt, Mock),
 ];
 
 fn main() -> ExitCode {
     if let Some(name) = process::case() {
+        if processes::is_rank() {
+            return ExitCode::SUCCESS;
+        }
         let case = CASES.iter().find(|case| case.0 == name);
         let Some((_, run, _)) = case else {
             return ExitCode::FAILURE;

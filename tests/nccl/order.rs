@@ -109,13 +109,15 @@ pub(crate) fn memory_stays_until_the_device_is_done() {
     mock::set("delay_us", None, 2000);
     succeed(2, Order::Device, |rank| {
         for turn in 0..100 {
-            drop(gather(rank, turn)?);
-            // These would be given the memory.
-            let (other, arrival) = (buffer::<i64>(LEN * 2), gather(rank, turn + 1000)?);
+            let guess = gather(rank, turn)?;
+            // The kernel has written, so that from here on only the collective needs the memory.
+            rank.compute.synchronize();
+            drop(guess);
+            let other = buffer::<i64>(LEN * 2);
             fill(rank, &other, 0, vec![turn as i64; LEN * 2], 0);
-            let kept = look(rank, other);
-            arrival.1.wait()?;
-            let whole = look(rank, arrival.0);
+            let (whole, arrival) = gather(rank, turn + 1000)?;
+            arrival.wait()?;
+            let (kept, whole) = (look(rank, other), look(rank, whole));
             assert_eq!(kept.recv().unwrap(), vec![turn as i64; LEN * 2]);
             assert_eq!(whole.recv().unwrap(), gathered(turn + 1000, 2));
         }

@@ -3,12 +3,13 @@
 //! The context is the device's primary one, which Burn computes in: only so can events order
 //! collectives among its kernels.
 
+use super::group::Group;
 use super::library::Libraries;
 use super::text::{Problem, check_cuda, cuda};
 use super::watch::Watch;
 use cudarc::driver::sys::{CUcontext, CUdevice, CUevent, CUevent_flags, CUstream, CUstream_flags};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 /// What the driver returns for an event that has not come yet.
 const NOT_READY: u32 = 600;
@@ -20,6 +21,7 @@ pub(super) struct Gpu {
     context: CUcontext,
     stream: CUstream,
     turn: Mutex<()>,
+    groups: Mutex<Vec<Weak<Group>>>,
     pub(super) watch: Arc<Watch>,
 }
 
@@ -64,6 +66,7 @@ impl Gpu {
             context,
             stream: std::ptr::null_mut(),
             turn: Mutex::new(()),
+            groups: Mutex::default(),
             watch: Arc::default(),
         };
         gpu.enter()?;
@@ -110,6 +113,11 @@ impl Gpu {
         };
         let _ = self.enter();
         Some(Turn { _turn: turn })
+    }
+
+    /// The groups of this rank, in the order in which they were made.
+    pub(super) fn groups(&self) -> MutexGuard<'_, Vec<Weak<Group>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The stream for communication.

@@ -10,7 +10,7 @@ use super::gpu::{Event, Gpu, Turn};
 use super::text::Problem;
 use crate::comm::{Arrival, Call, Dtype, Engine, Label, Op, Order, SpanMut};
 use crate::error::{Error, Result};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// How often what is in progress is looked at.
@@ -36,14 +36,25 @@ enum State {
 }
 
 impl Group {
-    pub(super) fn new(host: Arc<dyn Engine>, gpu: Arc<Gpu>, options: Options) -> Self {
-        Self {
+    pub(super) fn new(host: Arc<dyn Engine>, gpu: Arc<Gpu>, options: Options) -> Arc<Self> {
+        let group = Arc::new(Self {
             host,
             gpu,
             options,
             state: Mutex::new(State::Unconnected),
             fault: OnceLock::new(),
-        }
+        });
+        let mut groups = group.gpu.groups();
+        groups.retain(|other| other.strong_count() > 0);
+        groups.push(Arc::downgrade(&group));
+        drop(groups);
+        group
+    }
+
+    /// Ends the communicators of all groups of this rank, in the order in which they were made.
+    pub(super) fn finish_all(&self) {
+        let groups: Vec<_> = self.gpu.groups().iter().filter_map(Weak::upgrade).collect();
+        groups.iter().for_each(|group| group.finish());
     }
 
     /// Makes the ranks agree on the `call`, and the GPU move what it describes.

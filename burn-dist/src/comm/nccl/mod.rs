@@ -129,7 +129,7 @@ impl Nccl {
     ) -> Result<Choice> {
         Ok(match preflight::everywhere(&*host, ordinal, options)? {
             Ok((gpu, options)) => Choice::Nccl(Self {
-                group: Arc::new(Group::new(host, gpu, options)),
+                group: Group::new(host, gpu, options),
             }),
             Err(reason) => Choice::Host { host, reason },
         })
@@ -184,9 +184,7 @@ impl Engine for Nccl {
     fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>> {
         let host = self.host().split(call, color, key)?;
         let group = Group::new(host, self.group.gpu.clone(), self.group.options);
-        Ok(Arc::new(Self {
-            group: Arc::new(group),
-        }))
+        Ok(Arc::new(Self { group }))
     }
 
     fn device(&self) -> Option<&dyn DeviceEngine> {
@@ -203,7 +201,8 @@ impl Engine for Nccl {
     }
 
     fn leave(&self) {
-        self.group.finish();
+        // While the host's engine can still say that nothing has failed.
+        self.group.finish_all();
         self.host().leave();
     }
 }
