@@ -105,4 +105,11 @@ pub(crate) fn abrupt() {
             assert_eq!(end, ["ncclCommFinalize", "ncclCommAbort"]);
         }
     }
+    // Ranks that return while their GPUs are stuck learn of it before they are gone.
+    mock::set("stuck_at", Some(1), 0);
+    let log = endings(2, Order::Device, NEAR, sum);
+    for calls in by_comm(&log).values() {
+        assert_eq!(calls.last(), Some(&"ncclCommAbort"));
+        assert!(!calls.contains(&"ncclCommFinalize"));
+    }
 }

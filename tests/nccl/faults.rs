@@ -114,6 +114,17 @@ pub(crate) fn stuck() {
     }
 }
 
+/// An aborted collective comes to its end on the device too, with whatever it leaves.
+pub(crate) fn aborted_is_not_done() {
+    mock::set("stuck_at", Some(1), 0);
+    fail(2, FAR, options(Order::Device, NEAR), |rank| {
+        let sum = buffer::<f32>(10);
+        let arrival = rank.device().all_reduce(&"sum".into(), Reduce::Sum, &sum)?;
+        std::thread::sleep(NEAR * 2);
+        arrival.wait()
+    });
+}
+
 pub(crate) fn asynchronous_error() {
     for order in ORDERS {
         mock::set("error_at", Some(1), 2);

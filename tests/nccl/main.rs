@@ -26,7 +26,7 @@ use std::process::ExitCode;
 /// A case: its name, what it does, and what it finds installed.
 type Case = (&'static str, fn(), Install);
 
-const CASES: [Case; 32] = [
+const CASES: [Case; 33] = [
     ("no driver", machine::no_driver, NoDriver),
     ("no nccl", machine::no_nccl, NoNccl),
     ("only libnccl.so.2", machine::is_there, Runtime),
@@ -56,6 +56,7 @@ const CASES: [Case; 32] = [
     ("host is not device", faults::host_is_not_device, Mock),
     ("absent", faults::absent, Mock),
     ("stuck", faults::stuck, Mock),
+    ("aborted", faults::aborted_is_not_done, Mock),
     ("asynchronous error", faults::asynchronous_error, Mock),
     ("abort", faults::abort, Mock),
     ("panic", faults::a_rank_fails_elsewhere, Mock),

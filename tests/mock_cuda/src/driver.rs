@@ -123,6 +123,7 @@ export! {
     }
 
     fn cuEventDestroy_v2(gone: *mut c_void) {
+        here()?;
         EVENTS.fetch_sub(1, Ordering::SeqCst);
         // SAFETY: nobody uses it any more.
         drop(unsafe { Box::from_raw(gone.cast::<Event>()) });
@@ -130,12 +131,14 @@ export! {
     }
 
     fn cuEventRecord(recorded: *mut c_void, stream: *mut c_void) {
+        here()?;
         let stream = context::stream(stream as usize).ok_or(INVALID_VALUE)?;
         event(recorded).record(&[stream]);
         Ok(())
     }
 
     fn cuEventQuery(asked: *mut c_void) {
+        here()?;
         if knob("launch_failed", 0).is_some() {
             return Err(LAUNCH_FAILED);
         }
@@ -143,11 +146,13 @@ export! {
     }
 
     fn cuCtxRecordEvent(context: *mut c_void, recorded: *mut c_void) {
+        here()?;
         event(recorded).record(&context::streams(context as usize));
         Ok(())
     }
 
     fn cuCtxWaitEvent(context: *mut c_void, waited: *mut c_void) {
+        here()?;
         event(waited).hold(&context::streams(context as usize));
         Ok(())
     }

@@ -212,6 +212,7 @@ impl Event {
     /// Whether the stream has come to it.
     pub(super) fn is_past(&self) -> Result<bool, Problem> {
         let libraries = self.gpu.libraries;
+        self.gpu.enter()?;
         // SAFETY: the event lives.
         #[allow(unsafe_code)]
         match unsafe { (libraries.driver.cuEventQuery)(self.raw) } {

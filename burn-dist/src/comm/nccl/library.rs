@@ -132,27 +132,27 @@ functions! {
     /// The functions of CUDA's driver; the codes they return are `CUresult`.
     Driver of "CUDA's driver";
     always {
-    cuInit(c_uint) -> c_uint;
-    cuDriverGetVersion(*mut c_int) -> c_uint;
-    cuDeviceGetCount(*mut c_int) -> c_uint;
-    cuDeviceGet(*mut CUdevice, c_int) -> c_uint;
-    cuDevicePrimaryCtxRetain(*mut CUcontext, CUdevice) -> c_uint;
-    cuDevicePrimaryCtxRelease_v2(CUdevice) -> c_uint;
-    cuCtxSetCurrent(CUcontext) -> c_uint;
-    cuCtxGetStreamPriorityRange(*mut c_int, *mut c_int) -> c_uint;
-    cuStreamCreateWithPriority(*mut CUstream, c_uint, c_int) -> c_uint;
-    cuStreamDestroy_v2(CUstream) -> c_uint;
-    cuStreamWaitEvent(CUstream, CUevent, c_uint) -> c_uint;
-    cuEventCreate(*mut CUevent, c_uint) -> c_uint;
-    cuEventDestroy_v2(CUevent) -> c_uint;
-    cuEventRecord(CUevent, CUstream) -> c_uint;
-    cuEventQuery(CUevent) -> c_uint;
-    cuGetErrorName(c_uint, *mut *const c_char) -> c_uint;
-    cuGetErrorString(c_uint, *mut *const c_char) -> c_uint;
+        cuInit(c_uint) -> c_uint;
+        cuDriverGetVersion(*mut c_int) -> c_uint;
+        cuDeviceGetCount(*mut c_int) -> c_uint;
+        cuDeviceGet(*mut CUdevice, c_int) -> c_uint;
+        cuDevicePrimaryCtxRetain(*mut CUcontext, CUdevice) -> c_uint;
+        cuDevicePrimaryCtxRelease_v2(CUdevice) -> c_uint;
+        cuCtxSetCurrent(CUcontext) -> c_uint;
+        cuCtxGetStreamPriorityRange(*mut c_int, *mut c_int) -> c_uint;
+        cuStreamCreateWithPriority(*mut CUstream, c_uint, c_int) -> c_uint;
+        cuStreamDestroy_v2(CUstream) -> c_uint;
+        cuStreamWaitEvent(CUstream, CUevent, c_uint) -> c_uint;
+        cuEventCreate(*mut CUevent, c_uint) -> c_uint;
+        cuEventDestroy_v2(CUevent) -> c_uint;
+        cuEventRecord(CUevent, CUstream) -> c_uint;
+        cuEventQuery(CUevent) -> c_uint;
+        cuGetErrorName(c_uint, *mut *const c_char) -> c_uint;
+        cuGetErrorString(c_uint, *mut *const c_char) -> c_uint;
     }
     maybe {
-    cuCtxRecordEvent(CUcontext, CUevent) -> c_uint;
-    cuCtxWaitEvent(CUcontext, CUevent) -> c_uint;
+        cuCtxRecordEvent(CUcontext, CUevent) -> c_uint;
+        cuCtxWaitEvent(CUcontext, CUevent) -> c_uint;
     }
 }
 
@@ -160,19 +160,19 @@ functions! {
     /// The functions of NCCL; the codes they return are `ncclResult_t`.
     Functions of "NCCL";
     always {
-    ncclGetVersion(*mut c_int) -> c_uint;
-    ncclGetUniqueId(*mut ncclUniqueId) -> c_uint;
-    ncclCommInitRankConfig(*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> c_uint;
-    ncclCommGetAsyncError(ncclComm_t, *mut c_uint) -> c_uint;
-    ncclCommFinalize(ncclComm_t) -> c_uint;
-    ncclCommDestroy(ncclComm_t) -> c_uint;
-    ncclCommAbort(ncclComm_t) -> c_uint;
-    ncclGetErrorString(c_uint) -> *const c_char;
-    ncclGetLastError(ncclComm_t) -> *const c_char;
-    ncclAllGather(*const c_void, *mut c_void, usize, c_uint, ncclComm_t, CUstream) -> c_uint;
-    ncclReduceScatter(*const c_void, *mut c_void, usize, c_uint, c_uint, ncclComm_t, CUstream) -> c_uint;
-    ncclAllReduce(*const c_void, *mut c_void, usize, c_uint, c_uint, ncclComm_t, CUstream) -> c_uint;
-    ncclBroadcast(*const c_void, *mut c_void, usize, c_uint, c_int, ncclComm_t, CUstream) -> c_uint;
+        ncclGetVersion(*mut c_int) -> c_uint;
+        ncclGetUniqueId(*mut ncclUniqueId) -> c_uint;
+        ncclCommInitRankConfig(*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> c_uint;
+        ncclCommGetAsyncError(ncclComm_t, *mut c_uint) -> c_uint;
+        ncclCommFinalize(ncclComm_t) -> c_uint;
+        ncclCommDestroy(ncclComm_t) -> c_uint;
+        ncclCommAbort(ncclComm_t) -> c_uint;
+        ncclGetErrorString(c_uint) -> *const c_char;
+        ncclGetLastError(ncclComm_t) -> *const c_char;
+        ncclAllGather(*const c_void, *mut c_void, usize, c_uint, ncclComm_t, CUstream) -> c_uint;
+        ncclReduceScatter(*const c_void, *mut c_void, usize, c_uint, c_uint, ncclComm_t, CUstream) -> c_uint;
+        ncclAllReduce(*const c_void, *mut c_void, usize, c_uint, c_uint, ncclComm_t, CUstream) -> c_uint;
+        ncclBroadcast(*const c_void, *mut c_void, usize, c_uint, c_int, ncclComm_t, CUstream) -> c_uint;
     }
     maybe {}
 }
