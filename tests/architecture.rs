@@ -6,16 +6,29 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Files with a reason for `unsafe`: memory that other ranks read, counting allocations, what a child
-/// does before it becomes a program, and mapping a file.
-const UNSAFE: [&str; 7] = [
+/// Files with a reason for `unsafe`: memory that other ranks read, the functions of CUDA and NCCL and
+/// what stands in for them, counting allocations, what a child does before it becomes a program, and
+/// mapping a file.
+const UNSAFE: [&str; 19] = [
     "burn-dist/src/comm/local.rs",
     "burn-dist/src/comm/meeting.rs",
     "burn-dist/src/comm/mesh/ring.rs",
+    "burn-dist/src/comm/device.rs",
+    "burn-dist/src/comm/nccl/clique.rs",
+    "burn-dist/src/comm/nccl/gpu.rs",
+    "burn-dist/src/comm/nccl/library.rs",
+    "burn-dist/src/comm/nccl/preflight.rs",
+    "burn-dist/src/comm/nccl/text.rs",
     "burn-dist/src/launch/supervise/child.rs",
     "burn-dist/src/telemetry/memory.rs",
     "burn-dist/src/weights/files.rs",
     "tests/memory.rs",
+    "tests/mock_cuda/src/collective.rs",
+    "tests/mock_cuda/src/comm.rs",
+    "tests/mock_cuda/src/driver.rs",
+    "tests/mock_cuda/src/knobs.rs",
+    "tests/nccl/memory.rs",
+    "tests/nccl/mock.rs",
 ];
 
 /// What each part of the library may not know.

@@ -8,7 +8,7 @@ pub(crate) mod contract;
 pub(crate) mod data;
 pub(crate) mod groups;
 pub(crate) mod random;
-mod sample;
+pub(crate) mod sample;
 
 use burn_dist::comm::Communicator;
 use burn_dist::{Error, Result};

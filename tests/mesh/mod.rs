@@ -73,6 +73,17 @@ impl World {
         port: u16,
         body: &impl Fn(&Communicator) -> Result<()>,
     ) -> Result<()> {
+        self.rank_as(rank, port, Communicator::new, body)
+    }
+
+    /// A rank whose communicator `make` makes.
+    pub(crate) fn rank_as(
+        &self,
+        rank: usize,
+        port: u16,
+        make: impl FnOnce(Mesh) -> Communicator,
+        body: impl Fn(&Communicator) -> Result<()>,
+    ) -> Result<()> {
         let seat = Arc::new(Seat::take(self.terms(rank, port))?);
         let advertise = self.advertise.clone();
         let options = Options {
@@ -83,7 +94,7 @@ impl World {
                 .map(|(_, a)| a),
             host: format!("host {}", rank / self.ranks_a_host),
         };
-        let comm = Communicator::new(Mesh::new(seat.clone(), options)?);
+        let comm = make(Mesh::new(seat.clone(), options)?);
         alone(&comm, body)?;
         seat.leave()
     }

@@ -138,7 +138,8 @@ impl Arrival {
 /// Moves elements between the memories of the devices of one group's ranks.
 ///
 /// Beside [`Engine`](super::Engine), whose duties it shares: it compares the `call` of all ranks
-/// before anything moves, ends within the deadline, and fails for good after the first error.
+/// before anything moves, ends within the deadline, and fails for good after the first error. Only
+/// the order and the type in which it adds are its own.
 pub trait DeviceEngine: Debug + Send + Sync {
     /// Who waits.
     fn order(&self) -> Order;

@@ -9,7 +9,8 @@
 //!
 //! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process, [`mesh`] between
 //! processes of one or many hosts, and, with the feature `mpi`, the module `mpi` between processes
-//! that `mpirun` has started.
+//! that `mpirun` has started. With the feature `nccl`, the module `nccl` adds the memory of GPUs to any
+//! of these.
 
 mod call;
 mod device;
@@ -20,6 +21,8 @@ mod meeting;
 pub mod mesh;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod on_device;
 mod queue;
 mod recorder;
@@ -88,8 +91,8 @@ impl Communicator {
         Self::from_parts(Arc::new(engine), Ledger::default(), recorder)
     }
 
-    /// The handle of an engine that is shared already, whose calls `recorder` remembers.
-    pub(crate) fn over(engine: Arc<dyn Engine>, recorder: Recorder) -> Self {
+    /// The handle of an engine that was chosen at run time, whose calls `recorder` remembers.
+    pub fn of(engine: Arc<dyn Engine>, recorder: Recorder) -> Self {
         Self::from_parts(engine, Ledger::default(), recorder)
     }
 

@@ -55,7 +55,7 @@ impl Start {
             restarts: self.restarts,
             stop: self.stop,
         };
-        let world = World::with_setting(Communicator::over(engine, recorder), setting)?;
+        let world = World::with_setting(Communicator::of(engine, recorder), setting)?;
         let guard = world.clone();
         let result = pool.install(|| catch_all(rank, || f(world)));
         match &result {

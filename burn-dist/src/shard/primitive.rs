@@ -95,6 +95,15 @@ impl Place {
     }
 }
 
+/// The number of a CUDA device among those of this process.
+#[cfg(feature = "cuda")]
+pub(crate) fn cuda_ordinal(device: &Device) -> Option<usize> {
+    match Place::of(device) {
+        Ok(Place::Device(CubeDevice::Cuda(cuda))) => Some(cuda.index),
+        _ => None,
+    }
+}
+
 impl Primitive {
     /// The storage of a tensor.
     pub(crate) fn of<const D: usize>(tensor: Tensor<D>) -> Result<Self> {

@@ -1,0 +1,299 @@
+//! One NCCL communicator, called so that no call blocks.
+//!
+//! It is non-blocking, because only then may it be aborted while something hangs: every call may
+//! leave work in progress, and the next call must wait until that has settled.
+
+use super::gpu::{Gpu, Turn};
+use super::library::Libraries;
+use super::text::{Problem, nccl};
+use crate::comm::{DeviceBuffer, Dtype, Reduce};
+use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
+use std::ffi::{c_int, c_uint, c_void};
+use std::fmt;
+use std::mem::size_of;
+
+/// NCCL's code for work in progress.
+const IN_PROGRESS: c_uint = 7;
+/// What tells NCCL that a configuration is one (`NCCL_CONFIG_INITIALIZER`).
+const MAGIC: c_uint = 0xcafe_beef;
+/// The version whose configuration `cudarc` has.
+const CONFIG_VERSION: c_uint = 23_000;
+/// Not said, in a configuration.
+const UNSAID: c_int = c_int::MIN;
+
+/// The bytes by which ranks find each other.
+pub(super) type Id = [u8; 128];
+
+/// A communicator that is alive.
+pub(super) struct Clique {
+    comm: ncclComm_t,
+    libraries: &'static Libraries,
+}
+
+// SAFETY: NCCL's communicators may be used from every thread, by one at a time: the one that has
+// the turn.
+#[allow(unsafe_code)]
+unsafe impl Send for Clique {}
+
+impl fmt::Debug for Clique {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clique({:?})", self.comm)
+    }
+}
+
+/// What is to be moved.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Transfer<'a> {
+    /// Everybody's piece to everybody; this rank's has the first number, of the second many.
+    Gather(&'a DeviceBuffer, (usize, usize)),
+    /// Reduced chunks of the first to their ranks, into the second.
+    Scatter(Reduce, &'a DeviceBuffer, &'a DeviceBuffer),
+    /// The reduction to everybody.
+    Reduce(Reduce, &'a DeviceBuffer),
+    /// The buffer of this rank to everybody.
+    Broadcast(usize, &'a DeviceBuffer),
+}
+
+impl Transfer<'_> {
+    /// The memory it touches.
+    pub(super) fn buffers(&self) -> Vec<DeviceBuffer> {
+        match self {
+            Self::Gather(buffer, _) | Self::Reduce(_, buffer) | Self::Broadcast(_, buffer) => {
+                vec![(*buffer).clone()]
+            }
+            Self::Scatter(_, send, recv) => vec![(*send).clone(), (*recv).clone()],
+        }
+    }
+}
+
+impl Clique {
+    /// Draws the bytes by which the ranks of a new communicator find each other.
+    pub(super) fn id(gpu: &Gpu, _turn: &Turn<'_>) -> Result<Id, Problem> {
+        let mut id = ncclUniqueId { internal: [0; 128] };
+        // SAFETY: writes to what it is given the address of.
+        #[allow(unsafe_code)]
+        match unsafe { (gpu.libraries.nccl.ncclGetUniqueId)(&raw mut id) } {
+            0 => Ok(id.internal.map(|c| c as u8)),
+            code => Err(nccl(
+                gpu.libraries,
+                "ncclGetUniqueId",
+                code,
+                std::ptr::null_mut(),
+            )),
+        }
+    }
+
+    /// Begins to connect; done when it has [settled](Self::is_settled).
+    pub(super) fn connect(
+        gpu: &Gpu,
+        _turn: &Turn<'_>,
+        (rank, size): (usize, usize),
+        id: &Id,
+    ) -> Result<Self, Problem> {
+        let libraries = gpu.libraries;
+        let mut comm = std::ptr::null_mut();
+        let internal = id.map(|byte| byte as std::ffi::c_char);
+        let mut config = config();
+        // SAFETY: the configuration lives through the call, which copies it; the handle is written.
+        #[allow(unsafe_code)]
+        let code = unsafe {
+            let id = ncclUniqueId { internal };
+            (libraries.nccl.ncclCommInitRankConfig)(
+                &raw mut comm,
+                size as c_int,
+                id,
+                rank as c_int,
+                &raw mut config,
+            )
+        };
+        if matches!(code, 0 | IN_PROGRESS) && !comm.is_null() {
+            return Ok(Self { comm, libraries });
+        }
+        let problem = nccl(
+            libraries,
+            "ncclCommInitRankConfig",
+            code,
+            std::ptr::null_mut(),
+        );
+        if !comm.is_null() {
+            Self { comm, libraries }.abort(_turn);
+        }
+        Err(problem)
+    }
+
+    /// Whether nothing is in progress; an error that is found here ends the communicator.
+    pub(super) fn is_settled(&self, _turn: &Turn<'_>) -> Result<bool, Problem> {
+        let mut state = 0;
+        // SAFETY: the communicator lives, and the state is written.
+        #[allow(unsafe_code)]
+        let code =
+            unsafe { (self.libraries.nccl.ncclCommGetAsyncError)(self.comm, &raw mut state) };
+        self.check("ncclCommGetAsyncError", code)?;
+        match state {
+            0 => Ok(true),
+            IN_PROGRESS => Ok(false),
+            state => Err(nccl(
+                self.libraries,
+                "ncclCommGetAsyncError",
+                state,
+                self.comm,
+            )),
+        }
+    }
+
+    /// Submits the transfer to the GPU's stream for communication.
+    pub(super) fn submit(
+        &self,
+        gpu: &Gpu,
+        _turn: &Turn<'_>,
+        transfer: Transfer<'_>,
+    ) -> Result<(), Problem> {
+        let (comm, stream, functions) = (self.comm, gpu.stream(), &self.libraries.nccl);
+        let at = |buffer: &DeviceBuffer| buffer.address() as *mut c_void;
+        let dtype = |buffer: &DeviceBuffer| dtype(buffer.dtype());
+        // SAFETY: the buffers are as long as the communicator above has checked, on this device, and
+        // stay allocated until the stream is through with them: see `Flight`.
+        #[allow(unsafe_code)]
+        let (function, code) = unsafe {
+            match transfer {
+                Transfer::Gather(buffer, (rank, size)) => {
+                    let piece = buffer.len() / size;
+                    let own = buffer.address() + (piece * rank * buffer.dtype().size()) as u64;
+                    let own = own as *const c_void;
+                    let code = (functions.ncclAllGather)(
+                        own,
+                        at(buffer),
+                        piece,
+                        dtype(buffer),
+                        comm,
+                        stream,
+                    );
+                    ("ncclAllGather", code)
+                }
+                Transfer::Scatter(op, send, recv) => {
+                    let code = (functions.ncclReduceScatter)(
+                        at(send),
+                        at(recv),
+                        recv.len(),
+                        dtype(recv),
+                        reduction(op),
+                        comm,
+                        stream,
+                    );
+                    ("ncclReduceScatter", code)
+                }
+                Transfer::Reduce(op, buffer) => {
+                    let code = (functions.ncclAllReduce)(
+                        at(buffer),
+                        at(buffer),
+                        buffer.len(),
+                        dtype(buffer),
+                        reduction(op),
+                        comm,
+                        stream,
+                    );
+                    ("ncclAllReduce", code)
+                }
+                Transfer::Broadcast(root, buffer) => {
+                    let code = (functions.ncclBroadcast)(
+                        at(buffer),
+                        at(buffer),
+                        buffer.len(),
+                        dtype(buffer),
+                        root as c_int,
+                        comm,
+                        stream,
+                    );
+                    ("ncclBroadcast", code)
+                }
+            }
+        };
+        self.check(function, code)
+    }
+
+    /// Begins the orderly end; done when it has [settled](Self::is_settled).
+    pub(super) fn finalize(&self, _turn: &Turn<'_>) -> Result<(), Problem> {
+        // SAFETY: the communicator lives.
+        #[allow(unsafe_code)]
+        let code = unsafe { (self.libraries.nccl.ncclCommFinalize)(self.comm) };
+        self.check("ncclCommFinalize", code)
+    }
+
+    /// Frees what was finalized.
+    pub(super) fn destroy(self, _turn: &Turn<'_>) {
+        // SAFETY: the communicator lives, and nobody has it after this.
+        #[allow(unsafe_code)]
+        unsafe {
+            (self.libraries.nccl.ncclCommDestroy)(self.comm);
+        }
+    }
+
+    /// Ends whatever is under way, and frees it.
+    pub(super) fn abort(self, _turn: &Turn<'_>) {
+        // SAFETY: the communicator lives, nobody else is in a call on it, and nobody has it after this.
+        #[allow(unsafe_code)]
+        unsafe {
+            (self.libraries.nccl.ncclCommAbort)(self.comm);
+        }
+    }
+
+    fn check(&self, function: &str, code: c_uint) -> Result<(), Problem> {
+        match code {
+            0 | IN_PROGRESS => Ok(()),
+            code => Err(nccl(self.libraries, function, code, self.comm)),
+        }
+    }
+}
+
+/// A configuration that says only that no call may block.
+///
+/// A library copies as much as it knows of, and ignores what is newer than it.
+fn config() -> ncclConfig_t {
+    ncclConfig_t {
+        size: size_of::<ncclConfig_t>(),
+        magic: MAGIC,
+        version: CONFIG_VERSION,
+        blocking: 0,
+        cgaClusterSize: UNSAID,
+        minCTAs: UNSAID,
+        maxCTAs: UNSAID,
+        netName: std::ptr::null(),
+        splitShare: UNSAID,
+        trafficClass: UNSAID,
+        commName: std::ptr::null(),
+        collnetEnable: UNSAID,
+        CTAPolicy: UNSAID,
+        shrinkShare: UNSAID,
+        nvlsCTAs: UNSAID,
+        nChannelsPerNetPeer: UNSAID,
+        nvlinkCentricSched: UNSAID,
+        graphUsageMode: UNSAID,
+        numRmaCtx: UNSAID,
+        maxP2pPeers: UNSAID,
+    }
+}
+
+fn dtype(dtype: Dtype) -> c_uint {
+    let dtype = match dtype {
+        Dtype::F64 => ncclDataType_t::ncclFloat64,
+        Dtype::F32 => ncclDataType_t::ncclFloat32,
+        Dtype::F16 => ncclDataType_t::ncclFloat16,
+        Dtype::Bf16 => ncclDataType_t::ncclBfloat16,
+        Dtype::I64 => ncclDataType_t::ncclInt64,
+        Dtype::I32 => ncclDataType_t::ncclInt32,
+        Dtype::I8 => ncclDataType_t::ncclInt8,
+        Dtype::U64 => ncclDataType_t::ncclUint64,
+        Dtype::U32 => ncclDataType_t::ncclUint32,
+        Dtype::U8 => ncclDataType_t::ncclUint8,
+    };
+    dtype as c_uint
+}
+
+fn reduction(op: Reduce) -> c_uint {
+    let op = match op {
+        Reduce::Sum => ncclRedOp_t::ncclSum,
+        Reduce::Mean => ncclRedOp_t::ncclAvg,
+        Reduce::Max => ncclRedOp_t::ncclMax,
+    };
+    op as c_uint
+}

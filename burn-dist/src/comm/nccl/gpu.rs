@@ -1,0 +1,253 @@
+//! One rank's place on a GPU: its context, the stream for communication, and events.
+//!
+//! The context is the device's primary one, which Burn computes in: only so can events order
+//! collectives among its kernels.
+
+use super::group::Group;
+use super::library::Libraries;
+use super::text::{Problem, check_cuda, cuda};
+use super::watch::Watch;
+use cudarc::driver::sys::{CUcontext, CUdevice, CUevent, CUevent_flags, CUstream, CUstream_flags};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+
+/// What the driver returns for an event that has not come yet.
+const NOT_READY: u32 = 600;
+
+/// What all groups of one rank share.
+pub(super) struct Gpu {
+    pub(super) libraries: &'static Libraries,
+    device: CUdevice,
+    context: CUcontext,
+    stream: CUstream,
+    turn: Mutex<()>,
+    groups: Mutex<Vec<Weak<Group>>>,
+    pub(super) watch: Arc<Watch>,
+}
+
+// SAFETY: the driver's handles may be used from every thread; NCCL's calls are made by the one
+// that has the turn.
+#[allow(unsafe_code)]
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Gpu {}
+
+/// The right to call NCCL for this GPU, on a thread whose context is the GPU's.
+pub(super) struct Turn<'a> {
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl Gpu {
+    /// Enters the primary context of the process's device number `ordinal`.
+    pub(super) fn open(
+        libraries: &'static Libraries,
+        ordinal: usize,
+    ) -> Result<Arc<Self>, Problem> {
+        let driver = &libraries.driver;
+        let check = |function: &str, code| check_cuda(libraries, function, code);
+        let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
+        let (mut device, mut context) = (0, std::ptr::null_mut());
+        // SAFETY: both write to what they are given the address of.
+        #[allow(unsafe_code)]
+        unsafe {
+            check(
+                "cuDeviceGet",
+                (driver.cuDeviceGet)(&raw mut device, ordinal),
+            )?;
+            check(
+                "cuDevicePrimaryCtxRetain",
+                (driver.cuDevicePrimaryCtxRetain)(&raw mut context, device),
+            )?;
+        }
+        let mut gpu = Self {
+            libraries,
+            device,
+            context,
+            stream: std::ptr::null_mut(),
+            turn: Mutex::new(()),
+            groups: Mutex::default(),
+            watch: Arc::default(),
+        };
+        gpu.enter()?;
+        let (mut least, mut greatest) = (0, 0);
+        // What communicates should not wait for free multiprocessors behind what computes.
+        // SAFETY: as above; the context is current.
+        #[allow(unsafe_code)]
+        unsafe {
+            check(
+                "cuCtxGetStreamPriorityRange",
+                (driver.cuCtxGetStreamPriorityRange)(&raw mut least, &raw mut greatest),
+            )?;
+            let flags = CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+            check(
+                "cuStreamCreateWithPriority",
+                (driver.cuStreamCreateWithPriority)(&raw mut gpu.stream, flags, greatest),
+            )?;
+        }
+        Ok(Arc::new(gpu))
+    }
+
+    /// Makes the context this thread's.
+    pub(super) fn enter(&self) -> Result<(), Problem> {
+        // SAFETY: the context is retained as long as `self` lives.
+        #[allow(unsafe_code)]
+        let code = unsafe { (self.libraries.driver.cuCtxSetCurrent)(self.context) };
+        check_cuda(self.libraries, "cuCtxSetCurrent", code)
+    }
+
+    /// Waits until no other thread calls NCCL for this GPU.
+    pub(super) fn turn(&self) -> Turn<'_> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // A context that cannot be entered makes the next call fail, which says why.
+        let _ = self.enter();
+        Turn { _turn: turn }
+    }
+
+    /// The turn, unless another thread has it.
+    pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
+        let turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let _ = self.enter();
+        Some(Turn { _turn: turn })
+    }
+
+    /// The groups of this rank, in the order in which they were made.
+    pub(super) fn groups(&self) -> MutexGuard<'_, Vec<Weak<Group>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream for communication.
+    pub(super) fn stream(&self) -> CUstream {
+        self.stream
+    }
+
+    /// Whether events can be recorded and waited for in the whole context.
+    pub(super) fn can_order(libraries: &Libraries) -> bool {
+        let driver = &libraries.driver;
+        driver.cuCtxRecordEvent.is_some() && driver.cuCtxWaitEvent.is_some()
+    }
+
+    /// Makes the stream wait for everything that was submitted to the device so far.
+    pub(super) fn after_submitted(self: &Arc<Self>) -> Result<(), Problem> {
+        self.enter()?;
+        let ready = Event::new(self)?;
+        let driver = &self.libraries.driver;
+        let Some(record) = driver.cuCtxRecordEvent else {
+            return Err("the driver has no cuCtxRecordEvent".into());
+        };
+        // SAFETY: context, stream and event live; waiting is for what was recorded, so the event
+        // may go afterwards.
+        #[allow(unsafe_code)]
+        unsafe {
+            let code = record(self.context, ready.raw);
+            check_cuda(self.libraries, "cuCtxRecordEvent", code)?;
+            let code = (driver.cuStreamWaitEvent)(self.stream, ready.raw, 0);
+            check_cuda(self.libraries, "cuStreamWaitEvent", code)
+        }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        self.watch.close();
+        let _ = self.enter();
+        // SAFETY: nobody else has a handle on either any more.
+        #[allow(unsafe_code)]
+        unsafe {
+            if !self.stream.is_null() {
+                (self.libraries.driver.cuStreamDestroy_v2)(self.stream);
+            }
+            (self.libraries.driver.cuDevicePrimaryCtxRelease_v2)(self.device);
+        }
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gpu({})", self.device)
+    }
+}
+
+/// A point in a stream's work.
+pub(super) struct Event {
+    raw: CUevent,
+    gpu: Arc<Gpu>,
+}
+
+// SAFETY: the driver's handles may be used from every thread.
+#[allow(unsafe_code)]
+unsafe impl Send for Event {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Event {}
+
+impl Event {
+    fn new(gpu: &Arc<Gpu>) -> Result<Self, Problem> {
+        let mut raw = std::ptr::null_mut();
+        let flags = CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: writes to what it is given the address of; the caller entered the context.
+        #[allow(unsafe_code)]
+        let code = unsafe { (gpu.libraries.driver.cuEventCreate)(&raw mut raw, flags) };
+        check_cuda(gpu.libraries, "cuEventCreate", code)?;
+        Ok(Self {
+            raw,
+            gpu: gpu.clone(),
+        })
+    }
+
+    /// The end of what was submitted to the stream for communication so far.
+    pub(super) fn now(gpu: &Arc<Gpu>, _turn: &Turn<'_>) -> Result<Self, Problem> {
+        let event = Self::new(gpu)?;
+        // SAFETY: stream and event live.
+        #[allow(unsafe_code)]
+        let code = unsafe { (gpu.libraries.driver.cuEventRecord)(event.raw, gpu.stream) };
+        check_cuda(gpu.libraries, "cuEventRecord", code)?;
+        Ok(event)
+    }
+
+    /// Whether the stream has come to it.
+    pub(super) fn is_past(&self) -> Result<bool, Problem> {
+        let libraries = self.gpu.libraries;
+        self.gpu.enter()?;
+        // SAFETY: the event lives.
+        #[allow(unsafe_code)]
+        match unsafe { (libraries.driver.cuEventQuery)(self.raw) } {
+            0 => Ok(true),
+            NOT_READY => Ok(false),
+            code => Err(cuda(libraries, "cuEventQuery", code)),
+        }
+    }
+
+    /// Lets everything that is submitted to the device from here on wait for it.
+    pub(super) fn before_later_work(&self) -> Result<(), Problem> {
+        let Some(wait) = self.gpu.libraries.driver.cuCtxWaitEvent else {
+            return Err("the driver has no cuCtxWaitEvent".into());
+        };
+        self.gpu.enter()?;
+        // SAFETY: context and event live.
+        #[allow(unsafe_code)]
+        let code = unsafe { wait(self.gpu.context, self.raw) };
+        check_cuda(self.gpu.libraries, "cuCtxWaitEvent", code)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        let _ = self.gpu.enter();
+        // SAFETY: nobody else has the handle; the driver keeps what a stream still waits for.
+        #[allow(unsafe_code)]
+        unsafe {
+            (self.gpu.libraries.driver.cuEventDestroy_v2)(self.raw);
+        }
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event({:?})", self.raw)
+    }
+}
