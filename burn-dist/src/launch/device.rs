@@ -57,7 +57,7 @@ impl DeviceKind {
 
 #[cfg(feature = "cuda")]
 fn cuda(local_rank: usize) -> Result<Device> {
-    use burn_cubecl::{CubeDevice, cubecl::DeviceUnavailable};
+    use burn_cubecl::{CubeDevice, cubecl::device::DeviceUnavailable};
     let found = CubeDevice::cuda(local_rank).or_else(|_| {
         CubeDevice::cuda(0).and_then(|first| {
             // One GPU is what each rank sees where a scheduler deals them out.

@@ -20,6 +20,8 @@ use burn::tensor::{Bytes, DType, Shape, Slice};
 use burn_cubecl::cubecl;
 use burn_cubecl::{CubeBackend, CubeDevice, kernel, tensor::CubeTensor};
 use std::ops::Range;
+#[cfg(feature = "cuda")]
+use std::sync::{Arc, Mutex};
 
 /// The tensor behind one that Burn may still fuse with others.
 #[cfg(feature = "fusion")]
@@ -42,9 +44,9 @@ pub(super) fn unfused(tensor: FloatTensor<Cube>) -> CubeTensor {
 /// is deferred: what communicates has communicated, and a failure is raised where it happens.
 #[cfg(feature = "fusion")]
 pub(super) fn fusible(tensor: CubeTensor) -> FloatTensor<Cube> {
+    use burn::backend::fusion::stream::StreamId;
     use burn::backend::fusion::{NoOp, get_client};
     use burn::backend::ir::{BackendIr, InitOperationIr, OperationIr, OperationOutput};
-    use cubecl::stream_id::StreamId;
     let client = get_client::<CubeBackend>(&tensor.device);
     let (shape, dtype) = (tensor.shape(), tensor.dtype);
     let handle = CubeBackend::float_tensor_handle(tensor);
@@ -106,6 +108,9 @@ fn read(tensor: &CubeTensor) -> Result<Vec<u8>> {
 fn broken(what: &str, cause: &dyn std::fmt::Display) -> Error {
     Error::config(format!("{what} of GPU memory"), "a GPU that works", cause)
 }
+
+/// So many partial sums of a buffer are added up on the host.
+const SUMS: usize = 1024;
 
 /// The elements in a row, without the padding that rows of a matrix may have.
 fn line(tensor: CubeTensor) -> CubeTensor {
@@ -268,11 +273,24 @@ impl Flat {
         Ok(sum.is_finite())
     }
 
+    /// The sum of as many elements as the buffer has.
+    ///
+    /// Not Burn's own, which lets blocks add in the order in which they end: ranks with the same
+    /// gradients have to come to the same norm.
     fn sum(&self, of: CubeTensor) -> Result<f64> {
-        match self.len() {
-            0 => Ok(0.0),
-            _ => Ok(download(&CubeBackend::float_sum(of))?.numbers()[0]),
+        let len = self.len();
+        if len == 0 {
+            return Ok(0.0);
         }
+        let rows = SUMS.min(len);
+        let columns = len / rows;
+        let table = shaped(part(&of, 0..rows * columns), &[rows, columns]);
+        let mut sums = shaped(CubeBackend::float_sum_dim(table, 1), &[rows]);
+        if rows * columns < len {
+            let rest = CubeBackend::float_sum_dim(part(&of, rows * columns..len), 0);
+            sums = CubeBackend::float_cat(vec![sums, rest], 0);
+        }
+        Ok(download(&sums)?.numbers().iter().sum())
     }
 
     pub(super) fn arrive(&self) -> Result<()> {
@@ -297,7 +315,8 @@ impl Flat {
             done.map_err(|e| broken("work", &e))?;
         }
         let address = resource.resource().ptr;
-        let owner = std::sync::Arc::new((resource, self.tensor.clone()));
+        // Only to be dropped, by whoever is last.
+        let owner = Arc::new(Mutex::new((resource, self.tensor.clone())));
         // SAFETY: the owner keeps the allocation. A buffer that a collective writes is not read
         // before its arrival, and one that it reads is not written again: the engine hands both
         // over to the collective.

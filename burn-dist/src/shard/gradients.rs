@@ -87,7 +87,7 @@ impl ShardedGradients {
     ///
     /// # Cost
     /// One all-reduce of 8 bytes among the ranks that share a copy of the state; none where
-    /// nothing is cut. Collective.
+    /// nothing is cut. On GPUs one broadcast of 8 bytes more, among replicas. Collective.
     ///
     /// # Errors
     /// [`Error::NotFinite`] on every rank if any gradient is infinite or NaN; what collectives
@@ -109,6 +109,11 @@ impl ShardedGradients {
         self.sharding
             .cut
             .all_reduce(&label, Reduce::Sum, SpanMut::of(&mut squares))?;
+        // Two GPUs may have chosen two kernels for the same sum, and replicas must not drift apart.
+        if self.sharding.place.is_device() {
+            let replicas = &self.sharding.replicas;
+            replicas.broadcast(&"gradient norm".into(), 0, SpanMut::of(&mut squares))?;
+        }
         let norm = f64::sqrt(squares[0]);
         match norm.is_finite() {
             true => Ok(norm),

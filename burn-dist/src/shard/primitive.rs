@@ -88,6 +88,11 @@ fn elsewhere(expected: &str, found: &str) -> Error {
 }
 
 impl Place {
+    /// Whether that is a GPU.
+    pub(crate) fn is_device(&self) -> bool {
+        !matches!(self, Self::Host)
+    }
+
     /// Where the tensors of `device` lie.
     pub(crate) fn of(device: &Device) -> Result<Self> {
         let probe = Tensor::<1>::empty([1], &device.clone().inner());
