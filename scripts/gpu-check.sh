@@ -63,7 +63,7 @@ if here nccl; then
     [ "$gpus" -gt 1 ] && part "NCCL at world $gpus" 180 "$folder/nccl" --gpu "$gpus"
 fi
 if here gpu; then
-    for tests in training:: transformers:: precision:: saves::; do
+    for tests in training:: transformers:: precision:: saves:: stress::; do
         part "against the CPU: ${tests%::}" 600 "$folder/gpu" "$tests" --test-threads 1 --nocapture
     done
 fi

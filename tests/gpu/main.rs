@@ -17,5 +17,6 @@ mod reference;
 mod place;
 mod precision;
 mod saves;
+mod stress;
 mod training;
 mod transformers;

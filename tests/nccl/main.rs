@@ -19,6 +19,8 @@ mod order;
 mod process;
 mod processes;
 mod ranks;
+#[cfg(feature = "cuda")]
+mod real;
 
 use process::Install::{self, Mock, Named, NoDriver, NoNccl, Real, Runtime, Without};
 use std::process::ExitCode;
@@ -71,6 +73,10 @@ const CASES: [Case; 33] = [
 ];
 
 fn main() -> ExitCode {
+    #[cfg(feature = "cuda")]
+    if let Some((ranks, one_gpu)) = real::asked() {
+        return real::run(ranks, one_gpu);
+    }
     if let Some(name) = process::case() {
         if processes::is_rank() {
             return ExitCode::SUCCESS;
