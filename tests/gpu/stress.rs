@@ -49,9 +49,9 @@ impl Tower {
 /// Zero, after some work.
 fn delay(device: &Device, rounds: usize) -> Tensor<2> {
     let device = device.clone().inner();
-    let mut x = Tensor::<2>::ones([256, 256], &device);
+    let mut x = Tensor::<2>::ones([128, 128], &device);
     for _ in 0..rounds {
-        x = x.clone().matmul(x) * (1.0 / 256.0);
+        x = x.clone().matmul(x) * (1.0 / 128.0);
     }
     let zero = x.slice([0..1, 0..1]) * 0.0;
     Tensor::from_inner(zero)
@@ -78,24 +78,23 @@ fn memory_is_not_reused_before_its_last_reader_is_done() {
             oracle::values(&oracle::holding(&plain, &grads))
         })
         .collect();
-    for strategy in [Strategy::fsdp(), Strategy::zero2(), Strategy::hybrid(1)] {
-        for strategy in [strategy.clone(), strategy.recompute(true)] {
-            let ran = ranks(2, kind).run(|world| {
-                let model = whole.clone().fork(&world.device());
-                let model = strategy.clone().shard(model, &world)?;
-                for step in 0..12 {
-                    let mine = oracle::rows(&data(step % 4), world.rank(), world.size());
-                    let x = oracle::tensor(&mine, DType::F32, &world.device());
-                    let loss = world.run(|| model.loss(x, step % 4))?;
-                    let grads = world.backward(loss, &model)?.into_params();
-                    let held = oracle::holding(&model, &grads);
-                    let full = world.full(&held, Destination::All)?.unwrap();
-                    let what = format!("{strategy}, step {step}");
-                    oracle::close(&what, &oracle::values(&full), &expected[step % 4], 1e-4);
-                }
-                Ok(())
-            });
-            ran.unwrap_or_else(|e| panic!("{strategy}: {e}"));
-        }
+    let fsdp = Strategy::fsdp();
+    for strategy in [fsdp.clone(), fsdp.recompute(true), Strategy::zero2()] {
+        let ran = ranks(2, kind).run(|world| {
+            let model = whole.clone().fork(&world.device());
+            let model = strategy.clone().shard(model, &world)?;
+            for step in 0..6 {
+                let mine = oracle::rows(&data(step % 4), world.rank(), world.size());
+                let x = oracle::tensor(&mine, DType::F32, &world.device());
+                let loss = world.run(|| model.loss(x, step % 4))?;
+                let grads = world.backward(loss, &model)?.into_params();
+                let held = oracle::holding(&model, &grads);
+                let full = world.full(&held, Destination::All)?.unwrap();
+                let what = format!("{strategy}, step {step}");
+                oracle::close(&what, &oracle::values(&full), &expected[step % 4], 1e-4);
+            }
+            Ok(())
+        });
+        ran.unwrap_or_else(|e| panic!("{strategy}: {e}"));
     }
 }

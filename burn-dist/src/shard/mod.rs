@@ -46,6 +46,8 @@ mod exchange;
 mod flat;
 mod forecast;
 mod full;
+#[cfg(feature = "cube")]
+mod fused;
 mod gradients;
 mod host;
 mod ops;

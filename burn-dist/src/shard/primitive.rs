@@ -1,8 +1,8 @@
 //! A tensor of whichever backend a rank computes on, cut from autodiff.
 
-#[cfg(feature = "cube")]
-use super::device;
 use super::host;
+#[cfg(feature = "cube")]
+use super::{device, fused};
 use crate::error::{Error, Result};
 use crate::unwind::or_raise;
 #[cfg(feature = "cube")]
@@ -66,12 +66,12 @@ impl Held for Flex {
 #[cfg(feature = "cube")]
 impl Held for Cube {
     fn hold(tensor: FloatTensor<Self>) -> Primitive {
-        Primitive::Device(device::unfused(tensor))
+        Primitive::Device(fused::unfused(tensor))
     }
 
     fn give(primitive: Primitive) -> FloatTensor<Self> {
         match primitive {
-            Primitive::Device(tensor) => device::fusible(tensor),
+            Primitive::Device(tensor) => fused::fusible(tensor),
             Primitive::Host(_) => or_raise(Err(elsewhere("the GPU", "on the CPU"))),
         }
     }
@@ -131,7 +131,7 @@ impl Primitive {
         match self {
             Self::Host(tensor) => Tensor::from_primitive::<Flex>(tensor),
             #[cfg(feature = "cube")]
-            Self::Device(tensor) => Tensor::from_primitive::<Cube>(device::fusible(tensor)),
+            Self::Device(tensor) => Tensor::from_primitive::<Cube>(fused::fusible(tensor)),
         }
     }
 
