@@ -48,6 +48,8 @@
 //! - **Collectives.** Ranks compare what they are about to do before a byte moves, and no wait is
 //!   without a deadline: a program that differs between ranks is an error that names the rank
 //!   ([`comm`]).
+//! - **GPUs.** The same engine over a GPU's memory, with the feature `cuda` or `wgpu`
+//!   ([`launch::DeviceKind`]); between NVIDIA's, NCCL moves the bytes.
 //!
 //! # Where things are
 //!

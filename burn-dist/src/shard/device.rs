@@ -262,6 +262,10 @@ impl Flat {
         use cubecl_runtime::runtime::Runtime;
         type Server = <cubecl::cuda::CudaRuntime as Runtime>::Server;
         let (client, handle) = (&self.tensor.client, &self.tensor.handle);
+        if client.is_capturing() {
+            let what = "a collective between GPUs";
+            return Err(Error::config(what, "no graph capture", "an open one"));
+        }
         // Comes back when all that this client was asked for has been submitted, and lets this
         // thread's stream wait for the one that the memory belongs to. While the resource is held,
         // the memory is neither given to anybody else nor moved.
