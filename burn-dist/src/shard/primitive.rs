@@ -4,6 +4,7 @@ use super::host;
 #[cfg(feature = "cube")]
 use super::{device, fused};
 use crate::error::{Error, Result};
+#[cfg(feature = "cube")]
 use crate::unwind::or_raise;
 #[cfg(feature = "cube")]
 use burn::backend::Cube;
