@@ -183,6 +183,19 @@ fn an_overflow_is_seen_on_every_rank() {
     assert_eq!(found.unwrap(), [(false, true), (false, true)]);
 }
 
+#[test]
+fn a_model_on_another_device_is_refused() {
+    let Some((kind, _alone)) = gpu() else { return };
+    for size in 1..=2 {
+        let refused = ranks(size, kind).run(|world| {
+            let model = Strategy::fsdp().shard(Mlp::new(1, &cpu()), &world)?;
+            world.run(|| model.forward(mine(&world, 0))).map(drop)
+        });
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("init(&world.device())"), "{error}");
+    }
+}
+
 /// A layer with running state, which every rank has whole and which is averaged.
 #[derive(Module, Debug)]
 struct Normed {

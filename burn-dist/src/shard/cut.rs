@@ -261,5 +261,12 @@ fn drawn<const D: usize>(
         ));
     }
     let piece = Piece::of(full)?.cut(range, layout.dtype, shape);
+    if piece.place() != identity.sharding.place {
+        return Err(Error::model(
+            path,
+            "lies on another device than the one this rank computes on",
+            "initialise the model with init(&world.device()), or move it there with fork",
+        ));
+    }
     Ok((id, mapper, piece))
 }

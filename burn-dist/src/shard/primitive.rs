@@ -5,7 +5,7 @@ use super::host;
 use super::{device, fused};
 use crate::error::{Error, Result};
 #[cfg(feature = "cube")]
-use crate::unwind::or_raise;
+use crate::unwind::raise;
 #[cfg(feature = "cube")]
 use burn::backend::Cube;
 use burn::backend::ops::FloatTensorOps;
@@ -27,7 +27,7 @@ pub(crate) enum Primitive {
 }
 
 /// Where a rank's tensors lie.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Place {
     /// In the memory of the process.
     Host,
@@ -59,7 +59,7 @@ impl Held for Flex {
         match primitive {
             Primitive::Host(tensor) => tensor,
             #[cfg(feature = "cube")]
-            Primitive::Device(_) => or_raise(Err(elsewhere("the CPU", "on a GPU"))),
+            Primitive::Device(_) => elsewhere(),
         }
     }
 }
@@ -73,19 +73,19 @@ impl Held for Cube {
     fn give(primitive: Primitive) -> FloatTensor<Self> {
         match primitive {
             Primitive::Device(tensor) => fused::fusible(tensor),
-            Primitive::Host(_) => or_raise(Err(elsewhere("the GPU", "on the CPU"))),
+            Primitive::Host(_) => elsewhere(),
         }
     }
 }
 
-/// What to say of a tensor that is not where the model is.
+/// Raises what is to be said of a tensor that is not where the model is.
 #[cfg(feature = "cube")]
-fn elsewhere(expected: &str, found: &str) -> Error {
-    Error::config(
+pub(super) fn elsewhere() -> ! {
+    raise(Error::config(
         "device of a tensor",
-        format!("{expected}, as the model"),
-        found,
-    )
+        "world.device(), where the model is",
+        "another one",
+    ))
 }
 
 impl Place {
@@ -179,7 +179,7 @@ impl Primitive {
             #[cfg(feature = "cube")]
             (Self::Device(a), Self::Device(b)) => Self::Device(device::add(a, b)),
             #[cfg(feature = "cube")]
-            _ => or_raise(Err(elsewhere("one device", "on two"))),
+            _ => elsewhere(),
         }
     }
 
