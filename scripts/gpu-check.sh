@@ -16,14 +16,10 @@ results=$(realpath "$results")
 [ -d "${CUDA_PATH:-/usr/local/cuda}" ] && export CUDA_PATH=${CUDA_PATH:-/usr/local/cuda}
 export BURN_DIST_TEST_DEVICE=cuda RUST_BACKTRACE=1
 
-# The binding looks for libnccl.so; packages for running alone have libnccl.so.2.
-nccl=$(ldconfig -p 2>/dev/null | sed -n 's/.*libnccl\.so\(\.2\)\? .*=> //p' | head -1)
-[ -n "$nccl" ] || nccl=$(find / -name 'libnccl.so*' -not -path '/proc/*' 2>/dev/null | sort | head -1)
-if [ -n "$nccl" ]; then
-    mkdir -p "$results/lib"
-    ln -sf "$nccl" "$results/lib/libnccl.so"
-    export LD_LIBRARY_PATH="$results/lib:${LD_LIBRARY_PATH:-}"
-fi
+# Where it is not among the system's libraries, it may have come with a Python package.
+nccl=$(ldconfig -p 2>/dev/null | sed -n 's/.*libnccl\.so\.2 .*=> //p' | head -1)
+[ -n "$nccl" ] || nccl=$(find / -name 'libnccl.so.2' -not -path '/proc/*' 2>/dev/null | sort | head -1)
+[ -n "$nccl" ] && export BURN_DIST_NCCL_LIB=$nccl
 
 gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -1)
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
@@ -69,8 +65,8 @@ if here gpu; then
 fi
 if here vit_fsdp; then
     part "example vit_fsdp" 300 "$folder/vit_fsdp" --device cuda --ranks 1 --epochs 2
-    part "example vit_fsdp, through the host" 300 env BURN_DIST_GPU_TRANSPORT=host \
-        "$folder/vit_fsdp" --device cuda --ranks 1 --epochs 1 --shadow 2
+    part "two ranks of vit_fsdp through the host" 300 env BURN_DIST_GPU_TRANSPORT=host \
+        "$folder/vit_fsdp" --device cuda --nproc-per-node 2 --epochs 1 --shadow 2
 fi
 here bert_fsdp && part "example bert_fsdp" 300 "$folder/bert_fsdp" --device cuda --ranks 1 --epochs 2
 if here gpu_step; then
