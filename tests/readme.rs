@@ -47,7 +47,13 @@ fn its_options_are_those_of_the_example() {
     let words = readme.split_whitespace().skip_while(|w| *w != "--example");
     let words = words.map(|w| w.trim_matches(['`', ',', '.', ';', '(', ')']));
     let options = words.filter(|w| w.starts_with("--") && w.len() > 2);
-    let cargo = ["--example", "--release", "--workspace", "--help"];
+    let cargo = [
+        "--example",
+        "--features",
+        "--release",
+        "--workspace",
+        "--help",
+    ];
     for option in options.filter(|o| !cargo.contains(o)) {
         let name = option.split('=').next().unwrap_or(option);
         let field = format!("{}: ", name.trim_start_matches('-').replace('-', "_"));

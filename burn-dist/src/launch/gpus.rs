@@ -47,8 +47,12 @@ pub(super) fn connect(
 /// The number of a CUDA device among those of this process.
 #[cfg(feature = "cuda")]
 fn ordinal(device: &Device) -> Option<usize> {
-    use crate::shard::cuda_ordinal;
-    cuda_ordinal(device)
+    use burn::backend::DispatchDevice;
+    use burn_cubecl::CubeDevice;
+    match device.clone().inner().as_dispatch() {
+        DispatchDevice::Cube(CubeDevice::Cuda(cuda)) => Some(cuda.index),
+        _ => None,
+    }
 }
 
 /// What `BURN_DIST_GPU_TRANSPORT` asks for.

@@ -14,7 +14,7 @@ use crate::strategy::{Over, Strategy};
 use crate::unwind::raise;
 use crate::world::World;
 use burn::module::{Module, Param, ParamId, ParamMapper, Reparameterizer};
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::tensor::{FloatDType, Tensor};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -166,28 +166,13 @@ fn running<const D: usize>(
     param.map(|old| {
         let (shape, dtype) = (old.dims(), old.dtype());
         let range = 0..shape.iter().product();
-        let new = given(values, path, range, dtype, &shape, place).into_tensor::<D>();
+        let read = |into: &mut [u8]| values.read(path, range, dtype, into);
+        let new = Primitive::filled(dtype, &shape, place, read).into_tensor::<D>();
         match old.device().is_autodiff() {
             true => Tensor::from_inner(new),
             false => new,
         }
     })
-}
-
-/// A range of the values that are given.
-fn given(
-    values: &dyn Values,
-    path: &str,
-    range: Range<usize>,
-    dtype: DType,
-    shape: &[usize],
-    place: &Place,
-) -> Primitive {
-    // Words, so that the elements are aligned whatever their type.
-    let mut words = vec![0u64; (range.len() * dtype.size()).div_ceil(8)];
-    let bytes = &mut bytemuck::cast_slice_mut(&mut words)[..range.len() * dtype.size()];
-    values.read(path, range, dtype, bytes);
-    Primitive::from_bytes(bytes, dtype, shape, place)
 }
 
 /// Initialises a parameter and keeps this rank's piece of it; one whose values are given is never
@@ -210,7 +195,8 @@ fn cut<const D: usize>(
     let (id, mapper, piece) = match values {
         Some(values) => {
             let place = &identity.sharding.place;
-            let piece = given(values, path, range, layout.dtype, &shape, place);
+            let read = |into: &mut [u8]| values.read(path, range, layout.dtype, into);
+            let piece = Primitive::filled(layout.dtype, &shape, place, read);
             // Loading something tiny shows the mapper without initialising.
             let (id, tiny) = (param.id, Tensor::zeros([1; D], &param.lazy_device()));
             let (id, _, mapper) = param.transform_for_load(tiny, id).consume();

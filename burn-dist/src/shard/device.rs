@@ -342,7 +342,8 @@ impl Shared {
     }
 }
 
-#[cfg(all(test, feature = "wgpu"))]
+#[cfg(test)]
+#[cfg(feature = "wgpu")]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;

@@ -75,8 +75,6 @@ pub use shadow::{Shadow, Shadowed};
 
 pub(crate) use flat::{Piece, Shared};
 pub(crate) use full::{Apart, not_sharded, two_sharded};
-#[cfg(feature = "cuda")]
-pub(crate) use primitive::cuda_ordinal;
 pub(crate) use sharded::{Identity, Visit, walk};
 pub(crate) use sharding::Sharding;
 pub(crate) use values::Values;

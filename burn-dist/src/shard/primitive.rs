@@ -101,15 +101,6 @@ impl Place {
     }
 }
 
-/// The number of a CUDA device among those of this process.
-#[cfg(feature = "cuda")]
-pub(crate) fn cuda_ordinal(device: &Device) -> Option<usize> {
-    match Place::of(device) {
-        Ok(Place::Device(CubeDevice::Cuda(cuda))) => Some(cuda.index),
-        _ => None,
-    }
-}
-
 impl Primitive {
     /// The storage of a tensor.
     pub(crate) fn of<const D: usize>(tensor: Tensor<D>) -> Result<Self> {
@@ -136,12 +127,19 @@ impl Primitive {
         }
     }
 
-    /// A tensor of these elements, copied.
-    pub(crate) fn from_bytes(bytes: &[u8], dtype: DType, shape: &[usize], place: &Place) -> Self {
+    /// A tensor whose elements `fill` writes, as bytes.
+    pub(crate) fn filled(
+        dtype: DType,
+        shape: &[usize],
+        place: &Place,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Self {
+        let mut flat = host::Flat::zeros(shape.iter().product(), dtype);
+        fill(flat.bytes_mut());
         match place {
-            Place::Host => Self::Host(host::tensor(bytes, dtype, shape)),
+            Place::Host => Self::Host(flat.share().view(0, shape)),
             #[cfg(feature = "cube")]
-            Place::Device(at) => Self::Device(device::tensor(bytes, dtype, shape, at)),
+            Place::Device(at) => Self::Device(device::tensor(flat.bytes(), dtype, shape, at)),
         }
     }
 
