@@ -12,10 +12,15 @@ use burn_dist::{Destination, Error, GradScaler, Precision, Result, Strategy, Wor
 use models::loss::cross_entropy_sum;
 use models::{Vit, VitConfig};
 use oracle::{Mlp, ranks, values};
+use std::sync::{Mutex, PoisonError};
 
 const STEPS: usize = 12;
 /// Divides by 1, 2 and 3.
 const BATCH: usize = 12;
+
+/// Burn's random numbers are the process's: what starts from a seed may not run beside what draws
+/// outside of `shard`.
+static DRAWING: Mutex<()> = Mutex::new(());
 
 fn vit(world: &World) -> Vit {
     let config = VitConfig::tiny(10).with_blocks(2);
@@ -67,6 +72,7 @@ fn train(world: &World, strategy: Strategy) -> Result<(Vec<f64>, u64)> {
 
 /// The losses of all ranks together, step by step.
 fn losses(strategy: &Strategy, size: usize) -> (Vec<f64>, u64) {
+    let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
     let run = |world: World| train(&world, strategy.clone());
     let runs = ranks(size).seed(1).run(run).unwrap();
     let skipped = runs[0].1;
@@ -170,6 +176,7 @@ fn gathers_move_half_the_bytes_and_reductions_what_they_are_told() {
 
 #[test]
 fn what_is_stored_is_f32_whatever_the_model_came_in() {
+    let _alone = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
     let half = oracle::cast(Mlp::new(4, &Device::flex().autodiff()), FloatDType::BF16);
     let given = values(&half);
     let run = |world: World| {
