@@ -53,7 +53,7 @@ fn run(kind: DeviceKind, size: usize, strategy: &Strategy, model: &Mlp, passes: 
             let rows = x.dims()[0] / passes;
             let mut total = 0.0;
             for pass in 0..passes {
-                let x = x.clone().slice([pass * rows..(pass + 1) * rows]);
+                let x = x.clone().narrow(0, pass * rows, rows);
                 let loss = world.run(|| loss(model, x))?;
                 total += oracle::scalar(&loss) / passes as f64;
                 sums.add(loss)?;

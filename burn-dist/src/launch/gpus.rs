@@ -36,7 +36,10 @@ pub(super) fn connect(
             Choice::Nccl(nccl) => Arc::new(nccl),
             Choice::Host { host, reason } => {
                 if host.rank() == 0 {
-                    log::warn!("without NCCL, for {reason}");
+                    log::warn!(
+                        "collectives between GPUs go through the memory of the host, right but slow: \
+                         {reason}"
+                    );
                 }
                 host
             }

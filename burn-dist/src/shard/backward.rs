@@ -35,6 +35,7 @@ pub(super) struct Reduced {
 }
 
 /// How far a unit's gradients are on their way to the sum over all ranks.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(super) enum Stage {
     /// This rank's own, whole.

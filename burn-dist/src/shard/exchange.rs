@@ -113,11 +113,13 @@ impl Flat {
 #[cfg(feature = "cube")]
 fn staged(tensor: &burn_cubecl::tensor::CubeTensor) -> Result<host::Flat> {
     static SAID: Once = Once::new();
-    SAID.call_once(|| {
-        log::warn!(
-            "collectives between GPUs go through the memory of the host: right, but slow; on \
-             NVIDIA GPUs build with the feature cuda and install NCCL"
-        );
-    });
+    // Of NVIDIA's GPUs the launcher has said why, unless somebody wanted it so.
+    if !matches!(tensor.device, burn_cubecl::CubeDevice::Cuda(_)) {
+        SAID.call_once(|| {
+            log::warn!(
+                "collectives between GPUs go through the memory of the host: right, but slow"
+            );
+        });
+    }
     super::device::download(tensor)
 }

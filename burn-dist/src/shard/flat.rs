@@ -31,6 +31,7 @@ pub(crate) fn element(dtype: DType) -> Result<Dtype> {
 }
 
 /// What a rank stores of one parameter, at one moment; keeps the storage alive.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub(crate) enum Piece {
     Host(host::Piece),
@@ -39,6 +40,7 @@ pub(crate) enum Piece {
 }
 
 /// A flat buffer that is still being filled.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(crate) enum Flat {
     Host(host::Flat),
@@ -47,6 +49,7 @@ pub(crate) enum Flat {
 }
 
 /// A flat buffer whose views are tensors.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub(crate) enum Shared {
     Host(host::Shared),

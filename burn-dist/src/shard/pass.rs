@@ -42,6 +42,7 @@ struct State {
 }
 
 /// Who owns the gathered buffer.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Gathered {
     /// Nobody: it was not asked for, or let go.

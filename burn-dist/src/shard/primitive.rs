@@ -17,6 +17,10 @@ use burn_cubecl::{CubeDevice, tensor::CubeTensor};
 use burn_flex::FlexTensor;
 
 /// A float tensor's storage.
+///
+/// A GPU's handle is half a kilobyte, not boxed: it is moved a few times a parameter, among kernels
+/// that cost more each.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub(crate) enum Primitive {
     /// In the memory of the process.

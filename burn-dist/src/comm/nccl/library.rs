@@ -91,10 +91,10 @@ macro_rules! functions {
             fn of(library: &Open) -> Result<Self> {
                 Ok(Self {
                     name: library.name.clone(),
-                    // SAFETY: the functions have these types in every version of the library that has
-                    // functions of these names.
                     $($name: {
                         let name = stringify!($name);
+                        // SAFETY: the functions have these types in every version of the library that
+                        // has functions of these names.
                         #[allow(unsafe_code)]
                         let found = unsafe { library.function(name) };
                         found.ok_or_else(|| {
@@ -102,10 +102,11 @@ macro_rules! functions {
                             Error::config($library, format!("the function {name}"), found)
                         })?
                     },)*
-                    // SAFETY: as above.
                     $($maybe: {
+                        // SAFETY: as above.
                         #[allow(unsafe_code)]
-                        unsafe { library.function(stringify!($maybe)) }
+                        let found = unsafe { library.function(stringify!($maybe)) };
+                        found
                     },)*
                 })
             }
