@@ -58,14 +58,10 @@ impl DeviceKind {
 #[cfg(feature = "cuda")]
 fn cuda(local_rank: usize) -> Result<Device> {
     use burn_cubecl::{CubeDevice, cubecl::device::DeviceUnavailable};
-    let found = CubeDevice::cuda(local_rank).or_else(|_| {
-        CubeDevice::cuda(0).and_then(|first| {
-            // One GPU is what each rank sees where a scheduler deals them out.
-            match CubeDevice::cuda(1) {
-                Err(_) => Ok(first),
-                Ok(_) => CubeDevice::cuda(local_rank),
-            }
-        })
+    let found = CubeDevice::cuda(local_rank).or_else(|cause| match cause {
+        // One GPU is what each rank sees where a scheduler deals them out.
+        DeviceUnavailable::NoSuchDevice { available: 1, .. } => CubeDevice::cuda(0),
+        other => Err(other),
     });
     let found = found.map_err(|cause| {
         let expected = format!("an NVIDIA GPU for rank {local_rank} of this host");

@@ -193,6 +193,10 @@ impl Flat {
         self.tensor = CubeBackend::float_slice_assign(buffer, &[slice], value);
     }
 
+    pub(super) fn tensor(&self) -> &CubeTensor {
+        &self.tensor
+    }
+
     pub(super) fn part(&self, range: Range<usize>) -> CubeTensor {
         part(&self.tensor, range)
     }

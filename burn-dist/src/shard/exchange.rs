@@ -72,7 +72,7 @@ impl Flat {
                     return Ok(Self::Device(sum.arriving(arrival)));
                 }
                 let device = flat.device().clone();
-                let mine = staged(&flat.part(0..flat.len()))?;
+                let mine = staged(flat.tensor())?;
                 drop(flat);
                 let mut sum = host::Flat::zeros(len, mine.dtype());
                 comm.reduce_scatter(label, Reduce::Sum, mine.span()?, sum.span_mut()?)?;
@@ -100,7 +100,7 @@ impl Flat {
                     return Ok(Self::Device(flat.arriving(arrival)));
                 }
                 let device = flat.device().clone();
-                let mut sum = staged(&flat.part(0..flat.len()))?;
+                let mut sum = staged(flat.tensor())?;
                 drop(flat);
                 comm.all_reduce(label, Reduce::Sum, sum.span_mut()?)?;
                 Ok(Self::Device(super::device::Flat::upload(&sum, &device)))
