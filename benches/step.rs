@@ -8,7 +8,9 @@
 //! more than DDP; and a rank alone shares with nobody, so that sharding may cost hardly more than
 //! plain Burn. Both are measured step by step in turn: whatever else the machine does meets all alike.
 
-use burn::module::{Module, ModuleVisitor, Param};
+#[path = "plain/mod.rs"]
+mod plain;
+
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::comm::{Reduce, SpanMut};
@@ -20,6 +22,7 @@ use criterion::{
 use mimalloc::MiMalloc;
 use models::loss::cross_entropy;
 use models::{Vit, VitConfig};
+use plain::{BAR_ALONE, clipped};
 use std::fmt;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -36,8 +39,6 @@ const RATE: f64 = 1e-3;
 const ROUNDS: usize = 33;
 /// FSDP may take this many times as long as DDP, at world 2.
 const BAR_FSDP: f64 = 1.15;
-/// A sharded model may take this many times as long as plain Burn, at world 1.
-const BAR_ALONE: f64 = 1.03;
 
 /// How a model is trained.
 #[derive(Debug, Clone)]
@@ -97,7 +98,7 @@ impl<'a> Run<'a> {
         let gradients = match self.kind {
             Kind::Plain => {
                 let gradients = GradientsParams::from_grads(loss.backward(), &model);
-                clipped(gradients, &model)
+                clipped(gradients, &model, CLIP)
             }
             Kind::Sharded(_) => self.world.backward(loss, &model)?.clip_norm(CLIP)?.grads,
         };
@@ -128,34 +129,6 @@ fn batch(rank: usize, device: &Device) -> (Tensor<4>, Tensor<1, Int>) {
         Tensor::from_data(TensorData::new(pixels, shape), device),
         Tensor::from_data(TensorData::new(labels, [BATCH]), device),
     )
-}
-
-/// Clips by the global norm, as a program does that has Burn alone.
-fn clipped(mut gradients: GradientsParams, model: &Vit) -> GradientsParams {
-    struct Squares<'a>(&'a GradientsParams, f64);
-    impl ModuleVisitor for Squares<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.0.get::<D>(param.id) {
-                let squares = gradient.powi_scalar(2).sum();
-                self.1 += f64::from(squares.into_scalar::<f32>());
-            }
-        }
-    }
-    struct Scale<'a>(&'a mut GradientsParams, f64);
-    impl ModuleVisitor for Scale<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = self.0.remove::<D>(param.id) {
-                self.0.register(param.id, gradient * self.1);
-            }
-        }
-    }
-    let mut squares = Squares(&gradients, 0.0);
-    model.visit(&mut squares);
-    let factor = CLIP / (squares.1.sqrt() + 1e-6);
-    if factor < 1.0 {
-        model.visit(&mut Scale(&mut gradients, factor));
-    }
-    gradients
 }
 
 /// Runs `f` on every rank of a new world, each with a single thread to compute on.

@@ -20,7 +20,11 @@ collect() {
             echo "$folder/$name"
         done
 }
-${CARGO:-cargo} test --release --features "$features" --no-run --message-format=json \
+${CARGO:-cargo} test --release --features "$features" --no-run \
+    --message-format=json-render-diagnostics \
     --test gpu --test nccl --bench gpu_step | collect
-${CARGO:-cargo} build --release --features "$features" --message-format=json \
+${CARGO:-cargo} build --release --features "$features" \
+    --message-format=json-render-diagnostics \
     --example vit_fsdp --example bert_fsdp | collect
+# What gpu-check.sh writes beside the figures.
+echo "$features, $(git describe --always --dirty 2>/dev/null || echo 'no git')" >"$folder/build"

@@ -52,6 +52,7 @@ fn a_run_that_fails_again_is_given_up() {
     group.expect_code(0, 137);
     group.expect(&group.error(0), &["rank 2 on ", "(SIGKILL)"]);
     let text = group.all[0].text();
-    let starts = text.matches("was killed by signal 9 (SIGKILL);").count();
+    // The report of a start; which rank's end was noticed first is up to the machine.
+    let starts = text.matches("look at rank 2 first").count();
     group.check(starts == 2, || format!("{starts} starts failed"));
 }

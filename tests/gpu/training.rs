@@ -4,7 +4,7 @@ use crate::oracle::{self, Mlp, Trace};
 use crate::place::{cpu, gpu, ranks};
 use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::{DType, Device, Tensor};
 use burn_dist::launch::DeviceKind;
 use burn_dist::{Destination, Error, Shadow, Strategy, World, unit};
@@ -114,6 +114,45 @@ fn recomputed_and_accumulated_agrees_with_the_cpu() {
             &expected,
             RANKS,
         );
+    }
+}
+
+/// Sgd and Adam leave their result in the parameter's own memory, which the next gather reads, and
+/// nothing is read in between that would make it wait by chance.
+#[test]
+fn updates_in_place_are_seen_by_the_next_gather() {
+    let Some((kind, _alone)) = gpu() else { return };
+    let whole = Mlp::new(3, &cpu());
+    let device = kind.device(0).unwrap().autodiff();
+    let optimizers: [(&str, fn() -> ModuleOptimizer); 2] = [
+        ("sgd", || SgdConfig::new().init()),
+        ("adam", || AdamConfig::new().with_epsilon(1e-3).init()),
+    ];
+    for (name, optimizer) in optimizers {
+        let mut plain = (whole.clone().fork(&device), optimizer());
+        for step in 0..2 * STEPS {
+            let x = oracle::tensor(&oracle::batch(ROWS, 7, step), DType::F32, &device);
+            let grads = GradientsParams::from_grads(loss(&plain.0, x).backward(), &plain.0);
+            plain.0 = plain.1.step(1e-2, plain.0, grads);
+        }
+        let expected = oracle::values(&plain.0);
+        for strategy in oracle::strategies(2) {
+            let what = format!("{name}, {strategy}");
+            let ran = ranks(2, kind).run(|world| {
+                let model = whole.clone().fork(&world.device());
+                let mut model = strategy.clone().shard(model, &world)?;
+                let mut optimizer = world.optimizer(optimizer(), &model)?;
+                for step in 0..2 * STEPS {
+                    let loss = world.run(|| loss(&model, mine(&world, step)))?;
+                    let grads = world.backward(loss, &model)?.into_params();
+                    model = optimizer.step(1e-2, model, grads);
+                }
+                let full = world.full(&model, Destination::All)?;
+                Ok(oracle::values(&full.unwrap()))
+            });
+            let found = ran.unwrap_or_else(|e| panic!("{what}: {e}"));
+            oracle::close(&what, &found[1], &expected, RANKS);
+        }
     }
 }
 

@@ -120,6 +120,36 @@ pub(crate) fn one_rank_lacks_it() {
     mock::assert_clean();
 }
 
+/// Ranks on one GPU, which NCCL refuses unless it is asked.
+pub(crate) fn one_gpu_for_two() {
+    let third_on_first = |rank: usize| if rank == 2 { 0 } else { rank };
+    for choice in choose(3, third_on_first) {
+        let Ok(Choice::Host { reason, .. }) = choice else {
+            panic!("{choice:?}")
+        };
+        let text = reason.to_string();
+        assert!(text.contains("GPUs of ranks 0 and 2"), "{text}");
+        assert!(text.contains("NCCL_MULTI_RANK_GPU_ENABLE=1"), "{text}");
+    }
+    // SAFETY: no other thread runs.
+    unsafe { std::env::set_var("NCCL_MULTI_RANK_GPU_ENABLE", "1") };
+    for choice in choose(3, third_on_first) {
+        let Ok(Choice::Nccl(nccl)) = choice else {
+            panic!("{choice:?}")
+        };
+        // What waits for the device would wait for its neighbour too.
+        assert_eq!(nccl.device().map(|d| d.order()), Some(Order::Host));
+    }
+    let old = |rank: usize| {
+        mock::version(22_900);
+        third_on_first(rank)
+    };
+    for choice in choose(3, old) {
+        assert!(matches!(choice, Ok(Choice::Host { .. })), "{choice:?}");
+    }
+    mock::assert_clean();
+}
+
 pub(crate) fn unequal_versions() {
     let other = |rank: usize| {
         if rank == 1 {

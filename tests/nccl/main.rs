@@ -15,12 +15,18 @@ mod memory;
 mod mesh;
 mod mock;
 mod moves;
+#[cfg(feature = "cuda")]
+#[path = "../oracle/mod.rs"]
+mod oracle;
 mod order;
 mod process;
 mod processes;
 mod ranks;
 #[cfg(feature = "cuda")]
 mod real;
+#[cfg(feature = "cuda")]
+#[path = "../gpu/tower.rs"]
+mod tower;
 
 use process::Install::{self, Mock, Named, NoDriver, NoNccl, Real, Runtime, Without};
 use std::process::ExitCode;
@@ -28,7 +34,7 @@ use std::process::ExitCode;
 /// A case: its name, what it does, and what it finds installed.
 type Case = (&'static str, fn(), Install);
 
-const CASES: [Case; 33] = [
+const CASES: [Case; 34] = [
     ("no driver", machine::no_driver, NoDriver),
     ("no nccl", machine::no_nccl, NoNccl),
     ("only libnccl.so.2", machine::is_there, Runtime),
@@ -45,6 +51,7 @@ const CASES: [Case; 33] = [
     ),
     ("no device", machine::no_device, Mock),
     ("one rank lacks it", machine::one_rank_lacks_it, Mock),
+    ("one GPU for two", machine::one_gpu_for_two, Mock),
     ("unequal versions", machine::unequal_versions, Mock),
     ("the real library", machine::the_real_library, Real),
     ("conformance", moves::conformance_suite, Mock),

@@ -2,8 +2,10 @@
 //!
 //! `nccl --gpu N` runs N ranks, one alone in this process or several as processes, each on a GPU of
 //! its own; with `--one-gpu` all on the first. The numbers are small whole ones, so that every type
-//! adds them exactly, in whatever order.
+//! adds them exactly, in whatever order. Several ranks then train, while their memory is taken away
+//! and spoilt wherever somebody has let it go. `nccl --gpu 0` only says what there is.
 
+use crate::tower::{Tower, stays_right};
 use burn::tensor::Device;
 use burn_dist::comm::nccl::{Nccl, Options};
 use burn_dist::comm::{Communicator, DeviceBuffer, Element, Label, OnDevice, Order, Reduce, local};
@@ -30,6 +32,7 @@ pub(crate) fn asked() -> Option<(usize, bool)> {
 
 pub(crate) fn run(ranks: usize, one_gpu: bool) -> ExitCode {
     let ran = match ranks {
+        0 => installed(),
         1 => alone(),
         _ => processes(ranks, one_gpu),
     };
@@ -39,17 +42,22 @@ pub(crate) fn run(ranks: usize, one_gpu: bool) -> ExitCode {
     ExitCode::from(exit_code(&ran))
 }
 
-fn alone() -> Result<()> {
+fn installed() -> Result<()> {
     let info = Nccl::available()?;
     println!(
         "NCCL {} from {}, {} GPUs",
         info.version, info.library, info.gpus
     );
-    if info.version.0 == MOCK {
-        return Err(Error::user(
+    match info.version.0 {
+        MOCK => Err(Error::user(
             "this is the library that stands in for NCCL in tests",
-        ));
+        )),
+        _ => Ok(()),
     }
+}
+
+fn alone() -> Result<()> {
+    installed()?;
     for order in [Order::Host, Order::Device] {
         let host = Arc::new(local::ranks(1, 1, DEADLINE).remove(0));
         let options = Options {
@@ -58,8 +66,12 @@ fn alone() -> Result<()> {
         };
         let comm = Communicator::new(Nccl::new(host, 0, options)?);
         checks(&comm, &Cuda::open(0)?)?;
+        let found = comm.on_device().map(|device| device.order());
         comm.leave();
-        println!("{order:?} order: all agree");
+        match found == Some(order) {
+            true => println!("{order:?} order: all agree"),
+            false => println!("skipped: {order:?} order, which this driver does not have"),
+        }
     }
     Ok(())
 }
@@ -74,9 +86,14 @@ fn processes(ranks: usize, one_gpu: bool) -> Result<()> {
         true => launch.device(Device::cuda(0)),
         false => launch.device(DeviceKind::Cuda),
     };
+    let cpu = Device::flex().autodiff();
+    // The same parameters in every process.
+    cpu.seed(3);
+    let whole = Tower::new(&cpu);
     let ran = launch.run(|world| {
         let ordinal = if one_gpu { 0 } else { world.rank() };
         checks(world.comm(), &Cuda::open(ordinal)?)?;
+        stays_right(&world, &whole)?;
         let device = world.comm().on_device().map(|device| device.order());
         println!(
             "rank {} of {}: all agree, order {device:?}",

@@ -1,6 +1,7 @@
 //! Backward passes: what the tape hands over, and its way to the sum over ranks.
 
 use super::accumulation::Accumulation;
+use super::exchange::Coming;
 use super::flat::Flat;
 use super::gradients::ShardedGradients;
 use super::pass::{Gradients, Pass};
@@ -41,7 +42,7 @@ pub(super) enum Stage {
     /// This rank's own, whole.
     Own(Flat),
     /// On their way to the sum over the cut's ranks, and over replicas if `only`.
-    Coming(Ticket<Flat>),
+    Coming(Ticket<Coming>),
 }
 
 impl Session {
@@ -132,7 +133,7 @@ impl Sharding {
         present: &[bool],
         own: Flat,
         steps: Steps,
-    ) -> Ticket<Flat> {
+    ) -> Ticket<Coming> {
         let bits: String = present.iter().map(|p| if *p { '1' } else { '0' }).collect();
         let this = self.clone();
         self.world.queue().submit(move || {
@@ -146,16 +147,12 @@ impl Sharding {
             let mut sum = match cut {
                 true if unit.layout.is_whole() => own.all_reduce(&this.cut, &label)?,
                 true => own.reduce_scatter(&this.cut, &label, unit.layout.cut)?,
-                false => own,
+                false => own.into(),
             };
             if steps.over_replicas && this.replicas.size() > 1 {
                 sum = sum.arrive()?.all_reduce(&this.replicas, &label)?;
             }
-            // Casting computes on this thread.
-            if sum.dtype() != stored {
-                sum = sum.arrive()?;
-            }
-            Ok(sum.cast(stored))
+            sum.cast(stored)
         })
     }
 

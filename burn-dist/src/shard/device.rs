@@ -3,12 +3,12 @@
 //! Everything that knows how CubeCL stores a tensor is here. What is computed goes to the stream
 //! of the thread that asks for it, and CubeCL lets a stream wait for those whose buffers it reads;
 //! so buffers may go from the communication thread to the compute thread and back. What CubeCL does
-//! not know of are collectives between devices: a buffer that one of them fills has an [`Arrival`].
+//! not know of are collectives between devices: a buffer that one of them fills is
+//! [`Coming`](super::exchange::Coming).
 
 #[cfg(feature = "cuda")]
 use super::flat::element;
 use super::host;
-use crate::comm::Arrival;
 #[cfg(feature = "cuda")]
 use crate::comm::DeviceBuffer;
 use crate::error::{Error, Result};
@@ -24,13 +24,13 @@ use std::sync::{Arc, Mutex};
 
 /// A tensor of these elements.
 pub(super) fn tensor(
-    bytes: &[u8],
+    bytes: Bytes,
     dtype: DType,
     shape: &[usize],
     device: &CubeDevice,
 ) -> CubeTensor {
     let client = device.client();
-    let handle = client.create(Bytes::from_bytes_vec(bytes.to_vec()));
+    let handle = client.create(bytes);
     let shape = Shape::from(shape.to_vec());
     CubeTensor::new_contiguous(client, device.clone(), shape, handle, dtype)
 }
@@ -48,9 +48,9 @@ pub(super) fn add(a: CubeTensor, b: CubeTensor) -> CubeTensor {
 
 /// All elements, on the host.
 pub(super) fn download(tensor: &CubeTensor) -> Result<host::Flat> {
-    let bytes = read(tensor)?;
-    let mut flat = host::Flat::zeros(bytes.len() / tensor.dtype.size(), tensor.dtype);
-    flat.bytes_mut().copy_from_slice(&bytes);
+    let mut flat = host::Flat::zeros(tensor.shape().num_elements(), tensor.dtype);
+    // What the device's library allocates may begin anywhere.
+    flat.bytes_mut().copy_from_slice(&read(tensor)?);
     Ok(flat)
 }
 
@@ -58,12 +58,14 @@ fn read(tensor: &CubeTensor) -> Result<Vec<u8>> {
     let tensor = line(tensor.clone());
     let len = tensor.meta.shape().num_elements() * tensor.dtype.size();
     let read = tensor.client.read_one(tensor.handle);
-    let bytes = read.map_err(|e| broken("read", &e))?;
+    let bytes = read.map_err(|e| broken("reading its memory", &e))?;
     Ok(bytes[..len].to_vec())
 }
 
+/// The GPU says at the next reading what went wrong in anything that it was asked for before.
 fn broken(what: &str, cause: &dyn std::fmt::Display) -> Error {
-    Error::config(format!("{what} of GPU memory"), "a GPU that works", cause)
+    let expected = "all work before it done (enough memory? the toolkit's files in CUDA_PATH?)";
+    Error::config(format!("the GPU, {what}"), expected, cause)
 }
 
 /// So many partial sums of a buffer are added up on the host.
@@ -128,55 +130,43 @@ impl Piece {
 
 /// A flat buffer that is still being filled.
 #[derive(Debug)]
-pub(crate) struct Flat {
-    tensor: CubeTensor,
-    arrival: Arrival,
-}
+pub(crate) struct Flat(CubeTensor);
 
 /// A flat buffer whose views are tensors.
 #[derive(Debug, Clone)]
-pub(crate) struct Shared {
-    tensor: CubeTensor,
-    arrival: Arrival,
-}
+pub(crate) struct Shared(CubeTensor);
 
 impl Flat {
-    fn new(tensor: CubeTensor) -> Self {
-        Self {
-            tensor,
-            arrival: Arrival::now(),
-        }
-    }
-
     pub(super) fn zeros(len: usize, dtype: DType, device: &CubeDevice) -> Self {
         let shape = Shape::from(vec![len]);
-        Self::new(CubeBackend::float_zeros(shape, device, dtype.into()))
+        Self(CubeBackend::float_zeros(shape, device, dtype.into()))
     }
 
     /// A buffer of whatever was there.
     #[cfg(feature = "cuda")]
     pub(super) fn empty(len: usize, like: &Self) -> Self {
-        let (shape, device) = (Shape::from(vec![len]), &like.tensor.device);
-        let dtype = like.tensor.dtype.into();
-        Self::new(CubeBackend::float_empty(shape, device, dtype))
+        let (shape, device) = (Shape::from(vec![len]), &like.0.device);
+        let dtype = like.0.dtype.into();
+        Self(CubeBackend::float_empty(shape, device, dtype))
     }
 
     /// These elements, from the host.
-    pub(super) fn upload(flat: &host::Flat, device: &CubeDevice) -> Self {
-        let len = flat.bytes().len() / flat.dtype().size();
-        Self::new(tensor(flat.bytes(), flat.dtype(), &[len], device))
+    pub(super) fn upload(flat: host::Flat, device: &CubeDevice) -> Self {
+        let dtype = flat.dtype();
+        let len = flat.bytes().len() / dtype.size();
+        Self(tensor(flat.into_bytes(), dtype, &[len], device))
     }
 
     pub(super) fn dtype(&self) -> DType {
-        self.tensor.dtype
+        self.0.dtype
     }
 
     pub(super) fn device(&self) -> &CubeDevice {
-        &self.tensor.device
+        &self.0.device
     }
 
     pub(super) fn len(&self) -> usize {
-        self.tensor.shape().num_elements()
+        self.0.shape().num_elements()
     }
 
     /// Copies a tensor's elements to `start`, counted in elements, in this buffer's type.
@@ -188,48 +178,41 @@ impl Flat {
         }
         // The buffer is written in place only while there is no second handle on it; the value
         // stands in for it meanwhile.
-        let buffer = std::mem::replace(&mut self.tensor, value.clone());
+        let buffer = std::mem::replace(&mut self.0, value.clone());
         let slice = Slice::from(start..start + len);
-        self.tensor = CubeBackend::float_slice_assign(buffer, &[slice], value);
-    }
-
-    pub(super) fn tensor(&self) -> &CubeTensor {
-        &self.tensor
+        self.0 = CubeBackend::float_slice_assign(buffer, &[slice], value);
     }
 
     pub(super) fn part(&self, range: Range<usize>) -> CubeTensor {
-        part(&self.tensor, range)
+        part(&self.0, range)
     }
 
     pub(super) fn cast(self, dtype: DType) -> Self {
-        Self {
-            tensor: cast(self.tensor, dtype),
-            ..self
-        }
+        Self(cast(self.0, dtype))
     }
 
     pub(super) fn download(&self) -> Result<host::Flat> {
-        download(&self.tensor)
+        download(&self.0)
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        let sum = add(self.tensor.clone(), other.tensor.clone());
-        self.tensor = sum;
+        let sum = add(self.0.clone(), other.0.clone());
+        self.0 = sum;
     }
 
     pub(super) fn scale(&mut self, by: f64) {
-        self.tensor = CubeBackend::float_mul_scalar(self.tensor.clone(), by.into());
+        self.0 = CubeBackend::float_mul_scalar(self.0.clone(), by.into());
     }
 
     pub(super) fn squares(&self) -> Result<f64> {
-        let wide = cast(self.tensor.clone(), DType::F32);
+        let wide = cast(self.0.clone(), DType::F32);
         self.sum(CubeBackend::float_mul(wide.clone(), wide))
     }
 
     /// Whether every element is a number. The sum of magnitudes is one only then; so many of the
     /// largest ones that their sum is none are no gradients either.
     pub(super) fn is_finite(&self) -> Result<bool> {
-        let wide = cast(self.tensor.clone(), DType::F32);
+        let wide = cast(self.0.clone(), DType::F32);
         let sum = self.sum(CubeBackend::float_abs(wide))?;
         Ok(sum.is_finite())
     }
@@ -254,10 +237,6 @@ impl Flat {
         Ok(download(&sums)?.numbers().iter().sum())
     }
 
-    pub(super) fn arrive(&self) -> Result<()> {
-        self.arrival.wait()
-    }
-
     /// The memory, as collectives between devices take it.
     ///
     /// What was asked of the GPU before is done, or at least submitted, as `order` wants it.
@@ -265,7 +244,7 @@ impl Flat {
     pub(super) fn submitted(&self, order: crate::comm::Order) -> Result<DeviceBuffer> {
         use cubecl_runtime::runtime::Runtime;
         type Server = <cubecl::cuda::CudaRuntime as Runtime>::Server;
-        let (client, handle) = (&self.tensor.client, &self.tensor.handle);
+        let (client, handle) = (&self.0.client, &self.0.handle);
         if client.is_capturing() {
             let what = "a collective between GPUs";
             return Err(Error::config(what, "no graph capture", "an open one"));
@@ -274,14 +253,14 @@ impl Flat {
         // thread's stream wait for the one that the memory belongs to. While the resource is held,
         // the memory is neither given to anybody else nor moved.
         let resource = client.get_resource::<Server>(handle.clone());
-        let resource = resource.map_err(|e| broken("address", &e))?;
+        let resource = resource.map_err(|e| broken("asking where memory lies", &e))?;
         if order == crate::comm::Order::Host {
             let done = cubecl::future::block_on(client.sync());
-            done.map_err(|e| broken("work", &e))?;
+            done.map_err(|e| broken("waiting for it", &e))?;
         }
         let address = resource.resource().ptr;
         // Only to be dropped, by whoever is last.
-        let owner = Arc::new(Mutex::new((resource, self.tensor.clone())));
+        let owner = Arc::new(Mutex::new((resource, self.0.clone())));
         // SAFETY: the owner keeps the allocation. A buffer that a collective writes is not read
         // before its arrival, and one that it reads is not written again: the engine hands both
         // over to the collective.
@@ -289,27 +268,20 @@ impl Flat {
         Ok(unsafe { DeviceBuffer::new(address, self.len(), element(self.dtype())?, owner) })
     }
 
-    /// The elements will be there with `arrival`.
-    #[cfg(feature = "cuda")]
-    pub(super) fn arriving(self, arrival: Arrival) -> Self {
-        Self { arrival, ..self }
-    }
-
     pub(super) fn share(self) -> Shared {
-        let Self { tensor, arrival } = self;
-        Shared { tensor, arrival }
+        Shared(self.0)
     }
 }
 
 impl Shared {
     /// The elements from `start` on, without a copy where the device can start there.
     pub(super) fn view(&self, start: usize, shape: &[usize]) -> CubeTensor {
-        let (size, all) = (self.tensor.dtype.size(), self.tensor.shape().num_elements());
+        let (size, all) = (self.0.dtype.size(), self.0.shape().num_elements());
         let len: usize = shape.iter().product();
         let before = (start * size) as u64;
         let behind = ((all - start - len) * size) as u64;
-        let properties = self.tensor.client.properties();
-        let aligned = match self.tensor.device {
+        let properties = self.0.client.properties();
+        let aligned = match self.0.device {
             // A kernel's widest load.
             CubeDevice::Cuda(_) => u64::from(properties.hardware.load_width / 8),
             _ => properties.memory.alignment,
@@ -317,32 +289,28 @@ impl Shared {
         if len == 0 || !before.is_multiple_of(aligned) {
             return self.copy(start, shape);
         }
-        let handle = self.tensor.handle.clone();
+        let handle = self.0.handle.clone();
         CubeTensor::new_contiguous(
-            self.tensor.client.clone(),
-            self.tensor.device.clone(),
+            self.0.client.clone(),
+            self.0.device.clone(),
             Shape::from(shape.to_vec()),
             handle.offset_start(before).offset_end(behind),
-            self.tensor.dtype,
+            self.0.dtype,
         )
     }
 
     pub(super) fn copy(&self, start: usize, shape: &[usize]) -> CubeTensor {
         let len: usize = shape.iter().product();
         if len == 0 {
-            let dtype = self.tensor.dtype.into();
+            let dtype = self.0.dtype.into();
             let shape = Shape::from(shape.to_vec());
-            return CubeBackend::float_empty(shape, &self.tensor.device, dtype);
+            return CubeBackend::float_empty(shape, &self.0.device, dtype);
         }
-        shaped(part(&self.tensor, start..start + len), shape)
+        shaped(part(&self.0, start..start + len), shape)
     }
 
     pub(super) fn read(&self) -> Result<Vec<u8>> {
-        read(&self.tensor)
-    }
-
-    pub(super) fn arrive(&self) -> Result<()> {
-        self.arrival.wait()
+        read(&self.0)
     }
 }
 
@@ -359,7 +327,7 @@ mod tests {
 
     fn counting(len: usize, device: &CubeDevice) -> CubeTensor {
         let numbers: Vec<f32> = (0..len).map(|x| x as f32).collect();
-        tensor(bytemuck::cast_slice(&numbers), DType::F32, &[len], device)
+        tensor(Bytes::from_elems(numbers), DType::F32, &[len], device)
     }
 
     fn numbers(tensor: &CubeTensor) -> Vec<f64> {
@@ -370,22 +338,22 @@ mod tests {
     fn a_buffer_is_filled_in_place_and_its_views_are_its_memory() {
         let Some(device) = gpu() else { return };
         let mut flat = Flat::zeros(300, DType::F32, &device);
-        let before = flat.tensor.clone();
+        let before = flat.0.clone();
         let id = before.handle.memory.descriptor().id;
         drop(before);
         flat.put(3, shaped(counting(12, &device), &[3, 4]));
         flat.put(256, counting(40, &device));
-        assert_eq!(flat.tensor.handle.memory.descriptor().id, id);
+        assert_eq!(flat.0.handle.memory.descriptor().id, id);
         let shared = flat.share();
         let view = shared.view(256, &[5, 8]);
-        assert!(is_same_memory(&view, &shared.tensor));
+        assert!(is_same_memory(&view, &shared.0));
         assert_eq!(numbers(&view), (0..40).map(f64::from).collect::<Vec<_>>());
         // No kernel can begin at any element.
         let odd = shared.view(3, &[12]);
-        assert!(!is_same_memory(&odd, &shared.tensor));
+        assert!(!is_same_memory(&odd, &shared.0));
         assert_eq!(numbers(&odd), (0..12).map(f64::from).collect::<Vec<_>>());
         let copy = shared.copy(256, &[40]);
-        assert!(!is_same_memory(&copy, &shared.tensor));
+        assert!(!is_same_memory(&copy, &shared.0));
         assert_eq!(numbers(&copy), numbers(&view));
     }
 
@@ -411,7 +379,7 @@ mod tests {
         flat.scale(-2.0);
         assert_eq!(flat.squares().unwrap(), 56.0);
         for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let broken = tensor(bytemuck::bytes_of(&broken), DType::F32, &[1], &device);
+            let broken = tensor(Bytes::from_elems(vec![broken]), DType::F32, &[1], &device);
             flat.put(0, broken);
             assert!(!flat.is_finite().unwrap());
         }
@@ -420,7 +388,12 @@ mod tests {
     #[test]
     fn an_empty_tensor_is_one() {
         let Some(device) = gpu() else { return };
-        let empty = tensor(&[], DType::F32, &[0, 1], &device);
+        let empty = tensor(
+            Bytes::from_elems(Vec::<f32>::new()),
+            DType::F32,
+            &[0, 1],
+            &device,
+        );
         assert!(numbers(&empty).is_empty());
         let mut flat = Flat::zeros(4, DType::F32, &device);
         flat.put(0, empty);

@@ -3,47 +3,70 @@
 //! Memory of the process goes to the communicator as it is. Memory of a GPU goes from device to
 //! device where the engine can do that, and through the host where it cannot.
 
+#[cfg(feature = "cube")]
+use super::device;
 use super::flat::{Flat, element};
 use super::host;
-use crate::comm::{Communicator, Label, Reduce, Span, SpanMut};
+use crate::comm::{Arrival, Communicator, Label, Reduce, Span, SpanMut};
 use crate::error::Result;
+use burn::tensor::DType;
+#[cfg(feature = "cube")]
+use burn_cubecl::CubeDevice;
 #[cfg(feature = "cube")]
 use std::sync::Once;
 
-impl host::Flat {
-    fn span(&self) -> Result<Span<'_>> {
-        Ok(Span::new(self.bytes(), element(self.dtype())?))
+/// A flat buffer that a collective fills, now or as soon as the device comes to it.
+#[must_use = "its elements are there once it has arrived"]
+#[derive(Debug)]
+pub(crate) struct Coming {
+    flat: Flat,
+    arrival: Arrival,
+}
+
+impl Coming {
+    /// Lets what this thread computes from here on see the elements.
+    pub(super) fn arrive(self) -> Result<Flat> {
+        self.arrival.wait()?;
+        Ok(self.flat)
     }
 
-    fn span_mut(&mut self) -> Result<SpanMut<'_>> {
-        let dtype = element(self.dtype())?;
-        Ok(SpanMut::new(self.bytes_mut(), dtype))
+    /// The same numbers in another type.
+    pub(super) fn cast(self, dtype: DType) -> Result<Self> {
+        if self.flat.dtype() == dtype {
+            return Ok(self);
+        }
+        Ok(self.arrive()?.cast(dtype).into())
+    }
+}
+
+impl From<Flat> for Coming {
+    /// A buffer that is there.
+    fn from(flat: Flat) -> Self {
+        let arrival = Arrival::now();
+        Self { flat, arrival }
     }
 }
 
 impl Flat {
     /// Every rank's piece, in rank order; this rank's own lies in its place already.
-    pub(super) fn all_gather(self, comm: &Communicator, label: &Label) -> Result<Self> {
+    pub(super) fn all_gather(self, comm: &Communicator, label: &Label) -> Result<Coming> {
         match self {
-            Self::Host(mut flat) => {
-                comm.all_gather_in_place(label, flat.span_mut()?)?;
-                Ok(Self::Host(flat))
-            }
+            Self::Host(flat) => Ok(Self::Host(flat.all_gather(comm, label)?).into()),
             #[cfg(feature = "cube")]
             Self::Device(flat) => {
                 #[cfg(feature = "cuda")]
                 if let Some(direct) = comm.on_device() {
                     let buffer = flat.submitted(direct.order())?;
                     let arrival = direct.all_gather_in_place(label, &buffer)?;
-                    return Ok(Self::Device(flat.arriving(arrival)));
+                    return Ok(coming(flat, arrival));
                 }
+                // Of the buffer only this rank's own piece is read.
                 let len = flat.len() / comm.size();
-                let mine = comm.rank() * len..(comm.rank() + 1) * len;
+                let start = comm.rank() * len;
                 let mut all = host::Flat::zeros(flat.len(), flat.dtype());
-                let device = flat.device().clone();
-                all.put_bytes(mine.start, staged(&flat.part(mine))?.bytes(), flat.dtype());
-                comm.all_gather_in_place(label, all.span_mut()?)?;
-                Ok(Self::Device(super::device::Flat::upload(&all, &device)))
+                let own = device::download(&flat.part(start..start + len))?;
+                all.put_bytes(start, own.bytes(), flat.dtype());
+                through_host(all, flat.device(), |all| all.all_gather(comm, label))
             }
         }
     }
@@ -54,72 +77,98 @@ impl Flat {
         comm: &Communicator,
         label: &Label,
         len: usize,
-    ) -> Result<Self> {
+    ) -> Result<Coming> {
         match self {
-            Self::Host(flat) => {
-                let mut sum = host::Flat::zeros(len, flat.dtype());
-                comm.reduce_scatter(label, Reduce::Sum, flat.span()?, sum.span_mut()?)?;
-                Ok(Self::Host(sum))
-            }
+            Self::Host(flat) => Ok(Self::Host(flat.reduce_scatter(comm, label, len)?).into()),
             #[cfg(feature = "cube")]
             Self::Device(flat) => {
                 #[cfg(feature = "cuda")]
                 if let Some(direct) = comm.on_device() {
-                    let sum = super::device::Flat::empty(len, &flat);
+                    let sum = device::Flat::empty(len, &flat);
                     let send = flat.submitted(direct.order())?;
                     let recv = sum.submitted(direct.order())?;
                     let arrival = direct.reduce_scatter(label, Reduce::Sum, &send, &recv)?;
-                    return Ok(Self::Device(sum.arriving(arrival)));
+                    return Ok(coming(sum, arrival));
                 }
-                let device = flat.device().clone();
-                let mine = staged(flat.tensor())?;
+                let (own, device) = (flat.download()?, flat.device().clone());
                 drop(flat);
-                let mut sum = host::Flat::zeros(len, mine.dtype());
-                comm.reduce_scatter(label, Reduce::Sum, mine.span()?, sum.span_mut()?)?;
-                Ok(Self::Device(super::device::Flat::upload(&sum, &device)))
+                through_host(own, &device, |own| own.reduce_scatter(comm, label, len))
             }
         }
     }
 
     /// The sum over ranks.
-    pub(super) fn all_reduce(self, comm: &Communicator, label: &Label) -> Result<Self> {
+    pub(super) fn all_reduce(self, comm: &Communicator, label: &Label) -> Result<Coming> {
         if comm.size() == 1 {
-            return Ok(self);
+            return Ok(self.into());
         }
         match self {
-            Self::Host(mut flat) => {
-                comm.all_reduce(label, Reduce::Sum, flat.span_mut()?)?;
-                Ok(Self::Host(flat))
-            }
+            Self::Host(flat) => Ok(Self::Host(flat.all_reduce(comm, label)?).into()),
             #[cfg(feature = "cube")]
             Self::Device(flat) => {
                 #[cfg(feature = "cuda")]
                 if let Some(direct) = comm.on_device() {
                     let buffer = flat.submitted(direct.order())?;
                     let arrival = direct.all_reduce(label, Reduce::Sum, &buffer)?;
-                    return Ok(Self::Device(flat.arriving(arrival)));
+                    return Ok(coming(flat, arrival));
                 }
-                let device = flat.device().clone();
-                let mut sum = staged(flat.tensor())?;
+                let (own, device) = (flat.download()?, flat.device().clone());
                 drop(flat);
-                comm.all_reduce(label, Reduce::Sum, sum.span_mut()?)?;
-                Ok(Self::Device(super::device::Flat::upload(&sum, &device)))
+                through_host(own, &device, |own| own.all_reduce(comm, label))
             }
         }
     }
 }
 
-/// Elements of a GPU, on their way through the host.
+impl host::Flat {
+    fn all_gather(mut self, comm: &Communicator, label: &Label) -> Result<Self> {
+        comm.all_gather_in_place(label, self.span_mut()?)?;
+        Ok(self)
+    }
+
+    fn reduce_scatter(self, comm: &Communicator, label: &Label, len: usize) -> Result<Self> {
+        let mut sum = Self::zeros(len, self.dtype());
+        comm.reduce_scatter(label, Reduce::Sum, self.span()?, sum.span_mut()?)?;
+        Ok(sum)
+    }
+
+    fn all_reduce(mut self, comm: &Communicator, label: &Label) -> Result<Self> {
+        comm.all_reduce(label, Reduce::Sum, self.span_mut()?)?;
+        Ok(self)
+    }
+
+    fn span(&self) -> Result<Span<'_>> {
+        Ok(Span::new(self.bytes(), element(self.dtype())?))
+    }
+
+    fn span_mut(&mut self) -> Result<SpanMut<'_>> {
+        let dtype = element(self.dtype())?;
+        Ok(SpanMut::new(self.bytes_mut(), dtype))
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn coming(flat: device::Flat, arrival: Arrival) -> Coming {
+    let flat = Flat::Device(flat);
+    Coming { flat, arrival }
+}
+
+/// Does on the host what is to be done with elements of a GPU, and brings the result there.
 #[cfg(feature = "cube")]
-fn staged(tensor: &burn_cubecl::tensor::CubeTensor) -> Result<host::Flat> {
+fn through_host(
+    elements: host::Flat,
+    device: &CubeDevice,
+    collective: impl FnOnce(host::Flat) -> Result<host::Flat>,
+) -> Result<Coming> {
     static SAID: Once = Once::new();
     // Of NVIDIA's GPUs the launcher has said why, unless somebody wanted it so.
-    if !matches!(tensor.device, burn_cubecl::CubeDevice::Cuda(_)) {
+    if !matches!(device, CubeDevice::Cuda(_)) {
         SAID.call_once(|| {
             log::warn!(
                 "collectives between GPUs go through the memory of the host: right, but slow"
             );
         });
     }
-    super::device::download(tensor)
+    let done = device::Flat::upload(collective(elements)?, device);
+    Ok(Flat::Device(done).into())
 }

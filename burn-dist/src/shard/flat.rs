@@ -270,26 +270,4 @@ impl Shared {
             Self::Device(flat) => Ok(flat.read()?.into()),
         }
     }
-
-    /// Lets what this thread computes from here on see the elements.
-    pub(crate) fn arrive(self) -> Result<Self> {
-        match &self {
-            Self::Host(_) => {}
-            #[cfg(feature = "cube")]
-            Self::Device(flat) => flat.arrive()?,
-        }
-        Ok(self)
-    }
-}
-
-impl Flat {
-    /// Lets what this thread computes from here on see the elements.
-    pub(crate) fn arrive(self) -> Result<Self> {
-        match &self {
-            Self::Host(_) => {}
-            #[cfg(feature = "cube")]
-            Self::Device(flat) => flat.arrive()?,
-        }
-        Ok(self)
-    }
 }

@@ -1,6 +1,7 @@
 //! The guess which unit comes next, so that its gather travels while this one computes.
 
-use super::flat::{Piece, Shared, same};
+use super::exchange::Coming;
+use super::flat::{Piece, same};
 use super::pass::Pass;
 use super::seen::Seen;
 use super::sharding::Sharding;
@@ -15,7 +16,7 @@ pub(super) struct Forecast {
     /// Units not reached yet, in the order of the module.
     ahead: VecDeque<(usize, Arc<[Piece]>)>,
     /// The one whose gather was started.
-    coming: Option<(usize, Arc<[Piece]>, Ticket<Shared>)>,
+    coming: Option<(usize, Arc<[Piece]>, Ticket<Coming>)>,
     /// The latest pass that backward will gather again.
     last: Option<Arc<Pass>>,
 }
@@ -65,7 +66,7 @@ impl Forecast {
         sharding: &Arc<Sharding>,
         unit: usize,
         pieces: &Arc<[Piece]>,
-    ) -> Option<Ticket<Shared>> {
+    ) -> Option<Ticket<Coming>> {
         // Another model within the forward of this one is not in the forecast.
         if !Arc::ptr_eq(sharding, &self.sharding) {
             return None;

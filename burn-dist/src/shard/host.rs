@@ -135,6 +135,11 @@ impl Flat {
         &mut self.bytes
     }
 
+    #[cfg(feature = "cube")]
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
     /// Copies a tensor's elements to `start`, counted in elements, in this buffer's type.
     pub(super) fn put(&mut self, start: usize, tensor: &FlexTensor) {
         let tensor = tensor.to_contiguous();

@@ -3,6 +3,7 @@
 //! A unit may run twice in a step, several forwards may precede one backward, and a forward may be
 //! dropped; so what is gathered and which gradients have come belongs to the pass, not the unit.
 
+use super::exchange::Coming;
 use super::flat::{Flat, Piece, Shared};
 use super::primitive::Primitive;
 use super::sharding::Sharding;
@@ -48,7 +49,7 @@ enum Gathered {
     /// Nobody: it was not asked for, or let go.
     No,
     /// The communication thread.
-    Coming(Ticket<Shared>),
+    Coming(Ticket<Coming>),
     /// This pass.
     Yes(Shared),
 }
@@ -95,7 +96,7 @@ impl Pass {
         sharding: Arc<Sharding>,
         unit: usize,
         pieces: Arc<[Piece]>,
-        coming: Option<Ticket<Shared>>,
+        coming: Option<Ticket<Coming>>,
     ) -> Self {
         let gathered = match (sharding.kept(unit, &pieces), coming) {
             (Some(flat), _) => Gathered::Yes(flat),
@@ -133,7 +134,7 @@ impl Pass {
         }
     }
 
-    fn gather(&self) -> Ticket<Shared> {
+    fn gather(&self) -> Ticket<Coming> {
         let dtype = self.sharding.computed(self.unit);
         self.sharding.gather(self.unit, self.pieces.clone(), dtype)
     }

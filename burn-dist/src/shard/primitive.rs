@@ -143,7 +143,7 @@ impl Primitive {
         match place {
             Place::Host => Self::Host(flat.share().view(0, shape)),
             #[cfg(feature = "cube")]
-            Place::Device(at) => Self::Device(device::tensor(flat.bytes(), dtype, shape, at)),
+            Place::Device(at) => Self::Device(device::tensor(flat.into_bytes(), dtype, shape, at)),
         }
     }
 

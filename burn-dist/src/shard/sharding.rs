@@ -1,6 +1,7 @@
 //! One sharded model on one rank: its units, its groups of ranks, and what is gathered now.
 
 use super::backward::Session;
+use super::exchange::Coming;
 use super::flat::{Flat, Piece, Shared, same};
 use super::primitive::Place;
 use crate::comm::{Communicator, Label, Ticket};
@@ -128,7 +129,7 @@ impl Sharding {
         unit: usize,
         pieces: Arc<[Piece]>,
         dtype: DType,
-    ) -> Ticket<Shared> {
+    ) -> Ticket<Coming> {
         let this = self.clone();
         self.world.queue().submit(move || {
             let Unit { layout, label } = &this.units[unit];
@@ -138,10 +139,10 @@ impl Sharding {
                 let start = rank * layout.cut + layout.piece_in_cut(slot, rank).start;
                 all.put_piece(start, piece, layout.dtype);
             }
-            if !layout.is_whole() {
-                all = all.all_gather(&this.cut, label)?;
+            match layout.is_whole() {
+                true => Ok(all.into()),
+                false => all.all_gather(&this.cut, label),
             }
-            Ok(all.share())
         })
     }
 
@@ -152,7 +153,7 @@ impl Sharding {
         slot: usize,
         piece: Piece,
         dtype: DType,
-    ) -> Ticket<Shared> {
+    ) -> Ticket<Coming> {
         if !self.warned.swap(true, Ordering::Relaxed) && self.world.is_chief() {
             log::warn!(
                 "{} is read outside of a `unit` call, so it is gathered alone and kept until \
@@ -179,13 +180,14 @@ impl Sharding {
                 let from = rank * most;
                 whole.put_part(to.start, &padded, from..from + to.len());
             }
-            Ok(whole.share())
+            Ok(whole.into())
         })
     }
 
     /// What a gather brings, for this thread to compute with.
-    pub(crate) fn gathered(&self, ticket: Ticket<Shared>) -> Result<Shared> {
-        self.world.waiting(|| ticket.wait())?.arrive()
+    pub(crate) fn gathered(&self, ticket: Ticket<Coming>) -> Result<Shared> {
+        let flat = self.world.waiting(|| ticket.wait())?.arrive()?;
+        Ok(flat.share())
     }
 
     /// The kept buffer of a unit, if it was gathered from these pieces.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// How a model is trained, whichever it is; a part of each example's own arguments.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
-    /// Ranks as threads of one process, each with its share of the cores [default: 2].
+    /// Ranks as threads of one process, each with its share of the cores [default: 2, on GPUs 1].
     #[arg(long, conflicts_with_all = ["nproc_per_node", "nnodes", "standalone"])]
     pub ranks: Option<usize>,
 
@@ -82,7 +82,10 @@ pub struct RunArgs {
 impl RunArgs {
     /// The ranks these arguments ask for.
     pub fn launch(&self) -> Launch {
-        let threads = self.ranks.unwrap_or(2);
+        let threads = self.ranks.unwrap_or(match self.device {
+            DeviceKind::Cpu => 2,
+            _ => 1,
+        });
         burn_dist::launch(&self.launch)
             .threads(threads)
             .device(self.device)

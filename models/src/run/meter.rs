@@ -127,7 +127,7 @@ impl Meter {
             "loss {:.3} |g| {norm} {:.0} samples/s {:.0} MB/rank",
             loss / samples,
             self.throughput(),
-            self.per_rank(live_bytes()) / 1e6
+            self.memory().0 / 1e6
         ));
         Ok(())
     }
@@ -189,7 +189,7 @@ impl Meter {
     /// [`Error::User`] if the training loss of the last epoch is not below that of the first.
     pub fn finish(self, evaluation: Evaluation, micro_batches: usize) -> Result<Report> {
         self.bar.finish_and_clear();
-        let memory = self.plan.memory();
+        let (memory, (held, peak)) = (self.plan.memory(), self.memory());
         let sent: usize = self
             .plan
             .traffic(micro_batches)
@@ -201,11 +201,8 @@ impl Meter {
             throughput: self.throughput(),
             time: split(&self.phases),
             sent_bytes: (self.sent as f64 / self.steps.max(1) as f64, sent as f64),
-            held_bytes: (
-                self.per_rank(live_bytes()),
-                (memory.parameters + memory.optimizer) as f64,
-            ),
-            peak_bytes: (self.per_rank(peak_bytes()), memory.total() as f64),
+            held_bytes: (held, (memory.parameters + memory.optimizer) as f64),
+            peak_bytes: (peak, memory.total() as f64),
         };
         if self.world.is_chief() {
             say(format_args!("{report}"));
@@ -228,8 +225,16 @@ impl Meter {
         self.samples as f64 / seconds
     }
 
-    fn per_rank(&self, bytes: usize) -> f64 {
-        bytes.saturating_sub(self.start_bytes) as f64 / self.world.ranks_here() as f64
+    /// Bytes that a rank holds, and the most that it held.
+    fn memory(&self) -> (f64, f64) {
+        // Of the whole GPU: of all ranks on it. Its allocator hardly gives back, so what it has taken is
+        // the most that was needed.
+        if let Some(usage) = self.world.device().memory_pool_usage() {
+            return (usage.bytes_in_use as f64, usage.bytes_reserved as f64);
+        }
+        let ranks = self.world.ranks_here() as f64;
+        let per_rank = |bytes: usize| bytes.saturating_sub(self.start_bytes) as f64 / ranks;
+        (per_rank(live_bytes()), per_rank(peak_bytes()))
     }
 
     /// Only the units' traffic: evaluation sums and progress are not part of the plan.

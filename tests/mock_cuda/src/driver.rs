@@ -65,6 +65,12 @@ export! {
         give(count, DEVICES as c_int)
     }
 
+    fn cuDeviceGetUuid_v2(id: *mut [u8; 16], device: c_int) {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&device.to_le_bytes());
+        give(id, bytes)
+    }
+
     fn cuDeviceGet(device: *mut c_int, ordinal: c_int) {
         give(device, ordinal)
     }

@@ -18,6 +18,8 @@ const NOT_READY: u32 = 600;
 pub(super) struct Gpu {
     pub(super) libraries: &'static Libraries,
     device: CUdevice,
+    /// Which of all GPUs it is, by the driver's own name of it.
+    pub(super) id: [u8; 16],
     context: CUcontext,
     stream: CUstream,
     turn: Mutex<()>,
@@ -47,13 +49,17 @@ impl Gpu {
         let driver = &libraries.driver;
         let check = |function: &str, code| check_cuda(libraries, function, code);
         let ordinal = i32::try_from(ordinal).unwrap_or(i32::MAX);
-        let (mut device, mut context) = (0, std::ptr::null_mut());
-        // SAFETY: both write to what they are given the address of.
+        let (mut device, mut context, mut id) = (0, std::ptr::null_mut(), [0; 16]);
+        // SAFETY: all write to what they are given the address of.
         #[allow(unsafe_code)]
         unsafe {
             check(
                 "cuDeviceGet",
                 (driver.cuDeviceGet)(&raw mut device, ordinal),
+            )?;
+            check(
+                "cuDeviceGetUuid_v2",
+                (driver.cuDeviceGetUuid_v2)(&raw mut id, device),
             )?;
             check(
                 "cuDevicePrimaryCtxRetain",
@@ -63,6 +69,7 @@ impl Gpu {
         let mut gpu = Self {
             libraries,
             device,
+            id,
             context,
             stream: std::ptr::null_mut(),
             turn: Mutex::new(()),

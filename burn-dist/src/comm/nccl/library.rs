@@ -122,6 +122,7 @@ functions! {
         cuDriverGetVersion(*mut c_int) -> c_uint;
         cuDeviceGetCount(*mut c_int) -> c_uint;
         cuDeviceGet(*mut CUdevice, c_int) -> c_uint;
+        cuDeviceGetUuid_v2(*mut [u8; 16], CUdevice) -> c_uint;
         cuDevicePrimaryCtxRetain(*mut CUcontext, CUdevice) -> c_uint;
         cuDevicePrimaryCtxRelease_v2(CUdevice) -> c_uint;
         cuCtxSetCurrent(CUcontext) -> c_uint;
@@ -194,10 +195,12 @@ impl Libraries {
             let expected = "libcuda.so.1, which comes with NVIDIA's driver";
             Error::config("CUDA's driver", expected, why)
         })?;
-        let names = match std::env::var(LIBRARY) {
-            Ok(path) => vec![path],
+        // An empty path would open the program itself.
+        let named = std::env::var(LIBRARY).ok().filter(|path| !path.is_empty());
+        let names = match named {
+            Some(path) => vec![path],
             // The name that `cudarc`, and with it Burn, would open first: one copy for all.
-            Err(_) => ["libnccl.so", "libnccl.so.2"].map(String::from).into(),
+            None => ["libnccl.so", "libnccl.so.2"].map(String::from).into(),
         };
         let nccl = Open::first(&names).map_err(|why| {
             let expected = format!(

@@ -46,7 +46,8 @@ use std::time::Duration;
 pub struct Options {
     /// How long one may take once every rank has called it, and connecting a group.
     pub deadline: Duration,
-    /// Who waits; where a rank's driver is older than CUDA 12.5, the host does on all.
+    /// Who waits; where a rank's driver is older than CUDA 12.5, or ranks of one process share a GPU,
+    /// the host does on all.
     pub order: Order,
 }
 
@@ -71,11 +72,11 @@ pub struct Nccl {
 pub enum Choice {
     /// NCCL does.
     Nccl(Nccl),
-    /// Nothing does: some rank lacks NCCL, and device memory has to travel through the host.
+    /// Nothing does: NCCL is not for these ranks, and device memory has to travel through the host.
     Host {
         /// The engine that was given.
         host: Arc<dyn Engine>,
-        /// Which rank lacks what.
+        /// Which rank lacks what, or which of them share a GPU.
         reason: Error,
     },
 }
@@ -105,7 +106,8 @@ impl Nccl {
     ///
     /// # Errors
     /// The same on every rank: [`Error::PeerFailed`] names a rank without NCCL or without that GPU, and
-    /// what it lacks; [`Error::Mismatch`] names ranks with unequal versions; otherwise what a
+    /// what it lacks; [`Error::Config`] two ranks that share a GPU where NCCL cannot;
+    /// [`Error::Mismatch`] names ranks with unequal versions; otherwise what a
     /// collective of `host` may return.
     ///
     /// # Source

@@ -7,17 +7,21 @@ use super::Options;
 use super::gpu::Gpu;
 use super::library::Libraries;
 use super::text::{Problem, check_cuda, nccl};
-use crate::comm::{Call, Dtype, Engine, Label, Op, SpanMut, odd_one_out};
+use crate::comm::{Call, Dtype, Engine, Label, Op, Order, SpanMut, odd_one_out};
 use crate::error::{Error, Result};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 /// The first version with everything that is used here, and no known hang in what is.
 const OLDEST: Version = Version(21_800);
+/// The first version that may connect ranks on one GPU, where `SHARING` asks for it.
+const SHARES: Version = Version(23_000);
+const SHARING: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 /// Bytes that a rank tells the others: what it has, and why it has not.
 const ROOM: usize = 1024;
 /// Of these, what is not text.
-const HEAD: usize = 8;
+const HEAD: usize = 28;
 
 /// A version of NCCL, by its own number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,32 +108,47 @@ fn mine(ordinal: usize) -> Result<(Info, Arc<Gpu>)> {
 struct Word {
     version: Option<Version>,
     orders: bool,
+    /// Whether NCCL lets it share its GPU with another rank.
+    shares: bool,
+    process: u32,
+    gpu: [u8; 16],
     why: String,
 }
 
 impl Word {
     fn write(mine: &Result<(Info, Arc<Gpu>)>, place: &mut [u8]) {
         match mine {
-            Ok((info, _)) => {
+            Ok((info, gpu)) => {
+                let asked = std::env::var(SHARING).is_ok_and(|value| value.trim() == "1");
                 place[..4].copy_from_slice(&info.version.0.to_le_bytes());
                 place[4] = u8::from(info.orders_on_device);
+                place[5] = u8::from(asked && info.version >= SHARES);
+                place[8..12].copy_from_slice(&std::process::id().to_le_bytes());
+                place[12..28].copy_from_slice(&gpu.id);
             }
             Err(error) => {
                 let text = error.to_string();
                 let len = text.floor_char_boundary(place.len() - HEAD);
-                place[5..7].copy_from_slice(&(len as u16).to_le_bytes());
+                place[6..8].copy_from_slice(&(len as u16).to_le_bytes());
                 place[HEAD..HEAD + len].copy_from_slice(&text.as_bytes()[..len]);
             }
         }
     }
 
     fn read(place: &[u8]) -> Self {
-        let version = u32::from_le_bytes([place[0], place[1], place[2], place[3]]);
-        let len = usize::from(u16::from_le_bytes([place[5], place[6]]));
+        let number = |at: usize| {
+            let bytes = [place[at], place[at + 1], place[at + 2], place[at + 3]];
+            u32::from_le_bytes(bytes)
+        };
+        let version = number(0);
+        let len = usize::from(u16::from_le_bytes([place[6], place[7]]));
         let text = &place[HEAD..(HEAD + len).min(place.len())];
         Self {
             version: (version > 0).then_some(Version(version)),
             orders: place[4] != 0,
+            shares: place[5] != 0,
+            process: number(8),
+            gpu: std::array::from_fn(|i| place[12 + i]),
             why: String::from_utf8_lossy(text).into_owned(),
         }
     }
@@ -165,8 +184,36 @@ pub(super) fn everywhere(
             theirs: format!("NCCL {}", versions[odd]),
         });
     }
-    if !words.iter().all(|word| word.orders) {
-        options.order = crate::comm::Order::Host;
+    let gpu = |word: &Word| word.gpu;
+    if let Some((one, other)) = alike(&words, gpu)
+        && !words.iter().all(|word| word.shares)
+    {
+        let what = format!("GPUs of ranks {} and {}", members[one], members[other]);
+        let expected = format!("two, or {SHARING}=1 on every rank and NCCL {SHARES} or newer");
+        let found = format!("one for both, and NCCL {}", versions[one]);
+        return Ok(Err(Error::config(what, expected, found)));
+    }
+    let hinders = if !words.iter().all(|word| word.orders) {
+        Some("a driver is older than CUDA 12.5")
+    } else if alike(&words, |word| (word.gpu, word.process)).is_some() {
+        // All of a process's work on a GPU would wait for one rank's collective, the other rank's part
+        // in it included.
+        Some("ranks of one process share a GPU")
+    } else {
+        None
+    };
+    if let (Order::Device, Some(why)) = (options.order, hinders) {
+        options.order = Order::Host;
+        if rank == 0 {
+            log::warn!("the host waits for collectives between GPUs, not the device: {why}");
+        }
     }
     mine.map(|(_, gpu)| Ok((gpu, options)))
+}
+
+/// The places of the first two ranks that are alike.
+fn alike<K: Ord>(words: &[Word], by: impl Fn(&Word) -> K) -> Option<(usize, usize)> {
+    let mut seen = BTreeMap::new();
+    let mut places = words.iter().enumerate();
+    places.find_map(|(place, word)| seen.insert(by(word), place).map(|other| (other, place)))
 }

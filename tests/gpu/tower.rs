@@ -1,0 +1,96 @@
+//! Nobody computes with memory that somebody else has been given.
+//!
+//! Units come and go while kernels that take their time are still to run, and in between buffers of the
+//! units' own sizes are taken, filled with NaN and let go. A gather that begins too early, or memory
+//! that goes before its last reader is done, shows as a NaN or as another number.
+
+use crate::oracle;
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::GradientsParams;
+use burn::tensor::activation::relu;
+use burn::tensor::{DType, Device, Tensor};
+use burn_dist::{Destination, Result, Strategy, World, unit};
+
+const WIDTH: usize = 32;
+const BLOCKS: usize = 10;
+
+/// A chain of units that take their time.
+#[derive(Module, Debug)]
+pub struct Tower {
+    blocks: Vec<Linear>,
+}
+
+impl Tower {
+    pub fn new(device: &Device) -> Self {
+        let linear = |_| LinearConfig::new(WIDTH, WIDTH).init(device);
+        Self {
+            blocks: (0..BLOCKS).map(linear).collect(),
+        }
+    }
+
+    fn loss(&self, x: Tensor<2>, step: usize) -> Tensor<1> {
+        let y = unit(self, x, move |tower: &Self, mut x: Tensor<2>| {
+            for (at, block) in tower.blocks.iter().enumerate() {
+                x = unit(block, x, move |block: &Linear, x: Tensor<2>| {
+                    let x = x + delay(&block.weight.val().device(), (at * 7 + step) % 3);
+                    poison(&x.device(), at + step);
+                    let y = x.clone() + relu(block.forward(x));
+                    poison(&y.device(), at);
+                    y * 0.7
+                });
+            }
+            x
+        });
+        y.powi_scalar(2).mean()
+    }
+}
+
+/// Zero, after some work.
+fn delay(device: &Device, rounds: usize) -> Tensor<2> {
+    let device = device.clone().inner();
+    let mut x = Tensor::<2>::ones([128, 128], &device);
+    for _ in 0..rounds {
+        x = x.clone().matmul(x) * (1.0 / 128.0);
+    }
+    let zero = x.slice([0..1, 0..1]) * 0.0;
+    Tensor::from_inner(zero)
+}
+
+/// Takes memory of the sizes that units have, spoils it and lets it go.
+fn poison(device: &Device, at: usize) {
+    let device = device.clone().inner();
+    let len = [WIDTH * WIDTH + WIDTH, WIDTH * WIDTH / 2, WIDTH, 1][at % 4];
+    let _ = Tensor::<1>::full([len], f32::NAN, &device) * 2.0;
+}
+
+/// Trains the tower, which is the same on all ranks, under strategies that gather and reduce in
+/// different ways; panics if a gradient is not that of the plain tower on this rank's device.
+pub fn stays_right(world: &World, whole: &Tower) -> Result<()> {
+    let device = world.device();
+    let data = |step| oracle::batch(12, WIDTH, step);
+    let plain = whole.clone().fork(&device);
+    let gradients = |step| {
+        let x = oracle::tensor(&data(step), DType::F32, &device);
+        let grads = GradientsParams::from_grads(plain.loss(x, step).backward(), &plain);
+        oracle::values(&oracle::holding(&plain, &grads))
+    };
+    let expected: Vec<_> = (0..4).map(gradients).collect();
+    let fsdp = Strategy::fsdp();
+    for strategy in [fsdp.clone(), fsdp.recompute(true), Strategy::zero2()] {
+        let model = whole.clone().fork(&device);
+        let model = strategy.clone().shard(model, world)?;
+        for step in 0..6 {
+            let mine = oracle::rows(&data(step % 4), world.rank(), world.size());
+            let x = oracle::tensor(&mine, DType::F32, &device);
+            let loss = world.run(|| model.loss(x, step % 4))?;
+            let grads = world.backward(loss, &model)?.into_params();
+            let held = oracle::holding(&model, &grads);
+            let full = world.full(&held, Destination::All)?;
+            let full = full.as_ref().map(oracle::values).unwrap_or_default();
+            let what = format!("{strategy}, step {step}");
+            oracle::close(&what, &full, &expected[step % 4], 1e-4);
+        }
+    }
+    Ok(())
+}
