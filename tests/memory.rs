@@ -282,6 +282,13 @@ fn half_of_the_parameters_frozen() {
     check("half frozen", frozen);
 }
 
+/// What every step leaves behind, of what is held after each. A thread that comes to a kernel for the
+/// first time, whenever that is, takes memory once.
+fn left_by_each(held: &[usize]) -> usize {
+    let pairs = held.windows(2);
+    pairs.map(|p| p[1].saturating_sub(p[0])).min().unwrap()
+}
+
 /// Bytes per rank, above the sharded model, that a batch of `rows` holds between forward and
 /// backward, and at the worst moment of backward.
 fn activations(size: Size, rows: usize, recompute: bool) -> (usize, usize) {
@@ -293,7 +300,7 @@ fn activations(size: Size, rows: usize, recompute: bool) -> (usize, usize) {
         let model = strategy.shard(size.init(&device), &world)?;
         let (mut found, mut starts) = ((0, 0), Vec::new());
         // Kernels keep some memory for each thread, so the first step does not count.
-        for _ in 0..4 {
+        for _ in 0..6 {
             let x = Tensor::random([rows, size.width], Distribution::Default, &device);
             let ((), start) = peak(&world, &all, || ());
             starts.push(start);
@@ -305,8 +312,8 @@ fn activations(size: Size, rows: usize, recompute: bool) -> (usize, usize) {
             // A forward without a backward: what waits for it must go with it.
             drop(model.loss(input(size, &device)));
         }
-        let more = starts[3].saturating_sub(starts[1]);
-        assert!(more < 1 << 16, "steps leave memory behind: {starts:?}");
+        let left = left_by_each(&starts);
+        assert!(left < 1 << 14, "steps leave memory behind: {starts:?}");
         Ok(found)
     };
     ranks(ranks_here).run(run).unwrap()[0]
@@ -341,8 +348,7 @@ fn recomputing_keeps_the_inputs_of_units_and_nothing_else() {
 #[test]
 fn steps_leave_nothing_behind() {
     let after = measure(EVEN, 2).after;
-    let more = after[STEPS - 1].saturating_sub(after[0]);
-    assert!(more < 1 << 16, "{after:?}");
+    assert!(left_by_each(&after) < 1 << 14, "{after:?}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! What a rank knows: who it is, who the others are, and how to reach them.
 
-use crate::comm::{Communicator, Ledger, Queue, Reduce, Span, SpanMut};
+use crate::comm::{Communicator, Ledger, Queue, Reduce, Span, SpanMut, Ticket};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
 use crate::unwind::catch_raised;
-use burn::tensor::Device;
+use burn::tensor::{Device, StreamId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -216,8 +216,17 @@ impl World {
         }
     }
 
-    pub(crate) fn queue(&self) -> &Queue {
-        &self.inner.queue
+    /// Runs `job` on the communication thread, after everything submitted before it.
+    ///
+    /// What it asks of the device goes to this thread's stream there, behind what this thread has asked
+    /// for by the time. On a stream of its own it could overtake: CubeCL lets a stream wait for memory
+    /// that another one has newly allocated, and not for what is written to it in place later.
+    pub(crate) fn submit<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Ticket<T> {
+        let stream = StreamId::current();
+        self.inner.queue.submit(move || stream.executes(job))
     }
 
     /// A number for the next sharded model: the same on all ranks, as they shard in one order.

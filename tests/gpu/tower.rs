@@ -33,7 +33,7 @@ impl Tower {
         let y = unit(self, x, move |tower: &Self, mut x: Tensor<2>| {
             for (at, block) in tower.blocks.iter().enumerate() {
                 x = unit(block, x, move |block: &Linear, x: Tensor<2>| {
-                    let x = x + delay(&block.weight.val().device(), (at * 7 + step) % 3);
+                    let x = x + delay(&block.weight.val().device(), 128, (at * 7 + step) % 3);
                     poison(&x.device(), at + step);
                     let y = x.clone() + relu(block.forward(x));
                     poison(&y.device(), at);
@@ -46,12 +46,12 @@ impl Tower {
     }
 }
 
-/// Zero, after some work.
-fn delay(device: &Device, rounds: usize) -> Tensor<2> {
+/// Zero, after some work with square matrices.
+pub fn delay(device: &Device, side: usize, rounds: usize) -> Tensor<2> {
     let device = device.clone().inner();
-    let mut x = Tensor::<2>::ones([128, 128], &device);
+    let mut x = Tensor::<2>::ones([side, side], &device);
     for _ in 0..rounds {
-        x = x.clone().matmul(x) * (1.0 / 128.0);
+        x = x.clone().matmul(x) * (1.0 / side as f64);
     }
     let zero = x.slice([0..1, 0..1]) * 0.0;
     Tensor::from_inner(zero)

@@ -2,6 +2,7 @@
 
 use crate::oracle::{self, Mlp, Trace};
 use crate::place::{cpu, gpu, ranks};
+use crate::tower;
 use burn::module::Module;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
@@ -124,6 +125,8 @@ fn updates_in_place_are_seen_by_the_next_gather() {
     let Some((kind, _alone)) = gpu() else { return };
     let whole = Mlp::new(3, &cpu());
     let device = kind.device(0).unwrap().autodiff();
+    // The update waits behind this on the GPU while the host goes on; a CPU that draws waits too long.
+    let side = if kind == DeviceKind::Cuda { 2048 } else { 32 };
     let optimizers: [(&str, fn() -> ModuleOptimizer); 2] = [
         ("sgd", || SgdConfig::new().init()),
         ("adam", || AdamConfig::new().with_epsilon(1e-3).init()),
@@ -145,6 +148,7 @@ fn updates_in_place_are_seen_by_the_next_gather() {
                 for step in 0..2 * STEPS {
                     let loss = world.run(|| loss(&model, mine(&world, step)))?;
                     let grads = world.backward(loss, &model)?.into_params();
+                    let _busy = tower::delay(&world.device(), side, 20);
                     model = optimizer.step(1e-2, model, grads);
                 }
                 let full = world.full(&model, Destination::All)?;

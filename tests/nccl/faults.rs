@@ -125,6 +125,25 @@ pub(crate) fn aborted_is_not_done() {
     });
 }
 
+/// Two groups whose collectives stand one behind the other: neither can be ended alone.
+pub(crate) fn stuck_behind_another() {
+    mock::set("stuck_at", Some(1), 0);
+    let since = Instant::now();
+    fail(2, FAR, options(Order::Device, NEAR), |rank| {
+        let group = rank.comm.split(0, 0)?;
+        let sums = [buffer::<f32>(10), buffer::<f32>(10)];
+        let first = rank
+            .device()
+            .all_reduce(&"a".into(), Reduce::Sum, &sums[0])?;
+        let device = group.on_device().unwrap();
+        let second = device.all_reduce(&"b".into(), Reduce::Sum, &sums[1])?;
+        std::thread::sleep(NEAR * 2);
+        second.wait()?;
+        first.wait()
+    });
+    assert!(since.elapsed() < NEAR * 6, "{:?}", since.elapsed());
+}
+
 pub(crate) fn asynchronous_error() {
     for order in ORDERS {
         mock::set("error_at", Some(1), 2);

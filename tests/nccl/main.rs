@@ -34,7 +34,7 @@ use std::process::ExitCode;
 /// A case: its name, what it does, and what it finds installed.
 type Case = (&'static str, fn(), Install);
 
-const CASES: [Case; 34] = [
+const CASES: [Case; 35] = [
     ("no driver", machine::no_driver, NoDriver),
     ("no nccl", machine::no_nccl, NoNccl),
     ("only libnccl.so.2", machine::is_there, Runtime),
@@ -65,6 +65,7 @@ const CASES: [Case; 34] = [
     ("host is not device", faults::host_is_not_device, Mock),
     ("absent", faults::absent, Mock),
     ("stuck", faults::stuck, Mock),
+    ("stuck behind another", faults::stuck_behind_another, Mock),
     ("aborted", faults::aborted_is_not_done, Mock),
     ("asynchronous error", faults::asynchronous_error, Mock),
     ("abort", faults::abort, Mock),

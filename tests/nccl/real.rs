@@ -156,6 +156,8 @@ impl Cuda {
                 "cuMemcpyHtoD_v2",
                 |f| f(address, elements.as_ptr().cast(), bytes),
             )?;
+            // It may come back while the bytes still travel.
+            self.call::<extern "C" fn() -> u32>("cuCtxSynchronize", |f| f())?;
             Ok(DeviceBuffer::new(
                 address,
                 elements.len(),

@@ -61,7 +61,7 @@ impl Start {
         match &result {
             Ok(_) => {
                 // What was submitted and never waited for still needs the others.
-                let _ = guard.queue().submit(|| Ok(())).wait();
+                let _ = guard.submit(|| Ok(())).wait();
                 guard.comm().leave();
             }
             Err(error) => guard.fail(error),

@@ -167,12 +167,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_job_goes_to_the_stream_of_whoever_submits_it() {
+        use burn::tensor::StreamId;
+        let result = Threads::new(1).run(|world| {
+            let here = StreamId::current();
+            let there = || world.submit(|| Ok(StreamId::current())).wait();
+            assert_eq!(there()?, here);
+            let other = StreamId::allocate();
+            assert_eq!(other.executes(there)?, other);
+            Ok(())
+        });
+        assert_eq!(result.map(drop), Ok(()));
+    }
+
+    #[test]
     fn what_a_rank_submitted_is_done_before_it_counts_as_gone() {
         let ranks = Threads::new(2).deadline(Duration::from_secs(20));
         let result = ranks.run(|world| {
             let comm = world.comm().clone();
             let late = Duration::from_millis(100 * world.rank() as u64);
-            let ticket = world.queue().submit(move || {
+            let ticket = world.submit(move || {
                 std::thread::sleep(late);
                 comm.barrier(&"submitted".into())
             });

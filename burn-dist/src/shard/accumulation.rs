@@ -160,8 +160,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
             }
         }
         // A gather that backward started ahead and did not need.
-        self.world
-            .waiting(|| self.world.queue().submit(|| Ok(())).wait())
+        self.world.waiting(|| self.world.submit(|| Ok(())).wait())
     }
 
     fn complete(self) -> Result<ShardedGradients> {

@@ -136,7 +136,7 @@ impl Sharding {
     ) -> Ticket<Coming> {
         let bits: String = present.iter().map(|p| if *p { '1' } else { '0' }).collect();
         let this = self.clone();
-        self.world.queue().submit(move || {
+        self.world.submit(move || {
             let unit = this.unit(unit);
             let label = unit
                 .label

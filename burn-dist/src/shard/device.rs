@@ -1,10 +1,9 @@
 //! Memory of a GPU.
 //!
-//! Everything that knows how CubeCL stores a tensor is here. What is computed goes to the stream
-//! of the thread that asks for it, and CubeCL lets a stream wait for those whose buffers it reads;
-//! so buffers may go from the communication thread to the compute thread and back. What CubeCL does
-//! not know of are collectives between devices: a buffer that one of them fills is
-//! [`Coming`](super::exchange::Coming).
+//! Everything that knows how CubeCL stores a tensor is here. What a rank's threads compute goes to one
+//! stream, in the order in which they ask for it (see [`World::submit`](crate::World)), so buffers may go
+//! from the communication thread to the compute thread and back. What CubeCL does not know of are
+//! collectives between devices: a buffer that one of them fills is [`Coming`](super::exchange::Coming).
 
 #[cfg(feature = "cuda")]
 use super::flat::element;
@@ -249,9 +248,9 @@ impl Flat {
             let what = "a collective between GPUs";
             return Err(Error::config(what, "no graph capture", "an open one"));
         }
-        // Comes back when all that this client was asked for has been submitted, and lets this
-        // thread's stream wait for the one that the memory belongs to. While the resource is held,
-        // the memory is neither given to anybody else nor moved.
+        // Comes back when all that this client was asked for has been submitted, and lets the rank's
+        // stream wait for another one that has allocated the memory. While the resource is held, the
+        // memory is neither given to anybody else nor moved.
         let resource = client.get_resource::<Server>(handle.clone());
         let resource = resource.map_err(|e| broken("asking where memory lies", &e))?;
         if order == crate::comm::Order::Host {

@@ -131,7 +131,7 @@ impl Sharding {
         dtype: DType,
     ) -> Ticket<Coming> {
         let this = self.clone();
-        self.world.queue().submit(move || {
+        self.world.submit(move || {
             let Unit { layout, label } = &this.units[unit];
             let mut all = Flat::zeros(layout.len(), dtype, &this.place);
             let rank = this.owned(unit);
@@ -162,7 +162,7 @@ impl Sharding {
             );
         }
         let this = self.clone();
-        self.world.queue().submit(move || {
+        self.world.submit(move || {
             let Unit { layout, label } = &this.units[unit];
             let (ranks, rank) = (this.cut.size(), this.cut.rank());
             // Ranks send equal amounts: as much as the largest piece.

@@ -51,7 +51,7 @@ pub struct Config {
     blocking: c_int,
 }
 
-/// One call of one device: no other may be under way.
+/// One call of one device: no other may be under way, but aborts of other communicators.
 struct Call(usize);
 
 impl Call {
@@ -98,13 +98,13 @@ impl Comm {
     }
 
     /// The communicator of a call, which is written down.
-    fn of(handle: *mut c_void, function: &str) -> Result<(&'static Self, Call), c_uint> {
+    fn of(handle: *mut c_void, function: &str) -> Result<(&'static Self, Option<Call>), c_uint> {
         if handle.is_null() {
             return Err(INVALID_ARGUMENT);
         }
         // SAFETY: a communicator is never freed.
         let comm = unsafe { &*handle.cast::<Self>() };
-        let call = Call::begin(comm.device);
+        let call = (function != "ncclCommAbort").then(|| Call::begin(comm.device));
         if function != "ncclCommGetAsyncError" {
             note(format!("c{} r{} {function}", comm.serial, comm.rank));
         }
@@ -288,10 +288,14 @@ export! {
     }
 
     fn ncclCommAbort(comm: *mut c_void) {
-        let (comm, _call) = Comm::of(comm, "ncclCommAbort")?;
-        comm.end();
+        let (comm, _) = Comm::of(comm, "ncclCommAbort")?;
         comm.aborted.store(true, Ordering::SeqCst);
         comm.clique.notify();
+        // As NCCL does, for what it has in the device's stream, behind whatever else is there.
+        while comm.pending.load(Ordering::SeqCst) > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        comm.end();
         Ok(0)
     }
 

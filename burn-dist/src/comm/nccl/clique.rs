@@ -11,6 +11,9 @@ use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, n
 use std::ffi::{c_int, c_uint, c_void};
 use std::fmt;
 use std::mem::size_of;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 /// NCCL's code for work in progress.
 const IN_PROGRESS: c_uint = 7;
@@ -18,6 +21,8 @@ const IN_PROGRESS: c_uint = 7;
 const MAGIC: c_uint = 0xcafe_beef;
 /// The version whose configuration `cudarc` has.
 const CONFIG_VERSION: c_uint = 23_000;
+/// How long an abort is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Not said, in a configuration.
 const UNSAID: c_int = c_int::MIN;
 
@@ -31,7 +36,7 @@ pub(super) struct Clique {
 }
 
 // SAFETY: NCCL's communicators may be used from every thread, by one at a time: the one that has
-// the turn.
+// the turn, or, once it has given them away, the one that aborts.
 #[allow(unsafe_code)]
 unsafe impl Send for Clique {}
 
@@ -85,8 +90,8 @@ impl Clique {
 
     /// Begins to connect; done when it has [settled](Self::is_settled).
     pub(super) fn connect(
-        gpu: &Gpu,
-        _turn: &Turn<'_>,
+        gpu: &Arc<Gpu>,
+        turn: &Turn<'_>,
         (rank, size): (usize, usize),
         id: &Id,
     ) -> Result<Self, Problem> {
@@ -116,7 +121,7 @@ impl Clique {
             std::ptr::null_mut(),
         );
         if !comm.is_null() {
-            Self { comm, libraries }.abort(_turn);
+            Self::abort(vec![Self { comm, libraries }], gpu, turn);
         }
         Err(problem)
     }
@@ -228,9 +233,35 @@ impl Clique {
         }
     }
 
-    /// Ends whatever is under way, and frees it.
-    pub(super) fn abort(self, _turn: &Turn<'_>) {
-        // SAFETY: the communicator lives, nobody else is in a call on it, and nobody has it after this.
+    /// Ends whatever is under way in them, and frees them.
+    ///
+    /// NCCL waits in here for the GPU, where one communicator's collectives may stand behind another's
+    /// which has to be told too; so each has a thread. One that does not come back within a few
+    /// seconds, because the GPU does not, is left behind.
+    pub(super) fn abort(cliques: Vec<Self>, gpu: &Arc<Gpu>, _turn: &Turn<'_>) {
+        let (done, ended) = channel();
+        let abort = |clique: Self| {
+            let (gpu, done) = (gpu.clone(), done.clone());
+            let thread = std::thread::Builder::new().name("nccl abort".into());
+            thread.spawn(move || {
+                let _ = gpu.enter();
+                clique.abort_alone();
+                drop(gpu);
+                let _ = done.send(());
+            })
+        };
+        let threads: Vec<_> = cliques.into_iter().map(abort).collect();
+        let until = Instant::now() + PATIENCE;
+        for _ in threads.iter().filter(|thread| thread.is_ok()) {
+            let left = until.saturating_duration_since(Instant::now());
+            if ended.recv_timeout(left).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn abort_alone(self) {
+        // SAFETY: the communicator lives, nobody is in another call on it, and nobody has it after this.
         #[allow(unsafe_code)]
         unsafe {
             (self.libraries.nccl.ncclCommAbort)(self.comm);

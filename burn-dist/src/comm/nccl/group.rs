@@ -51,12 +51,6 @@ impl Group {
         group
     }
 
-    /// Ends the communicators of all groups of this rank, in the order in which they were made.
-    pub(super) fn finish_all(&self) {
-        let groups: Vec<_> = self.gpu.groups().iter().filter_map(Weak::upgrade).collect();
-        groups.iter().for_each(|group| group.finish());
-    }
-
     /// Makes the ranks agree on the `call`, and the GPU move what it describes.
     pub(super) fn run(self: &Arc<Self>, call: &Call, transfer: Transfer<'_>) -> Result<Arrival> {
         let on_device = self.options.order == Order::Device;
@@ -218,17 +212,26 @@ impl Group {
         self.fail(self.failed(call, problem), &self.gpu.turn())
     }
 
-    /// Makes everything of this group fail with `error`, here and elsewhere, unless it fails with
-    /// another already; returns the one that counts.
+    /// Makes everything fail with `error`, here and elsewhere, unless it fails with another already;
+    /// returns the one that counts.
+    ///
+    /// All groups of the rank: what one of them has under way may stand in the GPU's stream behind what
+    /// another one cannot end.
     pub(super) fn fail(&self, error: Error, turn: &Turn<'_>) -> Error {
         self.host.abort(error.clone());
         let first = self.host.fault().unwrap_or(error);
-        // Before the abort: what it ends must not look done.
-        let first = self.fault.get_or_init(|| first).clone();
-        if let State::Connected(clique) = std::mem::replace(&mut *self.state(), State::Over) {
-            clique.abort(turn);
+        let others: Vec<_> = self.gpu.groups().iter().filter_map(Weak::upgrade).collect();
+        let others = others.iter().map(|group| &**group);
+        let mut alive = Vec::new();
+        for group in others.chain([self]) {
+            // Before the abort: what it ends must not look done.
+            group.fault.get_or_init(|| first.clone());
+            if let State::Connected(clique) = std::mem::replace(&mut *group.state(), State::Over) {
+                alive.push(clique);
+            }
         }
-        first
+        Clique::abort(alive, &self.gpu, turn);
+        self.fault.get().cloned().unwrap_or(first)
     }
 
     /// Ends the communicator: in order if nothing has failed.
@@ -244,7 +247,7 @@ impl Group {
         };
         match self.finalize(&clique, &turn) {
             true => clique.destroy(&turn),
-            false => clique.abort(&turn),
+            false => Clique::abort(vec![clique], &self.gpu, &turn),
         }
     }
 

@@ -9,7 +9,8 @@
 //! - A program that differs between ranks is a [`Mismatch`](crate::Error::Mismatch), as on the host.
 //! - A rank that does not come is named by the host's engine, with its deadline.
 //! - A rank that fails, or whose GPU does, aborts the communicators of all: nobody hangs in NCCL.
-//! - One stream per rank, one communicator per group, made at the group's first collective on a device.
+//! - One stream per rank, one communicator per group, made at the group's first collective on a device
+//!   and kept until the rank leaves.
 //!
 //! Collectives of several groups must be issued in one order on all ranks, as a
 //! [`Queue`](crate::comm::Queue) does: a GPU does them one after the other.
@@ -37,8 +38,9 @@ pub use preflight::{Info, Version};
 use super::{Arrival, Call, DeviceBuffer, DeviceEngine, Engine, Order, Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
 use clique::Transfer;
+use gpu::Gpu;
 use group::Group;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How collectives between GPUs are waited for.
@@ -65,6 +67,38 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Nccl {
     group: Arc<Group>,
+    session: Arc<Session>,
+}
+
+/// All groups of one rank, which keep their communicators until the last of its engines is gone.
+///
+/// To end a communicator is a collective of its own: if each engine did so when it is dropped, ranks
+/// that drop theirs at different times would wait for each other.
+#[derive(Debug, Default)]
+struct Session(Mutex<Vec<Arc<Group>>>);
+
+impl Session {
+    fn group(&self, host: Arc<dyn Engine>, gpu: Arc<Gpu>, options: Options) -> Arc<Group> {
+        let group = Group::new(host, gpu, options);
+        self.groups().push(group.clone());
+        group
+    }
+
+    /// Ends all communicators, in the order in which their groups were made.
+    fn finish(&self) {
+        let groups = std::mem::take(&mut *self.groups());
+        groups.iter().for_each(|group| group.finish());
+    }
+
+    fn groups(&self) -> MutexGuard<'_, Vec<Arc<Group>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.finish();
+    }
 }
 
 /// What moves between GPUs in a world, the same on all ranks.
@@ -130,21 +164,17 @@ impl Nccl {
         options: Options,
     ) -> Result<Choice> {
         Ok(match preflight::everywhere(&*host, ordinal, options)? {
-            Ok((gpu, options)) => Choice::Nccl(Self {
-                group: Group::new(host, gpu, options),
-            }),
+            Ok((gpu, options)) => {
+                let session = Arc::new(Session::default());
+                let group = session.group(host, gpu, options);
+                Choice::Nccl(Self { group, session })
+            }
             Err(reason) => Choice::Host { host, reason },
         })
     }
 
     fn host(&self) -> &dyn Engine {
         &*self.group.host
-    }
-}
-
-impl Drop for Nccl {
-    fn drop(&mut self) {
-        self.group.finish();
     }
 }
 
@@ -185,8 +215,10 @@ impl Engine for Nccl {
 
     fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>> {
         let host = self.host().split(call, color, key)?;
-        let group = Group::new(host, self.group.gpu.clone(), self.group.options);
-        Ok(Arc::new(Self { group }))
+        let gpu = self.group.gpu.clone();
+        let group = self.session.group(host, gpu, self.group.options);
+        let session = self.session.clone();
+        Ok(Arc::new(Self { group, session }))
     }
 
     fn device(&self) -> Option<&dyn DeviceEngine> {
@@ -204,7 +236,7 @@ impl Engine for Nccl {
 
     fn leave(&self) {
         // While the host's engine can still say that nothing has failed.
-        self.group.finish_all();
+        self.session.finish();
         self.host().leave();
     }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 const OLDEST: Version = Version(21_800);
 /// The first version that may connect ranks on one GPU, where `SHARING` asks for it.
 const SHARES: Version = Version(23_000);
+const BLOCKING: &str = "NCCL_COMM_BLOCKING";
 const SHARING: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 /// Bytes that a rank tells the others: what it has, and why it has not.
 const ROOM: usize = 1024;
@@ -51,6 +52,10 @@ pub struct Info {
 
 /// Looks what this machine has, without ranks.
 pub(super) fn available() -> Result<(Info, &'static Libraries)> {
+    // It would win over what we ask for, and a call that blocks cannot be given up.
+    if std::env::var(BLOCKING).is_ok_and(|value| value.trim() == "1") {
+        return Err(Error::config(BLOCKING, "0, or no such variable", "1"));
+    }
     let libraries = Libraries::get()?;
     let (driver, functions) = (&libraries.driver, &libraries.nccl);
     let (mut cuda, mut gpus, mut version) = (0, 0, 0);
