@@ -3,7 +3,7 @@
 use crate::memory::buffer;
 use crate::mock;
 use crate::ranks::{FAR, NEAR, ORDERS, Rank, fail, options, run};
-use burn_dist::comm::{Order, Reduce, SpanMut};
+use burn_dist::comm::{OnDevice, Order, Reduce, SpanMut};
 use burn_dist::{Error, Result};
 use std::time::{Duration, Instant};
 
@@ -125,20 +125,21 @@ pub(crate) fn aborted_is_not_done() {
     });
 }
 
-/// Two groups whose collectives stand one behind the other: neither can be ended alone.
+/// A group that fails while its collectives stand behind those of another one, which are stuck: it
+/// cannot be ended alone.
 pub(crate) fn stuck_behind_another() {
     mock::set("stuck_at", Some(1), 0);
+    mock::set("error_at", Some(1), 1);
     let since = Instant::now();
-    fail(2, FAR, options(Order::Device, NEAR), |rank| {
+    fail(2, FAR, options(Order::Device, FAR), |rank| {
         let group = rank.comm.split(0, 0)?;
-        let sums = [buffer::<f32>(10), buffer::<f32>(10)];
-        let first = rank
-            .device()
-            .all_reduce(&"a".into(), Reduce::Sum, &sums[0])?;
-        let device = group.on_device().unwrap();
-        let second = device.all_reduce(&"b".into(), Reduce::Sum, &sums[1])?;
-        std::thread::sleep(NEAR * 2);
-        second.wait()?;
+        let sums: [_; 3] = std::array::from_fn(|_| buffer::<f32>(10));
+        let sum = |on: OnDevice<'_>, at: usize| on.all_reduce(&"s".into(), Reduce::Sum, &sums[at]);
+        let first = sum(rank.device(), 0)?;
+        sum(group.on_device().unwrap(), 1)?.wait()?;
+        let last = sum(group.on_device().unwrap(), 2)?;
+        std::thread::sleep(NEAR);
+        last.wait()?;
         first.wait()
     });
     assert!(since.elapsed() < NEAR * 6, "{:?}", since.elapsed());
