@@ -127,11 +127,11 @@ fn updates_in_place_are_seen_by_the_next_gather() {
     let device = kind.device(0).unwrap().autodiff();
     // The update waits behind this on the GPU while the host goes on; a CPU that draws waits too long.
     let side = if kind == DeviceKind::Cuda { 2048 } else { 32 };
-    let optimizers: [(&str, fn() -> ModuleOptimizer); 2] = [
-        ("sgd", || SgdConfig::new().init()),
-        ("adam", || AdamConfig::new().with_epsilon(1e-3).init()),
-    ];
-    for (name, optimizer) in optimizers {
+    for name in ["sgd", "adam"] {
+        let optimizer = || match name {
+            "sgd" => SgdConfig::new().init(),
+            _ => AdamConfig::new().with_epsilon(1e-3).init(),
+        };
         let mut plain = (whole.clone().fork(&device), optimizer());
         for step in 0..2 * STEPS {
             let x = oracle::tensor(&oracle::batch(ROWS, 7, step), DType::F32, &device);

@@ -15,6 +15,7 @@
 mod call;
 mod device;
 mod engine;
+mod intent;
 mod ledger;
 pub mod local;
 mod meeting;
@@ -147,7 +148,15 @@ impl Communicator {
     /// # Source
     /// NCCL: `ncclAllGather`.
     pub fn all_gather(&self, label: &Label, send: Span<'_>, mut recv: SpanMut<'_>) -> Result<()> {
-        self.check(Op::AllGather, label, send, &recv, send.len() * self.size())?;
+        self.check_memory(Op::AllGather, label, send.bytes(), send.dtype())?;
+        self.check_memory(Op::AllGather, label, recv.bytes(), recv.dtype())?;
+        let wanted = send.len() * self.size();
+        if recv.len() != wanted || recv.dtype() != send.dtype() {
+            let (dtype, size) = (send.dtype(), self.size());
+            let expected = format!("room for {wanted} {dtype} from {size} ranks");
+            let found = format!("{} {}", recv.len(), recv.dtype());
+            return Err(self.refused(Op::AllGather, label, expected, found));
+        }
         let place = send.bytes().len() * self.rank();
         recv.bytes_mut()[place..place + send.bytes().len()].copy_from_slice(send.bytes());
         self.all_gather_in_place(label, recv)
@@ -161,18 +170,11 @@ impl Communicator {
     /// # Errors
     /// As [`all_gather`](Self::all_gather).
     pub fn all_gather_in_place(&self, label: &Label, buffer: SpanMut<'_>) -> Result<()> {
-        let size = self.size();
         self.check_memory(Op::AllGather, label, buffer.bytes(), buffer.dtype())?;
-        if !buffer.len().is_multiple_of(size) {
-            let what = format!("all_gather of {} on rank {}", label.unit, self.rank());
-            let expected = format!("a buffer that {size} ranks can share evenly");
-            return Err(Error::config(what, expected, buffer.len()));
-        }
-        if size == 1 {
+        let (call, sent) = self.gathers(label, &buffer)?;
+        if self.size() == 1 {
             return Ok(());
         }
-        let call = Call::new(Op::AllGather, label, buffer.dtype(), buffer.len() / size);
-        let sent = buffer.bytes().len() / size * (size - 1);
         self.run(call, sent, |call| self.engine.all_gather(call, buffer))
     }
 
@@ -197,20 +199,13 @@ impl Communicator {
         send: Span<'_>,
         mut recv: SpanMut<'_>,
     ) -> Result<()> {
-        self.check_reduce(op, send.dtype())?;
         self.check_memory(Op::ReduceScatter, label, send.bytes(), send.dtype())?;
         self.check_memory(Op::ReduceScatter, label, recv.bytes(), recv.dtype())?;
-        let wanted = recv.len() * self.size();
-        if send.len() != wanted || send.dtype() != recv.dtype() {
-            return Err(self.unequal(Op::ReduceScatter, label, send, &recv, wanted));
-        }
+        let (call, sent) = self.scatters(label, op, &send, &recv)?;
         if self.size() == 1 {
             recv.bytes_mut().copy_from_slice(send.bytes());
             return Ok(());
         }
-        let mut call = Call::new(Op::ReduceScatter, label, send.dtype(), send.len());
-        call.reduce = Some(op);
-        let sent = recv.bytes().len() * (self.size() - 1);
         self.run(call, sent, |call| {
             self.engine.reduce_scatter(call, op, send, recv)
         })
@@ -224,14 +219,11 @@ impl Communicator {
     /// # Source
     /// NCCL: `ncclAllReduce`.
     pub fn all_reduce(&self, label: &Label, op: Reduce, buffer: SpanMut<'_>) -> Result<()> {
-        self.check_reduce(op, buffer.dtype())?;
         self.check_memory(Op::AllReduce, label, buffer.bytes(), buffer.dtype())?;
+        let (call, sent) = self.reduces(label, op, &buffer)?;
         if self.size() == 1 {
             return Ok(());
         }
-        let mut call = Call::new(Op::AllReduce, label, buffer.dtype(), buffer.len());
-        call.reduce = Some(op);
-        let sent = 2 * buffer.bytes().len() * (self.size() - 1) / self.size();
         self.run(call, sent, |call| self.engine.all_reduce(call, op, buffer))
     }
 
@@ -243,14 +235,11 @@ impl Communicator {
     /// # Source
     /// NCCL: `ncclBroadcast`.
     pub fn broadcast(&self, label: &Label, root: usize, buffer: SpanMut<'_>) -> Result<()> {
-        self.check_root(root)?;
         self.check_memory(Op::Broadcast, label, buffer.bytes(), buffer.dtype())?;
+        let (call, sent) = self.broadcasts(label, root, &buffer)?;
         if self.size() == 1 {
             return Ok(());
         }
-        let mut call = Call::new(Op::Broadcast, label, buffer.dtype(), buffer.len());
-        call.root = Some(root);
-        let sent = buffer.bytes().len();
         self.run(call, sent, |call| self.engine.broadcast(call, root, buffer))
     }
 
@@ -332,22 +321,6 @@ impl Communicator {
         })
     }
 
-    fn check(
-        &self,
-        op: Op,
-        label: &Label,
-        send: Span<'_>,
-        recv: &SpanMut<'_>,
-        wanted: usize,
-    ) -> Result<()> {
-        self.check_memory(op, label, send.bytes(), send.dtype())?;
-        self.check_memory(op, label, recv.bytes(), recv.dtype())?;
-        if recv.len() == wanted && recv.dtype() == send.dtype() {
-            return Ok(());
-        }
-        Err(self.unequal(op, label, send, recv, wanted))
-    }
-
     /// A span is made of any bytes; an engine needs whole elements where their type wants them.
     fn check_memory(&self, op: Op, label: &Label, bytes: &[u8], dtype: Dtype) -> Result<()> {
         let address = bytes.as_ptr().addr();
@@ -355,56 +328,8 @@ impl Communicator {
         if broken == 0 && (bytes.is_empty() || address.is_multiple_of(dtype.size())) {
             return Ok(());
         }
-        let what = format!("{} of {} on rank {}", op.name(), label.unit, self.rank());
         let expected = format!("whole, aligned elements of type {dtype}");
         let found = format!("{} bytes at address {address:#x}", bytes.len());
-        Err(Error::config(what, expected, found))
-    }
-
-    fn check_reduce(&self, op: Reduce, dtype: Dtype) -> Result<()> {
-        let float = matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16);
-        if op == Reduce::Mean && !float {
-            let expected = "a float type (sum integers and divide)";
-            return Err(Error::config("mean over ranks", expected, dtype));
-        }
-        Ok(())
-    }
-
-    fn check_root(&self, root: usize) -> Result<()> {
-        if root < self.size() {
-            return Ok(());
-        }
-        let expected = format!("a rank below {}", self.size());
-        Err(Error::config("root of a broadcast", expected, root))
-    }
-
-    fn unequal(
-        &self,
-        op: Op,
-        label: &Label,
-        send: Span<'_>,
-        recv: &SpanMut<'_>,
-        wanted: usize,
-    ) -> Error {
-        let what = format!("{} of {} on rank {}", op.name(), label.unit, self.rank());
-        let (expected, found) = match op {
-            Op::ReduceScatter => (
-                format!(
-                    "to send {wanted} {} for {} ranks",
-                    recv.dtype(),
-                    self.size()
-                ),
-                format!("{} {}", send.len(), send.dtype()),
-            ),
-            _ => (
-                format!(
-                    "room for {wanted} {} from {} ranks",
-                    send.dtype(),
-                    self.size()
-                ),
-                format!("{} {}", recv.len(), recv.dtype()),
-            ),
-        };
-        Error::config(what, expected, found)
+        Err(self.refused(op, label, expected, found))
     }
 }

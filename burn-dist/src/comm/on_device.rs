@@ -1,8 +1,8 @@
 //! A communicator's collectives between devices: the same checks, books and records as on the host.
 
 use super::device::{Arrival, DeviceBuffer, DeviceEngine};
-use super::{Call, Communicator, Label, Op, Reduce};
-use crate::error::{Error, Result};
+use super::{Communicator, Label, Reduce};
+use crate::error::Result;
 
 /// Collectives on one device's memory.
 ///
@@ -40,14 +40,7 @@ impl OnDevice<'_> {
     /// # Source
     /// NCCL: `ncclAllGather`.
     pub fn all_gather_in_place(&self, label: &Label, buffer: &DeviceBuffer) -> Result<Arrival> {
-        let size = self.comm.size();
-        if !buffer.len().is_multiple_of(size) {
-            let what = format!("all_gather of {} on rank {}", label.unit, self.comm.rank());
-            let expected = format!("a buffer that {size} ranks can share evenly");
-            return Err(Error::config(what, expected, buffer.len()));
-        }
-        let call = Call::new(Op::AllGather, label, buffer.dtype(), buffer.len() / size);
-        let sent = buffer.size() / size * (size - 1);
+        let (call, sent) = self.comm.gathers(label, buffer)?;
         self.comm
             .run(call, sent, |call| self.engine.all_gather(call, buffer))
     }
@@ -72,22 +65,7 @@ impl OnDevice<'_> {
         send: &DeviceBuffer,
         recv: &DeviceBuffer,
     ) -> Result<Arrival> {
-        self.comm.check_reduce(op, send.dtype())?;
-        let wanted = recv.len() * self.comm.size();
-        if send.len() != wanted || send.dtype() != recv.dtype() {
-            let rank = self.comm.rank();
-            let what = format!("reduce_scatter of {} on rank {rank}", label.unit);
-            let (to, from) = (recv.dtype(), send.dtype());
-            let expected = format!("to send {wanted} {to} for {} ranks", self.comm.size());
-            return Err(Error::config(
-                what,
-                expected,
-                format!("{} {from}", send.len()),
-            ));
-        }
-        let mut call = Call::new(Op::ReduceScatter, label, send.dtype(), send.len());
-        call.reduce = Some(op);
-        let sent = recv.size() * (self.comm.size() - 1);
+        let (call, sent) = self.comm.scatters(label, op, send, recv)?;
         self.comm.run(call, sent, |call| {
             self.engine.reduce_scatter(call, op, send, recv)
         })
@@ -101,11 +79,7 @@ impl OnDevice<'_> {
     /// # Source
     /// NCCL: `ncclAllReduce`.
     pub fn all_reduce(&self, label: &Label, op: Reduce, buffer: &DeviceBuffer) -> Result<Arrival> {
-        self.comm.check_reduce(op, buffer.dtype())?;
-        let size = self.comm.size();
-        let mut call = Call::new(Op::AllReduce, label, buffer.dtype(), buffer.len());
-        call.reduce = Some(op);
-        let sent = 2 * buffer.size() * (size - 1) / size;
+        let (call, sent) = self.comm.reduces(label, op, buffer)?;
         self.comm
             .run(call, sent, |call| self.engine.all_reduce(call, op, buffer))
     }
@@ -118,11 +92,8 @@ impl OnDevice<'_> {
     /// # Source
     /// NCCL: `ncclBroadcast`.
     pub fn broadcast(&self, label: &Label, root: usize, buffer: &DeviceBuffer) -> Result<Arrival> {
-        self.comm.check_root(root)?;
-        let mut call = Call::new(Op::Broadcast, label, buffer.dtype(), buffer.len());
-        call.root = Some(root);
-        self.comm.run(call, buffer.size(), |call| {
-            self.engine.broadcast(call, root, buffer)
-        })
+        let (call, sent) = self.comm.broadcasts(label, root, buffer)?;
+        self.comm
+            .run(call, sent, |call| self.engine.broadcast(call, root, buffer))
     }
 }

@@ -30,6 +30,9 @@
 //! | `BURN_DIST_TIMEOUT` | seconds that a collective waits for a rank that is alive | 300 |
 //! | `BURN_DIST_JOIN_TIMEOUT` | seconds to wait for all ranks to come | 300 |
 //! | `BURN_DIST_TRANSPORT` | `auto`, `tcp` or `shm` | `auto` |
+//! | `BURN_DIST_GPU_TRANSPORT` | between NVIDIA GPUs `nccl`, `host`, or `auto`: NCCL where all ranks have it | `auto` |
+//! | `BURN_DIST_GPU_ORDER` | who waits for NCCL: `host` or `device` | `host` |
+//! | `BURN_DIST_NCCL_LIB` | the file to open as NCCL | found by the system |
 //! | `BURN_DIST_HOST_ID` | ranks with equal ones may share memory | the kernel's boot number |
 //! | `BURN_DIST_FLIGHT_DIR` | where a failed rank writes its last collectives | the launcher's |
 //! | `BURN_DIST_GRACE`, `BURN_DIST_FAIL_GRACE` | seconds until the launcher kills, told to end or after a failure | 30, 5 |

@@ -1,0 +1,125 @@
+//! What a collective is about to do, on whatever memory: checked, described, and counted.
+
+use super::{Call, Communicator, DeviceBuffer, Dtype, Label, Op, Reduce, Span, SpanMut};
+use crate::error::{Error, Result};
+use std::fmt;
+
+/// So many elements of one type, wherever they lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Elements {
+    len: usize,
+    dtype: Dtype,
+}
+
+impl Elements {
+    fn size(self) -> usize {
+        self.len * self.dtype.size()
+    }
+}
+
+impl fmt::Display for Elements {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.len, self.dtype)
+    }
+}
+
+macro_rules! elements_of {
+    ($($memory:ty),*) => { $(impl From<&$memory> for Elements {
+        fn from(memory: &$memory) -> Self {
+            let (len, dtype) = (memory.len(), memory.dtype());
+            Self { len, dtype }
+        }
+    })* };
+}
+elements_of!(Span<'_>, SpanMut<'_>, DeviceBuffer);
+
+/// A collective, and how many bytes this rank sends in it.
+pub(super) type Intent = (Call, usize);
+
+impl Communicator {
+    /// Every rank has written its part of `buffer`.
+    pub(super) fn gathers(&self, label: &Label, buffer: impl Into<Elements>) -> Result<Intent> {
+        let (buffer, size) = (buffer.into(), self.size());
+        if !buffer.len.is_multiple_of(size) {
+            let expected = format!("a buffer that {size} ranks can share evenly");
+            return Err(self.refused(Op::AllGather, label, expected, buffer.len));
+        }
+        let call = Call::new(Op::AllGather, label, buffer.dtype, buffer.len / size);
+        Ok((call, buffer.size() / size * (size - 1)))
+    }
+
+    /// Every rank's chunk of the reduction goes to it.
+    pub(super) fn scatters(
+        &self,
+        label: &Label,
+        op: Reduce,
+        send: impl Into<Elements>,
+        recv: impl Into<Elements>,
+    ) -> Result<Intent> {
+        let (send, recv) = (send.into(), recv.into());
+        let whole = Elements {
+            len: recv.len * self.size(),
+            ..recv
+        };
+        can_reduce(op, send.dtype)?;
+        if send != whole {
+            let expected = format!("to send {whole} for {} ranks", self.size());
+            return Err(self.refused(Op::ReduceScatter, label, expected, send));
+        }
+        let mut call = Call::new(Op::ReduceScatter, label, send.dtype, send.len);
+        call.reduce = Some(op);
+        Ok((call, recv.size() * (self.size() - 1)))
+    }
+
+    /// The reduction goes to every rank.
+    pub(super) fn reduces(
+        &self,
+        label: &Label,
+        op: Reduce,
+        buffer: impl Into<Elements>,
+    ) -> Result<Intent> {
+        let (buffer, size) = (buffer.into(), self.size());
+        can_reduce(op, buffer.dtype)?;
+        let mut call = Call::new(Op::AllReduce, label, buffer.dtype, buffer.len);
+        call.reduce = Some(op);
+        Ok((call, 2 * buffer.size() * (size - 1) / size))
+    }
+
+    /// The elements of rank `root` go to every rank.
+    pub(super) fn broadcasts(
+        &self,
+        label: &Label,
+        root: usize,
+        buffer: impl Into<Elements>,
+    ) -> Result<Intent> {
+        let buffer = buffer.into();
+        if root >= self.size() {
+            let expected = format!("a rank below {}", self.size());
+            return Err(Error::config("root of a broadcast", expected, root));
+        }
+        let mut call = Call::new(Op::Broadcast, label, buffer.dtype, buffer.len);
+        call.root = Some(root);
+        Ok((call, buffer.size()))
+    }
+
+    /// The error of a collective that this rank cannot take part in with what it was given.
+    pub(super) fn refused(
+        &self,
+        op: Op,
+        label: &Label,
+        expected: String,
+        found: impl fmt::Display,
+    ) -> Error {
+        let what = format!("{} of {} on rank {}", op.name(), label.unit, self.rank());
+        Error::config(what, expected, found)
+    }
+}
+
+fn can_reduce(op: Reduce, dtype: Dtype) -> Result<()> {
+    let float = matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16);
+    if op == Reduce::Mean && !float {
+        let expected = "a float type (sum integers and divide)";
+        return Err(Error::config("mean over ranks", expected, dtype));
+    }
+    Ok(())
+}
