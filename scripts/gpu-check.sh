@@ -10,10 +10,15 @@
 # what the machine cannot do is skipped, aloud. Run from the repository, whose tests/golden it reads.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-folder=$(realpath "${1:?the folder with the binaries}")
+all="nccl training examples steps"
+[ $# -gt 0 ] || { echo "usage: gpu-check.sh FOLDER [RESULTS [GROUP...]], groups: $all" >&2; exit 2; }
+folder=$(realpath "$1")
 results=${2:-gpu-check}
 groups=" ${*:3} "
-[ "$groups" = "  " ] && groups=" nccl training examples steps "
+[ "$groups" = "  " ] && groups=" $all "
+for group in $groups; do
+    [[ " $all " = *" $group "* ]] || { echo "no group $group, but $all" >&2; exit 2; }
+done
 for program in nccl gpu vit_fsdp bert_fsdp gpu_step; do
     [ -x "$folder/$program" ] || { echo "no program $folder/$program" >&2; exit 1; }
 done
@@ -37,7 +42,7 @@ if said=$("$folder/nccl" --gpu 0 2>&1); then
     without=
 else
     nccl=
-    without=$(tail -1 <<<"$said")
+    without=$(tail -1 <<<"$said" | sed 's/^error: //')
 fi
 build=$(cat "$folder/build" 2>/dev/null || echo unknown)
 echo "GPU: $gpu, $gpus of them; NCCL: ${nccl:-none}; build: $build"
@@ -150,6 +155,9 @@ if in_group steps; then
     fi
     part "step times at world 2, through the host" 900 env BURN_DIST_GPU_TRANSPORT=host \
         "$folder/gpu_step" --device cuda --nproc 2 $one_gpu --json "$results/steps-2-staged.json"
-    cat "$results"/step-times-*.log
+    for log in "$results"/step-times-*.log; do
+        printf '\n%s\n' "$(basename "$log" .log)"
+        cat "$log"
+    done
 fi
 exit $failed
