@@ -40,7 +40,8 @@ pub trait Subject {
     fn golden() -> Golden {
         // Tests run in their package's folder, wherever they were built.
         let folders = ["tests/golden", "../tests/golden"].map(std::path::Path::new);
-        let found = folders.into_iter().find(|folder| folder.is_dir());
+        let name = format!("{}.json", Self::FILE);
+        let found = folders.into_iter().find(|f| f.join(&name).is_file());
         Golden::read(found.unwrap_or(folders[0]), Self::FILE)
     }
 }
