@@ -131,8 +131,12 @@ pub(crate) fn one_gpu_for_two() {
         assert!(text.contains("GPUs of ranks 0 and 2"), "{text}");
         assert!(text.contains("NCCL_MULTI_RANK_GPU_ENABLE=1"), "{text}");
     }
-    // SAFETY: no other thread runs.
-    unsafe { std::env::set_var("NCCL_MULTI_RANK_GPU_ENABLE", "1") };
+    mock::assert_clean();
+}
+
+/// The same where it is asked.
+pub(crate) fn one_gpu_shared() {
+    let third_on_first = |rank: usize| if rank == 2 { 0 } else { rank };
     for choice in choose(3, third_on_first) {
         let Ok(Choice::Nccl(nccl)) = choice else {
             panic!("{choice:?}")

@@ -28,13 +28,13 @@ mod real;
 #[path = "../gpu/tower.rs"]
 mod tower;
 
-use process::Install::{self, Mock, Named, NoDriver, NoNccl, Real, Runtime, Without};
+use process::Install::{self, Mock, Named, NoDriver, NoNccl, Real, Runtime, Sharing, Without};
 use std::process::ExitCode;
 
 /// A case: its name, what it does, and what it finds installed.
 type Case = (&'static str, fn(), Install);
 
-const CASES: [Case; 35] = [
+const CASES: [Case; 36] = [
     ("no driver", machine::no_driver, NoDriver),
     ("no nccl", machine::no_nccl, NoNccl),
     ("only libnccl.so.2", machine::is_there, Runtime),
@@ -52,6 +52,7 @@ const CASES: [Case; 35] = [
     ("no device", machine::no_device, Mock),
     ("one rank lacks it", machine::one_rank_lacks_it, Mock),
     ("one GPU for two", machine::one_gpu_for_two, Mock),
+    ("one GPU shared", machine::one_gpu_shared, Sharing),
     ("unequal versions", machine::unequal_versions, Mock),
     ("the real library", machine::the_real_library, Real),
     ("conformance", moves::conformance_suite, Mock),

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 const CASE: &str = "BURN_DIST_TEST_NCCL_CASE";
 /// What the engine opens as NCCL, and here, where the real one is.
 const LIBRARY: &str = "BURN_DIST_NCCL_LIB";
+/// What lets ranks share a GPU.
+const SHARING: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 /// Every case ends within this time.
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -24,6 +26,8 @@ pub(crate) enum Install {
     Runtime,
     /// NCCL where nobody looks, but named.
     Named,
+    /// Both, and NCCL is asked to let ranks share a GPU.
+    Sharing,
     /// Both without one function.
     Without(&'static str),
     /// The mock's driver and the real NCCL, if there is one.
@@ -76,7 +80,7 @@ pub(crate) fn run(
     // One file under several names is opened once: driver and NCCL share what they know.
     let link = |name: &str| std::fs::hard_link(&first, folder.join(name)).unwrap();
     let names: &[&str] = match install {
-        Install::Mock | Install::Without(_) => &["libcuda.so.1", "libnccl.so"],
+        Install::Mock | Install::Sharing | Install::Without(_) => &["libcuda.so.1", "libnccl.so"],
         Install::NoDriver => &["libnccl.so"],
         Install::NoNccl | Install::Real => &["libcuda.so.1"],
         Install::Runtime => &["libcuda.so.1", "libnccl.so.2"],
@@ -84,9 +88,13 @@ pub(crate) fn run(
     };
     names.iter().for_each(|name| link(name));
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env_remove(LIBRARY).env(CASE, name);
+    command
+        .env_remove(LIBRARY)
+        .env_remove(SHARING)
+        .env(CASE, name);
     command.env("LD_LIBRARY_PATH", &folder);
     match (install, real) {
+        (Install::Sharing, _) => drop(command.env(SHARING, "1")),
         (Install::Named, _) => drop(command.env(LIBRARY, folder.join("other.so"))),
         (Install::Real, Ok(path)) => drop(command.env(LIBRARY, path)),
         (Install::Real, Err(_)) => return Ok(format!("left out: {LIBRARY} names no file")),
