@@ -66,7 +66,7 @@ impl Flat {
                 let mut all = host::Flat::zeros(flat.len(), flat.dtype());
                 let own = device::download(&flat.part(start..start + len))?;
                 all.put_bytes(start, own.bytes(), flat.dtype());
-                through_host(all, flat.device(), |all| all.all_gather(comm, label))
+                through_host(comm, all, flat.device(), |all| all.all_gather(comm, label))
             }
         }
     }
@@ -92,7 +92,9 @@ impl Flat {
                 }
                 let (own, device) = (flat.download()?, flat.device().clone());
                 drop(flat);
-                through_host(own, &device, |own| own.reduce_scatter(comm, label, len))
+                through_host(comm, own, &device, |own| {
+                    own.reduce_scatter(comm, label, len)
+                })
             }
         }
     }
@@ -114,7 +116,7 @@ impl Flat {
                 }
                 let (own, device) = (flat.download()?, flat.device().clone());
                 drop(flat);
-                through_host(own, &device, |own| own.all_reduce(comm, label))
+                through_host(comm, own, &device, |own| own.all_reduce(comm, label))
             }
         }
     }
@@ -156,13 +158,15 @@ fn coming(flat: device::Flat, arrival: Arrival) -> Coming {
 /// Does on the host what is to be done with elements of a GPU, and brings the result there.
 #[cfg(feature = "cube")]
 fn through_host(
+    comm: &Communicator,
     elements: host::Flat,
     device: &CubeDevice,
     collective: impl FnOnce(host::Flat) -> Result<host::Flat>,
 ) -> Result<Coming> {
     static SAID: Once = Once::new();
+    let is_chief = comm.members()[comm.rank()] == 0;
     // Of NVIDIA's GPUs the launcher has said why, unless somebody wanted it so.
-    if !matches!(device, CubeDevice::Cuda(_)) {
+    if is_chief && !matches!(device, CubeDevice::Cuda(_)) {
         SAID.call_once(|| {
             log::warn!(
                 "collectives between GPUs go through the memory of the host: right, but slow"
