@@ -9,7 +9,7 @@ use super::text::{Problem, check_cuda, cuda};
 use super::watch::Watch;
 use cudarc::driver::sys::{CUcontext, CUdevice, CUevent, CUevent_flags, CUstream, CUstream_flags};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// What the driver returns for an event that has not come yet.
 const NOT_READY: u32 = 600;
@@ -23,7 +23,8 @@ pub(super) struct Gpu {
     context: CUcontext,
     stream: CUstream,
     turn: Mutex<()>,
-    groups: Mutex<Vec<Weak<Group>>>,
+    /// Until their communicators are ended.
+    groups: Mutex<Vec<Arc<Group>>>,
     pub(super) watch: Arc<Watch>,
 }
 
@@ -123,7 +124,7 @@ impl Gpu {
     }
 
     /// The groups of this rank, in the order in which they were made.
-    pub(super) fn groups(&self) -> MutexGuard<'_, Vec<Weak<Group>>> {
+    pub(super) fn groups(&self) -> MutexGuard<'_, Vec<Arc<Group>>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

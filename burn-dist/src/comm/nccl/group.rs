@@ -10,7 +10,7 @@ use super::gpu::{Event, Gpu, Turn};
 use super::text::Problem;
 use crate::comm::{Arrival, Call, Dtype, Engine, Label, Op, Order, SpanMut};
 use crate::error::{Error, Result};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often what is in progress is looked at.
@@ -44,10 +44,7 @@ impl Group {
             state: Mutex::new(State::Unconnected),
             fault: OnceLock::new(),
         });
-        let mut groups = group.gpu.groups();
-        groups.retain(|other| other.strong_count() > 0);
-        groups.push(Arc::downgrade(&group));
-        drop(groups);
+        group.gpu.groups().push(group.clone());
         group
     }
 
@@ -220,7 +217,7 @@ impl Group {
     pub(super) fn fail(&self, error: Error, turn: &Turn<'_>) -> Error {
         self.host.abort(error.clone());
         let first = self.host.fault().unwrap_or(error);
-        let others: Vec<_> = self.gpu.groups().iter().filter_map(Weak::upgrade).collect();
+        let others = self.gpu.groups().clone();
         let others = others.iter().map(|group| &**group);
         let mut alive = Vec::new();
         for group in others.chain([self]) {

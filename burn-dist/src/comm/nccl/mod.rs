@@ -40,7 +40,7 @@ use crate::error::{Error, Result};
 use clique::Transfer;
 use gpu::Gpu;
 use group::Group;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How collectives between GPUs are waited for.
@@ -70,28 +70,20 @@ pub struct Nccl {
     session: Arc<Session>,
 }
 
-/// All groups of one rank, which keep their communicators until the last of its engines is gone.
+/// The engines of one rank, whose groups keep their communicators until the last of them is gone.
 ///
 /// To end a communicator is a collective of its own: if each engine did so when it is dropped, ranks
 /// that drop theirs at different times would wait for each other.
-#[derive(Debug, Default)]
-struct Session(Mutex<Vec<Arc<Group>>>);
+#[derive(Debug)]
+struct Session(Arc<Gpu>);
 
 impl Session {
-    fn group(&self, host: Arc<dyn Engine>, gpu: Arc<Gpu>, options: Options) -> Arc<Group> {
-        let group = Group::new(host, gpu, options);
-        self.groups().push(group.clone());
-        group
-    }
-
     /// Ends all communicators, in the order in which their groups were made.
     fn finish(&self) {
-        let groups = std::mem::take(&mut *self.groups());
+        // One that fails in this ends those that are still to come.
+        let groups = self.0.groups().clone();
         groups.iter().for_each(|group| group.finish());
-    }
-
-    fn groups(&self) -> MutexGuard<'_, Vec<Arc<Group>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.groups().clear();
     }
 }
 
@@ -165,8 +157,8 @@ impl Nccl {
     ) -> Result<Choice> {
         Ok(match preflight::everywhere(&*host, ordinal, options)? {
             Ok((gpu, options)) => {
-                let session = Arc::new(Session::default());
-                let group = session.group(host, gpu, options);
+                let session = Arc::new(Session(gpu.clone()));
+                let group = Group::new(host, gpu, options);
                 Choice::Nccl(Self { group, session })
             }
             Err(reason) => Choice::Host { host, reason },
@@ -215,8 +207,7 @@ impl Engine for Nccl {
 
     fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>> {
         let host = self.host().split(call, color, key)?;
-        let gpu = self.group.gpu.clone();
-        let group = self.session.group(host, gpu, self.group.options);
+        let group = Group::new(host, self.group.gpu.clone(), self.group.options);
         let session = self.session.clone();
         Ok(Arc::new(Self { group, session }))
     }
