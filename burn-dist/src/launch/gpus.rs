@@ -32,9 +32,16 @@ pub(super) fn connect(
     };
     let lookup = |name: &str| std::env::var(name).ok();
     let env = Environment::new(&lookup);
-    let order = order(&env)?;
+    let orders = [("host", Order::Host), ("device", Order::Device)];
+    let order = chosen(&env, "BURN_DIST_GPU_ORDER", orders, "host or device")?;
+    let ways = [
+        ("auto", Way::Auto),
+        ("nccl", Way::Nccl),
+        ("host", Way::Host),
+    ];
+    let way = chosen(&env, "BURN_DIST_GPU_TRANSPORT", ways, "auto, nccl or host")?;
     let options = Options { deadline, order };
-    match Way::asked(&env)? {
+    match way {
         Way::Host => Ok(engine),
         Way::Nccl => Ok(Arc::new(Nccl::new(engine, ordinal, options)?)),
         Way::Auto => Ok(match Nccl::if_everywhere(engine, ordinal, options)? {
@@ -76,29 +83,19 @@ enum Way {
     Host,
 }
 
+/// What a variable chooses by name; where it is not set, the first.
 #[cfg(feature = "cuda")]
-impl Way {
-    fn asked(env: &Environment<'_>) -> Result<Self> {
-        let Some(variable) = env.variable("BURN_DIST_GPU_TRANSPORT") else {
-            return Ok(Self::Auto);
-        };
-        match variable.value.as_str() {
-            "auto" => Ok(Self::Auto),
-            "nccl" => Ok(Self::Nccl),
-            "host" => Ok(Self::Host),
-            _ => Err(variable.wrong("auto, nccl or host")),
-        }
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn order(env: &Environment<'_>) -> Result<Order> {
-    let Some(variable) = env.variable("BURN_DIST_GPU_ORDER") else {
-        return Ok(Order::Host);
+fn chosen<T: Copy, const N: usize>(
+    env: &Environment<'_>,
+    name: &'static str,
+    choices: [(&str, T); N],
+    expected: &str,
+) -> Result<T> {
+    let Some(variable) = env.variable(name) else {
+        return Ok(choices[0].1);
     };
-    match variable.value.as_str() {
-        "host" => Ok(Order::Host),
-        "device" => Ok(Order::Device),
-        _ => Err(variable.wrong("host or device")),
-    }
+    let found = choices.iter().find(|(name, _)| *name == variable.value);
+    found
+        .map(|(_, choice)| *choice)
+        .ok_or_else(|| variable.wrong(expected))
 }
