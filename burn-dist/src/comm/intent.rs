@@ -15,6 +15,12 @@ impl Elements {
     fn size(self) -> usize {
         self.len * self.dtype.size()
     }
+
+    /// As many from each of `ranks`.
+    pub(super) fn times(self, ranks: usize) -> Self {
+        let len = self.len * ranks;
+        Self { len, ..self }
+    }
 }
 
 impl fmt::Display for Elements {
@@ -57,10 +63,7 @@ impl Communicator {
         recv: impl Into<Elements>,
     ) -> Result<Intent> {
         let (send, recv) = (send.into(), recv.into());
-        let whole = Elements {
-            len: recv.len * self.size(),
-            ..recv
-        };
+        let whole = recv.times(self.size());
         can_reduce(op, send.dtype)?;
         if send != whole {
             let expected = format!("to send {whole} for {} ranks", self.size());

@@ -41,6 +41,7 @@ pub use recorder::{Event, Flight, Recorder, State};
 pub use span::{Dtype, Element, Span, SpanMut};
 
 use crate::error::{Error, Result};
+use intent::Elements;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -150,12 +151,11 @@ impl Communicator {
     pub fn all_gather(&self, label: &Label, send: Span<'_>, mut recv: SpanMut<'_>) -> Result<()> {
         self.check_memory(Op::AllGather, label, send.bytes(), send.dtype())?;
         self.check_memory(Op::AllGather, label, recv.bytes(), recv.dtype())?;
-        let wanted = send.len() * self.size();
-        if recv.len() != wanted || recv.dtype() != send.dtype() {
-            let (dtype, size) = (send.dtype(), self.size());
-            let expected = format!("room for {wanted} {dtype} from {size} ranks");
-            let found = format!("{} {}", recv.len(), recv.dtype());
-            return Err(self.refused(Op::AllGather, label, expected, found));
+        let whole = Elements::from(&send).times(self.size());
+        let room = Elements::from(&recv);
+        if room != whole {
+            let expected = format!("room for {whole} from {} ranks", self.size());
+            return Err(self.refused(Op::AllGather, label, expected, room));
         }
         let place = send.bytes().len() * self.rank();
         recv.bytes_mut()[place..place + send.bytes().len()].copy_from_slice(send.bytes());
