@@ -145,6 +145,25 @@ pub(crate) fn stuck_behind_another() {
     assert!(since.elapsed() < NEAR * 6, "{:?}", since.elapsed());
 }
 
+/// A thread of its own notices the failure, at any point of what the ranks do meanwhile.
+pub(crate) fn noticed_elsewhere() {
+    for round in 0..50 {
+        mock::set("error_at", Some(1), 1 + round % 3);
+        let error = fail(2, FAR, options(Order::Device, FAR), |rank| {
+            let sum = buffer::<f32>(10);
+            let mut arrivals = Vec::new();
+            loop {
+                let device = rank.device();
+                arrivals.push(device.all_reduce(&"sum".into(), Reduce::Sum, &sum)?);
+            }
+        });
+        assert!(
+            matches!(error, Error::PeerFailed { peer: 1, .. }),
+            "{error}"
+        );
+    }
+}
+
 pub(crate) fn asynchronous_error() {
     for order in ORDERS {
         mock::set("error_at", Some(1), 2);

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 /// A case: its name, what it does, and what it finds installed.
 type Case = (&'static str, fn(), Install);
 
-const CASES: [Case; 36] = [
+const CASES: [Case; 37] = [
     ("no driver", machine::no_driver, NoDriver),
     ("no nccl", machine::no_nccl, NoNccl),
     ("only libnccl.so.2", machine::is_there, Runtime),
@@ -69,6 +69,7 @@ const CASES: [Case; 36] = [
     ("stuck behind another", faults::stuck_behind_another, Mock),
     ("aborted", faults::aborted_is_not_done, Mock),
     ("asynchronous error", faults::asynchronous_error, Mock),
+    ("noticed elsewhere", faults::noticed_elsewhere, Mock),
     ("abort", faults::abort, Mock),
     ("panic", faults::a_rank_fails_elsewhere, Mock),
     ("refused by nccl", faults::refused_by_nccl, Mock),

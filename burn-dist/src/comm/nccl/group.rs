@@ -102,14 +102,7 @@ impl Group {
         match *self.state() {
             State::Unconnected => {}
             State::Connected(_) => return Ok(()),
-            State::Over => {
-                let expected = "a group that its ranks have not left";
-                return Err(Error::config(
-                    call.to_string(),
-                    expected,
-                    "one that is left",
-                ));
-            }
+            State::Over => return Err(self.over(call)),
         }
         let since = Instant::now();
         let (rank, members) = (self.host.rank(), self.host.members());
@@ -137,7 +130,7 @@ impl Group {
         let (since, turn) = (Instant::now(), self.gpu.turn());
         let submitted = match &*self.state() {
             State::Connected(clique) => clique.submit(&self.gpu, &turn, transfer),
-            _ => Err("the communicator was aborted".into()),
+            _ => return Err(self.over(call)),
         };
         submitted.map_err(|problem| self.fail(self.failed(call, &problem), &turn))?;
         self.settle(call, since, &turn)?;
@@ -151,7 +144,7 @@ impl Group {
         loop {
             let settled = match &*self.state() {
                 State::Connected(clique) => clique.is_settled(turn),
-                _ => Err("the communicator was aborted".into()),
+                _ => return Err(self.over(call)),
             };
             match settled {
                 Ok(true) => return Ok(()),
@@ -194,6 +187,15 @@ impl Group {
             peer: self.host.members()[self.host.rank()],
             cause: format!("{call} between GPUs: {problem}"),
         }
+    }
+
+    /// Why there is no communicator any more: another thread has ended it, after the ranks agreed on
+    /// the `call`, or they have left.
+    fn over(&self, call: &Call) -> Error {
+        self.fault().unwrap_or_else(|| {
+            let expected = "a group that its ranks have not left";
+            Error::config(call.to_string(), expected, "one that is left")
+        })
     }
 
     fn late(&self, call: &Call) -> Error {
