@@ -284,6 +284,11 @@ impl Communicator {
         self.engine.abort(error);
     }
 
+    /// Why this group is broken, if it is and this rank has heard of it; waits for nobody.
+    pub fn fault(&self) -> Option<Error> {
+        self.engine.fault()
+    }
+
     /// Says that this rank will call no more collectives, so that one that waits for it is told.
     pub fn leave(&self) {
         self.engine.leave();

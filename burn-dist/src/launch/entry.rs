@@ -7,6 +7,7 @@ use super::role::Role;
 use super::settings::Settings;
 use super::supervise::{Program, supervise};
 use super::threads::Threads;
+use super::variable::Environment;
 use super::{Detected, Launcher, Node, process_variable};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
@@ -98,7 +99,7 @@ impl Launch {
             Role::Launch(node) => return self.children(&node).map(|()| Vec::new()),
             role => role,
         };
-        let settings = Settings::read(process_variable)?;
+        let settings = Settings::read(Environment::new(&process_variable))?;
         let stop = Stop::on_signals()?;
         let result = match role {
             Role::Rank(found) => self.rank(*found, settings, &stop, f).map(|one| vec![one]),

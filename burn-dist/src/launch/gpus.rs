@@ -1,6 +1,8 @@
 //! What carries collectives between the ranks' GPUs.
 
 #[cfg(feature = "cuda")]
+use super::process_variable;
+#[cfg(feature = "cuda")]
 use super::variable::Environment;
 use crate::comm::Engine;
 #[cfg(feature = "cuda")]
@@ -30,8 +32,7 @@ pub(super) fn connect(
     let Some(ordinal) = ordinal(device).filter(|_| engine.members().len() > 1) else {
         return Ok(engine);
     };
-    let lookup = |name: &str| std::env::var(name).ok();
-    let env = Environment::new(&lookup);
+    let env = Environment::new(&process_variable);
     let orders = [("host", Order::Host), ("device", Order::Device)];
     let order = chosen(&env, "BURN_DIST_GPU_ORDER", orders, "host or device")?;
     let ways = [

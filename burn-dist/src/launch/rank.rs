@@ -58,14 +58,18 @@ impl Start {
         let world = World::with_setting(Communicator::of(engine, recorder), setting)?;
         let guard = world.clone();
         let result = pool.install(|| catch_all(rank, || f(world)));
-        match &result {
-            Ok(_) => {
+        match result {
+            Ok(value) => {
                 // What was submitted and never waited for still needs the others.
                 let _ = guard.submit(|| Ok(())).wait();
                 guard.comm().leave();
+                // What it has read from a GPU since may be what an aborted collective left there.
+                guard.comm().fault().map_or(Ok(value), Err)
             }
-            Err(error) => guard.fail(error),
+            Err(error) => {
+                guard.fail(&error);
+                Err(error)
+            }
         }
-        result
     }
 }

@@ -1,7 +1,8 @@
 //! What the environment says about a process's world, beside who the process is.
 
+use super::variable::Environment;
 use crate::comm::mesh::{Transport, host};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::rendezvous::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,8 +29,8 @@ pub(super) struct Settings {
     pub(super) more_ports: u16,
 }
 
-/// No wait is longer.
-const YEAR: f64 = 365.0 * 24.0 * 3600.0;
+/// No world is started again more often.
+const MOST_RESTARTS: usize = u32::MAX as usize;
 /// torchrun's agent has the master's port, and nobody holds the next one for us.
 const BESIDE_AGENT: u16 = 15;
 
@@ -38,55 +39,33 @@ impl Settings {
     ///
     /// # Errors
     /// [`Error::Config`] names the variable that makes no sense.
-    pub(super) fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let given = |name: &str| env(name).filter(|value| !value.trim().is_empty());
-        let seconds = |name: &str| match given(name) {
-            None => Ok(None),
-            Some(text) => text
-                .trim()
-                .parse()
-                .ok()
-                .filter(|s| (0.01..=YEAR).contains(s))
-                .and_then(|s| Duration::try_from_secs_f64(s).ok())
-                .map(Some)
-                .ok_or_else(|| Error::config(name, "a number of seconds, at least 0.01", text)),
-        };
-        let count = |name: &str| match given(name) {
-            None => Ok(None),
-            Some(text) => text
-                .trim()
-                .parse::<usize>()
-                .map(Some)
-                .map_err(|_| Error::config(name, "a whole number", text)),
-        };
+    pub(super) fn read(env: Environment<'_>) -> Result<Self> {
+        let text = |name| env.variable(name).map(|variable| variable.value);
+        let path = |name| text(name).map(PathBuf::from);
+        let seconds = |name| env.variable(name).map(|v| v.seconds()).transpose();
         // Weak, but it keeps two jobs apart whose ports have been mixed up.
-        let torch = || Some(given("TORCHELASTIC_RUN_ID")? + "/" + &given("MASTER_PORT")?);
+        let torch = || Some(text("TORCHELASTIC_RUN_ID")? + "/" + &text("MASTER_PORT")?);
         let jobs = ["SLURM_JOB_ID", "PMIX_NAMESPACE", "PMI_JOBID", "MPIRUN_ID"];
-        let job = || torch().or_else(|| jobs.into_iter().find_map(given));
-        let agent = given("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
-        let beside_agent = agent && given("BURN_DIST_MASTER_PORT").is_none();
-        let secret = given("BURN_DIST_SECRET").or_else(job).unwrap_or_default();
-        let attempt = match count("BURN_DIST_RESTART_COUNT")? {
-            None => count("TORCHELASTIC_RESTART_COUNT")?,
-            some => some,
-        };
-        let transport = given("BURN_DIST_TRANSPORT")
-            .map(|text| {
-                text.parse()
-                    .map_err(|_| Error::config("BURN_DIST_TRANSPORT", "auto, tcp or shm", text))
-            })
-            .transpose()?;
+        let job = || torch().or_else(|| env.first_of(&jobs).map(|job| job.value));
+        let agent = text("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
+        let beside_agent = agent && env.variable("BURN_DIST_MASTER_PORT").is_none();
+        let restarts = env.first_of(&["BURN_DIST_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"]);
+        let attempt = restarts.map(|count| count.number(0..=MOST_RESTARTS));
+        let transport = env.variable("BURN_DIST_TRANSPORT").map(|variable| {
+            let known = variable.value.parse();
+            known.map_err(|_| variable.wrong("auto, tcp or shm"))
+        });
         Ok(Self {
-            secret: Secret::new(&secret),
-            attempt: attempt.unwrap_or(0),
+            secret: Secret::new(&text("BURN_DIST_SECRET").or_else(job).unwrap_or_default()),
+            attempt: attempt.transpose()?.unwrap_or(0),
             heartbeat: seconds("BURN_DIST_HEARTBEAT")?.unwrap_or(Duration::from_secs(10)),
             deadline: seconds("BURN_DIST_TIMEOUT")?,
             patience: seconds("BURN_DIST_JOIN_TIMEOUT")?.unwrap_or(Duration::from_secs(300)),
-            transport,
-            host: given("BURN_DIST_HOST_ID").unwrap_or_else(host),
-            flights: given("BURN_DIST_FLIGHT_DIR").map(PathBuf::from),
-            error_file: given("TORCHELASTIC_ERROR_FILE").map(PathBuf::from),
-            port_reserved: given("BURN_DIST_PORT_RESERVED").is_some(),
+            transport: transport.transpose()?,
+            host: text("BURN_DIST_HOST_ID").unwrap_or_else(host),
+            flights: path("BURN_DIST_FLIGHT_DIR"),
+            error_file: path("TORCHELASTIC_ERROR_FILE"),
+            port_reserved: env.variable("BURN_DIST_PORT_RESERVED").is_some(),
             more_ports: if beside_agent { BESIDE_AGENT } else { 0 },
         })
     }
@@ -98,10 +77,11 @@ mod tests {
     use super::*;
 
     fn read(set: &[(&str, &str)]) -> Result<Settings> {
-        Settings::read(|name| {
+        let lookup = |name: &str| {
             let found = set.iter().find(|(n, _)| *n == name);
             found.map(|(_, value)| (*value).to_owned())
-        })
+        };
+        Settings::read(Environment::new(&lookup))
     }
 
     #[test]

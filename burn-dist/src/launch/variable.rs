@@ -3,9 +3,12 @@
 use crate::error::{Error, Result};
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// No world is larger; whatever is sized by a number from outside stays within reason.
 pub(super) const MOST_RANKS: usize = 1 << 20;
+/// No wait is longer.
+const YEAR: f64 = 365.0 * 24.0 * 3600.0;
 
 /// What variables are looked up in: a process's own, or a test's.
 #[derive(Clone, Copy)]
@@ -53,6 +56,13 @@ impl Variable {
                 Err(self.wrong(format!("a whole number from {least} to {most}")))
             }
         }
+    }
+
+    pub(super) fn seconds(&self) -> Result<Duration> {
+        let seconds = self.value.parse();
+        let accepted = seconds.ok().filter(|s| (0.01..=YEAR).contains(s));
+        let exact = accepted.and_then(|s| Duration::try_from_secs_f64(s).ok());
+        exact.ok_or_else(|| self.wrong("a number of seconds, at least 0.01"))
     }
 
     /// An error about this variable's value.

@@ -189,6 +189,8 @@ impl World {
         })?;
         self.together(WHAT, || {
             written?;
+            // What was read from a GPU may be what an aborted collective left there.
+            self.comm().fault().map_or(Ok(()), Err)?;
             if let Some(mut writer) = writer {
                 for state in &apart.state {
                     writer.put(&state.piece.read()?, state.dtype)?;

@@ -34,6 +34,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IoSlice;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use transfer::{Incoming, Outgoing};
@@ -103,6 +104,8 @@ pub struct Mesh {
     /// Whether large buffers are handed on from rank to rank.
     relays: bool,
     broken: Mutex<Option<Error>>,
+    /// Whether this rank has said goodbye.
+    left: AtomicBool,
 }
 
 impl Mesh {
@@ -144,6 +147,7 @@ impl Mesh {
             links: Mutex::new(links),
             relays: false,
             broken: Mutex::default(),
+            left: AtomicBool::new(false),
         };
         mesh.relays = relay::pays(&mesh.hosts()?);
         Ok(mesh)
@@ -362,30 +366,28 @@ impl Engine for Mesh {
 
     fn leave(&self) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = Error::config("a collective", "a rank that has not left", "one that has");
-        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever goes because the world is broken has not returned: its end is no goodbye.
-        if broken.is_none() && self.seat.fault().is_none() {
-            *broken = Some(gone);
-            let (kind, len, sequence, crc) = (Kind::Bye, 0, 0, 0);
-            let bye = Header {
-                kind,
-                len,
-                sequence,
-                crc,
-            }
-            .encode();
-            for link in links.iter_mut().flatten() {
-                // A peer that is gone needs none, one that is slow gets a moment to make room.
-                let (mut sent, until) = (0, Instant::now() + GOODBYE);
-                while let Ok(n) = link.send(&[IoSlice::new(&bye[sent..])]) {
-                    sent += n;
-                    if sent == bye.len() || Instant::now() > until {
-                        break;
-                    }
-                    if n == 0 {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
+        if self.fault().is_some() || self.left.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (kind, len, sequence, crc) = (Kind::Bye, 0, 0, 0);
+        let bye = Header {
+            kind,
+            len,
+            sequence,
+            crc,
+        }
+        .encode();
+        for link in links.iter_mut().flatten() {
+            // A peer that is gone needs none, one that is slow gets a moment to make room.
+            let (mut sent, until) = (0, Instant::now() + GOODBYE);
+            while let Ok(n) = link.send(&[IoSlice::new(&bye[sent..])]) {
+                sent += n;
+                if sent == bye.len() || Instant::now() > until {
+                    break;
+                }
+                if n == 0 {
+                    std::thread::sleep(Duration::from_millis(1));
                 }
             }
         }

@@ -7,6 +7,7 @@ use super::link::Link;
 use super::transfer::{Awaited, Hearing, Incoming, Outgoing, Trouble};
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, Timespec, poll};
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,11 +30,15 @@ pub(super) struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    /// Takes the links; fails at once if the group is broken.
+    /// Takes the links; fails at once if the group is broken, or this rank has left it.
     pub(super) fn begin(mesh: &'a Mesh, call: &'a Call) -> Result<Self> {
         let links = mesh.links.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = mesh.fault() {
             return Err(mesh.dressed(error, call));
+        }
+        if mesh.left.load(Ordering::Relaxed) {
+            let expected = "a rank that has not left";
+            return Err(Error::config(call.to_string(), expected, "one that has"));
         }
         Ok(Self {
             mesh,

@@ -74,11 +74,11 @@ impl Flight {
             Ok(true) => Some(Ok(())),
             Ok(false) => {
                 let error = self.group.trouble(&self.call, self.since)?;
-                Some(Err(self.group.fail(error, &self.group.gpu.turn())))
+                Some(Err(self.group.fail(error)))
             }
             Err(problem) => {
                 let error = self.group.failed(&self.call, &problem);
-                Some(Err(self.group.fail(error, &self.group.gpu.turn())))
+                Some(Err(self.group.fail(error)))
             }
         }
     }
@@ -104,7 +104,7 @@ impl Await for Flight {
         }
         self.done.before_later_work().map_err(|problem| {
             let error = self.group.failed(&self.call, &problem);
-            self.group.fail(error, &self.group.gpu.turn())
+            self.group.fail(error)
         })
     }
 }

@@ -8,7 +8,7 @@ use super::clique::{Clique, Id, Transfer};
 use super::flight::Flight;
 use super::gpu::{Event, Gpu, Turn};
 use super::text::Problem;
-use crate::comm::{Arrival, Call, Dtype, Engine, Label, Op, Order, SpanMut};
+use crate::comm::{Arrival, Call, DeviceBuffer, Dtype, Engine, Label, Op, Order, SpanMut};
 use crate::error::{Error, Result};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ impl Group {
         if on_device && call.len > 0 {
             // Before the others are waited for, so that it waits for less of what is submitted meanwhile.
             let ordered = self.gpu.after_submitted();
-            ordered.map_err(|problem| self.give_up(call, &problem))?;
+            ordered.map_err(|problem| self.fail(self.failed(call, &problem)))?;
         }
         self.agree(call)?;
         self.gpu.watch.sweep();
@@ -92,7 +92,7 @@ impl Group {
             return Ok(());
         };
         match self.host.fault() {
-            Some(_) => Err(self.fail(error, &self.gpu.turn())),
+            Some(_) => Err(self.fail(error)),
             None => Err(error),
         }
     }
@@ -109,7 +109,7 @@ impl Group {
         let mut id: Id = [0; 128];
         if rank == 0 {
             let drawn = Clique::id(&self.gpu, &self.gpu.turn());
-            id = drawn.map_err(|problem| self.give_up(call, &problem))?;
+            id = drawn.map_err(|problem| self.fail(self.failed(call, &problem)))?;
         }
         if members.len() > 1 {
             let label = Label::from("NCCL's unique id");
@@ -118,9 +118,12 @@ impl Group {
             self.host_says(self.host.broadcast(&told, 0, SpanMut::of(&mut id)))?;
         }
         let turn = self.gpu.turn();
+        if matches!(*self.state(), State::Over) {
+            return Err(self.over(call));
+        }
         match Clique::connect(&self.gpu, &turn, (rank, members.len()), &id) {
             Ok(clique) => *self.state() = State::Connected(clique),
-            Err(problem) => return Err(self.fail(self.failed(call, &problem), &turn)),
+            Err(problem) => return Err(self.end(self.failed(call, &problem), &turn)),
         }
         self.settle(call, since, &turn)
     }
@@ -132,11 +135,32 @@ impl Group {
             State::Connected(clique) => clique.submit(&self.gpu, &turn, transfer),
             _ => return Err(self.over(call)),
         };
-        submitted.map_err(|problem| self.fail(self.failed(call, &problem), &turn))?;
-        self.settle(call, since, &turn)?;
-        let done = Event::now(&self.gpu, &turn);
-        let done = done.map_err(|problem| self.fail(self.failed(call, &problem), &turn))?;
-        Ok(Flight::new(self, call, transfer.buffers(), done))
+        submitted.map_err(|problem| self.end(self.failed(call, &problem), &turn))?;
+        let settled = self.settle(call, since, &turn);
+        let done = settled.and_then(|()| {
+            let done = Event::now(&self.gpu, &turn);
+            done.map_err(|problem| self.end(self.failed(call, &problem), &turn))
+        });
+        let buffers = transfer.buffers();
+        match done {
+            Ok(done) => Ok(Flight::new(self, call, buffers, done)),
+            Err(error) => {
+                self.keep(call, buffers, &turn);
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps what the GPU may still touch, though the collective has failed, until it does not.
+    fn keep(self: &Arc<Self>, call: &Call, buffers: Vec<DeviceBuffer>, turn: &Turn<'_>) {
+        match Event::now(&self.gpu, turn) {
+            Ok(done) => {
+                let flight = Flight::new(self, call, buffers, done);
+                self.gpu.watch.add(Arc::new(flight));
+            }
+            // Nothing says when that is.
+            Err(_) => std::mem::forget(buffers),
+        }
     }
 
     /// Waits until NCCL has nothing in progress.
@@ -149,13 +173,13 @@ impl Group {
             match settled {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(problem) => return Err(self.fail(self.failed(call, &problem), turn)),
+                Err(problem) => return Err(self.end(self.failed(call, &problem), turn)),
             }
             if let Some(fault) = self.host.fault() {
-                return Err(self.fail(fault, turn));
+                return Err(self.end(fault, turn));
             }
             if since.elapsed() >= self.options.deadline {
-                return Err(self.fail(self.late(call), turn));
+                return Err(self.end(self.late(call), turn));
             }
             std::thread::sleep(GLANCE);
         }
@@ -192,10 +216,12 @@ impl Group {
     /// Why there is no communicator any more: another thread has ended it, after the ranks agreed on
     /// the `call`, or they have left.
     fn over(&self, call: &Call) -> Error {
-        self.fault().unwrap_or_else(|| {
-            let expected = "a group that its ranks have not left";
-            Error::config(call.to_string(), expected, "one that is left")
-        })
+        self.fault()
+            .or_else(|| self.host.fault())
+            .unwrap_or_else(|| {
+                let expected = "a group that its ranks have not left";
+                Error::config(call.to_string(), expected, "one that is left")
+            })
     }
 
     fn late(&self, call: &Call) -> Error {
@@ -207,16 +233,19 @@ impl Group {
         self.failed(call, &problem)
     }
 
-    fn give_up(&self, call: &Call, problem: &Problem) -> Error {
-        self.fail(self.failed(call, problem), &self.gpu.turn())
-    }
-
     /// Makes everything fail with `error`, here and elsewhere, unless it fails with another already;
     /// returns the one that counts.
+    pub(super) fn fail(&self, error: Error) -> Error {
+        // Whoever has the turn meanwhile hears of it, and gives it back.
+        self.host.abort(error.clone());
+        self.end(error, &self.gpu.turn())
+    }
+
+    /// As [`fail`](Self::fail), on the thread that has the turn.
     ///
-    /// All groups of the rank: what one of them has under way may stand in the GPU's stream behind what
-    /// another one cannot end.
-    pub(super) fn fail(&self, error: Error, turn: &Turn<'_>) -> Error {
+    /// Ends all groups of the rank: what one of them has under way may stand in the GPU's stream behind
+    /// what another one cannot end.
+    fn end(&self, error: Error, turn: &Turn<'_>) -> Error {
         self.host.abort(error.clone());
         let first = self.host.fault().unwrap_or(error);
         let others = self.gpu.groups().clone();
@@ -246,7 +275,13 @@ impl Group {
         };
         match self.finalize(&clique, &turn) {
             true => clique.destroy(&turn),
-            false => Clique::abort(vec![clique], &self.gpu, &turn),
+            false => {
+                // Before the abort, as in `end`.
+                if let Some(fault) = self.host.fault() {
+                    self.fault.get_or_init(|| fault);
+                }
+                Clique::abort(vec![clique], &self.gpu, &turn);
+            }
         }
     }
 

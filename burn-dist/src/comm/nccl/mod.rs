@@ -83,7 +83,8 @@ impl Session {
         // One that fails in this ends those that are still to come.
         let groups = self.0.groups().clone();
         groups.iter().for_each(|group| group.finish());
-        self.0.groups().clear();
+        let finished = |group: &Arc<Group>| groups.iter().any(|other| Arc::ptr_eq(group, other));
+        self.0.groups().retain(|group| !finished(group));
     }
 }
 
