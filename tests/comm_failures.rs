@@ -7,18 +7,17 @@
 use burn_dist::comm::{Communicator, Label, Queue, Reduce, Span, SpanMut};
 use burn_dist::launch::Threads;
 use burn_dist::{Error, Result};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 /// Every test ends within this time.
 const LIMIT: Duration = Duration::from_secs(20);
 /// A deadline that no test reaches.
 const FAR: Duration = Duration::from_secs(120);
-/// A deadline that a test waits for.
-const NEAR: Duration = Duration::from_millis(300);
+/// A deadline that a test waits for, and longer than a busy machine keeps a rank away.
+const NEAR: Duration = Duration::from_millis(2500);
 
 /// How a world ended.
 #[derive(Debug)]
@@ -248,17 +247,13 @@ fn ranks_that_differ_all_learn_which_one_is_odd() {
 
 #[test]
 fn a_collective_on_one_rank_only_ends_at_the_deadline() {
-    let begun = Instant::now();
-    let end = run(4, NEAR, |comm| {
+    let (begun, given_up) = (Instant::now(), Barrier::new(4));
+    let end = run(4, NEAR, move |comm| {
         sum(comm, 1)?;
-        match comm.rank() {
-            2 => comm.barrier(&"rank 2 alone".into()),
-            // The others come too late, and learn what has happened.
-            _ => {
-                std::thread::sleep(4 * NEAR);
-                sum(comm, 1).map(drop)
-            }
-        }
+        let alone = (comm.rank() == 2).then(|| comm.barrier(&"rank 2 alone".into()));
+        given_up.wait();
+        // The others come too late, and learn what has happened.
+        alone.unwrap_or_else(|| sum(comm, 1).map(drop))
     });
     assert!(begun.elapsed() >= NEAR);
     let error = end.shared(&[]);
@@ -272,12 +267,7 @@ fn a_collective_on_one_rank_only_ends_at_the_deadline() {
         panic!("{error}");
     };
     assert_eq!(*missing, [0, 1, 3]);
-    let words = [
-        "rank 2 alone",
-        "call it on every rank",
-        "[0, 1, 3]",
-        "300ms",
-    ];
+    let words = ["rank 2 alone", "call it on every rank", "[0, 1, 3]", "2.5s"];
     assert_mentions(&error, &words);
     assert_eq!(end.world, Err(error));
 }
@@ -285,7 +275,7 @@ fn a_collective_on_one_rank_only_ends_at_the_deadline() {
 #[test]
 fn a_late_rank_within_the_deadline_is_waited_for() {
     let end = run(3, Duration::from_secs(15), |comm| {
-        std::thread::sleep(NEAR * comm.rank() as u32);
+        std::thread::sleep(Duration::from_millis(300) * comm.rank() as u32);
         assert_eq!(sum(comm, 1)?, 3);
         Ok(())
     });
@@ -294,19 +284,17 @@ fn a_late_rank_within_the_deadline_is_waited_for() {
 
 #[test]
 fn after_an_error_every_collective_fails_at_once_with_the_same() {
-    let end = run(3, NEAR, |comm| {
+    let given_up = Barrier::new(3);
+    let end = run(3, NEAR, move |comm| {
         let group = comm.split(comm.rank() / 2, 0)?;
-        let first = match comm.rank() {
-            0 => comm.barrier(&"alone".into()),
-            _ => {
-                std::thread::sleep(2 * NEAR);
-                comm.barrier(&"late".into())
-            }
-        };
+        let alone = (comm.rank() == 0).then(|| comm.barrier(&"alone".into()));
+        given_up.wait();
+        let first = alone.unwrap_or_else(|| comm.barrier(&"late".into()));
         let error = first.unwrap_err();
-        let begun = Instant::now();
         let mut buffer = [1.0f32; 3];
+        let mut quickest = Duration::MAX;
         for _ in 0..100 {
+            let begun = Instant::now();
             let again = [
                 comm.barrier(&"more".into()),
                 comm.all_reduce(&"more".into(), Reduce::Sum, SpanMut::of(&mut buffer)),
@@ -325,8 +313,11 @@ fn after_an_error_every_collective_fails_at_once_with_the_same() {
             if group.size() > 1 {
                 assert_eq!(group.barrier(&"more".into()), Err(error.clone()));
             }
+            quickest = quickest.min(begun.elapsed());
         }
-        assert!(begun.elapsed() < NEAR, "some of these waited");
+        // A call that waits, be it for one glance, does so every time; a busy machine does not.
+        let most = Duration::from_millis(10);
+        assert!(quickest < most, "some of these wait: {quickest:?}");
         Err(error)
     });
     assert!(matches!(end.shared(&[]), Error::Timeout { rank: 0, .. }));
@@ -414,13 +405,13 @@ fn the_launcher_returns_the_cause_and_not_what_followed() {
 
 #[test]
 fn a_rank_may_handle_the_failure_of_a_collective() {
-    let end = run(2, NEAR, |comm| {
-        if comm.rank() == 0 {
-            let alone = comm.barrier(&"alone".into());
-            assert!(matches!(alone, Err(Error::Timeout { .. })), "{alone:?}");
-        } else {
-            std::thread::sleep(4 * NEAR);
-        }
+    let given_up = Barrier::new(2);
+    // Nobody can be late for this deadline.
+    let end = run(2, Duration::from_millis(300), move |comm| {
+        let alone = (comm.rank() == 0).then(|| comm.barrier(&"alone".into()));
+        given_up.wait();
+        let handled = matches!(alone, None | Some(Err(Error::Timeout { .. })));
+        assert!(handled, "{alone:?}");
         Ok(())
     });
     assert_eq!(end.world, Ok(()));

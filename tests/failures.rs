@@ -1,6 +1,6 @@
 //! What goes wrong, goes wrong on every rank, soon, and with a message that names the cause.
 //!
-//! Every world here has a deadline of seconds: a hang is a failure.
+//! Every world here is done long before its deadline, unless the deadline is what is tested.
 
 mod oracle;
 
@@ -18,17 +18,17 @@ use burn_dist::{Error, Result, Strategy, World, unit};
 use oracle::place::same_everywhere;
 use oracle::{Mlp, values};
 use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-/// Runs `f` on ranks that give up after a second, and checks that they are done soon after.
+/// Every world is done within this time.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs `f` on ranks that give up after a minute, and checks that they do not wait for that.
 fn run<T: Send>(ranks: usize, f: impl Fn(World) -> Result<T> + Sync) -> Result<Vec<T>> {
     let start = Instant::now();
-    let result = Threads::new(ranks).deadline(Duration::from_secs(1)).run(f);
-    assert!(
-        start.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        start.elapsed()
-    );
+    let result = Threads::new(ranks).deadline(2 * LIMIT).run(f);
+    assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
     result
 }
 
@@ -157,20 +157,23 @@ fn a_rank_that_returns_early_is_named() {
 
 #[test]
 fn a_rank_that_is_stuck_is_named() {
-    let found = error(2, |world| {
+    let (gave_up, told) = channel();
+    let told = Mutex::new(told);
+    // Longer than a busy machine keeps a rank away that is not stuck.
+    let ranks = Threads::new(2).deadline(Duration::from_millis(2500));
+    let result = ranks.run(|world| {
         let model = sharded(&world)?;
         if world.rank() == 1 {
-            std::thread::sleep(Duration::from_secs(2));
+            let _ = told.lock().unwrap().recv_timeout(LIMIT);
         }
-        world.backward(loss(&world, &model), &model).map(|_| ())
+        let result = world.backward(loss(&world, &model), &model).map(|_| ());
+        let _ = gave_up.send(());
+        result
     });
-    let Error::Timeout {
-        rank: 0, missing, ..
-    } = found
-    else {
-        panic!("{found}");
+    let Err(Error::Timeout { rank, missing, .. }) = result else {
+        panic!("{result:?}");
     };
-    assert_eq!(missing, [1]);
+    assert_eq!((rank, missing), (0, vec![1]));
 }
 
 #[test]

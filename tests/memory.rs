@@ -308,7 +308,8 @@ fn activations(size: Size, rows: usize, recompute: bool) -> (usize, usize) {
             let ((), held) = peak(&world, &all, || ());
             let (grads, worst) = peak(&world, &all, || world.backward(loss, &model));
             let _ = grads?;
-            found = ((held - start) / ranks_here, (worst - start) / ranks_here);
+            let above = |now: usize| now.saturating_sub(start) / ranks_here;
+            found = (above(held), above(worst));
             // A forward without a backward: what waits for it must go with it.
             drop(model.loss(input(size, &device)));
         }

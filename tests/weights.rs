@@ -12,6 +12,7 @@ use burn_dist::{Destination, Error, Strategy, World};
 use oracle::{Mlp, Values, cast, ranks, strategies, values};
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// As another program would call the parameters, with its matrices lying the other way.
 fn theirs(path: &str) -> Option<Name> {
@@ -22,10 +23,15 @@ fn theirs(path: &str) -> Option<Name> {
     })
 }
 
+/// The right to draw: all tests of this process have one generator.
+fn drawing() -> MutexGuard<'static, ()> {
+    static DRAWING: Mutex<()> = Mutex::new(());
+    DRAWING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A model whose parameters were drawn with this seed.
 fn drawn(seed: u64) -> Mlp {
-    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _one = DRAWING.lock();
+    let _one = drawing();
     let device = Device::flex();
     device.seed(seed);
     let mlp = Mlp::new(2, &device);
@@ -179,7 +185,7 @@ fn types_are_converted_both_ways() {
 
 #[test]
 fn what_is_not_in_the_files_is_drawn_alike_on_all_ranks_and_reported() {
-    let folder = folder();
+    let (folder, _one) = (folder(), drawing());
     // Without the blocks, and with a classifier of other width.
     let device = Device::flex();
     let mut other = Mlp::new(0, &device);
@@ -261,7 +267,7 @@ impl Normed {
 
 #[test]
 fn running_state_is_loaded_and_exported_too() {
-    let (source, target) = (folder(), folder());
+    let (source, target, _one) = (folder(), folder(), drawing());
     let device = Device::flex().autodiff();
     let model = Normed::new(&device);
     // As training would move it.

@@ -209,7 +209,7 @@ impl Group {
                 process.look();
             }
             let left = group.left();
-            let late = since.elapsed() > Duration::from_secs(3);
+            let late = since.elapsed() > Duration::from_secs(10);
             group.check(!late || left.is_empty(), || format!("left of it: {left:?}"));
             left.is_empty()
         });
@@ -289,7 +289,7 @@ impl Process {
             self.end = Some((status, Instant::now()));
             // What it has printed is complete, unless somebody else holds its pipes.
             let readers = std::mem::take(&mut self.readers);
-            let until = Instant::now() + Duration::from_secs(1);
+            let until = Instant::now() + Duration::from_secs(5);
             for reader in readers {
                 while !reader.is_finished() && Instant::now() < until {
                     std::thread::sleep(Duration::from_millis(1));

@@ -3,13 +3,15 @@
 use super::process::Group;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(12);
+/// Of a whole run, below the heartbeat and the launcher's grace that nobody is to need.
+const LIMIT: Duration = Duration::from_secs(18);
 
 /// A launcher that may start again once, run to its end.
 fn run(act: &str, guilty: usize, transport: &str) -> Group {
     let mut group = Group::new(format!("{act} of rank {guilty}, {transport}"));
     group.set("BURN_DIST_TRANSPORT", transport);
     group.set("BURN_DIST_HEARTBEAT", 20);
+    group.set("BURN_DIST_FAIL_GRACE", 20);
     group.set("FAULTS_ACT", act);
     group.set("FAULTS_GUILTY", guilty);
     group.set("FAULTS_RESTARTS", 1);

@@ -19,7 +19,7 @@ fn parameters(world: &World, model: &Mlp) -> Result<Values> {
 fn a_save_of_the_gpu_resumes_there_and_on_the_cpu() {
     let Some((kind, _alone)) = gpu() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let whole = Mlp::new(2, &cpu());
+    let whole = oracle::undrawn(Mlp::new(2, &cpu()));
     let run = |kind: DeviceKind, resume: bool| {
         ranks(2, kind).run(|world| {
             let model = whole.clone().fork(&world.device());
@@ -54,7 +54,7 @@ fn a_save_of_the_gpu_resumes_there_and_on_the_cpu() {
 fn weights_go_out_and_come_back() {
     let Some((kind, _alone)) = gpu() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let whole = Mlp::new(2, &cpu());
+    let whole = oracle::undrawn(Mlp::new(2, &cpu()));
     let written = ranks(2, kind).run(|world| {
         let model = Strategy::fsdp().shard(whole.clone().fork(&world.device()), &world)?;
         world.export(&model, folder.path(), &Export::new())?;

@@ -24,9 +24,9 @@ pub struct Tower {
 impl Tower {
     pub fn new(device: &Device) -> Self {
         let linear = |_| LinearConfig::new(WIDTH, WIDTH).init(device);
-        Self {
+        oracle::undrawn(Self {
             blocks: (0..BLOCKS).map(linear).collect(),
-        }
+        })
     }
 
     fn loss(&self, x: Tensor<2>, step: usize) -> Tensor<1> {

@@ -87,7 +87,7 @@ fn assert_same(what: &str, found: &Trace, expected: &Trace, within: f64) {
 #[test]
 fn every_strategy_agrees_with_the_cpu() {
     let Some((kind, _alone)) = gpu() else { return };
-    let model = Mlp::new(2, &cpu());
+    let model = oracle::undrawn(Mlp::new(2, &cpu()));
     let expected = reference(kind, &model);
     for size in 1..=3 {
         for strategy in oracle::strategies(size) {
@@ -105,7 +105,7 @@ fn every_strategy_agrees_with_the_cpu() {
 #[test]
 fn recomputed_and_accumulated_agrees_with_the_cpu() {
     let Some((kind, _alone)) = gpu() else { return };
-    let model = Mlp::new(2, &cpu());
+    let model = oracle::undrawn(Mlp::new(2, &cpu()));
     let expected = reference(kind, &model);
     for strategy in oracle::strategies(2) {
         let strategy = strategy.recompute(true);
@@ -123,7 +123,7 @@ fn recomputed_and_accumulated_agrees_with_the_cpu() {
 #[test]
 fn updates_in_place_are_seen_by_the_next_gather() {
     let Some((kind, _alone)) = gpu() else { return };
-    let whole = Mlp::new(3, &cpu());
+    let whole = oracle::undrawn(Mlp::new(3, &cpu()));
     let device = kind.device(0).unwrap().autodiff();
     // The update waits behind this on the GPU while the host goes on; a CPU that draws waits too long.
     let side = if kind == DeviceKind::Cuda { 2048 } else { 32 };
@@ -163,7 +163,7 @@ fn updates_in_place_are_seen_by_the_next_gather() {
 #[test]
 fn frozen_parameters_stay_and_norms_are_global() {
     let Some((kind, _alone)) = gpu() else { return };
-    let mut model = Mlp::new(2, &cpu());
+    let mut model = oracle::undrawn(Mlp::new(2, &cpu()));
     model.blocks[0] = model.blocks[0].clone().freeze();
     let device = kind.device(0).unwrap().autodiff();
     let all = oracle::tensor(&oracle::batch(ROWS, 7, 0), DType::F32, &device);
@@ -207,7 +207,7 @@ fn frozen_parameters_stay_and_norms_are_global() {
 #[test]
 fn an_overflow_is_seen_on_every_rank() {
     let Some((kind, _alone)) = gpu() else { return };
-    let model = Mlp::new(1, &cpu());
+    let model = oracle::undrawn(Mlp::new(1, &cpu()));
     let found = ranks(2, kind).run(|world| {
         let model = Strategy::fsdp().shard(model.clone().fork(&world.device()), &world)?;
         let huge = if world.rank() == 1 {
@@ -287,7 +287,7 @@ fn running_state_is_averaged() {
 #[test]
 fn a_shadow_run_agrees() {
     let Some((kind, _alone)) = gpu() else { return };
-    let model = Mlp::new(2, &cpu());
+    let model = oracle::undrawn(Mlp::new(2, &cpu()));
     let compared = ranks(2, kind).run(|world| {
         let model = Strategy::fsdp().shard(model.clone().fork(&world.device()), &world)?;
         world.shadow(&model, Shadow::within(1e-4), 1, |model, step| {

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 /// A case: its name, what it does, and what it finds installed.
 type Case = (&'static str, fn(), Install);
 
-const CASES: [Case; 37] = [
+const CASES: [Case; 38] = [
     ("no driver", machine::no_driver, NoDriver),
     ("no nccl", machine::no_nccl, NoNccl),
     ("only libnccl.so.2", machine::is_there, Runtime),
@@ -68,6 +68,7 @@ const CASES: [Case; 37] = [
     ("stuck", faults::stuck, Mock),
     ("stuck behind another", faults::stuck_behind_another, Mock),
     ("aborted", faults::aborted_is_not_done, Mock),
+    ("behind the wait", faults::aborted_behind_the_wait, Mock),
     ("asynchronous error", faults::asynchronous_error, Mock),
     ("noticed elsewhere", faults::noticed_elsewhere, Mock),
     ("abort", faults::abort, Mock),

@@ -97,7 +97,9 @@ pub enum Order {
     /// The device.
     ///
     /// The caller hands in buffers whose work was submitted to the device; work that is
-    /// submitted after [`Arrival::wait`] sees the elements.
+    /// submitted after [`Arrival::wait`] sees the elements. Where a collective fails after that, it
+    /// sees whatever is there, and [`Communicator::fault`](super::Communicator::fault) says so from
+    /// before that moment on.
     Device,
 }
 

@@ -1,7 +1,7 @@
 //! What every launcher does for one rank, wherever it runs.
 
 use super::{Devices, gpus};
-use crate::comm::{Communicator, Engine, Recorder};
+use crate::comm::{Communicator, Engine, Order, Recorder};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
 use crate::unwind::catch_all;
@@ -63,8 +63,12 @@ impl Start {
                 // What was submitted and never waited for still needs the others.
                 let _ = guard.submit(|| Ok(())).wait();
                 guard.comm().leave();
-                // What it has read from a GPU since may be what an aborted collective left there.
-                guard.comm().fault().map_or(Ok(value), Err)
+                match guard.comm().fault() {
+                    // Nothing has told `f`, and what it has read may be what was left by a
+                    // collective that was aborted behind its back.
+                    Some(fault) if is_behind(guard.comm()) => Err(fault),
+                    _ => Ok(value),
+                }
             }
             Err(error) => {
                 guard.fail(&error);
@@ -72,4 +76,10 @@ impl Start {
             }
         }
     }
+}
+
+/// Whether collectives may fail after they have returned.
+fn is_behind(comm: &Communicator) -> bool {
+    let device = comm.on_device();
+    device.is_some_and(|device| device.order() == Order::Device)
 }

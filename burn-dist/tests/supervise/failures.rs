@@ -36,8 +36,13 @@ fn a_killed_rank_ends_the_others() {
 
 #[test]
 fn others_that_do_not_even_heed_sigterm_are_killed() {
-    let script = "trap '' TERM; [ $RANK = 1 ] && exit 4; while true; do sleep 0.05; done";
-    let ended = Run::start(ranked(2, script).env("BURN_DIST_FAIL_GRACE", "0.3")).end();
+    // One fails when the other is deaf.
+    let script = "trap '' TERM; [ $RANK = 0 ] && : > $DEAF; until [ -e $DEAF ]; do sleep 0.05; done; \
+                  [ $RANK = 1 ] && exit 4; while true; do sleep 0.05; done";
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = ranked(2, script);
+    command.env("DEAF", folder.path().join("deaf"));
+    let ended = Run::start(command.env("BURN_DIST_FAIL_GRACE", "0.3")).end();
     assert_eq!(ended.code, Some(4), "{}", ended.err);
     assert!(
         ended.err.contains("rank 0 is still there: SIGKILL"),

@@ -77,6 +77,7 @@ impl Run {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        let since = Instant::now();
         let mut child = command.spawn().unwrap();
         let (out, err) = (Text::default(), Text::default());
         let readers = vec![
@@ -89,7 +90,7 @@ impl Run {
             out,
             err,
             readers,
-            deadline: Instant::now() + LIMIT,
+            deadline: since + LIMIT,
         }
     }
 

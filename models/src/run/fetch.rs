@@ -119,19 +119,21 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn ranks(size: usize) -> Threads {
-        Threads::new(size).deadline(Duration::from_secs(1))
+        Threads::new(size).deadline(Duration::from_secs(60))
     }
 
     #[test]
     fn a_cache_that_all_share_is_filled_once_and_slowness_is_no_timeout() {
         let gets = Arc::new(AtomicUsize::new(0));
+        // Long enough for a rank that stands still a while.
+        let deadline = Duration::from_secs(3);
         let found = ranks(3)
+            .deadline(deadline)
             .run(|world| {
                 let (shared, counted) = (gets.clone(), gets.clone());
                 let here = move || (shared.load(Ordering::SeqCst) > 0).then_some(7);
                 take_turns(&world, here, move || {
-                    // Longer than the deadline of a collective.
-                    std::thread::sleep(Duration::from_millis(2500));
+                    std::thread::sleep(deadline + Duration::from_millis(500));
                     counted.fetch_add(1, Ordering::SeqCst);
                     Ok(7)
                 })
