@@ -118,22 +118,33 @@ impl Run {
         self.wait("the end of all processes", |run| run.left().is_empty());
     }
 
-    /// Waits for the end, and that nothing is left at that moment.
+    /// Waits for the end, and that nothing is left then.
     pub(crate) fn end(self) -> Ended {
-        let (ended, left) = self.end_with_left();
+        // What was killed needs a core once more to die.
+        let (ended, left) = self.finish(Duration::from_secs(5));
         assert_eq!(left, [], "left of it: {}", ended.err);
         ended
     }
 
     /// Waits for the end; also returns what is left of the run, and kills that.
-    pub(crate) fn end_with_left(mut self) -> (Ended, Vec<Pid>) {
+    pub(crate) fn end_with_left(self) -> (Ended, Vec<Pid>) {
+        self.finish(Duration::ZERO)
+    }
+
+    /// The end, and what is still left after so long.
+    fn finish(mut self, patience: Duration) -> (Ended, Vec<Pid>) {
         let start = self.deadline - LIMIT;
         self.wait("the launcher's end", |run| {
             run.child.try_wait().unwrap().is_some()
         });
         let took = start.elapsed();
         let code = self.child.wait().unwrap().code();
-        let left = self.left();
+        let until = Instant::now() + patience;
+        let mut left = self.left();
+        while !left.is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+            left = self.left();
+        }
         self.kill();
         for reader in self.readers.drain(..) {
             reader.join().unwrap();
