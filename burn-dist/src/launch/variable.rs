@@ -7,8 +7,8 @@ use std::time::Duration;
 
 /// No world is larger; whatever is sized by a number from outside stays within reason.
 pub(super) const MOST_RANKS: usize = 1 << 20;
-/// No wait is longer.
-const YEAR: f64 = 365.0 * 24.0 * 3600.0;
+/// No wait is longer: it would overflow the clock.
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What variables are looked up in: a process's own, or a test's.
 #[derive(Clone, Copy)]
@@ -60,7 +60,9 @@ impl Variable {
 
     pub(super) fn seconds(&self) -> Result<Duration> {
         let seconds = self.value.parse();
-        let accepted = seconds.ok().filter(|s| (0.01..=YEAR).contains(s));
+        let accepted = seconds
+            .ok()
+            .filter(|s| (0.01..=YEAR.as_secs_f64()).contains(s));
         let exact = accepted.and_then(|s| Duration::try_from_secs_f64(s).ok());
         exact.ok_or_else(|| self.wrong("a number of seconds, at least 0.01"))
     }

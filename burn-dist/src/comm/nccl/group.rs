@@ -118,6 +118,7 @@ impl Group {
             self.host_says(self.host.broadcast(&told, 0, SpanMut::of(&mut id)))?;
         }
         let turn = self.gpu.turn();
+        // Another thread may have failed while the id was on its way.
         if matches!(*self.state(), State::Over) {
             return Err(self.over(call));
         }

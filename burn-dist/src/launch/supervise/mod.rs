@@ -18,6 +18,7 @@ mod terminal;
 
 use super::diagnosis::diagnose;
 use super::node::Node;
+use super::variable::YEAR;
 use crate::error::{Error, Result};
 use environment::Environment;
 use group::{Desk, FAIL_GRACE, Group, STOP_GRACE};
@@ -182,10 +183,9 @@ pub(super) fn grace(name: &str, default: Duration) -> Result<Duration> {
     let value = value.to_string_lossy();
     let seconds = value.trim().parse().ok();
     let duration = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
-    // More than a year would overflow the clock, and is for ever.
-    let longest = Duration::from_secs(365 * 24 * 3600);
     let refused = || Error::config(name, "a number of seconds, such as 30", &value);
-    Ok(duration.ok_or_else(refused)?.min(longest))
+    // More than a year is for ever.
+    Ok(duration.ok_or_else(refused)?.min(YEAR))
 }
 
 /// The node a group runs on, checked before anything is started.
