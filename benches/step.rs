@@ -40,6 +40,11 @@ const ROUNDS: usize = 33;
 /// FSDP may take this many times as long as DDP, at world 2.
 const BAR_FSDP: f64 = 1.15;
 
+/// Steps between two comparisons of replicas, unless a strategy says otherwise.
+const CHECK_EVERY: f64 = 100.0;
+/// The share of the steps' time that comparing replicas may take.
+const BAR_CHECK: f64 = 0.01;
+
 /// How a model is trained.
 #[derive(Debug, Clone)]
 enum Kind {
@@ -262,6 +267,25 @@ fn table(size: usize, kinds: &[Kind]) -> f64 {
     last
 }
 
+/// What a comparison of replicas costs under ddp, as a share of the steps it is made for: the least
+/// of several.
+fn check(size: usize) -> f64 {
+    let ranks = on_ranks(size, |world| {
+        let mut run = Run::new(Kind::Sharded(Strategy::ddp()), world)?;
+        run.time(1)?;
+        let (mut steps, mut checks) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS / size {
+            steps.push(run.time(1)?);
+            world.comm().barrier(&"bench".into())?;
+            let start = Instant::now();
+            world.check_replicas(run.model.as_ref().unwrap())?;
+            checks.push(start.elapsed());
+        }
+        Ok(least(&checks) / (CHECK_EVERY * least(&steps)))
+    });
+    ranks.into_iter().next().unwrap()
+}
+
 /// What the strategies cost beside each other, and the bars.
 fn compare(_: &mut Criterion) {
     // Criterion's test mode runs everything once; this takes a minute.
@@ -287,6 +311,9 @@ fn compare(_: &mut Criterion) {
     println!("fsdp recomputed over fsdp, world 2: {again:.3}");
     println!("fsdp over plain Burn, world 1: {alone:.3} (bar: {BAR_ALONE})");
     println!("fsdp over ddp, world 2: {together:.3} (bar: {BAR_FSDP})");
+    let check = check(2);
+    println!("comparing replicas under ddp, world 2: {check:.5} of the steps (bar: {BAR_CHECK})");
+    assert!(check <= BAR_CHECK, "comparing replicas costs {check:.4}");
     assert!(
         alone <= BAR_ALONE,
         "sharding costs {alone:.3} of plain Burn"

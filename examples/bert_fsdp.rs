@@ -13,17 +13,17 @@
 
 use burn::module::Module;
 use burn::optim::AdamWConfig;
+use burn_dist::Noise;
 use burn_dist::launch::exit_code;
 use burn_dist::telemetry::{Phase, Tracked};
 use burn_dist::{Error, Result, World};
 use clap::Parser;
 use env_logger::Env;
 use mimalloc::MiMalloc;
-use models::Noise;
 use models::bert::{BertClassifier, Head, hf_name};
 use models::data::text::TextBatch;
 use models::loss::cross_entropy_sum;
-use models::run::{BertArgs, Meter, Texts, evaluate, sharded};
+use models::run::{BertArgs, Meter, Texts, evaluate, same_arguments, sharded};
 use std::process::ExitCode;
 
 /// Counts memory for the closing table; mimalloc hands out large tensors faster than the system.
@@ -44,6 +44,8 @@ fn main() -> ExitCode {
 
 fn train(args: &BertArgs, world: &World) -> Result<()> {
     let run = &args.run;
+    // A rank with another learning rate would go unnoticed: every argument that matters is compared.
+    same_arguments(world, args)?;
     let pretrained = run.weights.pretrained(world)?;
     let Texts {
         train: data,

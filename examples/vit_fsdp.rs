@@ -12,17 +12,17 @@
 
 use burn::module::Module;
 use burn::optim::AdamWConfig;
+use burn_dist::Noise;
 use burn_dist::launch::exit_code;
 use burn_dist::telemetry::{Phase, Tracked};
 use burn_dist::{Error, Result, World};
 use clap::Parser;
 use env_logger::Env;
 use mimalloc::MiMalloc;
-use models::Noise;
 use models::Vit;
 use models::data::ImageBatch;
 use models::loss::cross_entropy_sum;
-use models::run::{Meter, VitArgs, evaluate, sharded};
+use models::run::{Meter, VitArgs, evaluate, same_arguments, sharded};
 use models::vit::hf_name;
 use std::process::ExitCode;
 
@@ -44,6 +44,8 @@ fn main() -> ExitCode {
 
 fn train(args: &VitArgs, world: &World) -> Result<()> {
     let run = &args.run;
+    // A rank with another learning rate would go unnoticed: every argument that matters is compared.
+    same_arguments(world, args)?;
     let (config, pretrained) = args.model(world)?;
     let (data, test) = args.data(world, &config)?;
 

@@ -181,7 +181,7 @@ const UNKNOWN_TO: [(&str, &[&str]); 12] = [
 ];
 
 /// All that models may know of the library.
-const KNOWN_TO_MODELS: [&str; 4] = ["unit", "Error", "Result", "data"];
+const KNOWN_TO_MODELS: [&str; 5] = ["unit", "Error", "Noise", "Result", "data"];
 
 struct Source {
     path: String,
@@ -348,6 +348,21 @@ fn unsafe_is_where_it_is_expected() {
         .filter(|p| !UNSAFE.contains(&p.as_str()))
         .collect();
     none("unsafe code in", unexpected);
+}
+
+/// Burn computes the gradient of a division by a number through f32, also in f64.
+#[test]
+fn nothing_that_trains_divides_by_a_number() {
+    let sources = sources();
+    let lines = sources
+        .iter()
+        .filter(|s| s.is_library())
+        .flat_map(|source| {
+            let divides = |(_, line): &(usize, &str)| line.contains("div_scalar(");
+            let lines = source.code().filter(divides);
+            lines.map(|(number, line)| format!("{}:{number} {line}", source.path))
+        });
+    none("mul_scalar(1.0 / x) instead of", lines.collect());
 }
 
 #[test]

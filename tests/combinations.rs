@@ -12,8 +12,8 @@ use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn_dist::Noise;
 use burn_dist::{Destination, GradScaler, Precision, Result, Strategy, World, unit};
-use models::Noise;
 use models::loss::cross_entropy_sum;
 use oracle::{Values, close, holding, ranks, values};
 

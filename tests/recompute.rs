@@ -7,9 +7,9 @@ use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, Linea
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_dist::comm::Op;
-use burn_dist::{Destination, Error, Result, Strategy, World, unit};
+use burn_dist::{Destination, Error, Noise, Result, Strategy, World, unit};
+use models::VitConfig;
 use models::loss::cross_entropy_sum;
-use models::{Noise, VitConfig};
 use oracle::{Values, ranks};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};

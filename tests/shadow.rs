@@ -5,9 +5,9 @@ mod oracle;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
-use burn_dist::{Error, Precision, Result, Shadow, Shadowed, Strategy, World, unit};
+use burn_dist::{Error, Noise, Precision, Result, Shadow, Shadowed, Strategy, World, unit};
+use models::VitConfig;
 use models::loss::cross_entropy_sum;
-use models::{Noise, VitConfig};
 use oracle::ranks;
 
 /// Compares one step of a small transformer with dropout, in two micro-batches.

@@ -9,10 +9,11 @@ mod oracle;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_dist::Noise;
 use burn_dist::launch::Threads;
 use burn_dist::{Destination, Result, Strategy, World};
 use models::loss::cross_entropy;
-use models::{Noise, Vit, VitConfig};
+use models::{Vit, VitConfig};
 use oracle::Values;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

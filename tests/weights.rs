@@ -312,7 +312,7 @@ fn ranks_that_opened_other_weights_are_named() {
         .unwrap_err();
     let message = error.to_string();
     assert!(
-        message.contains("files with other tensors there, on rank 2"),
+        message.contains("on rank 2 as on rank 0") && message.contains("BF16"),
         "{message}"
     );
 

@@ -98,6 +98,42 @@ pub enum Error {
         theirs: String,
     },
 
+    /// Ranks were given different values of what has to be alike.
+    #[error(
+        "{what} differs between ranks: {}{theirs} on rank {peer}, where rank {rank} has {ours}: \
+         give every rank the same",
+        if .field.is_empty() { String::new() } else { format!("{field} is ") }
+    )]
+    Disagreement {
+        /// What was compared.
+        what: String,
+        /// The first part of it that differs.
+        field: String,
+        /// A rank that has what most have.
+        rank: usize,
+        /// What that rank has.
+        ours: String,
+        /// The first rank that has something else.
+        peer: usize,
+        /// What it has.
+        theirs: String,
+    },
+
+    /// Ranks that should store the same parameters do not.
+    #[error(
+        "replicas have parted: {parameter} is not the same on ranks {others:?} as on ranks {ranks:?}, \
+         which should store the same bits: were they stepped with different options (see \
+         world.agree), or changed by hand? go on from the last save"
+    )]
+    Replicas {
+        /// The first parameter that differs.
+        parameter: String,
+        /// Ranks that agree with one another.
+        ranks: Vec<usize>,
+        /// Ranks that store something else.
+        others: Vec<usize>,
+    },
+
     /// One rank has a gradient for a parameter, another has none.
     #[error(
         "parameter {parameter} got a gradient on rank {with} but none on rank {without}: every \
@@ -221,12 +257,33 @@ pub enum Error {
 
     /// The gradients hold an infinity or a NaN; nothing was changed.
     #[error(
-        "the global gradient norm is {norm}: nothing was changed; skip this step, or lower the \
-         learning rate or the loss scale"
+        "the global gradient norm is {norm}: {place}; {loss}; nothing was changed: skip this step, \
+         or lower the learning rate or the loss scale"
     )]
     NotFinite {
         /// The norm found.
         norm: f64,
+        /// The first parameter that is not finite, its unit, and the rank that stores it.
+        place: String,
+        /// Whether the losses were finite, and if not, on which rank.
+        loss: String,
+    },
+
+    /// Gradients in half precision are not finite, whatever the loss is multiplied by.
+    #[error(
+        "gradients were not finite in {skips} step(s) in a row, down to a loss scale of {scale}: \
+         {place}; {loss}; a smaller scale will not help: look for the first step that was skipped \
+         and what it computed, or train in bf16"
+    )]
+    LossScale {
+        /// The scale of the last of them.
+        scale: f64,
+        /// How many.
+        skips: u32,
+        /// The first parameter that is not finite, its unit, and the rank that stores it.
+        place: String,
+        /// Whether the losses were finite, and if not, on which rank.
+        loss: String,
     },
 
     /// An error of the user's own program, passed through.

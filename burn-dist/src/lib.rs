@@ -7,7 +7,7 @@
 //! ```
 //! use burn::nn::LinearConfig;
 //! use burn::optim::AdamWConfig;
-//! use burn::tensor::{Distribution, Tensor};
+//! use burn::tensor::Distribution;
 //! use burn_dist::prelude::*;
 //!
 //! let losses = Threads::new(2).run(|world| {
@@ -16,9 +16,9 @@
 //!     let mut optim = world.optimizer(AdamWConfig::new().init(), &model)?; // Burn's own, checked
 //!
 //!     let mut losses = Vec::new();
-//!     for _ in 0..20 {
+//!     for step in 0..20 {
 //!         // Each rank has its own batch.
-//!         let x = Tensor::<2>::random([16, 8], Distribution::Default, &world.device());
+//!         let x = world.noise(step).random([16, 8], Distribution::Default, &world.device(), 0);
 //!         let loss = (model.forward(x) - 1.0).powi_scalar(2).mean();
 //!         losses.push(loss.clone().into_scalar::<f32>());
 //!         let grads = world.backward(loss, &model)?; // averaged over ranks, already cut
@@ -62,12 +62,14 @@
 //! | [`Strategy`], [`Plan`] | which state is cut, and what follows from it |
 //! | [`Precision`], [`GradScaler`] | types of gathers, reductions and outputs; loss scaling for f16 |
 //! | [`Shadow`] | one plain device beside the sharded run, for [`World::shadow`] |
+//! | [`Noise`] | random numbers and dropout that come out the same again |
 //! | [`shard`] | the engine |
 //! | [`weights`] | from and to Hugging Face's files, a rank its own pieces |
 //! | [`data`], [`telemetry`] | sampler and loader; where time and memory go |
 //! | [`layout`], [`comm`] | who owns which element; who sends what. They do not know each other |
 //! | [`rendezvous`] | where processes meet, and learn of each other's end |
 
+mod agreement;
 mod checkpoint;
 pub mod comm;
 pub mod data;
@@ -78,6 +80,7 @@ mod file_type;
 pub mod fuzz;
 pub mod launch;
 pub mod layout;
+mod noise;
 mod plan;
 mod precision;
 pub mod prelude;
@@ -93,6 +96,7 @@ mod world;
 
 pub use error::{Error, Result};
 pub use launch::launch;
+pub use noise::Noise;
 pub use plan::{Memory, Plan, Traffic};
 pub use precision::Precision;
 pub use scaler::GradScaler;

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use burn::tensor::{DType, FloatDType};
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
@@ -152,6 +153,13 @@ impl fmt::Display for Precision {
             name(self.output_dtype),
         );
         write!(f, "{param}, reduced in {reduce}, returned in {output}")
+    }
+}
+
+/// As its name.
+impl Serialize for Precision {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

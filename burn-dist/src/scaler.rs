@@ -1,6 +1,6 @@
 //! Loss scaling for f16: gradients too small for the type are computed from a larger loss.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shard::ShardedGradients;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// Training in f16 fails quietly where gradients are below 6e-8: they are zero. Multiplied by a large
 /// number before backward and divided afterwards they survive. If the number is too large something
 /// overflows; then the step is skipped on every rank, and the number halved. After
-/// `growth_interval` good steps it is doubled.
+/// `growth_interval` good steps it is doubled. A parameter that is NaN overflows at every scale, so
+/// there is a smallest one, 1, and a largest number of skipped steps in a row, 50.
 ///
 /// The whole scaler is its state: save it with the rest (it is `Serialize`), and a resumed run goes
 /// on with the same scale.
@@ -48,6 +49,10 @@ pub struct GradScaler {
     /// Good steps since the scale last changed.
     good: u32,
     skipped: u64,
+    /// Steps skipped since the last good one.
+    in_a_row: u32,
+    min_scale: f64,
+    max_skips: u32,
     enabled: bool,
 }
 
@@ -61,6 +66,9 @@ impl GradScaler {
             growth_interval: 2000,
             good: 0,
             skipped: 0,
+            in_a_row: 0,
+            min_scale: 1.0,
+            max_skips: 50,
             enabled: true,
         }
     }
@@ -85,6 +93,16 @@ impl GradScaler {
             growth_interval,
             ..self
         }
+    }
+
+    /// The same, never below another scale than 1: an overflow at this scale is an error.
+    pub fn at_least(self, min_scale: f64) -> Self {
+        Self { min_scale, ..self }
+    }
+
+    /// The same, with an error after more than so many skipped steps in a row instead of 50.
+    pub fn skipping_at_most(self, max_skips: u32) -> Self {
+        Self { max_skips, ..self }
     }
 
     /// What the loss is multiplied by now.
@@ -118,17 +136,31 @@ impl GradScaler {
     /// One all-reduce of a byte; none if disabled.
     ///
     /// # Errors
-    /// What a collective returns.
+    /// [`Error::LossScale`] on every rank if gradients are not finite even at the smallest scale, or
+    /// were not in too many steps in a row: then it is not the scale that is wrong. What a collective
+    /// returns.
     pub fn unscale(&mut self, gradients: ShardedGradients) -> Result<Option<ShardedGradients>> {
         if !self.enabled {
             return Ok(Some(gradients));
         }
         if !gradients.all_finite()? {
-            self.scale *= self.backoff_factor;
             self.good = 0;
             self.skipped += 1;
+            self.in_a_row += 1;
+            let is_last = self.scale <= self.min_scale || self.in_a_row > self.max_skips;
+            if is_last {
+                let (place, loss) = gradients.not_finite()?;
+                return Err(Error::LossScale {
+                    scale: self.scale,
+                    skips: self.in_a_row,
+                    place,
+                    loss,
+                });
+            }
+            self.scale = (self.scale * self.backoff_factor).max(self.min_scale);
             return Ok(None);
         }
+        self.in_a_row = 0;
         let gradients = gradients.scaled(1.0 / self.scale);
         self.good += 1;
         if self.good >= self.growth_interval {

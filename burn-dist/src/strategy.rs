@@ -14,11 +14,12 @@
 
 use crate::error::{Error, Result};
 use crate::precision::Precision;
+use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
 /// How long a gathered unit is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Keep {
     /// Until its forward is over; backward gathers it again.
     Pass,
@@ -27,7 +28,7 @@ pub(crate) enum Keep {
 }
 
 /// When gradients are reduced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum When {
     /// During each backward pass.
     Backward,
@@ -36,7 +37,7 @@ pub(crate) enum When {
 }
 
 /// Over whom parameters, gradients and optimizer states are cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Over {
     /// Nobody: every rank has everything.
     Nobody,
@@ -55,7 +56,7 @@ pub(crate) enum Over {
 /// assert_eq!(Strategy::fsdp().to_string(), "fsdp");
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Strategy {
     name: &'static str,
     pub(crate) over: Over,
@@ -64,6 +65,10 @@ pub struct Strategy {
     pub(crate) units: Option<Vec<String>>,
     pub(crate) precision: Precision,
     pub(crate) recompute: bool,
+    pub(crate) replicated: Vec<String>,
+    pub(crate) ignored: Vec<String>,
+    /// Steps between two comparisons of replicas; none if 0.
+    pub(crate) check_every: usize,
 }
 
 impl Strategy {
@@ -76,6 +81,9 @@ impl Strategy {
             units: None,
             precision: Precision::full(),
             recompute: false,
+            replicated: Vec::new(),
+            ignored: Vec::new(),
+            check_every: 100,
         }
     }
 
@@ -128,6 +136,53 @@ impl Strategy {
     /// element of a `Vec` of modules is a unit.
     pub fn units(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.units = Some(patterns.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Stores the parameters at these paths whole on every rank, and all-reduces their gradients.
+    ///
+    /// A pattern is the path of a module or a parameter, in which `*` stands for one name. For small
+    /// parameters that are read in many places, and layers that read the shape of what is stored.
+    pub fn replicate(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.replicated.extend(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// Leaves the parameters at these paths alone: they keep each rank's own value, get no gradient, and
+    /// do not train.
+    ///
+    /// Patterns are as in [`replicate`](Self::replicate). Without this, a trainable parameter of a model
+    /// that no sharding holds is an error of [`World::backward`](crate::World::backward).
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Tensor};
+    /// use burn_dist::{Strategy, launch::Threads};
+    ///
+    /// Threads::new(2).run(|world| {
+    ///     let layer = LinearConfig::new(4, 2).init(&world.device());
+    ///     let layer = Strategy::fsdp().ignore(["bias"]).shard(layer, &world)?;
+    ///     let x = Tensor::<2>::ones([8, 4], &world.device());
+    ///     let grads = world.backward(layer.forward(x).mean(), &layer)?.into_params();
+    ///     let bias = layer.bias.as_ref().map(|bias| bias.id);
+    ///     assert!(bias.is_some_and(|bias| grads.get::<1>(bias).is_none()));
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// PyTorch: `fully_shard(ignored_params=..)`, where they do train, each rank on its own.
+    pub fn ignore(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.ignored.extend(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// How many steps lie between two comparisons of replicas, instead of 100; 0 for never.
+    ///
+    /// See [`World::check_replicas`](crate::World::check_replicas). On a CPU a comparison takes less than a
+    /// step does (`benches/step.rs`), so that every 100 steps it costs less than 1 %.
+    pub fn check_replicas_every(mut self, steps: usize) -> Self {
+        self.check_every = steps;
         self
     }
 

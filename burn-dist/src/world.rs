@@ -2,6 +2,7 @@
 
 use crate::comm::{Communicator, Ledger, Queue, Reduce, Span, SpanMut, Ticket};
 use crate::error::{Error, Result};
+use crate::noise::Noise;
 use crate::stop::Stop;
 use crate::unwind::catch_raised;
 use burn::tensor::{Device, StreamId};
@@ -96,6 +97,29 @@ impl World {
     /// The seed given to the launcher, the same on all ranks.
     pub fn seed(&self) -> u64 {
         self.inner.setting.seed
+    }
+
+    /// Random numbers of this rank for one forward pass: another rank or pass draws others, and the
+    /// same pass draws them again, as a thread or as a process and after a resume.
+    ///
+    /// Count micro-batches rather than steps.
+    ///
+    /// ```
+    /// use burn::tensor::{Distribution, Tensor};
+    /// use burn_dist::prelude::*;
+    ///
+    /// let drawn = Threads::new(2).seed(7).run(|world| {
+    ///     let draw = |pass| -> Tensor<1> {
+    ///         world.noise(pass).random([3], Distribution::Default, &world.device(), 0)
+    ///     };
+    ///     assert_eq!(draw(5).into_data(), draw(5).into_data());
+    ///     Ok(draw(5).into_data())
+    /// })?;
+    /// assert_ne!(drawn[0], drawn[1]);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn noise(&self, pass: u64) -> Noise {
+        Noise::new(self.seed(), pass, self.rank() as u32)
     }
 
     /// Ranks that run in this process: all of them as threads, one as processes.
@@ -232,6 +256,17 @@ impl World {
     /// A number for the next sharded model: the same on all ranks, as they shard in one order.
     pub(crate) fn next_model(&self) -> u64 {
         self.inner.models.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The seed of this rank's device once the `number`-th model is sharded.
+    ///
+    /// Ranks that are threads share one generator, so each of them sets the same.
+    pub(crate) fn stream(&self, number: u64) -> u64 {
+        let rank = match self.ranks_here() {
+            1 => self.rank(),
+            _ => 0,
+        };
+        Noise::new(self.seed(), number, rank as u32).number(0)
     }
 
     /// Tells the other ranks that this one cannot go on.

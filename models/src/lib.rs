@@ -62,7 +62,7 @@
 //! Outside a sharded model `unit` calls the closure and adds nothing. Inside one it gathers the block's
 //! weights before the closure runs and lets them go afterwards. The closure must be repeatable, so that a
 //! backward pass may run it again, which asks two things of it: every tensor it uses comes through the inputs, and everything else
-//! it captures is a plain value. Randomness is the case that needs care, and [`Noise`] is made for it.
+//! it captures is a plain value. Randomness is the case that needs care, and [`burn_dist::Noise`] is made for it.
 //!
 //! # What is here
 //!
@@ -70,7 +70,6 @@
 //! - [`bert`]: BERT and DistilBERT, which classify texts or fill in words, and their presets;
 //! - [`transformer`]: what the two share;
 //! - [`hf`]: names and configurations of Hugging Face checkpoints;
-//! - [`noise`]: dropout and stochastic depth that replay exactly;
 //! - [`data`]: CIFAR-10 and AG News, images and texts that need no files, word pieces, augmentation and batching;
 //! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report;
 //! - [`loss`]: cross-entropy as a sum, so that uneven batches can be averaged exactly across ranks.
@@ -82,7 +81,6 @@ mod config;
 pub mod data;
 pub mod hf;
 pub mod loss;
-pub mod noise;
 pub mod run;
 pub mod transformer;
 pub mod vit;
@@ -90,5 +88,4 @@ mod widen;
 
 pub use bert::{Bert, BertClassifier, BertConfig, BertMaskedLm};
 pub use config::ConfigError;
-pub use noise::Noise;
 pub use vit::{Vit, VitConfig};

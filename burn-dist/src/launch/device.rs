@@ -18,7 +18,7 @@ use std::str::FromStr;
 ///
 /// # Source
 /// PyTorch: `torch.cuda.set_device(local_rank)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub enum DeviceKind {
     /// The cores of the host, divided among its ranks.
     #[default]

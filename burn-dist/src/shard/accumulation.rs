@@ -1,18 +1,17 @@
 //! One step's backward passes, run one after the other and completed together.
 
 use super::backward::{Reduced, Session, Stage, Steps};
-use super::full::not_sharded;
-use super::gradients::{Entry, ShardedGradients, UnitGradients};
+use super::gradients::{Entry, PartGradients, ShardedGradients, UnitGradients};
 use super::ops;
 use super::running::average_running_state;
-use super::sharded::{Identity, Visit, walk};
 use super::sharding::Sharding;
+use super::trained::Trained;
 use crate::comm::{Reduce, SpanMut};
 use crate::error::{Error, Result};
-use crate::strategy::When;
+use crate::strategy::{Keep, When};
 use crate::unwind::catch_raised;
 use crate::world::World;
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::Tensor;
 use std::sync::Arc;
 
@@ -24,13 +23,21 @@ use std::sync::Arc;
 pub struct Accumulation<'a, M: Module> {
     world: &'a World,
     model: &'a M,
-    sharding: Arc<Sharding>,
+    parts: Vec<Part>,
     entries: Vec<Entry>,
     only: bool,
-    /// What the backward passes came to so far, by unit.
-    sums: Vec<Option<UnitGradients>>,
     passes: usize,
     weight: Weight,
+    /// The losses of this rank, to be asked if a gradient is not finite.
+    losses: Vec<Tensor<1>>,
+}
+
+/// What was sharded by one call, of a model that may consist of several such parts.
+#[derive(Debug)]
+struct Part {
+    sharding: Arc<Sharding>,
+    /// What the backward passes came to so far, by unit.
+    sums: Vec<Option<UnitGradients>>,
 }
 
 /// What the sum of gradients is divided by.
@@ -45,21 +52,20 @@ enum Weight {
 
 impl<'a, M: Module> Accumulation<'a, M> {
     pub(super) fn new(world: &'a World, model: &'a M, only: bool) -> Result<Self> {
-        let mut look = Look::default();
-        walk(model, &mut look);
-        let Some(sharding) = look.sharding else {
-            return Err(not_sharded());
+        let Trained { shardings, entries } = Trained::of(model)?;
+        let part = |sharding: Arc<Sharding>| Part {
+            sums: sharding.units().iter().map(|_| None).collect(),
+            sharding,
         };
-        let units = sharding.units().len();
         Ok(Self {
             world,
             model,
-            sharding,
-            entries: look.entries,
+            parts: shardings.into_iter().map(part).collect(),
+            entries,
             only,
             passes: 0,
-            sums: (0..units).map(|_| None).collect(),
             weight: Weight::Nothing,
+            losses: Vec::new(),
         })
     }
 
@@ -97,18 +103,91 @@ impl<'a, M: Module> Accumulation<'a, M> {
                 "compute it with the sharded model, in training mode and not wholly frozen",
             ));
         }
-        let running = Running::start(self.world, &self.sharding, self.only);
+        self.losses.push(loss.clone().inner());
+        let running = Running::start(self.world, self.shardings(), self.only);
         let ran = catch_raised(|| drop(loss.backward()));
-        let rest = ran.and_then(|()| self.rest());
+        let rest = ran.and_then(|()| self.parts.iter().try_for_each(Part::rest));
         let reduced = running.finish();
-        rest.map_err(|error| self.sharding.name_missing(error))?;
+        rest.map_err(|error| self.name_missing(error))?;
         self.weight = weight;
         self.passes += 1;
         // Nothing is under way when this returns: the program may communicate on its own.
         self.settle(reduced)
-            .map_err(|error| self.sharding.name_missing(error))
+            .map_err(|error| self.name_missing(error))
     }
 
+    fn shardings(&self) -> Vec<Arc<Sharding>> {
+        self.parts
+            .iter()
+            .map(|part| part.sharding.clone())
+            .collect()
+    }
+
+    fn name_missing(&self, error: Error) -> Error {
+        name_missing(&self.shardings(), error)
+    }
+
+    /// Completes the reductions and returns the gradients of the step.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if nothing was added, or no rank had a sample; what collectives return.
+    pub fn finish(self) -> Result<ShardedGradients> {
+        let shardings = self.shardings();
+        self.complete()
+            .map_err(|error| name_missing(&shardings, error))
+    }
+
+    /// Adds what a backward pass started to the sums, part by part.
+    fn settle(&mut self, reduced: Vec<Vec<Reduced>>) -> Result<()> {
+        for (part, reduced) in self.parts.iter_mut().zip(reduced) {
+            part.settle(self.world, reduced)?;
+        }
+        // A gather that backward started ahead and did not need.
+        self.world.waiting(|| self.world.submit(|| Ok(())).wait())
+    }
+
+    fn complete(mut self) -> Result<ShardedGradients> {
+        if !self.only {
+            for part in &mut self.parts {
+                part.reduce(self.world, self.passes)?;
+            }
+        }
+        self.parts.iter().for_each(|part| part.sharding.forget());
+        self.world.comm().recorder().stepped();
+        let mut sums = self.parts.iter().flat_map(|part| &part.sums);
+        if self.passes > 0 && sums.all(Option::is_none) {
+            return Err(Error::model(
+                "the loss",
+                "depends on no parameter of this model that takes gradients",
+                "pass the model that the loss was computed with",
+            ));
+        }
+        let divisor = divisor(self.world, self.weight)?;
+        let sums = self.parts.iter_mut().flat_map(|part| &mut part.sums);
+        sums.flatten().for_each(|sum| sum.flat.scale(1.0 / divisor));
+        average_running_state(self.world, self.model)?;
+        // Counted for every part, compared once.
+        let due = self
+            .parts
+            .iter()
+            .filter(|part| part.sharding.is_check_due());
+        if due.count() > 0 {
+            self.world.check_replicas(self.model)?;
+        }
+        let parts = self.parts.into_iter().map(|part| PartGradients {
+            sharding: part.sharding,
+            units: part.sums,
+        });
+        Ok(ShardedGradients::new(
+            self.world.clone(),
+            parts.collect(),
+            self.entries,
+            self.losses,
+        ))
+    }
+}
+
+impl Part {
     /// Reduces what the tape could not: passes whose inputs take no gradients, latest first.
     fn rest(&self) -> Result<()> {
         let mut passes = match self.sharding.session().as_mut() {
@@ -122,24 +201,16 @@ impl<'a, M: Module> Accumulation<'a, M> {
             return Ok(());
         };
         let alone = std::mem::take(&mut session.alone);
-        alone
-            .into_iter()
-            .rev()
-            .try_for_each(|(unit, gradients)| session.reduce(&self.sharding, unit, gradients))
-    }
-
-    /// Completes the reductions and returns the gradients of the step.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if nothing was added, or no rank had a sample; what collectives return.
-    pub fn finish(self) -> Result<ShardedGradients> {
-        let sharding = self.sharding.clone();
-        self.complete()
-            .map_err(|error| sharding.name_missing(error))
+        alone.into_iter().rev().try_for_each(|(unit, gradients)| {
+            if self.sharding.strategy.keep == Keep::Pass {
+                self.sharding.let_go(unit);
+            }
+            session.reduce(&self.sharding, unit, gradients)
+        })
     }
 
     /// Adds what a backward pass started to the sums.
-    fn settle(&mut self, reduced: Vec<Reduced>) -> Result<()> {
+    fn settle(&mut self, world: &World, reduced: Vec<Reduced>) -> Result<()> {
         for Reduced {
             unit,
             present,
@@ -148,7 +219,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
         {
             let flat = match stage {
                 Stage::Own(flat) => flat,
-                Stage::Coming(ticket) => self.world.waiting(|| ticket.wait())?.arrive()?,
+                Stage::Coming(ticket) => world.waiting(|| ticket.wait())?.arrive()?,
             };
             match &mut self.sums[unit] {
                 None => self.sums[unit] = Some(UnitGradients { present, flat }),
@@ -159,77 +230,69 @@ impl<'a, M: Module> Accumulation<'a, M> {
                 }
             }
         }
-        // A gather that backward started ahead and did not need.
-        self.world.waiting(|| self.world.submit(|| Ok(())).wait())
+        Ok(())
     }
 
-    fn complete(self) -> Result<ShardedGradients> {
+    /// Sums over ranks what the backward passes have left for the end of the step.
+    fn reduce(&mut self, world: &World, passes: usize) -> Result<()> {
         let sharding = &self.sharding;
-        let mut sums = self.sums;
-        if !self.only {
-            let steps = Steps {
-                over_cut: sharding.strategy.when == When::Step,
-                over_replicas: true,
-                passes: self.passes,
-            };
-            let mut coming = Vec::new();
-            for (unit, sum) in sums.iter_mut().enumerate().rev() {
-                if let Some(UnitGradients { present, flat }) = sum.take() {
-                    let ticket = sharding.reduce(unit, &present, flat, steps);
-                    coming.push((unit, present, ticket));
-                }
-            }
-            for (unit, present, ticket) in coming {
-                let flat = self.world.waiting(|| ticket.wait())?.arrive()?;
-                sums[unit] = Some(UnitGradients { present, flat });
+        let steps = Steps {
+            over_cut: sharding.strategy.when == When::Step,
+            over_replicas: true,
+            passes,
+        };
+        let mut coming = Vec::new();
+        for (unit, sum) in self.sums.iter_mut().enumerate().rev() {
+            if let Some(UnitGradients { present, flat }) = sum.take() {
+                let ticket = sharding.reduce(unit, &present, flat, steps);
+                coming.push((unit, present, ticket));
             }
         }
-        sharding.forget();
-        self.world.comm().recorder().stepped();
-        if self.passes > 0 && sums.iter().all(Option::is_none) {
-            return Err(Error::model(
-                "the loss",
-                "depends on no parameter of this model that takes gradients",
-                "pass the model that the loss was computed with",
-            ));
+        for (unit, present, ticket) in coming {
+            let flat = world.waiting(|| ticket.wait())?.arrive()?;
+            self.sums[unit] = Some(UnitGradients { present, flat });
         }
-        let divisor = divisor(self.world, self.weight)?;
-        for sum in sums.iter_mut().flatten() {
-            sum.flat.scale(1.0 / divisor);
-        }
-        average_running_state(self.world, self.model)?;
-        Ok(ShardedGradients::new(
-            self.sharding.clone(),
-            self.entries,
-            sums,
-        ))
+        Ok(())
     }
+}
+
+/// Names the parameter that ranks disagree about, in whichever part it lies.
+fn name_missing(shardings: &[Arc<Sharding>], error: Error) -> Error {
+    let name = |error: Error, sharding: &Arc<Sharding>| sharding.name_missing(error);
+    shardings.iter().fold(error, name)
 }
 
 /// A backward pass that is going on; ends also when the tape panics.
 struct Running<'a> {
     world: &'a World,
-    sharding: Arc<Sharding>,
+    shardings: Vec<Arc<Sharding>>,
 }
 
 impl<'a> Running<'a> {
-    fn start(world: &'a World, sharding: &Arc<Sharding>, only: bool) -> Self {
-        *sharding.session() = Some(Session::new(only));
+    fn start(world: &'a World, shardings: Vec<Arc<Sharding>>, only: bool) -> Self {
+        for sharding in &shardings {
+            *sharding.session() = Some(Session::new(only));
+        }
         world.set_backward(true);
-        let sharding = sharding.clone();
-        Self { world, sharding }
+        Self { world, shardings }
     }
 
-    fn finish(self) -> Vec<Reduced> {
-        let session = self.sharding.session().take();
-        session.map_or(Vec::new(), |s| s.reduced)
+    /// What was reduced, by part.
+    fn finish(self) -> Vec<Vec<Reduced>> {
+        let reduced = |sharding: &Arc<Sharding>| {
+            let session = sharding.session().take();
+            session.map_or(Vec::new(), |session| session.reduced)
+        };
+        self.shardings.iter().map(reduced).collect()
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.world.set_backward(false);
-        *self.sharding.session() = None;
+        for sharding in &self.shardings {
+            *sharding.session() = None;
+        }
     }
 }
 
@@ -256,30 +319,6 @@ fn divisor(world: &World, weight: Weight) -> Result<f64> {
                 )),
                 n => Ok(n as f64),
             }
-        }
-    }
-}
-
-/// A model's sharded parameters.
-#[derive(Default)]
-struct Look {
-    sharding: Option<Arc<Sharding>>,
-    entries: Vec<Entry>,
-}
-
-impl Visit for Look {
-    type Held = Entry;
-
-    fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Entry {
-        Entry::new(param)
-    }
-
-    fn sharded(&mut self, _: &str, entry: Entry, identity: Identity) {
-        let sharding = self
-            .sharding
-            .get_or_insert_with(|| identity.sharding.clone());
-        if Arc::ptr_eq(sharding, &identity.sharding) {
-            self.entries.push(entry.at(identity.unit, identity.slot));
         }
     }
 }

@@ -1,32 +1,50 @@
 //! Makes sure that all ranks shard the same model in the same way.
 //!
 //! Ranks that build different models would otherwise meet in a gather of unequal length at best.
-//! So before anything is cut they compare a hash, and if that differs, everything, line by line.
 
-use crate::comm::{Communicator, Reduce, Span, SpanMut, odd_one_out};
+use super::survey::{Buffer, Surveyed};
+use crate::agreement::{Difference, compare};
+use crate::comm::{Reduce, SpanMut};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
 use crate::strategy::Strategy;
 use crate::world::World;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeSet;
 
-/// Returns if all ranks have these parameters, this strategy and this seed. Collective.
-pub(super) fn agree(world: &World, strategy: &Strategy, parameters: &[Parameter]) -> Result<()> {
-    let mine = describe(world.seed(), strategy, parameters);
-    let sent = [hash(&mine), mine.len() as u64];
-    let mut all = vec![0u64; 2 * world.size()];
-    let (comm, label) = (world.comm(), "model".into());
-    comm.all_gather(&label, Span::of(&sent), SpanMut::of(&mut all))?;
-    if all.chunks_exact(2).all(|other| *other == sent) {
-        return Ok(());
+/// Returns if all ranks have this model, this strategy and this seed. Collective.
+pub(super) fn agree(world: &World, strategy: &Strategy, model: &Surveyed) -> Result<()> {
+    let lines = describe(world.seed(), strategy, model);
+    match compare(world.comm(), "model", &lines)? {
+        None => Ok(()),
+        Some(difference) => Err(another_model(&difference)),
     }
-    let lengths: Vec<usize> = all.chunks_exact(2).map(|c| c[1] as usize).collect();
-    let models = exchange(comm, mine.as_bytes(), &lengths)?;
-    difference(&models)
+}
+
+/// The paths, without those that are given values anyway, at which any rank has a value already.
+/// Collective; of a model that is lazy on every rank only a byte is compared.
+pub(super) fn valued(
+    world: &World,
+    model: &Surveyed,
+    is_given: impl Fn(&str) -> bool,
+) -> Result<BTreeSet<String>> {
+    let parameters = model.parameters.iter().map(|p| &p.path);
+    let paths = parameters.chain(model.buffers.iter().map(|b| &b.path));
+    let paths: Vec<&String> = paths.filter(|path| !is_given(path)).collect();
+    let has = |path: &&String| u8::from(model.valued.contains(*path));
+    let mut valued: Vec<u8> = paths.iter().map(has).collect();
+    let mut any = [u8::from(valued.contains(&1))];
+    let (comm, label) = (world.comm(), "model".into());
+    comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut any))?;
+    if world.size() == 1 || any == [0] {
+        return Ok(BTreeSet::new());
+    }
+    comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut valued))?;
+    let valued = paths.into_iter().zip(valued).filter(|(_, v)| *v != 0);
+    Ok(valued.map(|(path, _)| path.clone()).collect())
 }
 
 /// One line for everything that must be equal: what it is, a tab, and how it is here.
-fn describe(seed: u64, strategy: &Strategy, parameters: &[Parameter]) -> String {
+fn describe(seed: u64, strategy: &Strategy, model: &Surveyed) -> String {
     let mut lines = format!("strategy\t{strategy}\nseed\t{seed}\n");
     for Parameter {
         path,
@@ -35,7 +53,7 @@ fn describe(seed: u64, strategy: &Strategy, parameters: &[Parameter]) -> String 
         dtype,
         trainable,
         whole,
-    } in parameters
+    } in &model.parameters
     {
         let kind = if *trainable { "trainable" } else { "frozen" };
         let place = if unit.is_empty() { "root" } else { unit };
@@ -43,70 +61,47 @@ fn describe(seed: u64, strategy: &Strategy, parameters: &[Parameter]) -> String 
         let dtype = dtype.name();
         lines += &format!("{path}\t{shape:?} {dtype}, {kind}, in unit {place}{stored}\n");
     }
+    for path in &model.ignored {
+        lines += &format!("{path}\tignored\n");
+    }
+    for Buffer { path, shape, dtype } in &model.buffers {
+        lines += &format!("{path}\t{shape:?} {}, buffer\n", dtype.name());
+    }
     lines
 }
 
-/// Every rank's description, by rank.
-fn exchange(comm: &Communicator, mine: &[u8], lengths: &[usize]) -> Result<Vec<String>> {
-    let longest = lengths.iter().copied().max().unwrap_or(0);
-    let mut padded = mine.to_vec();
-    padded.resize(longest, 0);
-    let mut all = vec![0u8; longest * lengths.len()];
-    comm.all_gather(&"model".into(), Span::of(&padded), SpanMut::of(&mut all))?;
-    // A rank that sees the error first must not leave before the others have it too.
-    let mut done = [0u8];
-    comm.all_reduce(&"model".into(), Reduce::Max, SpanMut::of(&mut done))?;
-    let texts = all.chunks_exact(longest).zip(lengths);
-    Ok(texts
-        .map(|(text, len)| String::from_utf8_lossy(&text[..*len]).into_owned())
-        .collect())
-}
-
-fn hash(text: &str) -> u64 {
-    let mut hash = DefaultHasher::new();
-    text.hash(&mut hash);
-    hash.finish()
-}
-
-/// The first line in which a rank differs from most others, as an error that is the same on all.
-fn difference(models: &[String]) -> Result<()> {
-    // Of long texts on many ranks, each is read once.
-    let hashes: Vec<u64> = models.iter().map(|model| hash(model)).collect();
-    let Some((usual, odd)) = odd_one_out(&hashes) else {
-        return Ok(());
+/// What to say of the first line in which models differ.
+fn another_model(difference: &Difference) -> Error {
+    let Difference {
+        usual,
+        odd,
+        usually,
+        oddly,
+    } = difference;
+    let say = |part: &Option<(String, String)>| match part {
+        Some((name, how)) => format!("{name} {how}"),
+        None => "no more parameters".into(),
     };
-    let (mut ours, mut theirs) = (models[usual].lines(), models[odd].lines());
-    let (ours, theirs) = loop {
-        match (ours.next(), theirs.next()) {
-            (None, None) => return Ok(()),
-            (a, b) if a == b => {}
-            different => break different,
-        }
-    };
-    let part = |line: Option<&str>| match line.and_then(|line| line.split_once('\t')) {
-        Some((name, how)) => (name.to_owned(), format!("{name} {how}")),
-        None => ("the end".into(), "no more parameters".into()),
-    };
-    let ((name, usually), (other, oddly)) = (part(ours), part(theirs));
-    let path = if theirs.is_some() { other } else { name };
-    Err(Error::model(
-        path,
+    let (usually, oddly) = (say(usually), say(oddly));
+    Error::model(
+        difference.name(),
         format!(
             "rank {odd} runs another model, of which this is the first difference: rank {odd} has \
              {oddly}, rank {usual} has {usually}"
         ),
         "build it from the same config on every rank",
-    ))
+    )
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::agreement::difference;
 
     fn said(models: &[&str]) -> String {
         let models: Vec<String> = models.iter().map(|m| m.replace(';', "\n")).collect();
-        difference(&models).unwrap_err().to_string()
+        another_model(&difference(&models).unwrap()).to_string()
     }
 
     #[test]

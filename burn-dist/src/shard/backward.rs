@@ -177,6 +177,10 @@ impl Sharding {
             let (a, b) = (bits(ours)?, bits(theirs)?);
             let is_about = |unit: &&Unit| ours.contains(&format!(" of {} #", unit.layout.name));
             let unit = self.units().iter().find(is_about)?;
+            // Parts of one model that were sharded apart may have units of one name.
+            if unit.layout.slots.len() != a.len() {
+                return None;
+            }
             let slot = a.chars().zip(b.chars()).position(|(a, b)| a != b)?;
             let has = a.chars().nth(slot)? == '1';
             Some(Error::GradientSet {
@@ -197,8 +201,8 @@ impl World {
     /// [`backward_sum`](Self::backward_sum). Collective.
     ///
     /// # Errors
-    /// [`Error::Model`] if `model` is not sharded or `loss` does not depend on it;
-    /// [`Error::GradientSet`] if the ranks' losses reach different parameters; what collectives
+    /// [`Error::Model`] if `model` is not sharded, has a trainable parameter that no sharding holds, or
+    /// `loss` does not depend on it; [`Error::GradientSet`] if the ranks' losses reach different parameters; what collectives
     /// return.
     pub fn backward<M: Module>(&self, loss: Tensor<1>, model: &M) -> Result<ShardedGradients> {
         let mut accumulation = Accumulation::new(self, model, true)?;

@@ -4,9 +4,10 @@ use super::agreement;
 use super::flat::Piece;
 use super::gradients::piece_shape;
 use super::primitive::{Place, Primitive};
+use super::received::{self, Given, Received, Wanted};
 use super::sharded::{Identity, Sharded};
 use super::sharding::Sharding;
-use super::survey::parameters;
+use super::survey::{Surveyed, survey};
 use super::values::Values;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -14,10 +15,10 @@ use crate::strategy::{Over, Strategy};
 use crate::unwind::raise;
 use crate::world::World;
 use burn::module::{Module, Param, ParamId, ParamMapper, Reparameterizer};
-use burn::tensor::{FloatDType, Tensor};
-use std::collections::HashMap;
+use burn::tensor::{DType, FloatDType, Tensor};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Burn's random numbers are global to the process: one rank initialises at a time.
 static INITIALISING: Mutex<()> = Mutex::new(());
@@ -28,9 +29,22 @@ impl Strategy {
     /// Each parameter is initialised, cut, and dropped before the next, in module order, so that
     /// no rank ever holds the whole model, and all together hold what one device would have held:
     /// the `k`-th model sharded in a world has the parameters that plain Burn gives after
-    /// `device.seed(world.seed() + k)`. Parameters that have values already keep them.
+    /// `device.seed(world.seed() + k)`.
+    ///
+    /// A parameter or buffer that has a value on any rank already (`Param::from_tensor`, a look at
+    /// `weight.val()`, a checkpoint that rank 0 has loaded) takes rank 0's value on every rank, and is
+    /// drawn there if it is still lazy there. A plain `Tensor` in a field is not a parameter to Burn:
+    /// it stays each rank's own.
+    ///
+    /// Random numbers that Burn draws afterwards on this rank's device follow from the seed and the
+    /// rank where ranks are processes. Ranks that are threads share one generator: which of them draws
+    /// first is not defined, so draw from [`World::noise`] instead.
     ///
     /// Collective. The model trains afterwards, whatever mode it was in.
+    ///
+    /// # Cost
+    /// A comparison of hashes. Parameters that are lazy on every rank cause no traffic; each of the others is
+    /// broadcast whole from rank 0, in blocks of 16 MiB of which a rank keeps its shard.
     ///
     /// # Errors
     /// [`Error::Model`] for models that cannot be sharded (a LoRA adapter, one parameter in two
@@ -66,23 +80,39 @@ impl Strategy {
     ) -> Result<M> {
         self.precision.check()?;
         let is_cut = self.cut_over(world.size())? > 1;
-        let parameters = parameters(&model, &self, is_cut)?;
-        agreement::agree(world, &self, &parameters)?;
-        let plan = Plan::new(&self, &parameters, world.size())?;
-        let sharding = Arc::new(Sharding::new(world, self, &plan)?);
+        let surveyed = survey(&model, &self, is_cut)?;
+        let is_given = |path: &str| values.is_some_and(|values| values.has(path));
+        agreement::agree(world, &self, &surveyed)?;
+        let valued = agreement::valued(world, &surveyed, is_given)?;
+        let plan = Plan::new(&self, &surveyed.parameters, world.size())?;
+        let buffers = surveyed.buffers.iter().map(|buffer| buffer.path.clone());
+        let sharding = Arc::new(Sharding::new(world, self, &plan, buffers.collect())?);
+        let places = places(&plan);
+        let number = world.next_model();
+        if world.is_chief() && !valued.is_empty() {
+            let _one_at_a_time = one_at_a_time();
+            received::draw(&model, &valued, world, number);
+        }
+        let wanted = wanted(&surveyed, &valued, &places, &sharding);
+        let is_full = sharding.strategy.precision.is_full();
+        let received = Received::from_chief(world, &model, wanted, is_full)?;
         let cutter = Cutter {
-            places: places(&plan),
+            places,
             sharding,
-            values,
+            given: Given {
+                files: values,
+                received: &received,
+            },
+            ignored: surveyed.ignored,
         };
         let model = {
-            let _one_at_a_time = INITIALISING.lock().unwrap_or_else(PoisonError::into_inner);
-            world
-                .device()
-                .seed(world.seed().wrapping_add(world.next_model()));
+            let _one_at_a_time = one_at_a_time();
+            world.device().seed(world.seed().wrapping_add(number));
             let mut result = Ok(());
             let model = model.apply_reparameterization(Reporting(&cutter, &mut result));
-            result.map(|()| model)?
+            let model = result.map(|()| received.fill(model))?;
+            world.device().seed(world.stream(number));
+            model
         };
         // The random numbers are the process's: a rank that is done must not draw while another
         // one initialises.
@@ -97,8 +127,39 @@ impl Strategy {
     /// As [`shard`](Self::shard), without what needs other ranks.
     pub fn plan<M: Module>(&self, model: &M, size: usize) -> Result<Plan> {
         let is_cut = self.over != Over::Nobody && self.cut_over(size)? > 1;
-        Plan::new(self, &parameters(model, self, is_cut)?, size)
+        Plan::new(self, &survey(model, self, is_cut)?.parameters, size)
     }
+}
+
+/// One rank of this process at a time.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    INITIALISING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What this rank stores of the tensors at the paths `valued`, in the order of the model.
+fn wanted(
+    surveyed: &Surveyed,
+    valued: &BTreeSet<String>,
+    places: &HashMap<String, (usize, usize)>,
+    sharding: &Arc<Sharding>,
+) -> Vec<Wanted> {
+    let shard = |path: &String| {
+        let (unit, slot) = *places.get(path)?;
+        let sharding = sharding.clone();
+        Some(Wanted::shard(&Identity {
+            sharding,
+            unit,
+            slot,
+        }))
+    };
+    let parameters = surveyed.parameters.iter().map(|p| &p.path);
+    let parameters = parameters.filter(|path| valued.contains(*path));
+    let buffers = surveyed.buffers.iter();
+    let buffers = buffers.filter(|buffer| valued.contains(&buffer.path));
+    parameters
+        .filter_map(shard)
+        .chain(buffers.map(Wanted::buffer))
+        .collect()
 }
 
 /// Unit and slot of every parameter, by path.
@@ -117,7 +178,8 @@ fn places(plan: &Plan) -> HashMap<String, (usize, usize)> {
 struct Cutter<'a> {
     places: HashMap<String, (usize, usize)>,
     sharding: Arc<Sharding>,
-    values: Option<&'a dyn Values>,
+    given: Given<'a>,
+    ignored: BTreeSet<String>,
 }
 
 /// Burn consumes a reparameterizer, so what it found out is left outside of it.
@@ -131,7 +193,10 @@ impl Reparameterizer for Reporting<'_> {
         path: &str,
         param: Param<Tensor<D>>,
     ) -> (Param<Tensor<D>>, Option<Sharded>) {
-        let values = self.0.values.filter(|values| values.has(path));
+        if self.0.ignored.contains(path) {
+            return (param, Some(Sharded::Ignored));
+        }
+        let values = self.0.given.of(path);
         let Some((unit, slot)) = self.0.places.get(path).copied() else {
             // Running state: every rank has all of it.
             return (
@@ -147,7 +212,7 @@ impl Reparameterizer for Reporting<'_> {
             slot,
         };
         match cut(path, param.clone(), &identity, values) {
-            Ok(piece) => (piece, Some(Sharded(identity))),
+            Ok(piece) => (piece, Some(Sharded::Piece(identity))),
             Err(error) => {
                 *self.1 = Err(error);
                 (param, None)
@@ -228,25 +293,11 @@ fn drawn<const D: usize>(
     range: Range<usize>,
     shape: &[usize],
 ) -> Result<(ParamId, ParamMapper<Tensor<D>>, Primitive)> {
-    let layout = &identity.sharding.unit(identity.unit).layout;
+    let dtype = identity.sharding.unit(identity.unit).layout.dtype;
     let (id, full, mapper) = param.consume();
-    // Under a precision policy the piece is f32, whatever the model came in.
-    let full = match identity.sharding.strategy.precision.is_full() {
-        true => full,
-        false => full.cast(FloatDType::F32),
-    };
-    if full.dtype() != layout.dtype {
-        return Err(Error::model(
-            path,
-            format!(
-                "was initialised as {} on a device whose floats are {}",
-                full.dtype().name(),
-                layout.dtype.name()
-            ),
-            "initialise it before sharding, or set the device's float type",
-        ));
-    }
-    let piece = Piece::of(full)?.cut(range, layout.dtype, shape);
+    let is_full = identity.sharding.strategy.precision.is_full();
+    let full = as_stored(path, full, is_full, dtype)?;
+    let piece = Piece::of(full)?.cut(range, dtype, shape);
     if piece.place() != identity.sharding.place {
         return Err(Error::model(
             path,
@@ -255,4 +306,30 @@ fn drawn<const D: usize>(
         ));
     }
     Ok((id, mapper, piece))
+}
+
+/// A whole tensor in the type `dtype` in which it is to be stored: under a precision policy that is
+/// f32, whatever the model came in.
+pub(super) fn as_stored<const D: usize>(
+    path: &str,
+    full: Tensor<D>,
+    is_full_precision: bool,
+    dtype: DType,
+) -> Result<Tensor<D>> {
+    let full = match is_full_precision {
+        true => full,
+        false => full.cast(FloatDType::F32),
+    };
+    match full.dtype() == dtype {
+        true => Ok(full),
+        false => Err(Error::model(
+            path,
+            format!(
+                "was initialised as {} on a device whose floats are {}",
+                full.dtype().name(),
+                dtype.name()
+            ),
+            "initialise it before sharding, or set the device's float type",
+        )),
+    }
 }

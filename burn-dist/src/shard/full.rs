@@ -12,6 +12,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// Who receives the whole model.
@@ -30,8 +31,9 @@ thread_local! {
 /// An export that is going on in this thread.
 struct Export {
     destination: Destination,
-    pieces: BTreeMap<usize, Vec<Piece>>,
-    /// Gathered units and how many of their parameters are still to be taken.
+    units: Vec<Unit>,
+    /// Gathered units, by their place among `units`, and how many of their parameters are still to be
+    /// taken.
     gathered: BTreeMap<usize, (Shared, usize)>,
 }
 
@@ -46,19 +48,16 @@ impl World {
     /// # Errors
     /// [`Error::Model`] if `model` was not sharded; what collectives return.
     pub fn full<M: Module>(&self, model: &M, to: Destination) -> Result<Option<M>> {
-        let Apart {
-            sharding, pieces, ..
-        } = Apart::of(model)?;
         let export = Export {
             destination: to,
-            pieces,
+            units: Apart::of(model)?.units,
             gathered: BTreeMap::new(),
         };
         EXPORT.set(Some(export));
         let whole = catch_raised(|| model.clone().materialize());
         EXPORT.set(None);
         let whole = whole?;
-        let receives = to == Destination::All || sharding.world.is_chief();
+        let receives = to == Destination::All || self.is_chief();
         Ok(receives.then_some(whole))
     }
 }
@@ -96,12 +95,16 @@ pub(super) fn take(identity: &Identity) -> Result<Primitive> {
     let layout = &sharding.unit(*unit).layout;
     EXPORT.with_borrow_mut(|export| {
         let export = export.as_mut().ok_or_else(not_sharded)?;
-        if let Some(pieces) = export.pieces.remove(unit) {
-            let ticket = sharding.gather(*unit, pieces.into(), layout.dtype);
-            let flat = sharding.gathered(ticket)?;
-            export.gathered.insert(*unit, (flat, layout.slots.len()));
-        }
-        let (flat, left) = export.gathered.get_mut(unit).ok_or_else(not_sharded)?;
+        let is_it = |u: &Unit| u.number == *unit && Arc::ptr_eq(&u.sharding, sharding);
+        let at = export.units.iter().position(is_it);
+        let at = at.ok_or_else(not_sharded)?;
+        let (flat, left) = match export.gathered.entry(at) {
+            Entry::Occupied(gathered) => gathered.into_mut(),
+            Entry::Vacant(vacant) => {
+                let flat = export.units[at].gather()?;
+                vacant.insert((flat, layout.slots.len()))
+            }
+        };
         let place = &layout.slots[*slot];
         let whole = match export.destination == Destination::All || sharding.world.is_chief() {
             true => flat.copy(place.offset, &place.shape),
@@ -110,7 +113,7 @@ pub(super) fn take(identity: &Identity) -> Result<Primitive> {
         };
         *left -= 1;
         if *left == 0 {
-            export.gathered.remove(unit);
+            export.gathered.remove(&at);
         }
         Ok(whole)
     })
@@ -119,13 +122,33 @@ pub(super) fn take(identity: &Identity) -> Result<Primitive> {
 /// What this rank holds of a sharded model, unit by unit.
 #[derive(Debug)]
 pub(crate) struct Apart {
-    sharding: Arc<Sharding>,
-    pieces: BTreeMap<usize, Vec<Piece>>,
-    /// Running state, which every rank has.
+    /// The units of all parts that the model was sharded in.
+    units: Vec<Unit>,
+    /// Running state, which every rank has, and parameters that were left alone.
     pub(crate) state: Vec<State>,
 }
 
-/// A tensor that is no parameter, with its path.
+/// A unit, and this rank's pieces of it.
+#[derive(Debug)]
+struct Unit {
+    sharding: Arc<Sharding>,
+    /// Its number in its part.
+    number: usize,
+    /// With the paths that parameters have in the model.
+    layout: UnitLayout,
+    pieces: Arc<[Piece]>,
+}
+
+impl Unit {
+    fn gather(&self) -> Result<Shared> {
+        let ticket = self
+            .sharding
+            .gather(self.number, self.pieces.clone(), self.layout.dtype);
+        self.sharding.gathered(ticket)
+    }
+}
+
+/// A tensor that is not sharded, with its path.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) path: String,
@@ -138,46 +161,61 @@ impl Apart {
     /// # Errors
     /// [`Error::Model`] if `model` was not sharded.
     pub(crate) fn of<M: Module>(model: &M) -> Result<Self> {
-        let mut pieces = Pieces::default();
-        walk(model, &mut pieces);
-        let sharding = pieces.sharding.ok_or_else(not_sharded)?;
-        pieces.error.map_or(Ok(()), Err)?;
-        let in_order = |(unit, slots): (_, BTreeMap<_, _>)| (unit, slots.into_values().collect());
-        Ok(Self {
-            sharding,
-            pieces: pieces.found.into_iter().map(in_order).collect(),
-            state: pieces.state,
-        })
+        let mut look = Look::default();
+        walk(model, &mut look);
+        look.error.map_or(Ok(()), Err)?;
+        let mut units = Vec::new();
+        for (sharding, found) in look.parts {
+            for (number, slots) in found {
+                let mut layout = sharding.unit(number).layout.clone();
+                let mut pieces = Vec::new();
+                for (slot, (path, piece)) in slots {
+                    layout.slots[slot].path = path;
+                    pieces.push(piece);
+                }
+                units.push(Unit {
+                    sharding: sharding.clone(),
+                    number,
+                    layout,
+                    pieces: pieces.into(),
+                });
+            }
+        }
+        match units.is_empty() {
+            true => Err(not_sharded()),
+            false => Ok(Self {
+                units,
+                state: look.state,
+            }),
+        }
     }
 
     /// The units, in the order in which they are gathered.
     pub(crate) fn layouts(&self) -> impl Iterator<Item = &UnitLayout> {
-        let units = self.pieces.keys();
-        units.map(|unit| &self.sharding.unit(*unit).layout)
+        self.units.iter().map(|unit| &unit.layout)
     }
 
     /// Gathers one unit after the other, each of which is gone before the next comes. Collective.
     pub(crate) fn gather(&self, mut each: impl FnMut(&UnitLayout, &Shared)) -> Result<()> {
-        for (unit, pieces) in &self.pieces {
-            let layout = &self.sharding.unit(*unit).layout;
-            let pieces = pieces.clone().into();
-            let ticket = self.sharding.gather(*unit, pieces, layout.dtype);
-            let flat = self.sharding.gathered(ticket)?;
-            each(layout, &flat);
+        for unit in &self.units {
+            let flat = unit.gather()?;
+            each(&unit.layout, &flat);
         }
         Ok(())
     }
 }
 
+/// The pieces of one unit, by slot, each with its path in the model.
+type Slots = BTreeMap<usize, (String, Piece)>;
+
 #[derive(Default)]
-struct Pieces {
-    sharding: Option<Arc<Sharding>>,
-    found: BTreeMap<usize, BTreeMap<usize, Piece>>,
+struct Look {
+    parts: Vec<(Arc<Sharding>, BTreeMap<usize, Slots>)>,
     state: Vec<State>,
     error: Option<Error>,
 }
 
-impl Visit for Pieces {
+impl Visit for Look {
     type Held = (Vec<usize>, DType, Result<Piece>);
 
     fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Self::Held {
@@ -186,19 +224,20 @@ impl Visit for Pieces {
     }
 
     fn sharded(&mut self, path: &str, (.., held): Self::Held, identity: Identity) {
-        let first = self
-            .sharding
-            .get_or_insert_with(|| identity.sharding.clone());
-        let held = match Arc::ptr_eq(first, &identity.sharding) {
-            true => held,
-            false => Err(two_sharded(path)),
-        };
+        let Identity {
+            sharding,
+            unit,
+            slot,
+        } = identity;
+        let known = self.parts.iter().position(|p| Arc::ptr_eq(&p.0, &sharding));
+        let part = known.unwrap_or_else(|| {
+            self.parts.push((sharding, BTreeMap::new()));
+            self.parts.len() - 1
+        });
         match held {
             Ok(piece) => {
-                self.found
-                    .entry(identity.unit)
-                    .or_default()
-                    .insert(identity.slot, piece);
+                let slots = self.parts[part].1.entry(unit).or_default();
+                slots.insert(slot, (path.into(), piece));
             }
             Err(error) => self.error = Some(error),
         }

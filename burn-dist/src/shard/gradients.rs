@@ -3,9 +3,10 @@
 use super::flat::Flat;
 use super::primitive::Primitive;
 use super::sharding::Sharding;
-use crate::comm::{Reduce, SpanMut};
+use crate::comm::{Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
 use crate::layout::Slot;
+use crate::world::World;
 use burn::module::{Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -25,6 +26,7 @@ pub(crate) struct UnitGradients {
 pub(crate) struct Entry {
     id: ParamId,
     rank: usize,
+    part: usize,
     unit: usize,
     slot: usize,
     register: fn(&mut GradientsParams, ParamId, Primitive),
@@ -35,6 +37,7 @@ impl Entry {
         Self {
             id: param.id,
             rank: D,
+            part: 0,
             unit: 0,
             slot: 0,
             register: |gradients, id, piece| {
@@ -43,8 +46,13 @@ impl Entry {
         }
     }
 
-    pub(crate) fn at(self, unit: usize, slot: usize) -> Self {
-        Self { unit, slot, ..self }
+    pub(crate) fn at(self, part: usize, unit: usize, slot: usize) -> Self {
+        Self {
+            part,
+            unit,
+            slot,
+            ..self
+        }
     }
 }
 
@@ -53,9 +61,17 @@ impl Entry {
 /// [`into_params`](Self::into_params) makes of them what Burn's optimizers take.
 #[derive(Debug)]
 pub struct ShardedGradients {
-    sharding: Arc<Sharding>,
+    world: World,
+    parts: Vec<PartGradients>,
     entries: Vec<Entry>,
-    units: Vec<Option<UnitGradients>>,
+    losses: Vec<Tensor<1>>,
+}
+
+/// Those of what was sharded by one call.
+#[derive(Debug)]
+pub(crate) struct PartGradients {
+    pub(crate) sharding: Arc<Sharding>,
+    pub(crate) units: Vec<Option<UnitGradients>>,
 }
 
 /// Gradients whose global norm is at most what was asked for.
@@ -69,14 +85,16 @@ pub struct Clipped {
 
 impl ShardedGradients {
     pub(crate) fn new(
-        sharding: Arc<Sharding>,
+        world: World,
+        parts: Vec<PartGradients>,
         entries: Vec<Entry>,
-        units: Vec<Option<UnitGradients>>,
+        losses: Vec<Tensor<1>>,
     ) -> Self {
         Self {
-            sharding,
+            world,
+            parts,
             entries,
-            units,
+            losses,
         }
     }
 
@@ -86,39 +104,76 @@ impl ShardedGradients {
     /// Squares are summed in f64, whatever the gradients' type; on a GPU in f32, unit by unit.
     ///
     /// # Cost
-    /// One all-reduce of 8 bytes among the ranks that share a copy of the state; none where
-    /// nothing is cut. On GPUs one broadcast of 8 bytes more, among replicas. Collective.
+    /// One all-reduce of 8 bytes among the ranks that share a copy of the state, for each part that
+    /// the model was sharded in; none where nothing is cut. On GPUs one broadcast of 8 bytes more, among replicas. Collective.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] on every rank if any gradient is infinite or NaN; what collectives
-    /// return.
+    /// [`Error::NotFinite`] on every rank if any gradient is infinite or NaN, naming the first
+    /// parameter; what collectives return.
     pub fn norm(&self) -> Result<f64> {
-        let mut squares = [0.0];
-        for (unit, gradients) in self.units.iter().enumerate() {
-            let Some(UnitGradients { present, flat }) = gradients else {
-                continue;
-            };
-            let layout = &self.sharding.unit(unit).layout;
-            // Every rank has all of a whole unit, and its elements count once.
-            if layout.is_whole() && self.sharding.cut.rank() != 0 {
-                continue;
-            }
-            squares[0] += flat.squares(&self.ranges(unit, present))?;
-        }
-        let label = "gradient norm".into();
-        self.sharding
-            .cut
-            .all_reduce(&label, Reduce::Sum, SpanMut::of(&mut squares))?;
-        // Two GPUs may have chosen two kernels for the same sum, and replicas must not drift apart.
-        if self.sharding.place.is_device() {
-            let replicas = &self.sharding.replicas;
-            replicas.broadcast(&"gradient norm".into(), 0, SpanMut::of(&mut squares))?;
-        }
-        let norm = f64::sqrt(squares[0]);
+        let squares = self.parts.iter().map(PartGradients::squares);
+        let norm = squares.sum::<Result<f64>>()?.sqrt();
         match norm.is_finite() {
             true => Ok(norm),
-            false => Err(Error::NotFinite { norm }),
+            false => {
+                let (place, loss) = self.not_finite()?;
+                Err(Error::NotFinite { norm, place, loss })
+            }
         }
+    }
+
+    /// Where the first gradient is that is not finite, and whether the losses were, in words that are
+    /// the same on every rank. Collective.
+    pub(crate) fn not_finite(&self) -> Result<(String, String)> {
+        let losses = self.losses.iter().cloned();
+        let mut losses = losses.map(|loss| loss.into_data().iter::<f64>().all(f64::is_finite));
+        let is_loss_finite = losses.all(|finite| finite);
+        let mine = [self.first_not_finite()?, u64::from(!is_loss_finite)];
+        let mut all = vec![0; 2 * self.world.size()];
+        let label = "gradients that are not finite".into();
+        let (send, recv) = (Span::of(&mine), SpanMut::of(&mut all));
+        self.world.comm().all_gather(&label, send, recv)?;
+        let ranks = || all.chunks_exact(2).enumerate();
+        let first = ranks().min_by_key(|(rank, found)| (found[0], *rank));
+        let slots = self.parts.iter().flat_map(|part| {
+            let units = part.sharding.units().iter();
+            units.flat_map(|unit| unit.layout.slots.iter().map(move |slot| (unit, slot)))
+        });
+        let place = first.and_then(|(rank, found)| {
+            let (unit, slot) = slots.enumerate().find(|(at, _)| *at as u64 == found[0])?.1;
+            Some(format!(
+                "first in parameter {} of unit {}, in the part of it that rank {rank} stores",
+                slot.path, unit.layout.name
+            ))
+        });
+        let lost = ranks().find(|(_, found)| found[1] != 0);
+        let place =
+            place.unwrap_or("each gradient is finite, the sum of their squares is not".into());
+        let loss = match lost {
+            Some((rank, _)) => format!("the loss of rank {rank} was not finite already"),
+            None => "the losses of all ranks were finite".into(),
+        };
+        Ok((place, loss))
+    }
+
+    /// The number, counted over all parts and units, of the first parameter of which this rank has a
+    /// gradient that is not finite; the largest number if there is none.
+    fn first_not_finite(&self) -> Result<u64> {
+        let mut number = 0;
+        for PartGradients { sharding, units } in &self.parts {
+            for (unit, gradients) in units.iter().enumerate() {
+                for slot in 0..sharding.unit(unit).layout.slots.len() {
+                    if let Some(UnitGradients { present, flat }) = gradients
+                        && present[slot]
+                        && !flat.is_finite(&[sharding.piece_in_cut(unit, slot)])?
+                    {
+                        return Ok(number);
+                    }
+                    number += 1;
+                }
+            }
+        }
+        Ok(u64::MAX)
     }
 
     /// Scales the gradients down so that their global norm is at most `max_norm`.
@@ -159,53 +214,47 @@ impl ShardedGradients {
     /// What a collective returns.
     pub fn all_finite(&self) -> Result<bool> {
         let mut is_finite = true;
-        for (unit, gradients) in self.units.iter().enumerate() {
-            if let Some(UnitGradients { present, flat }) = gradients {
-                is_finite = is_finite && flat.is_finite(&self.ranges(unit, present))?;
+        for part in &self.parts {
+            for (unit, gradients) in part.units.iter().enumerate() {
+                if let Some(UnitGradients { present, flat }) = gradients {
+                    is_finite = is_finite && flat.is_finite(&part.ranges(unit, present))?;
+                }
             }
         }
         let mut found = [u8::from(!is_finite)];
-        let comm = self.sharding.world.comm();
         let label = "gradients finite".into();
-        comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut found))?;
+        let all = SpanMut::of(&mut found);
+        self.world.comm().all_reduce(&label, Reduce::Max, all)?;
         Ok(found[0] == 0)
     }
 
-    /// Where the gradients that a unit has lie in its buffer.
-    fn ranges(&self, unit: usize, present: &[bool]) -> Vec<Range<usize>> {
-        let (layout, owned) = (&self.sharding.unit(unit).layout, self.sharding.owned(unit));
-        let slots = (0..present.len()).filter(|slot| present[*slot]);
-        slots.map(|slot| layout.piece_in_cut(slot, owned)).collect()
-    }
-
-    /// Shows what this rank has of every gradient: unit, slot, the range of the parameter's
-    /// elements, and their values.
+    /// Shows what this rank has of every gradient: the unit's name, the slot, the range of the
+    /// parameter's elements, and their values.
     pub(super) fn each(
         &self,
-        mut show: impl FnMut(usize, &Slot, Range<usize>, &[f64]),
+        mut show: impl FnMut(&Arc<str>, &Slot, Range<usize>, &[f64]),
     ) -> Result<()> {
-        for (unit, gradients) in self.units.iter().enumerate() {
-            let Some(UnitGradients { present, flat }) = gradients else {
-                continue;
-            };
-            let (layout, owned) = (&self.sharding.unit(unit).layout, self.sharding.owned(unit));
-            let all = flat.numbers()?;
-            for slot in (0..present.len()).filter(|slot| present[*slot]) {
-                let values = &all[layout.piece_in_cut(slot, owned)];
-                show(unit, &layout.slots[slot], layout.piece(slot, owned), values);
+        for PartGradients { sharding, units } in &self.parts {
+            for (unit, gradients) in units.iter().enumerate() {
+                let Some(UnitGradients { present, flat }) = gradients else {
+                    continue;
+                };
+                let (layout, owned) = (&sharding.unit(unit).layout, sharding.owned(unit));
+                let all = flat.numbers()?;
+                for slot in (0..present.len()).filter(|slot| present[*slot]) {
+                    let values = &all[layout.piece_in_cut(slot, owned)];
+                    let range = layout.piece(slot, owned);
+                    show(&layout.name, &layout.slots[slot], range, values);
+                }
             }
         }
         Ok(())
     }
 
-    /// The name of a unit.
-    pub(super) fn unit_name(&self, unit: usize) -> &str {
-        &self.sharding.unit(unit).layout.name
-    }
-
     /// The same gradients, each multiplied by `factor`.
     pub fn scaled(mut self, factor: f64) -> Self {
-        let all = self.units.iter_mut().flatten();
+        let units = self.parts.iter_mut().flat_map(|part| &mut part.units);
+        let all = units.flatten();
         all.for_each(|gradients| gradients.flat.scale(factor));
         self
     }
@@ -216,17 +265,21 @@ impl ShardedGradients {
     /// has none either: there is nothing to step.
     pub fn into_params(self) -> GradientsParams {
         let mut grads = GradientsParams::new();
-        let units: Vec<_> = self
-            .units
-            .into_iter()
-            .map(|u| u.map(|u| (u.present, u.flat.share())))
-            .collect();
+        let shared = |part: PartGradients| {
+            let units = part.units.into_iter();
+            let units: Vec<_> = units
+                .map(|u| u.map(|u| (u.present, u.flat.share())))
+                .collect();
+            (part.sharding, units)
+        };
+        let parts: Vec<_> = self.parts.into_iter().map(shared).collect();
         for entry in self.entries {
+            let (sharding, units) = &parts[entry.part];
             let Some((present, flat)) = &units[entry.unit] else {
                 continue;
             };
-            let layout = &self.sharding.unit(entry.unit).layout;
-            let place = layout.piece_in_cut(entry.slot, self.sharding.owned(entry.unit));
+            let layout = &sharding.unit(entry.unit).layout;
+            let place = sharding.piece_in_cut(entry.unit, entry.slot);
             let whole = layout.is_whole();
             if !present[entry.slot] || (place.is_empty() && !whole) {
                 continue;
@@ -243,6 +296,42 @@ impl ShardedGradients {
             (entry.register)(&mut grads, entry.id, flat.view(start, &shape));
         }
         grads
+    }
+}
+
+impl PartGradients {
+    /// Where the gradients that a unit has lie in its buffer.
+    fn ranges(&self, unit: usize, present: &[bool]) -> Vec<Range<usize>> {
+        let slots = (0..present.len()).filter(|slot| present[*slot]);
+        slots
+            .map(|slot| self.sharding.piece_in_cut(unit, slot))
+            .collect()
+    }
+
+    /// The sum of the squares of this part's gradients, each element counted once. Collective.
+    fn squares(&self) -> Result<f64> {
+        let Self { sharding, units } = self;
+        let mut squares = [0.0];
+        for (unit, gradients) in units.iter().enumerate() {
+            let Some(UnitGradients { present, flat }) = gradients else {
+                continue;
+            };
+            // Every rank has all of a whole unit, and its elements count once.
+            if sharding.is_whole(unit) && sharding.cut.rank() != 0 {
+                continue;
+            }
+            squares[0] += flat.squares(&self.ranges(unit, present))?;
+        }
+        let label = "gradient norm".into();
+        sharding
+            .cut
+            .all_reduce(&label, Reduce::Sum, SpanMut::of(&mut squares))?;
+        // Two GPUs may have chosen two kernels for the same sum, and replicas must not drift apart.
+        if sharding.place.is_device() {
+            let replicas = &sharding.replicas;
+            replicas.broadcast(&label, 0, SpanMut::of(&mut squares))?;
+        }
+        Ok(squares[0])
     }
 }
 

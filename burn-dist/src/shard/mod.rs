@@ -6,6 +6,8 @@
 //! not change. From the outside in:
 //!
 //! - `cut` checks a model, lays its units out, and cuts every parameter ([`Strategy::shard`]);
+//!   `survey` finds out what the model stores, `agreement` compares that over ranks, and what has a
+//!   value already is `received` from rank 0;
 //! - `scope` is [`unit`](crate::unit()), the boundary at which a unit's parameters come and go;
 //! - `pass` is one run of a unit: its gather, its re-gather in backward, its reduction; `forecast`
 //!   starts the gather of the unit that should come next;
@@ -14,8 +16,10 @@
 //!   gradient to the pass, and the *token*, which makes the tape finish one unit before the next;
 //! - `backward` takes what the passes have collected to the sum over ranks, `accumulation` runs the
 //!   tapes of a step and turns the sums into `gradients`;
+//! - `replicas` finds out whether ranks that store the same still do;
 //! - `shadow` compares all of that with one plain device, unit by unit, through what `watch` notes;
-//! - `sharding` is what they share: one model's units and groups on one rank;
+//! - `sharding` is what they share: the units and groups of what one call sharded, on one rank;
+//!   `trained` finds those that a model consists of, and that nothing trainable is left out;
 //! - `flat` is the memory all of this happens in, a rank's tensors as `primitive`s: of the process
 //!   (`host`) or of a GPU (`device`); `exchange` takes it to the other ranks.
 //!
@@ -54,7 +58,9 @@ mod ops;
 mod optimizer;
 mod pass;
 mod primitive;
+mod received;
 mod recompute;
+mod replicas;
 mod running;
 mod scope;
 mod seen;
@@ -63,6 +69,7 @@ mod sharded;
 mod sharding;
 mod source;
 mod survey;
+mod trained;
 mod values;
 mod watch;
 

@@ -5,9 +5,9 @@
 //! Element-wise optimizers agree bit for bit. Those that look at a whole tensor, such as LAMB's
 //! trust ratio, Muon's matrix or a norm clipped per tensor, do not.
 
-use super::full::not_sharded;
 use super::gradients::piece_shape;
 use super::sharded::{Identity, Visit, walk};
+use super::trained::Trained;
 use crate::error::{Error, Result};
 use crate::world::World;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
@@ -29,7 +29,7 @@ impl World {
     ///
     /// # Errors
     /// [`Error::Optimizer`] if it would not, with what to use instead; [`Error::Model`] if `model`
-    /// was not sharded.
+    /// was not sharded, or has a trainable parameter that no sharding holds.
     ///
     /// ```
     /// use burn::{grad_clipping::GradientClippingConfig, nn::LinearConfig, optim::AdamWConfig};
@@ -52,11 +52,9 @@ impl World {
         model: &M,
     ) -> Result<ModuleOptimizer> {
         let optimizer = optimizer.into();
+        Trained::of(model)?;
         let mut trials = Trials::default();
         walk(model, &mut trials);
-        if !trials.is_sharded {
-            return Err(not_sharded());
-        }
         let tried = catch_unwind(AssertUnwindSafe(|| {
             let whole = trials.step(&optimizer, [0, LEN].as_slice());
             let pieces = trials.step(&optimizer, [0, CUT, LEN].as_slice());
@@ -83,7 +81,6 @@ impl World {
 #[derive(Default)]
 struct Trials {
     found: Vec<Trial>,
-    is_sharded: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -122,7 +119,6 @@ impl Visit for Trials {
     }
 
     fn sharded(&mut self, path: &str, (id, rank): Self::Held, identity: Identity) {
-        self.is_sharded = true;
         if !identity.sharding.is_whole(identity.unit) {
             let path = path.to_string();
             self.found.push(Trial { path, id, rank });

@@ -9,6 +9,7 @@ use super::primitive::Primitive;
 use super::sharding::Sharding;
 use crate::comm::Ticket;
 use crate::error::Result;
+use crate::strategy::Keep;
 use burn::tensor::DType;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +27,8 @@ pub(crate) struct Pass {
     /// Its place in the program.
     pub(crate) number: u64,
     pub(super) pieces: Arc<[Piece]>,
+    /// Whether a tape may keep views of what is gathered.
+    has_tape: bool,
     state: Mutex<State>,
 }
 
@@ -97,6 +100,7 @@ impl Pass {
         unit: usize,
         pieces: Arc<[Piece]>,
         coming: Option<Ticket<Coming>>,
+        has_tape: bool,
     ) -> Self {
         let gathered = match (sharding.kept(unit, &pieces), coming) {
             (Some(flat), _) => Gathered::Yes(flat),
@@ -108,6 +112,7 @@ impl Pass {
             sharding,
             unit,
             pieces,
+            has_tape,
             state: Mutex::new(State {
                 gathered,
                 gradients: Gradients::default(),
@@ -153,7 +158,9 @@ impl Pass {
         };
         state.gathered = Gathered::Yes(flat.clone());
         drop(state);
-        if self.sharding.strategy.keep == crate::strategy::Keep::Step {
+        let until_step = self.sharding.strategy.keep == Keep::Step;
+        // The tape of a forward without a backward stays; the next one must not gather another root.
+        if until_step || (self.has_tape && self.sharding.keeps(self.unit)) {
             self.sharding
                 .keep(self.unit, self.pieces.clone(), flat.clone());
         }
@@ -266,6 +273,9 @@ impl Pass {
             state.reduced = true;
             std::mem::take(&mut state.gradients)
         };
+        if self.sharding.strategy.keep == Keep::Pass {
+            self.sharding.let_go(self.unit);
+        }
         match self.sharding.session().as_mut() {
             Some(session) => session.reduce(&self.sharding, self.unit, gradients),
             None => Ok(()),

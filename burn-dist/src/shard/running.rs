@@ -3,24 +3,26 @@
 use super::flat::Flat;
 use super::primitive::Primitive;
 use super::sharded::{Identity, Visit, walk};
+use super::sharding::Sharding;
 use crate::comm::Label;
 use crate::error::Result;
 use crate::world::World;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Averages running state, such as a batch norm's, over ranks; nothing happens without any.
 pub(super) fn average_running_state<M: Module>(world: &World, model: &M) -> Result<()> {
-    let mut plain = Plain::default();
     // Clones share running state, and making a valid one folds in what threads have noted.
     let _ = model.valid();
-    walk(model, &mut plain);
-    if world.size() == 1 || plain.paths.is_empty() {
+    let paths = paths(model);
+    if world.size() == 1 || paths.is_empty() {
         return Ok(());
     }
     let mut state = Average {
         world,
-        paths: plain.paths,
+        paths,
         path: Vec::new(),
         result: Ok(()),
     };
@@ -28,9 +30,18 @@ pub(super) fn average_running_state<M: Module>(world: &World, model: &M) -> Resu
     state.result
 }
 
+/// Where a model has running state: in the parts of it that were sharded.
+///
+/// What lies beside them is the program's own, such as a frozen teacher.
+pub(super) fn paths<M: Module>(model: &M) -> BTreeSet<String> {
+    let mut look = Look::default();
+    walk(model, &mut look);
+    look.plain.intersection(&look.running).cloned().collect()
+}
+
 struct Average<'a> {
     world: &'a World,
-    paths: Vec<String>,
+    paths: BTreeSet<String>,
     path: Vec<String>,
     result: Result<()>,
 }
@@ -77,20 +88,36 @@ impl ModuleMapper for Average<'_> {
     }
 }
 
-/// The paths of the float tensors that are not sharded.
 #[derive(Default)]
-struct Plain {
-    paths: Vec<String>,
+struct Look {
+    /// The paths of the float tensors that are not sharded.
+    plain: BTreeSet<String>,
+    /// The paths of the running state of all that was sharded.
+    running: BTreeSet<String>,
+    parts: Vec<Arc<Sharding>>,
 }
 
-impl Visit for Plain {
+impl Visit for Look {
     type Held = ();
 
     fn hold<const D: usize>(&mut self, _: &Param<Tensor<D>>) {}
 
-    fn sharded(&mut self, _: &str, (): (), _: Identity) {}
+    fn sharded(&mut self, path: &str, (): (), identity: Identity) {
+        let Identity {
+            sharding,
+            unit,
+            slot,
+        } = identity;
+        if !self.parts.iter().any(|part| Arc::ptr_eq(part, &sharding)) {
+            self.running
+                .extend(sharding.buffers_beside(path, unit, slot));
+            self.parts.push(sharding);
+        }
+    }
 
     fn plain(&mut self, path: &str, (): ()) {
-        self.paths.push(path.to_string());
+        self.plain.insert(path.to_string());
     }
+
+    fn ignored(&mut self, _: &str, (): ()) {}
 }

@@ -104,7 +104,8 @@ impl Scope {
                 continue;
             }
             let coming = forecast::with(|f| f.arrive(sharding, unit, &pieces)).flatten();
-            let pass = Arc::new(Pass::new(sharding.clone(), unit, pieces, coming));
+            let pass = Pass::new(sharding.clone(), unit, pieces, coming, seen.has_tape);
+            let pass = Arc::new(pass);
             match again {
                 true => pass.run_again(),
                 false => pass.start(),

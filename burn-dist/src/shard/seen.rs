@@ -12,6 +12,8 @@ use std::sync::Arc;
 /// The units of a module and the pieces it stores of them now.
 pub(super) struct Seen {
     pub(super) sharding: Option<Arc<Sharding>>,
+    /// Whether the module is in training mode: a tape may keep what is gathered for it.
+    pub(super) has_tape: bool,
     units: BTreeMap<usize, Vec<Option<Piece>>>,
     result: Result<()>,
 }
@@ -20,6 +22,7 @@ impl Seen {
     pub(super) fn look<M: Module>(module: &M) -> Result<Self> {
         let mut seen = Self {
             sharding: None,
+            has_tape: false,
             units: BTreeMap::new(),
             result: Ok(()),
         };
@@ -69,7 +72,9 @@ impl Visit for Seen {
     type Held = Result<Piece>;
 
     fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<Piece> {
-        Piece::of(param.base())
+        let stored = param.base();
+        self.has_tape |= stored.is_autodiff();
+        Piece::of(stored)
     }
 
     fn sharded(&mut self, _: &str, held: Result<Piece>, identity: Identity) {

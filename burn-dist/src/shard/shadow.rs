@@ -19,6 +19,7 @@ use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// How closely a sharded run is to follow one plain device.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -258,18 +259,18 @@ impl Comparison {
 
     /// The gradients of parameters, each unit measured by its largest.
     fn parameters(&mut self, found: &ShardedGradients, expected: &Values) -> Result<()> {
-        let mut largest: BTreeMap<usize, f64> = BTreeMap::new();
+        let mut largest: BTreeMap<Arc<str>, f64> = BTreeMap::new();
         found.each(|unit, slot, _, _| {
             let values = expected.get(&slot.path).map_or(&[][..], |v| v);
-            let most = largest.entry(unit).or_default();
+            let most = largest.entry(unit.clone()).or_default();
             *most = values.iter().fold(*most, |most, x| most.max(x.abs()));
         })?;
         found.each(|unit, slot, range, values| {
             let expected = expected.get(&slot.path).and_then(|all| all.get(range));
-            let most = largest.get(&unit).copied().unwrap_or(0.0);
+            let most = largest.get(unit).copied().unwrap_or(0.0);
             let by = expected.map_or(f64::INFINITY, |expected| off(values, expected, most));
             let what = format!("the gradient of {}", slot.path);
-            self.add(found.unit_name(unit), "backward", &what, by);
+            self.add(unit, "backward", &what, by);
         })
     }
 

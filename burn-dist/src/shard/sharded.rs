@@ -25,28 +25,36 @@ pub(crate) struct Identity {
     pub(crate) slot: usize,
 }
 
-/// The reparameterization of a parameter whose stored tensor is this rank's piece.
+/// The reparameterization of a parameter that a sharded model has dealt with.
 #[derive(Debug, Clone)]
-pub(crate) struct Sharded(pub(super) Identity);
+pub(crate) enum Sharded {
+    /// The stored tensor is this rank's piece.
+    Piece(Identity),
+    /// The strategy was told to leave it alone: the stored tensor is the parameter.
+    Ignored,
+}
 
 thread_local! {
-    /// The last identity met by the walk that is going on in this thread.
-    static MET: RefCell<Option<Identity>> = const { RefCell::new(None) };
+    /// The last reparameterization met by the walk that is going on in this thread.
+    static MET: RefCell<Option<Sharded>> = const { RefCell::new(None) };
 }
 
 impl Reparameterization for Sharded {
     const NAME: &'static str = "shard";
 
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let (source, token) = or_raise(source(&self.0, &base));
-        let slot = self.0.slot;
+        let Self::Piece(identity) = self else {
+            return base;
+        };
+        let (source, token) = or_raise(source(identity, &base));
+        let slot = identity.slot;
         ops::view(base, token, View { source, slot })
     }
 }
 
 impl Module for Sharded {
     fn visit<V: ModuleVisitor>(&self, _: &mut V) {
-        MET.set(Some(self.0.clone()));
+        MET.set(Some(self.clone()));
     }
 
     fn map<M: ModuleMapper>(self, _: &mut M) -> Self {
@@ -80,12 +88,15 @@ impl Module for Sharded {
 
 impl ModuleDisplayDefault for Sharded {
     fn content(&self, content: Content) -> Option<Content> {
-        let layout = &self.0.sharding.unit(self.0.unit).layout;
-        let shape = format!(
-            "{:?} of unit {}",
-            layout.slots[self.0.slot].shape, layout.name
-        );
-        content.add_formatted(&shape).optional()
+        let text = match self {
+            Self::Piece(identity) => {
+                let layout = &identity.sharding.unit(identity.unit).layout;
+                let shape = &layout.slots[identity.slot].shape;
+                format!("{shape:?} of unit {}", layout.name)
+            }
+            Self::Ignored => "ignored".into(),
+        };
+        content.add_formatted(&text).optional()
     }
 }
 
@@ -104,6 +115,11 @@ pub(crate) trait Visit {
 
     /// It is none: running state, or a parameter that was never sharded.
     fn plain(&mut self, _path: &str, _held: Self::Held) {}
+
+    /// It is a parameter that a strategy was told to ignore.
+    fn ignored(&mut self, path: &str, held: Self::Held) {
+        self.plain(path, held);
+    }
 }
 
 /// Shows every float tensor of `module` to `visit`, in module order.
@@ -145,10 +161,13 @@ impl<V: Visit> ModuleVisitor for Walk<'_, V> {
     fn exit_module(&mut self, name: &str, _: &str) {
         self.path.pop();
         if name == Sharded::NAME
-            && let Some(identity) = MET.take()
+            && let Some(met) = MET.take()
             && let Some((path, held)) = self.held.take()
         {
-            self.visit.sharded(&path, held, identity);
+            match met {
+                Sharded::Piece(identity) => self.visit.sharded(&path, held, identity),
+                Sharded::Ignored => self.visit.ignored(&path, held),
+            }
         }
     }
 }

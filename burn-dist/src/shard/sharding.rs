@@ -11,6 +11,8 @@ use crate::plan::Plan;
 use crate::strategy::{Keep, Strategy};
 use crate::world::World;
 use burn::tensor::DType;
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,15 +28,26 @@ pub(crate) struct Sharding {
     /// Where this rank's tensors lie.
     pub(crate) place: Place,
     units: Vec<Unit>,
-    /// Gathered units that are kept until the step, with the pieces they were gathered from.
-    kept: Mutex<Vec<Option<Kept>>>,
+    /// The paths of the running state of the module that was sharded.
+    buffers: Vec<String>,
+    kept: Mutex<Kept>,
     session: Mutex<Option<Session>>,
     passes: AtomicU64,
+    steps: AtomicU64,
     warned: AtomicBool,
 }
 
-/// A gathered unit, and the pieces it was gathered from.
-type Kept = (Arc<[Piece]>, Shared);
+/// What was gathered and stays until the backward pass or the step, with the pieces that it was gathered
+/// from.
+///
+/// Several forwards may come before a backward, or none ever: all of them use what is here, instead of
+/// each keeping a buffer of its own alive.
+#[derive(Debug)]
+struct Kept {
+    units: Vec<Option<(Arc<[Piece]>, Shared)>>,
+    /// Parameters that were gathered alone: of which unit and slot, and in which type.
+    alone: HashMap<(usize, usize, &'static str), (Piece, Shared)>,
+}
 
 /// One unit at run time.
 #[derive(Debug)]
@@ -52,7 +65,12 @@ impl Unit {
 
 impl Sharding {
     /// Divides the world into the groups the strategy needs; collective.
-    pub(crate) fn new(world: &World, strategy: Strategy, plan: &Plan) -> Result<Self> {
+    pub(crate) fn new(
+        world: &World,
+        strategy: Strategy,
+        plan: &Plan,
+        buffers: Vec<String>,
+    ) -> Result<Self> {
         let (rank, size, group) = (world.rank(), world.size(), plan.cut_over());
         let comm = world.comm();
         let (cut, replicas) = match group {
@@ -73,10 +91,15 @@ impl Sharding {
             cut,
             replicas,
             place: Place::of(&world.device())?,
-            kept: Mutex::new(vec![None; plan.units().len()]),
+            kept: Mutex::new(Kept {
+                units: vec![None; plan.units().len()],
+                alone: HashMap::new(),
+            }),
             units: plan.units().iter().map(unit).collect(),
+            buffers,
             session: Mutex::new(None),
             passes: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
             warned: AtomicBool::new(false),
         })
     }
@@ -87,6 +110,20 @@ impl Sharding {
 
     pub(crate) fn units(&self) -> &[Unit] {
         &self.units
+    }
+
+    /// The paths of running state in a model in which the parameter `slot` of `unit` has this path.
+    pub(crate) fn buffers_beside(
+        &self,
+        path: &str,
+        unit: usize,
+        slot: usize,
+    ) -> impl Iterator<Item = String> {
+        let inner = &self.units[unit].layout.slots[slot].path;
+        let outer = path.strip_suffix(inner.as_str()).unwrap_or_default();
+        self.buffers
+            .iter()
+            .map(move |path| format!("{outer}{path}"))
     }
 
     /// Whether every rank stores all of a unit.
@@ -103,6 +140,11 @@ impl Sharding {
         }
     }
 
+    /// Where the piece that this rank stores of a parameter lies in what it stores of the unit.
+    pub(crate) fn piece_in_cut(&self, unit: usize, slot: usize) -> Range<usize> {
+        self.units[unit].layout.piece_in_cut(slot, self.owned(unit))
+    }
+
     /// Whether a unit stays gathered between its forward and its backward.
     pub(crate) fn keeps(&self, unit: usize) -> bool {
         self.strategy.keep == Keep::Step || self.units[unit].is_root()
@@ -115,6 +157,13 @@ impl Sharding {
     /// The number of the next pass, in program order.
     pub(crate) fn next_pass(&self) -> u64 {
         self.passes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether replicas are to be compared in the step that ends now.
+    pub(crate) fn is_check_due(&self) -> bool {
+        let steps = self.steps.fetch_add(1, Ordering::Relaxed) + 1;
+        let every = self.strategy.check_every as u64;
+        every > 0 && steps.is_multiple_of(every)
     }
 
     /// The type in which a unit is gathered for a pass and computed with.
@@ -192,25 +241,63 @@ impl Sharding {
 
     /// The kept buffer of a unit, if it was gathered from these pieces.
     pub(crate) fn kept(&self, unit: usize, pieces: &Arc<[Piece]>) -> Option<Shared> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        match &kept[unit] {
+        let mut kept = self.all_kept();
+        match &kept.units[unit] {
             Some((from, flat)) if same(from, pieces) => Some(flat.clone()),
             _ => {
-                kept[unit] = None;
+                kept.units[unit] = None;
                 None
             }
         }
     }
 
-    /// Keeps a gathered unit until [`forget`](Self::forget).
+    /// Keeps a gathered unit until [`forget`](Self::forget) or [`let_go`](Self::let_go).
     pub(crate) fn keep(&self, unit: usize, pieces: Arc<[Piece]>, flat: Shared) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept[unit] = Some((pieces, flat));
+        self.all_kept().units[unit] = Some((pieces, flat));
     }
 
-    /// Lets all kept units go: the step is about to replace what they were gathered from.
+    /// The kept buffer of a parameter that was gathered alone, if it was from this piece and in this
+    /// type.
+    pub(crate) fn kept_alone(
+        &self,
+        unit: usize,
+        slot: usize,
+        piece: &Piece,
+        dtype: DType,
+    ) -> Option<Shared> {
+        let kept = self.all_kept();
+        let (from, flat) = kept.alone.get(&(unit, slot, dtype.name()))?;
+        from.is(piece).then(|| flat.clone())
+    }
+
+    /// Keeps a parameter that was gathered alone, as [`keep`](Self::keep) does a unit.
+    pub(crate) fn keep_alone(
+        &self,
+        unit: usize,
+        slot: usize,
+        piece: Piece,
+        dtype: DType,
+        flat: Shared,
+    ) {
+        let key = (unit, slot, dtype.name());
+        self.all_kept().alone.insert(key, (piece, flat));
+    }
+
+    /// Lets what is kept of a unit go: its gradients are being reduced.
+    pub(crate) fn let_go(&self, unit: usize) {
+        let mut kept = self.all_kept();
+        kept.units[unit] = None;
+        kept.alone.retain(|(of, ..), _| *of != unit);
+    }
+
+    /// Lets all that is kept go: the step is about to replace what it was gathered from.
     pub(crate) fn forget(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter_mut().for_each(|k| *k = None);
+        let mut kept = self.all_kept();
+        kept.units.iter_mut().for_each(|k| *k = None);
+        kept.alone.clear();
+    }
+
+    fn all_kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

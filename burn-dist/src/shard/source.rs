@@ -15,8 +15,13 @@ use std::sync::Arc;
 pub(crate) enum Source {
     /// The pass of its unit.
     Pass(Arc<Pass>),
-    /// No pass of its unit is open: itself alone, in this type.
-    Alone(Identity, DType),
+    /// No pass of its unit is open: itself alone.
+    Alone {
+        identity: Identity,
+        dtype: DType,
+        /// Whether there is a tape, which keeps the value anyway.
+        is_kept: bool,
+    },
     /// An export is going on, which gathers unit by unit.
     Export(Identity),
 }
@@ -26,13 +31,26 @@ impl Source {
         match self {
             Self::Pass(pass) => pass.view(slot, base),
             Self::Export(identity) => full::take(identity),
-            Self::Alone(identity, dtype) if identity.sharding.is_whole(identity.unit) => {
-                Ok(base.cast(*dtype))
-            }
-            Self::Alone(Identity { sharding, unit, .. }, dtype) => {
+            Self::Alone {
+                identity, dtype, ..
+            } if identity.sharding.is_whole(identity.unit) => Ok(base.cast(*dtype)),
+            Self::Alone {
+                identity: Identity { sharding, unit, .. },
+                dtype,
+                is_kept,
+            } => {
                 let piece = Piece::of_primitive(base);
-                let ticket = sharding.gather_one(*unit, slot, piece, *dtype);
-                let whole = sharding.gathered(ticket)?;
+                let whole = match sharding.kept_alone(*unit, slot, &piece, *dtype) {
+                    Some(whole) => whole,
+                    None => {
+                        let ticket = sharding.gather_one(*unit, slot, piece.clone(), *dtype);
+                        let whole = sharding.gathered(ticket)?;
+                        if *is_kept {
+                            sharding.keep_alone(*unit, slot, piece, *dtype, whole.clone());
+                        }
+                        whole
+                    }
+                };
                 Ok(whole.view(0, &sharding.unit(*unit).layout.slots[slot].shape))
             }
         }
@@ -56,7 +74,10 @@ impl Source {
     pub(crate) fn collect(&self, slot: usize, gradient: Primitive) -> Result<()> {
         match self {
             Self::Pass(pass) => pass.collect(slot, gradient),
-            Self::Alone(Identity { sharding, unit, .. }, _)
+            Self::Alone {
+                identity: Identity { sharding, unit, .. },
+                ..
+            }
             | Self::Export(Identity { sharding, unit, .. }) => {
                 sharding.collect_alone(*unit, slot, gradient)
             }
@@ -84,7 +105,11 @@ pub(crate) fn source<const D: usize>(
                 true => sharding.computed(*unit),
                 false => sharding.unit(*unit).layout.dtype,
             };
-            Source::Alone(identity.clone(), dtype)
+            Source::Alone {
+                identity: identity.clone(),
+                dtype,
+                is_kept: base.device().is_autodiff(),
+            }
         }
     };
     Ok((source, untracked(&base.device())))

@@ -2,29 +2,51 @@
 
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
-use crate::precision::Precision;
 use crate::strategy::Strategy;
 use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
 use std::collections::{BTreeSet, HashMap};
 
 /// Burn layers that read the shape of what is stored. For them, every rank stores all of it.
 const READ_STORED_SHAPE: [&str; 3] = ["BatchNorm", "RmsNorm", "PositionWiseFeedForward"];
 
-/// The parameters of `model` in module order, each with its unit.
+/// What a model stores.
+#[derive(Debug)]
+pub(crate) struct Surveyed {
+    /// The parameters in module order, each with its unit.
+    pub(crate) parameters: Vec<Parameter>,
+    /// Running state, and tensors of integers and booleans: every rank stores all of them.
+    pub(crate) buffers: Vec<Buffer>,
+    /// The paths of what has a value already.
+    pub(crate) valued: BTreeSet<String>,
+    /// The paths of the parameters that the strategy was told to leave alone.
+    pub(crate) ignored: BTreeSet<String>,
+}
+
+/// A stored tensor that is not sharded.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Buffer {
+    pub(crate) path: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: DType,
+}
+
+/// What `model` stores, found out without initialising a parameter.
 ///
 /// # Errors
 /// [`Error::Model`] for what cannot be sharded, naming the paths.
-pub(crate) fn parameters<M: Module>(
-    model: &M,
-    strategy: &Strategy,
-    cut: bool,
-) -> Result<Vec<Parameter>> {
+pub(crate) fn survey<M: Module>(model: &M, strategy: &Strategy, cut: bool) -> Result<Surveyed> {
     let mut survey = Survey {
-        patterns: strategy.units.as_deref(),
-        precision: strategy.precision,
+        strategy,
         cut,
-        ..Survey::default()
+        path: Vec::new(),
+        elements: Vec::new(),
+        readers: Vec::new(),
+        found: Vec::new(),
+        integers: Vec::new(),
+        valued: BTreeSet::new(),
+        ids: HashMap::new(),
+        reparameterized: Vec::new(),
     };
     model.visit(&mut survey);
     survey.refuse()?;
@@ -37,14 +59,30 @@ pub(crate) fn parameters<M: Module>(
         .visit(&mut marked);
     let is_parameter = |p: &Parameter| marked.paths.contains(&p.path);
     let (found, state): (Vec<_>, Vec<_>) = survey.found.into_iter().partition(is_parameter);
-    match state.first() {
-        Some(state) if !strategy.precision.is_full() => Err(Error::model(
+    let is_ignored = |p: &Parameter| {
+        let path: Vec<String> = p.path.split('.').map(String::from).collect();
+        let mut patterns = strategy.ignored.iter();
+        patterns.any(|pattern| lies_in(pattern, &path))
+    };
+    let (ignored, found): (Vec<_>, Vec<_>) = found.into_iter().partition(is_ignored);
+    if let (Some(state), false) = (state.first(), strategy.precision.is_full()) {
+        return Err(Error::model(
             &state.path,
             "is running state, which Burn computes with in the type it is stored in",
             "use Precision::full(), or layers without running state (LayerNorm, GroupNorm)",
-        )),
-        _ => Ok(found),
+        ));
     }
+    let running = state.into_iter().map(|p| Buffer {
+        path: p.path,
+        shape: p.shape,
+        dtype: p.dtype,
+    });
+    Ok(Surveyed {
+        parameters: found,
+        buffers: running.chain(survey.integers).collect(),
+        valued: survey.valued,
+        ignored: ignored.into_iter().map(|p| p.path).collect(),
+    })
 }
 
 /// The unit of the parameter at `path`: the innermost of its ancestors that matches.
@@ -61,15 +99,18 @@ fn unit_of(path: &[String], elements: &[bool], patterns: Option<&[String]>) -> S
         .map_or(String::new(), |d| path[..d].join("."))
 }
 
+/// Whether a pattern names what is at `path`, or a module it lies in.
+fn lies_in(pattern: &str, path: &[String]) -> bool {
+    (1..=path.len()).any(|depth| matches(pattern, &path[..depth]))
+}
+
 fn matches(pattern: &str, path: &[String]) -> bool {
     let names: Vec<&str> = pattern.split('.').collect();
     names.len() == path.len() && names.iter().zip(path).all(|(n, p)| *n == "*" || n == p)
 }
 
-#[derive(Default)]
 struct Survey<'a> {
-    patterns: Option<&'a [String]>,
-    precision: Precision,
+    strategy: &'a Strategy,
     /// Whether there is anything to keep whole.
     cut: bool,
     path: Vec<String>,
@@ -78,11 +119,26 @@ struct Survey<'a> {
     /// For each name of the path, whether it is a field of a layer that reads stored shapes.
     readers: Vec<bool>,
     found: Vec<Parameter>,
+    /// Tensors of integers and booleans.
+    integers: Vec<Buffer>,
+    valued: BTreeSet<String>,
     ids: HashMap<ParamId, Vec<String>>,
     reparameterized: Vec<String>,
 }
 
 impl Survey<'_> {
+    /// A tensor that draws nothing, so that asking for its type may as well initialise it.
+    fn buffer(&mut self, shape: Vec<usize>, dtype: DType) {
+        let path = self.path.join(".");
+        self.valued.insert(path.clone());
+        self.integers.push(Buffer { path, shape, dtype });
+    }
+
+    /// Whether one of the patterns names this tensor or a module it lies in.
+    fn is_in(&self, patterns: &[String]) -> bool {
+        patterns.iter().any(|pattern| lies_in(pattern, &self.path))
+    }
+
     fn refuse(&self) -> Result<()> {
         if !self.reparameterized.is_empty() {
             return Err(Error::model(
@@ -109,11 +165,26 @@ impl Survey<'_> {
             let mut all = paths.iter();
             all.any(|path| (1..path.len()).any(|depth| matches(pattern, &path[..depth])))
         };
-        match self.patterns.unwrap_or(&[]).iter().find(|p| !is_hit(p)) {
+        let expected = "the path of a module with parameters, * for any one name";
+        let units = self.strategy.units.iter().flatten();
+        if let Some(pattern) = units.into_iter().find(|p| !is_hit(p)) {
+            return Err(Error::config("unit pattern", expected, pattern));
+        }
+        let is_hit = |pattern: &str| paths.iter().any(|path| lies_in(pattern, path));
+        let mut parts = self
+            .strategy
+            .ignored
+            .iter()
+            .chain(&self.strategy.replicated);
+        match parts.find(|p| !is_hit(p)) {
             None => Ok(()),
             Some(pattern) => {
-                let expected = "the path of a module with parameters, * for any one name";
-                Err(Error::config("unit pattern", expected, pattern))
+                let expected = format!("{expected}, or of a parameter");
+                Err(Error::config(
+                    "pattern to ignore or replicate",
+                    expected,
+                    pattern,
+                ))
             }
         }
     }
@@ -140,14 +211,26 @@ impl ModuleVisitor for Survey<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
         self.ids.entry(param.id).or_default().push(path.clone());
+        if param.is_initialized() {
+            self.valued.insert(path.clone());
+        }
         self.found.push(Parameter {
-            unit: unit_of(&self.path, &self.elements, self.patterns),
+            unit: unit_of(&self.path, &self.elements, self.strategy.units.as_deref()),
             path,
             shape: param.lazy_shape().to_vec(),
-            dtype: self.precision.stored(dtype(param)),
+            dtype: self.strategy.precision.stored(dtype(param)),
             trainable: trainable(param),
-            whole: self.cut && self.readers.contains(&true),
+            whole: self.cut
+                && (self.readers.contains(&true) || self.is_in(&self.strategy.replicated)),
         });
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.buffer(param.lazy_shape().to_vec(), param.base().dtype());
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.buffer(param.lazy_shape().to_vec(), param.base().dtype());
     }
 }
 
@@ -161,7 +244,7 @@ fn dtype<const D: usize>(param: &Param<Tensor<D>>) -> DType {
 
 /// Whether a parameter takes gradients, asked without initialising it: Burn makes a value that is
 /// loaded into a parameter take gradients as the parameter would.
-fn trainable<const D: usize>(param: &Param<Tensor<D>>) -> bool {
+pub(super) fn trainable<const D: usize>(param: &Param<Tensor<D>>) -> bool {
     if param.is_initialized() && param.base().is_autodiff() {
         return param.is_require_grad();
     }

@@ -9,7 +9,6 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +69,8 @@ pub struct Weights {
     tensors: BTreeMap<String, Stored>,
     pub(super) naming: Naming,
     pub(super) may_differ: Vec<String>,
+    /// Whether ranks compare every element, and not a sample.
+    pub(super) compares_all: bool,
 }
 
 #[derive(Debug)]
@@ -105,6 +106,7 @@ impl Weights {
             tensors: BTreeMap::new(),
             naming: Naming::default(),
             may_differ: Vec::new(),
+            compares_all: false,
         };
         // Both may be there; readers of this layout take the single file first.
         let (single, index) = (path.join(SINGLE), path.join(INDEX));
@@ -172,20 +174,32 @@ impl Weights {
             _ => None,
         };
         Elements {
-            bytes: &self.files[stored.file].map[stored.bytes.clone()],
+            bytes: self.bytes(stored),
             dtype,
             transposed,
         }
     }
 
-    /// A number that is the same for ranks that opened the same weights, wherever they lie.
-    pub(super) fn fingerprint(&self) -> u64 {
-        let mut hash = DefaultHasher::new();
-        for (name, stored) in &self.tensors {
-            name.hash(&mut hash);
-            format!("{:?}", stored).hash(&mut hash);
-        }
-        hash.finish()
+    /// Every tensor, in the order of their names.
+    pub(super) fn stored(&self) -> impl Iterator<Item = (&str, &Stored)> {
+        let all = self.tensors.iter();
+        all.map(|(name, stored)| (name.as_str(), stored))
+    }
+
+    /// The bytes of a tensor.
+    pub(super) fn bytes(&self, stored: &Stored) -> &[u8] {
+        &self.files[stored.file].map[stored.bytes.clone()]
+    }
+
+    /// The name of the file that a tensor lies in.
+    pub(super) fn file_name(&self, stored: &Stored) -> String {
+        let name = self.files[stored.file].path.file_name();
+        name.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    }
+
+    /// The shape and type of a tensor.
+    pub(super) fn place(&self, stored: &Stored) -> String {
+        format!("{:?} {:?}", stored.shape, stored.dtype)
     }
 
     fn add_indexed(&mut self, folder: &Path, path: &Path) -> Result<()> {

@@ -28,8 +28,9 @@ impl Strategy {
     /// # Errors
     /// As `shard`; [`Error::Model`] for a tensor of another shape, unless it
     /// [may differ](Weights::may_differ), and if no tensor fits; [`Error::File`] for one that is no
-    /// float. If ranks have opened different weights, an error that names the rank. What fails on one
-    /// rank fails on all.
+    /// float, and if ranks have opened different weights, naming the first tensor and both ranks: a
+    /// sample of every tensor is compared, or [everything](Weights::compare_all). What fails on one rank
+    /// fails on all.
     ///
     /// ```
     /// use burn::{nn::LinearConfig, tensor::Device};
@@ -59,8 +60,9 @@ impl Strategy {
         let mut matching = None;
         let numbers = world.together("match the weights with the model", || {
             let mine = matching.insert(Matching::new(weights, &model)?);
-            Ok([weights.fingerprint(), mine.fingerprint()])
+            Ok([mine.fingerprint(), 0])
         })?;
+        weights.agree(world)?;
         same(world, weights, &numbers)?;
         // An error of this rank was returned above.
         let Some(matching) = matching else {
@@ -73,13 +75,10 @@ impl Strategy {
 
 /// Returns if all ranks are about to read the same.
 fn same(world: &World, weights: &Weights, numbers: &[[u64; 2]]) -> Result<()> {
-    let Some((usual, odd)) = odd_one_out(numbers) else {
+    let Some((_, odd)) = odd_one_out(numbers) else {
         return Ok(());
     };
-    let found = match numbers[odd][0] == numbers[usual][0] {
-        true => "the same files there, but other names or other shapes that may differ",
-        false => "files with other tensors there",
-    };
+    let found = "the same files there, but other names or other shapes that may differ";
     let expected = format!("the same weights on all {} ranks as on most", world.size());
     let found = format!("{found}, on rank {odd} (this is rank {})", world.rank());
     Err(Error::file(weights.path(), expected, found))

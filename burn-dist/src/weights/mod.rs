@@ -14,6 +14,7 @@
 //! Nothing here knows any model: what names a model's parameters have is a function from module path
 //! to [`Name`].
 
+mod digest;
 mod elements;
 mod export;
 mod files;

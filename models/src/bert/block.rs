@@ -5,8 +5,8 @@ use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Bool, Device, Tensor};
 
 use super::BertConfig;
-use crate::Noise;
 use crate::transformer::{Attention, Mlp, norm};
+use burn_dist::Noise;
 
 /// The draws of a block, told apart.
 mod site {

@@ -8,7 +8,7 @@ use burn_dist::unit;
 
 use super::config::Family;
 use super::{Bert, Tokens, site};
-use crate::Noise;
+use burn_dist::Noise;
 
 /// A BERT that classifies texts; made by [`BertConfig::init_classifier`](super::BertConfig::init_classifier).
 ///

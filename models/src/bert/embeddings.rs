@@ -6,8 +6,8 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::config::Family;
 use super::{BertConfig, site};
-use crate::Noise;
 use crate::transformer::{init, norm};
+use burn_dist::Noise;
 
 /// The sum of what a token is, which sentence it is of and where it stands, normalised.
 ///

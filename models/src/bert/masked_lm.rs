@@ -7,8 +7,8 @@ use burn::tensor::activation::gelu;
 use burn_dist::unit;
 
 use super::{Bert, Tokens};
-use crate::Noise;
 use crate::transformer::{fold, norm};
+use burn_dist::Noise;
 
 /// A BERT that scores every word of the vocabulary at every place; made by
 /// [`BertConfig::init_masked_lm`](super::BertConfig::init_masked_lm).

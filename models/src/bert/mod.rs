@@ -28,7 +28,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use burn_dist::unit;
 
-use crate::Noise;
+use burn_dist::Noise;
 
 /// What the parts outside the blocks draw as unit 0, told apart; the blocks are units from 1 on.
 mod site {

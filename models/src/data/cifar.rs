@@ -62,7 +62,7 @@ const RECORD: usize = 1 + PIXELS;
 ///
 /// Source: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009;
 /// <https://www.cs.toronto.edu/~kriz/cifar.html>, "CIFAR-10 binary version".
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 pub struct Cifar10 {
     records: Vec<u8>,
     classes: Vec<String>,

@@ -46,7 +46,7 @@ const TEST: u64 = 1 << 63;
 /// assert_ne!(train.get(13)?, test.get(13)?);
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Synthetic {
     seed: u64,
     first: u64,

@@ -5,10 +5,11 @@ use burn_dist::data::{BatchInfo, Dataset, DistributedSampler, Loader};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
 use burn_dist::{Error, GradScaler, Precision, Result, Shadow, Strategy, World};
 use clap::Args;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// How a model is trained, whichever it is; a part of each example's own arguments.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Serialize)]
 pub struct RunArgs {
     /// Ranks as threads of one process, each with its share of the cores [default: 2, on GPUs 1].
     #[arg(long, conflicts_with_all = ["nproc_per_node", "nnodes", "standalone"])]
@@ -16,6 +17,7 @@ pub struct RunArgs {
 
     /// Ranks as processes.
     #[command(flatten)]
+    #[serde(skip)]
     pub launch: Flags,
 
     /// What to compute on: cpu, cuda or wgpu; on several GPUs each rank takes its own.

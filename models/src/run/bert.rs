@@ -6,10 +6,12 @@ use crate::data::text::{AgNews, Newswire, Text, TextBatch, TextBatcher, Tokenize
 use burn_dist::data::{Dataset, Loader};
 use burn_dist::{Error, Result, World};
 use clap::{Parser, ValueEnum};
+use serde::Serialize;
+use std::hash::Hash;
 use std::path::PathBuf;
 
 /// What the text example is told.
-#[derive(Debug, Clone, Parser)]
+#[derive(Debug, Clone, Parser, Serialize)]
 #[command(
     version,
     about = "Train a BERT to tell the class of a text, sharded over several ranks",
@@ -53,7 +55,7 @@ pub struct BertArgs {
 }
 
 /// The models to choose from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 pub enum BertSize {
     /// 128 wide, 2 blocks: learns in a minute on a laptop.
     Tiny,
@@ -150,7 +152,7 @@ impl BertArgs {
         }
     }
 
-    fn texts<D: Dataset<Item = Text> + 'static>(
+    fn texts<D: Dataset<Item = Text> + Hash + 'static>(
         &self,
         world: &World,
         train: D,
@@ -158,6 +160,8 @@ impl BertArgs {
         classes: Vec<String>,
         pretrained: Option<&Pretrained>,
     ) -> Result<Texts> {
+        world.agree_hash("the training data", &train)?;
+        world.agree_hash("the test data", &test)?;
         let tokenizer = self.vocabulary(world, &train, pretrained)?;
         let batcher = TextBatcher::new(&tokenizer, &world.device());
         let again = batcher.clone();

@@ -1,7 +1,7 @@
 //! Where a run is: which step, of which epoch, and what of the data comes next.
 
 use super::{RunArgs, Schedule};
-use crate::Noise;
+use burn_dist::Noise;
 use burn_dist::Result;
 use burn_dist::data::{Batches, Loader};
 

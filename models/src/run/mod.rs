@@ -1,6 +1,7 @@
 //! What an example needs and nobody comes to an example for: its command line, its schedule, its
 //! progress bar, its evaluation and its closing table.
 
+mod alike;
 mod args;
 mod bert;
 mod course;
@@ -15,6 +16,7 @@ mod schedule;
 mod vit;
 mod vocabulary;
 
+pub use alike::same_arguments;
 pub use args::RunArgs;
 pub use bert::{BertArgs, BertSize, Texts};
 pub use course::Course;

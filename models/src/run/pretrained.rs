@@ -8,7 +8,7 @@ use burn_dist::{Error, Result, Strategy, World};
 use std::path::{Path, PathBuf};
 
 /// The part of a command line that says which weights to begin with, and where to leave them.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args, serde::Serialize)]
 pub struct WeightArgs {
     /// Begin with these weights: a folder with config.json and model.safetensors, or a name on the
     /// Hugging Face hub, such as google/vit-base-patch16-224-in21k.

@@ -6,10 +6,12 @@ use crate::data::{CHANNELS, Cifar10, Image, ImageBatch, ImageBatcher, Synthetic}
 use burn_dist::data::{Dataset, Loader};
 use burn_dist::{Error, Result, World};
 use clap::{Parser, ValueEnum};
+use serde::Serialize;
+use std::hash::Hash;
 use std::path::PathBuf;
 
 /// What the image example is told.
-#[derive(Debug, Clone, Parser)]
+#[derive(Debug, Clone, Parser, Serialize)]
 #[command(
     version,
     about = "Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks"
@@ -29,7 +31,7 @@ pub struct VitArgs {
 }
 
 /// The models to choose from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 pub enum VitSize {
     /// 64 wide, 4 blocks: learns in a minute on a laptop.
     Tiny,
@@ -86,7 +88,7 @@ impl VitArgs {
     ///
     /// # Errors
     /// [`Error::File`] if the files are missing, short or damaged; [`Error::Config`] if a number on the
-    /// command line cannot be.
+    /// command line cannot be; [`Error::Disagreement`] if ranks have different samples.
     pub fn data(
         &self,
         world: &World,
@@ -105,13 +107,15 @@ impl VitArgs {
         }
     }
 
-    fn loaders<D: Dataset<Item = Image> + 'static>(
+    fn loaders<D: Dataset<Item = Image> + Hash + 'static>(
         &self,
         world: &World,
         train: D,
         test: D,
         plain: ImageBatcher,
     ) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
+        world.agree_hash("the training data", &train)?;
+        world.agree_hash("the test data", &test)?;
         let augmented = plain.clone().with_augmentation(self.run.seed);
         Ok((
             self.run.training(world, train, move |images, info| {

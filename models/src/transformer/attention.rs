@@ -5,8 +5,8 @@ use burn::nn::Linear;
 use burn::tensor::{Bool, Device, Tensor, activation::softmax};
 
 use super::{fold, init};
-use crate::Noise;
 use crate::widen::{narrowed, widened};
+use burn_dist::Noise;
 
 /// Each token asks all tokens, in several heads at once: softmax(Q·Kᵀ / √d)·V.
 ///

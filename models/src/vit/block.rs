@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Tensor};
 
-use crate::Noise;
 use crate::transformer::{Attention, Mlp, norm};
+use burn_dist::Noise;
 
 /// The draws of a block, told apart.
 mod site {

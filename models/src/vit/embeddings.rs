@@ -5,8 +5,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::VitConfig;
-use crate::Noise;
 use crate::transformer::init;
+use burn_dist::Noise;
 
 /// Cuts an image into patches, projects each to a token, adds the class token and the positions.
 #[derive(Module, Debug)]

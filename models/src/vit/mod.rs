@@ -20,8 +20,8 @@ use burn::nn::{LayerNorm, Linear};
 use burn::tensor::Tensor;
 use burn_dist::unit;
 
-use crate::Noise;
 use crate::transformer::norm;
+use burn_dist::Noise;
 
 /// A Vision Transformer that classifies images; made by [`VitConfig::init`].
 ///

@@ -47,7 +47,7 @@ const CLASSES: [&str; 4] = ["World", "Sports", "Business", "Sci/Tech"];
 ///
 /// Source: X. Zhang, J. Zhao & Y. LeCun, *Character-level Convolutional Networks for Text Classification*, 2015,
 /// <https://arxiv.org/abs/1509.01626>, of A. Gulli's corpus. Hugging Face: `ag_news`.
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 pub struct AgNews {
     texts: Arc<[Text]>,
     classes: Arc<[String]>,

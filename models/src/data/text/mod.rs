@@ -40,7 +40,7 @@ pub use newswire::Newswire;
 pub use tokenizer::Tokenizer;
 
 /// A piece of news and its class.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Text {
     /// The headline.
     pub title: String,

@@ -34,7 +34,7 @@ const TEST: u64 = 1 << 63;
 /// assert_ne!(train.get(6)?, test.get(6)?);
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Newswire {
     seed: u64,
     first: u64,

@@ -1,15 +1,19 @@
-//! Random masks that are a pure function of where they are drawn.
+//! Random numbers that are a pure function of where they are drawn.
 //!
 //! A device's random generator is a moving state: run a forward pass a second time, or let two ranks
-//! share a process, and it yields other numbers. A forward pass that is to be repeatable,
-//! by a resumed run or by a backward pass that recomputes it, must drop the very same activations. So nothing here has a state: each mask
-//! comes from its own ChaCha8 stream, whose key *is* the coordinates of the draw.
+//! share a process, and it yields other numbers. A forward pass that is to be repeatable, by a resumed
+//! run or by a backward pass that recomputes it, must drop the very same activations. So nothing here
+//! has a state: each draw comes from its own ChaCha8 stream, whose key is the coordinates of the draw.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Where a random mask is drawn: the coordinates that determine it entirely.
+/// Where random numbers are drawn: the coordinates that determine them entirely.
+///
+/// The same numbers come out as threads and as processes, in a second forward, and after a resume;
+/// Burn's own generator is one per process on the CPU, and cannot promise any of the three.
+/// [`World::noise`](crate::World::noise) gives that of a rank.
 ///
 /// - `seed`: the run. The same on every rank.
 /// - `step`: the forward pass. Count micro-batches rather than optimizer steps, and give two forward
@@ -26,7 +30,7 @@ use rand_chacha::ChaCha8Rng;
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use models::Noise;
+/// use burn_dist::Noise;
 ///
 /// let x = Tensor::<2>::ones([4, 8], &Device::flex());
 /// let noise = Noise::new(42, 0, 0).unit(3);
@@ -57,6 +61,34 @@ impl Noise {
     /// The same pass, seen from another part of the model.
     pub fn unit(self, unit: u32) -> Self {
         Self { unit, ..self }
+    }
+
+    /// A tensor of random numbers of the device's float type.
+    ///
+    /// `site` tells apart the draws of one unit.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Distribution};
+    /// use burn_dist::Noise;
+    ///
+    /// let noise = Noise::new(42, 0, 0);
+    /// let draw = || noise.random::<2>([4, 8], Distribution::Normal(0.0, 1.0), &Device::flex(), 0);
+    /// assert_eq!(draw().into_data(), draw().into_data());
+    /// ```
+    pub fn random<const D: usize>(
+        &self,
+        shape: [usize; D],
+        distribution: Distribution,
+        device: &Device,
+        site: u32,
+    ) -> Tensor<D> {
+        let data = TensorData::random::<f32, _, _>(shape, distribution, &mut self.stream(site));
+        Tensor::from_data(data, device)
+    }
+
+    /// One random number, such as a seed for a generator of another kind.
+    pub fn number(&self, site: u32) -> u64 {
+        self.stream(site).next_u64()
     }
 
     /// Zeroes each element with probability `rate` and scales the others so that the mean is kept.
@@ -153,6 +185,19 @@ mod tests {
             small.into_data().try_to_vec::<f32>().unwrap(),
             mask(noise, 2)[..10]
         );
+    }
+
+    #[test]
+    fn random_tensors_replay_and_follow_their_distribution() {
+        let draw = |site| -> Vec<f32> {
+            let normal = Distribution::Normal(2.0, 0.5);
+            let drawn = Noise::new(7, 11, 3).random::<1>([20_000], normal, &Device::flex(), site);
+            drawn.into_data().try_to_vec().unwrap()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        let mean = draw(1).iter().map(|x| f64::from(*x)).sum::<f64>() / 20_000.0;
+        assert!((mean - 2.0).abs() < 0.02, "{mean}");
     }
 
     #[test]

@@ -1,0 +1,159 @@
+//! Forwards without a backward, in training mode: an agent that acts, a loss that is thrown away.
+//!
+//! They hold what plain Burn holds for them, and beside that the root unit gathered once; without
+//! `unit` calls, and where a strategy keeps parameters until the step anyway, the whole model gathered
+//! once. The operations that gather are on the tape too, a fixed number of bytes for every parameter
+//! that is read. A backward gives all of it back.
+
+mod oracle;
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::activation::gelu;
+use burn::tensor::{Device, Tensor};
+use burn_dist::telemetry::{Tracked, live_bytes};
+use burn_dist::{Result, Strategy, World, unit};
+use oracle::ranks;
+use std::alloc::System;
+use std::sync::{Mutex, PoisonError};
+
+#[global_allocator]
+static MEMORY: Tracked<System> = Tracked::new(System);
+
+/// One test at a time: the counter belongs to the process.
+static COUNTING: Mutex<()> = Mutex::new(());
+
+const WIDTH: usize = 128;
+const BLOCKS: usize = 6;
+/// Bytes of a layer's weight.
+const LAYER: usize = 4 * WIDTH * WIDTH;
+/// Bytes of the whole model's weights.
+const MODEL: usize = (BLOCKS + 2) * LAYER;
+/// What messages, labels, biases and lists may take beside tensors.
+const SLACK: usize = LAYER / 2;
+/// What the tape and the passes keep of every parameter that is read.
+const READ: usize = 768;
+
+/// Two layers in the root, and blocks.
+#[derive(Module, Debug)]
+struct Net {
+    first: Linear,
+    blocks: Vec<Linear>,
+    last: Linear,
+}
+
+impl Net {
+    fn new(device: &Device) -> Self {
+        let layer = || LinearConfig::new(WIDTH, WIDTH).init(device);
+        Self {
+            first: layer(),
+            blocks: (0..BLOCKS).map(|_| layer()).collect(),
+            last: layer(),
+        }
+    }
+
+    fn loss(&self, x: Tensor<2>, units: bool) -> Tensor<1> {
+        let inside = |x| match units {
+            true => unit(self, x, |net: &Self, x| net.layers(x, true)),
+            false => self.layers(x, false),
+        };
+        inside(x).powi_scalar(2).mean()
+    }
+
+    fn layers(&self, x: Tensor<2>, units: bool) -> Tensor<2> {
+        let mut x = self.first.forward(x);
+        for block in &self.blocks {
+            x = gelu(match units {
+                true => unit(block, x, |block: &Linear, x| block.forward(x)),
+                false => block.forward(x),
+            });
+        }
+        self.last.forward(x)
+    }
+}
+
+fn input(device: &Device) -> Tensor<2> {
+    Tensor::ones([2, WIDTH], device)
+}
+
+/// Bytes that are held after forwards whose results are dropped, and after a backward behind them.
+type Held = [usize; 2];
+
+/// Plain Burn on one device.
+fn plain(forwards: usize) -> Held {
+    let device = Device::flex().autodiff();
+    let net = Net::new(&device);
+    let once = || drop(net.loss(input(&device), false).backward());
+    once();
+    let start = live_bytes();
+    for _ in 0..forwards {
+        let _ = net.loss(input(&device), false);
+    }
+    let forward = live_bytes().saturating_sub(start);
+    once();
+    [forward, live_bytes().saturating_sub(start)]
+}
+
+/// One of the ranks of a world, each of which holds as much.
+fn sharded(world: &World, strategy: &Strategy, forwards: usize, units: bool) -> Result<Held> {
+    let device = world.device();
+    let net = strategy.clone().shard(Net::new(&device), world)?;
+    let once = || -> Result<()> {
+        world.backward(net.loss(input(&device), units), &net)?;
+        Ok(())
+    };
+    // All ranks are at the same place while one reads the counter.
+    let read = || -> Result<usize> {
+        world.comm().barrier(&"before".into())?;
+        let live = live_bytes();
+        world.comm().barrier(&"after".into())?;
+        Ok(live)
+    };
+    once()?;
+    let start = read()?;
+    for _ in 0..forwards {
+        let _ = net.loss(input(&device), units);
+    }
+    let forward = read()?.saturating_sub(start);
+    once()?;
+    let backward = read()?.saturating_sub(start);
+    Ok([forward, backward].map(|bytes| bytes / world.size()))
+}
+
+fn check(units: bool) {
+    let _alone = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
+    for forwards in [10, 1000] {
+        let expected = plain(forwards);
+        for size in [1, 2, 3] {
+            for strategy in oracle::strategies(size) {
+                let plan = strategy.plan(&Net::new(&Device::flex()), size).unwrap();
+                let until_step = [Strategy::zero1(), Strategy::zero2()].contains(&strategy);
+                let gathered = match plan.cut_over() {
+                    1 => 0,
+                    _ if units && !until_step => 2 * LAYER,
+                    _ => MODEL,
+                };
+                let run = |world: World| sharded(&world, &strategy, forwards, units);
+                let [forward, backward] = ranks(size).run(run).unwrap()[0];
+                let what = format!(
+                    "{strategy} at world {size}, {forwards} forwards: {forward} bytes, {backward} after \
+                     a backward, plain Burn {expected:?}"
+                );
+                println!("{what}");
+                let reads = forwards * 2 * (BLOCKS + 2) * READ;
+                assert!(forward <= expected[0] + gathered + reads + SLACK, "{what}");
+                assert!(backward <= expected[1] + SLACK, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn forwards_alone_hold_one_gathered_root() {
+    check(true);
+}
+
+#[test]
+fn without_units_they_hold_the_model_gathered_once() {
+    check(false);
+}
