@@ -11,6 +11,8 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) secret: Secret,
+    /// Bytes of the secret that somebody has set; a job's number is known to others.
+    pub(super) secret_length: Option<usize>,
     pub(super) attempt: usize,
     pub(super) heartbeat: Duration,
     /// How long a collective may wait, where the environment says so.
@@ -43,6 +45,7 @@ impl Settings {
         let text = |name| env.variable(name).map(|variable| variable.value);
         let path = |name| text(name).map(PathBuf::from);
         let seconds = |name| env.variable(name).map(|v| v.seconds()).transpose();
+        let given = text("BURN_DIST_SECRET");
         // Weak, but it keeps two jobs apart whose ports have been mixed up.
         let torch = || Some(text("TORCHELASTIC_RUN_ID")? + "/" + &text("MASTER_PORT")?);
         let jobs = ["SLURM_JOB_ID", "PMIX_NAMESPACE", "PMI_JOBID", "MPIRUN_ID"];
@@ -56,7 +59,8 @@ impl Settings {
             known.map_err(|_| variable.wrong("auto, tcp or shm"))
         });
         Ok(Self {
-            secret: Secret::new(&text("BURN_DIST_SECRET").or_else(job).unwrap_or_default()),
+            secret_length: given.as_ref().map(String::len),
+            secret: Secret::new(&given.or_else(job).unwrap_or_default()),
             attempt: attempt.transpose()?.unwrap_or(0),
             heartbeat: seconds("BURN_DIST_HEARTBEAT")?.unwrap_or(Duration::from_secs(10)),
             deadline: seconds("BURN_DIST_TIMEOUT")?,
@@ -90,6 +94,7 @@ mod tests {
         assert_eq!(settings.heartbeat, Duration::from_secs(10));
         assert_eq!((settings.attempt, settings.deadline), (0, None));
         assert_eq!(settings.transport, None);
+        assert_eq!(settings.secret_length, None);
     }
 
     #[test]
@@ -100,12 +105,22 @@ mod tests {
             ("BURN_DIST_TRANSPORT", "tcp"),
             ("TORCHELASTIC_RESTART_COUNT", "2"),
             ("BURN_DIST_FLIGHT_DIR", " "),
+            ("BURN_DIST_SECRET", "a long text"),
+            ("SLURM_JOB_ID", "77"),
         ]);
         let settings = settings.unwrap();
         assert_eq!(settings.heartbeat, Duration::from_millis(500));
         assert_eq!(settings.deadline, Some(Duration::from_secs(30)));
         assert_eq!(settings.transport, Some(Transport::Tcp));
         assert_eq!((settings.attempt, settings.flights), (2, None));
+        assert_eq!(settings.secret_length, Some(11));
+    }
+
+    #[test]
+    fn a_jobs_number_keeps_jobs_apart_but_is_no_secret() {
+        let settings = read(&[("SLURM_JOB_ID", "77")]).unwrap();
+        assert_eq!(format!("{:?}", settings.secret), "Secret(..)");
+        assert_eq!(settings.secret_length, None);
     }
 
     #[test]

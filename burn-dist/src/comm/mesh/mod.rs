@@ -14,6 +14,7 @@
 
 mod connect;
 mod direct;
+mod door;
 pub(crate) mod frame;
 mod link;
 mod relay;
