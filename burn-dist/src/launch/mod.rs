@@ -36,7 +36,7 @@
 //! | `BURN_DIST_HOST_ID` | ranks with equal ones may share memory | the kernel's boot number |
 //! | `BURN_DIST_FLIGHT_DIR` | where a failed rank writes its last collectives | the launcher's |
 //! | `BURN_DIST_GRACE`, `BURN_DIST_FAIL_GRACE` | seconds until the launcher kills, told to end or after a failure | 30, 5 |
-//! | `RAYON_NUM_THREADS` | compute threads of a rank | the cores, divided among the host's ranks |
+//! | `RAYON_NUM_THREADS` | compute threads of a rank | the cores that it may run on, each divided among the ranks that may run there |
 //!
 //! The secret keeps strangers and other jobs out of the rendezvous. With several hosts and without one,
 //! rank 0 warns. Nothing is encrypted: run on a network you trust, as with NCCL, gloo and MPI.

@@ -14,6 +14,8 @@ pub(super) struct Settings {
     /// Bytes of the secret that somebody has set; a job's number is known to others.
     pub(super) secret_length: Option<usize>,
     pub(super) attempt: usize,
+    /// How often all of this was started again: by the launcher, and by a scheduler around it.
+    pub(super) restarts: usize,
     pub(super) heartbeat: Duration,
     /// How long a collective may wait, where the environment says so.
     pub(super) deadline: Option<Duration>,
@@ -54,6 +56,10 @@ impl Settings {
         let beside_agent = agent && env.variable("BURN_DIST_MASTER_PORT").is_none();
         let restarts = env.first_of(&["BURN_DIST_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"]);
         let attempt = restarts.map(|count| count.number(0..=MOST_RESTARTS));
+        let attempt = attempt.transpose()?.unwrap_or(0);
+        // Only for the program: ranks that `mpirun` starts over ssh need not have it.
+        let requeued = env.variable("SLURM_RESTART_COUNT");
+        let requeued = requeued.map(|count| count.number(0..=MOST_RESTARTS));
         let transport = env.variable("BURN_DIST_TRANSPORT").map(|variable| {
             let known = variable.value.parse();
             known.map_err(|_| variable.wrong("auto, tcp or shm"))
@@ -61,7 +67,8 @@ impl Settings {
         Ok(Self {
             secret_length: given.as_ref().map(String::len),
             secret: Secret::new(&given.or_else(job).unwrap_or_default()),
-            attempt: attempt.transpose()?.unwrap_or(0),
+            attempt,
+            restarts: attempt.saturating_add(requeued.transpose()?.unwrap_or(0)),
             heartbeat: seconds("BURN_DIST_HEARTBEAT")?.unwrap_or(Duration::from_secs(10)),
             deadline: seconds("BURN_DIST_TIMEOUT")?,
             patience: seconds("BURN_DIST_JOIN_TIMEOUT")?.unwrap_or(Duration::from_secs(300)),
@@ -114,6 +121,7 @@ mod tests {
         assert_eq!(settings.transport, Some(Transport::Tcp));
         assert_eq!((settings.attempt, settings.flights), (2, None));
         assert_eq!(settings.secret_length, Some(11));
+        assert_eq!(settings.restarts, 2);
     }
 
     #[test]
@@ -124,6 +132,18 @@ mod tests {
     }
 
     #[test]
+    fn a_requeued_job_counts_as_started_again() {
+        let settings = read(&[("SLURM_RESTART_COUNT", "1")]).unwrap();
+        assert_eq!((settings.attempt, settings.restarts), (0, 1));
+        let both = [
+            ("SLURM_RESTART_COUNT", "1"),
+            ("BURN_DIST_RESTART_COUNT", "2"),
+        ];
+        let settings = read(&both).unwrap();
+        assert_eq!((settings.attempt, settings.restarts), (2, 3));
+    }
+
+    #[test]
     fn nonsense_is_named() {
         for (name, value) in [
             ("BURN_DIST_HEARTBEAT", "soon"),
@@ -131,6 +151,7 @@ mod tests {
             ("BURN_DIST_TIMEOUT", "inf"),
             ("BURN_DIST_JOIN_TIMEOUT", "-1"),
             ("BURN_DIST_RESTART_COUNT", "1.5"),
+            ("SLURM_RESTART_COUNT", "once"),
             ("BURN_DIST_TRANSPORT", "pigeon"),
         ] {
             let error = read(&[(name, value)]).unwrap_err().to_string();
