@@ -127,7 +127,7 @@ impl World {
         self.inner.setting.ranks_here
     }
 
-    /// How often the launcher has started this world again after a failure.
+    /// How often the launcher has started this world again after a failure, and SLURM its requeued job.
     ///
     /// A program that saves resumes from its last save where this is not 0.
     pub fn restarts(&self) -> usize {

@@ -59,6 +59,47 @@ fn two_hosts_train_like_four_threads() {
 }
 
 #[test]
+fn several_hosts_without_a_secret_are_warned_of_once() {
+    let training = Training::new();
+    let secret = "BURN_DIST_SECRET=0123456789abcdef0123456789abcdef";
+    for (save, variables, warned) in [
+        // No logger speaks.
+        (
+            "silent",
+            "RUST_LOG=off",
+            Some("warning: the ranks are on several hosts, and "),
+        ),
+        (
+            "number",
+            "SLURM_JOB_ID=1234567",
+            Some("BURN_DIST_SECRET is not set (a job's number is"),
+        ),
+        (
+            "short",
+            "BURN_DIST_SECRET=hush",
+            Some("BURN_DIST_SECRET has 4 bytes"),
+        ),
+        ("secret", secret, None),
+    ] {
+        let hosts = Hosts::new();
+        let port = port(30_000..=32_000);
+        let start = |host| {
+            let mut command = itself(&hosts, host, port, variables);
+            Run::start(command.args(training.args(save)))
+        };
+        let ended = [0, 1].map(start).map(Run::end);
+        assert!(ended.iter().all(|e| e.code == Some(0)), "{ended:#?}");
+        let err = ended.map(|ended| ended.err).concat();
+        let lines = err.matches("the ranks are on several hosts").count();
+        assert_eq!(lines, usize::from(warned.is_some()), "{save}: {err}");
+        assert!(
+            warned.is_none_or(|words| err.contains(words)),
+            "{save}: {err}"
+        );
+    }
+}
+
+#[test]
 fn a_host_may_call_itself_localhost() {
     // Kubeflow tells the first pod so; and many systems have 127.0.1.1 for their own name.
     let hosts = match Hosts::apart() {

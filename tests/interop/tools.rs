@@ -1,6 +1,7 @@
 //! The launchers of others, where they are installed.
 
 use super::clusters::port;
+use super::cores::{RECORD, expect_shared, two_cores};
 use super::process::{Run, command, installed};
 use super::training::{Training, example};
 use std::path::PathBuf;
@@ -16,16 +17,77 @@ fn torchrun() -> Option<PathBuf> {
     path
 }
 
+/// `mpirun` of Open MPI, which may be installed beside others.
+fn open_mpi() -> Option<PathBuf> {
+    let found = installed("mpirun.openmpi").or_else(|| installed("mpirun"));
+    if found.is_none() {
+        eprintln!("skipped: Open MPI's mpirun is not installed");
+    }
+    found
+}
+
+/// `mpiexec` of MPICH.
+fn mpich() -> Option<PathBuf> {
+    let found = installed("mpiexec.hydra");
+    if found.is_none() {
+        eprintln!("skipped: MPICH's mpiexec is not installed");
+    }
+    found
+}
+
 #[test]
 fn mpirun_starts_ranks_that_talk_by_themselves() {
-    let Some(mpirun) = installed("mpirun") else {
-        return eprintln!("skipped: mpirun is not installed");
+    let Some(mpirun) = open_mpi() else {
+        return;
     };
     let training = Training::new();
     let mut command = command(mpirun, "OMPI_MCA_rmaps_base_oversubscribe=1");
     command.args(["--allow-run-as-root", "--oversubscribe", "-n", "2"]);
     command.arg(example());
     training.expect_of_threads(2, "mpirun", vec![command]);
+}
+
+#[test]
+fn mpiexec_of_mpich_starts_ranks_that_talk_by_themselves() {
+    let Some(mpiexec) = mpich() else {
+        return;
+    };
+    let mut command = command(mpiexec, "");
+    command.args(["-n", "2"]).arg(example());
+    Training::new().expect_of_threads(2, "mpiexec", vec![command]);
+}
+
+#[test]
+fn ranks_that_mpirun_binds_compute_on_all_their_cores() {
+    let Some(mpirun) = open_mpi() else {
+        return;
+    };
+    // Its own rule for two ranks is a core for each, where there are two.
+    for (bind, sharing) in [("core", 1), ("none", 2)] {
+        if sharing == 1 && !two_cores() {
+            continue;
+        }
+        let mut command = command(&mpirun, RECORD);
+        let options = "--allow-run-as-root --oversubscribe -n 2 --bind-to";
+        command.args(options.split_whitespace()).arg(bind);
+        command.arg(example());
+        expect_shared(command, sharing);
+    }
+}
+
+#[test]
+fn ranks_that_mpich_binds_compute_on_all_their_cores() {
+    let Some(mpiexec) = mpich() else {
+        return;
+    };
+    for (bind, sharing) in [("core", 1), ("none", 2)] {
+        if sharing == 1 && !two_cores() {
+            continue;
+        }
+        let mut command = command(&mpiexec, RECORD);
+        command.args(["-n", "2", "-bind-to", bind]).arg(example());
+        expect_shared(command, sharing);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::Devices;
 use super::flags::Flags;
 use super::process::Process;
 use super::role::Role;
+use super::secrecy;
 use super::settings::Settings;
 use super::supervise::{Program, supervise};
 use super::threads::Threads;
@@ -128,6 +129,7 @@ impl Launch {
             _ => log::Level::Debug,
         };
         log::log!(level, "{found}");
+        secrecy::check(&found.identity, &settings);
         let process = Process {
             identity: found.identity,
             transport: self

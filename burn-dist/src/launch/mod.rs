@@ -25,7 +25,7 @@
 //! |---|---|---|
 //! | `BURN_DIST_RANK`, `_WORLD_SIZE`, `_LOCAL_RANK`, `_LOCAL_WORLD_SIZE` | who this rank is | its launcher's |
 //! | `BURN_DIST_MASTER_ADDR`, `_MASTER_PORT` | where rank 0 listens | its launcher's |
-//! | `BURN_DIST_SECRET` | what only this world's processes know | random under our launcher on one host; else the job's number, or none |
+//! | `BURN_DIST_SECRET` | what only this world's processes know | random under our launcher on one host; else none (a job's number counts as none) |
 //! | `BURN_DIST_HEARTBEAT` | seconds without a sign of life until a rank is lost | 10 |
 //! | `BURN_DIST_TIMEOUT` | seconds that a collective waits for a rank that is alive | 300 |
 //! | `BURN_DIST_JOIN_TIMEOUT` | seconds to wait for all ranks to come | 300 |
@@ -36,10 +36,11 @@
 //! | `BURN_DIST_HOST_ID` | ranks with equal ones may share memory | the kernel's boot number |
 //! | `BURN_DIST_FLIGHT_DIR` | where a failed rank writes its last collectives | the launcher's |
 //! | `BURN_DIST_GRACE`, `BURN_DIST_FAIL_GRACE` | seconds until the launcher kills, told to end or after a failure | 30, 5 |
-//! | `RAYON_NUM_THREADS` | compute threads of a rank | the cores, divided among the host's ranks |
+//! | `RAYON_NUM_THREADS` | compute threads of a rank | the cores that it may run on, each divided among the ranks that may run there |
 //!
-//! The secret keeps strangers and other jobs out of the rendezvous. Nothing is encrypted: run on a
-//! network you trust, as with NCCL, gloo and MPI.
+//! The secret keeps strangers and other jobs out of the rendezvous. With several hosts and without one,
+//! rank 0 warns. Nothing is encrypted: run on a network you trust, as with NCCL, gloo and MPI.
+//! `SECURITY.md` says who may do what.
 
 mod device;
 mod diagnosis;
@@ -58,6 +59,7 @@ mod process;
 mod rank;
 mod ranks;
 mod role;
+mod secrecy;
 mod settings;
 mod supervise;
 mod threads;

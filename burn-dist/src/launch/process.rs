@@ -3,7 +3,7 @@
 use super::error_file::ErrorFile;
 use super::rank::Start;
 use super::settings::Settings;
-use super::threads::compute_threads;
+use super::threads::threads_on;
 use super::{Devices, Identity, host};
 use crate::comm::mesh::{Mesh, Options, Transport};
 use crate::comm::{Flight, Recorder};
@@ -66,14 +66,15 @@ impl Process {
             advertise: None,
         };
         let mesh = Mesh::new(seat.clone(), options).map_err(|error| seat.abort(error))?;
+        let cores = mesh.cores().map_err(|error| seat.abort(error))?;
         let start = Start {
             devices: self.devices.clone(),
             local_rank: self.identity.local_rank,
-            threads: compute_threads(self.identity.local_world_size),
+            threads: threads_on(cores, &self.identity),
             deadline: self.deadline,
             seed: self.seed,
             ranks_here: 1,
-            restarts: self.settings.attempt,
+            restarts: self.settings.restarts,
             stop: self.stop.clone(),
         };
         let value = start.run(mesh, recorder.clone(), f)?;

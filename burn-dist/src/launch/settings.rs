@@ -11,7 +11,11 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) secret: Secret,
+    /// Bytes of the secret that somebody has set; a job's number is known to others.
+    pub(super) secret_length: Option<usize>,
     pub(super) attempt: usize,
+    /// How often all of this was started again: by the launcher, and by a scheduler around it.
+    pub(super) restarts: usize,
     pub(super) heartbeat: Duration,
     /// How long a collective may wait, where the environment says so.
     pub(super) deadline: Option<Duration>,
@@ -43,6 +47,7 @@ impl Settings {
         let text = |name| env.variable(name).map(|variable| variable.value);
         let path = |name| text(name).map(PathBuf::from);
         let seconds = |name| env.variable(name).map(|v| v.seconds()).transpose();
+        let given = text("BURN_DIST_SECRET");
         // Weak, but it keeps two jobs apart whose ports have been mixed up.
         let torch = || Some(text("TORCHELASTIC_RUN_ID")? + "/" + &text("MASTER_PORT")?);
         let jobs = ["SLURM_JOB_ID", "PMIX_NAMESPACE", "PMI_JOBID", "MPIRUN_ID"];
@@ -51,13 +56,19 @@ impl Settings {
         let beside_agent = agent && env.variable("BURN_DIST_MASTER_PORT").is_none();
         let restarts = env.first_of(&["BURN_DIST_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"]);
         let attempt = restarts.map(|count| count.number(0..=MOST_RESTARTS));
+        let attempt = attempt.transpose()?.unwrap_or(0);
+        // Only for the program: ranks that `mpirun` starts over ssh need not have it.
+        let requeued = env.variable("SLURM_RESTART_COUNT");
+        let requeued = requeued.map(|count| count.number(0..=MOST_RESTARTS));
         let transport = env.variable("BURN_DIST_TRANSPORT").map(|variable| {
             let known = variable.value.parse();
             known.map_err(|_| variable.wrong("auto, tcp or shm"))
         });
         Ok(Self {
-            secret: Secret::new(&text("BURN_DIST_SECRET").or_else(job).unwrap_or_default()),
-            attempt: attempt.transpose()?.unwrap_or(0),
+            secret_length: given.as_ref().map(String::len),
+            secret: Secret::new(&given.or_else(job).unwrap_or_default()),
+            attempt,
+            restarts: attempt.saturating_add(requeued.transpose()?.unwrap_or(0)),
             heartbeat: seconds("BURN_DIST_HEARTBEAT")?.unwrap_or(Duration::from_secs(10)),
             deadline: seconds("BURN_DIST_TIMEOUT")?,
             patience: seconds("BURN_DIST_JOIN_TIMEOUT")?.unwrap_or(Duration::from_secs(300)),
@@ -90,6 +101,7 @@ mod tests {
         assert_eq!(settings.heartbeat, Duration::from_secs(10));
         assert_eq!((settings.attempt, settings.deadline), (0, None));
         assert_eq!(settings.transport, None);
+        assert_eq!(settings.secret_length, None);
     }
 
     #[test]
@@ -100,12 +112,35 @@ mod tests {
             ("BURN_DIST_TRANSPORT", "tcp"),
             ("TORCHELASTIC_RESTART_COUNT", "2"),
             ("BURN_DIST_FLIGHT_DIR", " "),
+            ("BURN_DIST_SECRET", "a long text"),
+            ("SLURM_JOB_ID", "77"),
         ]);
         let settings = settings.unwrap();
         assert_eq!(settings.heartbeat, Duration::from_millis(500));
         assert_eq!(settings.deadline, Some(Duration::from_secs(30)));
         assert_eq!(settings.transport, Some(Transport::Tcp));
         assert_eq!((settings.attempt, settings.flights), (2, None));
+        assert_eq!(settings.secret_length, Some(11));
+        assert_eq!(settings.restarts, 2);
+    }
+
+    #[test]
+    fn a_jobs_number_keeps_jobs_apart_but_is_no_secret() {
+        let settings = read(&[("SLURM_JOB_ID", "77")]).unwrap();
+        assert_eq!(format!("{:?}", settings.secret), "Secret(..)");
+        assert_eq!(settings.secret_length, None);
+    }
+
+    #[test]
+    fn a_requeued_job_counts_as_started_again() {
+        let settings = read(&[("SLURM_RESTART_COUNT", "1")]).unwrap();
+        assert_eq!((settings.attempt, settings.restarts), (0, 1));
+        let both = [
+            ("SLURM_RESTART_COUNT", "1"),
+            ("BURN_DIST_RESTART_COUNT", "2"),
+        ];
+        let settings = read(&both).unwrap();
+        assert_eq!((settings.attempt, settings.restarts), (2, 3));
     }
 
     #[test]
@@ -116,6 +151,7 @@ mod tests {
             ("BURN_DIST_TIMEOUT", "inf"),
             ("BURN_DIST_JOIN_TIMEOUT", "-1"),
             ("BURN_DIST_RESTART_COUNT", "1.5"),
+            ("SLURM_RESTART_COUNT", "once"),
             ("BURN_DIST_TRANSPORT", "pigeon"),
         ] {
             let error = read(&[(name, value)]).unwrap_err().to_string();

@@ -1,7 +1,8 @@
 //! Ranks as threads of this process.
 
-use super::Devices;
 use super::rank::Start;
+use super::{Devices, Identity};
+use crate::comm::mesh::Cores;
 use crate::comm::{Engine, Recorder, local};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
@@ -141,9 +142,39 @@ impl Threads {
     }
 }
 
-/// Compute threads of a rank that shares the cores with others, unless somebody has said how many.
+/// Compute threads of a rank that shares its cores with so many, itself included, unless somebody has said how many.
+#[cfg(feature = "mpi")]
 pub(super) fn compute_threads(ranks: usize) -> usize {
     told_threads().unwrap_or_else(|| (cores() / ranks.max(1)).max(1))
+}
+
+/// Compute threads of a rank that knows who else may run on its cores, unless somebody has said how
+/// many.
+pub(super) fn threads_on(cores: Option<Cores>, identity: &Identity) -> usize {
+    let Identity {
+        rank,
+        local_world_size,
+        ..
+    } = *identity;
+    let threads = told_threads().unwrap_or_else(|| share(cores, self::cores(), local_world_size));
+    if let Some(Cores { own, sharing, .. }) = cores {
+        log::debug!(
+            "rank {rank}: {threads} compute thread(s) on {own} core(s), shared by up to {sharing} \
+             rank(s)"
+        );
+    }
+    threads
+}
+
+/// A rank's part of what its host gives it; `usable` is the number of cores that it can keep busy.
+fn share(cores: Option<Cores>, usable: usize, ranks: usize) -> usize {
+    // A container's limit on time counts for all its processes, whatever cores they run on.
+    let of_limit = (usable / ranks.max(1)).max(1);
+    match cores {
+        Some(Cores { own, share, .. }) if own <= usable => share,
+        Some(Cores { share, .. }) => share.min(of_limit),
+        None => of_limit,
+    }
 }
 
 /// How many threads the environment gives this process.
@@ -165,6 +196,23 @@ fn absent(engine: &local::Local, error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bound_rank_computes_on_all_its_cores() {
+        let cores = |own, sharing, share| {
+            Some(Cores {
+                own,
+                sharing,
+                share,
+            })
+        };
+        assert_eq!(share(cores(16, 1, 16), 16, 4), 16);
+        assert_eq!(share(cores(64, 4, 16), 64, 4), 16);
+        // A pod with the time of 8 cores on a host of 64, and two ranks in it.
+        assert_eq!(share(cores(64, 2, 32), 8, 2), 4);
+        assert_eq!(share(None, 8, 2), 4);
+        assert_eq!(share(None, 1, 2), 1);
+    }
 
     #[test]
     fn a_job_goes_to_the_stream_of_whoever_submits_it() {

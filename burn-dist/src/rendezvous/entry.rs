@@ -4,9 +4,10 @@ use super::message::{Hello, Message, PROTOCOL, Purpose};
 use super::secret::number;
 use super::stream::{Inbox, Outbox, split};
 use super::terms::Terms;
+use super::words::line;
 use crate::error::{Error, Result};
 use std::io;
-use std::net::{IpAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// How long one attempt to connect may take.
@@ -88,7 +89,7 @@ fn greet(
     until: Instant,
 ) -> std::result::Result<(Inbox, Outbox, Ends), Turned> {
     let later = |e: io::Error| Turned::Later(e.to_string());
-    let socket = connect(&terms.master, port, until).map_err(later)?;
+    let socket = connect(terms, port, until).map_err(later)?;
     let near = socket.local_addr().map_err(later)?.ip();
     let far = socket.peer_addr().map_err(later)?.ip();
     let (mut inbox, outbox) = split(socket).map_err(later)?;
@@ -111,17 +112,17 @@ fn greet(
         Ok(Message::Refused {
             problem,
             again: true,
-        }) => Err(Turned::Later(problem)),
+        }) => Err(Turned::Later(line(&problem))),
         Ok(Message::Refused {
             problem,
             again: false,
         }) => {
             let remedy = "start all ranks of one job with the same build, sizes and secret";
-            Err(Turned::Away(problem, remedy.into()))
+            Err(Turned::Away(line(&problem), remedy.into()))
         }
-        Ok(Message::Fault(fault)) => Err(Turned::Broken(fault)),
         Ok(message) => Ok(message),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+            let e = line(&e.to_string());
             Err(strange(format!("what answered is not burn-dist ({e})")))
         }
         // A server that is just closing.
@@ -137,20 +138,26 @@ fn greet(
             let remedy = "choose another --master-port, or give all processes one BURN_DIST_SECRET";
             return Err(Turned::Stranger(problem, remedy.into()));
         }
-        other => return Err(strange(format!("it answered {other:?}"))),
+        other => return Err(strange(unexpected(&other))),
     };
+    inbox.trust();
     let proof = terms.secret.prove("rank", &theirs);
     outbox.send(&Message::Proof(proof)).map_err(later)?;
     // A server that has the proof may be slow, and counts this rank as seated.
     match expect(&mut inbox, SEATING)? {
         Message::Welcome => Ok((inbox, outbox, (near, far))),
-        other => Err(strange(format!("it answered {other:?}"))),
+        Message::Fault(fault) => Err(Turned::Broken(fault)),
+        other => Err(strange(unexpected(&other))),
     }
 }
 
-fn connect(host: &str, port: u16, until: Instant) -> io::Result<TcpStream> {
+fn unexpected(message: &Message) -> String {
+    line(&format!("it answered {message:?}"))
+}
+
+fn connect(terms: &Terms, port: u16, until: Instant) -> io::Result<TcpStream> {
     let mut problem = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
+    for address in terms.addresses(port)? {
         let left = until.saturating_duration_since(Instant::now());
         let patience = left.clamp(Duration::from_millis(1), CONNECTING);
         match TcpStream::connect_timeout(&address, patience) {

@@ -4,6 +4,7 @@ use super::message::{Answer, Hello, Message, PROTOCOL, Purpose, Request};
 use super::secret::number;
 use super::server::{Barrier, Book, Guest};
 use super::stream::{Inbox, Outbox, Silence, split};
+use super::words::{line, shortened, word};
 use crate::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -14,24 +15,30 @@ use std::time::{Duration, Instant};
 const GLANCE: Duration = Duration::from_millis(50);
 /// How long a caller may take to say who it is.
 const MANNERS: Duration = Duration::from_secs(5);
+/// What warnings about callers begin with.
+pub(super) const DOOR: &str = "rendezvous";
 /// How long the judge waits for the end of a rank that another one suspects.
 const DOUBT: Duration = Duration::from_millis(500);
 
 /// Serves a caller until it goes or the server closes.
-pub(super) fn serve(book: &Arc<Book>, socket: TcpStream, from: SocketAddr) {
-    match greet(book, socket) {
+pub(super) fn serve(book: &Arc<Book>, socket: Arc<TcpStream>, from: SocketAddr) {
+    match greet(book, &socket) {
         Ok((hello, inbox, outbox)) => match hello.purpose {
             Purpose::Watch => watch(book, &hello, inbox, &outbox),
             Purpose::Store => store(book, &hello, inbox, &outbox),
         },
-        Err(e) => log::warn!("rendezvous: turned away a caller from {from}: {e}"),
+        Err(e) => {
+            book.has_proven(&socket);
+            let why = || format!("a caller from {from}: {}", line(&e.to_string()));
+            book.turned_away.warn(DOOR, why);
+        }
     }
 }
 
 /// Finds out who calls, and whether it may come in.
-fn greet(book: &Book, socket: TcpStream) -> io::Result<(Hello, Inbox, Outbox)> {
+fn greet(book: &Book, socket: &Arc<TcpStream>) -> io::Result<(Hello, Inbox, Outbox)> {
     let stranger = |what: String| io::Error::new(io::ErrorKind::PermissionDenied, what);
-    let (mut inbox, outbox) = split(socket)?;
+    let (mut inbox, outbox) = split(socket.clone())?;
     let Message::Hello(hello, theirs) = inbox.soon(MANNERS)? else {
         return Err(stranger("it did not say hello".into()));
     };
@@ -47,7 +54,8 @@ fn greet(book: &Book, socket: TcpStream) -> io::Result<(Hello, Inbox, Outbox)> {
         let ours = env!("CARGO_PKG_VERSION");
         let problem = format!(
             "it runs burn-dist {} (protocol {}), rank 0 runs {ours} (protocol {PROTOCOL})",
-            hello.version, hello.protocol
+            word(&hello.version),
+            hello.protocol
         );
         return Err(refuse(problem, false));
     }
@@ -58,12 +66,15 @@ fn greet(book: &Book, socket: TcpStream) -> io::Result<(Hello, Inbox, Outbox)> {
         Message::Proof(proof) if book.secret.check("rank", &ours, &proof) => {}
         _ => return Err(refuse("its secret is not rank 0's".into(), false)),
     }
+    if !book.has_proven(socket) {
+        return Err(stranger("others came while it took its time".into()));
+    }
     if let Err((problem, again)) = book.admit(&hello) {
         if !again && hello.attempt == book.attempt {
             // Nobody else will come in its place.
             book.fail(join_error(book, hello.rank, &problem));
         }
-        if hello.attempt > book.attempt {
+        if again {
             // It knows the secret, so the attempt that this server is for is over.
             lost(book, hello.rank, "its launcher has started it again");
         }
@@ -74,6 +85,7 @@ fn greet(book: &Book, socket: TcpStream) -> io::Result<(Hello, Inbox, Outbox)> {
     {
         return Err(refuse(problem, false));
     }
+    inbox.trust();
     outbox.send(&Message::Welcome)?;
     Ok((hello, inbox, outbox))
 }
@@ -90,7 +102,7 @@ fn join_error(book: &Book, rank: usize, problem: &str) -> Error {
 /// Gives the rank its seat, unless somebody has it.
 fn sit(book: &Book, hello: &Hello, outbox: &Outbox) -> Result<(), String> {
     let rank = hello.rank;
-    let who = format!("process {} on {}", hello.pid, hello.host);
+    let who = format!("process {} on {}", hello.pid, word(&hello.host));
     let taken = book.turn(|pages| {
         let complete = !pages.seats.iter().any(|s| matches!(s, Guest::Awaited));
         let did = "joining".to_owned();
@@ -162,11 +174,12 @@ fn hear(book: &Arc<Book>, rank: usize, message: Message) {
     match message {
         Message::Beat(doing) => book.turn(|pages| {
             if let Guest::Here { did, .. } = &mut pages.seats[rank] {
-                *did = doing;
+                *did = line(&doing);
             }
         }),
-        Message::Fault(error) => book.fail(error),
+        Message::Fault(error) => book.fail(shortened(&error)),
         Message::Suspect { peer, why } if peer < book.world => {
+            let why = line(&why);
             let book = book.clone();
             let judge = move || {
                 // Its own connection knows better, if it is about to end as well.
@@ -270,7 +283,10 @@ fn answer(book: &Book, rank: usize, request: Request) -> Answer {
                     *value = new.to_string();
                     Answer::Number(new)
                 }
-                Err(_) => Answer::Refused(format!("{key} holds {value:?}, which is no number")),
+                Err(_) => {
+                    let (key, value) = (line(&key), line(value));
+                    Answer::Refused(format!("{key} holds {value:?}, which is no number"))
+                }
             }
         }),
         Request::Barrier { name, millis } => barrier(book, rank, &name, millis),

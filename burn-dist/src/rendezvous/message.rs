@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 
 /// Changes whenever processes of two builds could misunderstand each other.
 pub(super) const PROTOCOL: u32 = 1;
-/// No message is longer: keys and values are small, and a stranger may claim anything.
+/// No message is longer: keys and values are small.
 pub(super) const LONGEST: usize = 1 << 20;
+/// No message of a side that has not proven anything yet is longer.
+pub(super) const LONGEST_UNPROVEN: usize = 4 << 10;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

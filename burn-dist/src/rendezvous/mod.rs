@@ -7,7 +7,7 @@
 //! names the rank that failed, and never one that only ended because of it.
 //!
 //! Connections prove with a shared secret that they belong to this world, both ways. Whatever else
-//! connects is dropped.
+//! connects is dropped. What that protects from, and what it does not, is in `SECURITY.md`.
 
 mod entry;
 mod guests;
@@ -18,6 +18,7 @@ mod server;
 mod stream;
 mod terms;
 mod watch;
+mod words;
 
 pub use seat::Seat;
 pub use secret::Secret;
@@ -25,3 +26,4 @@ pub use server::Server;
 #[cfg(fuzzing)]
 pub(crate) use stream::fuzz;
 pub use terms::Terms;
+pub(crate) use words::TurnedAway;

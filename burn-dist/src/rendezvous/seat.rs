@@ -5,6 +5,7 @@ use super::message::{Answer, Message, Purpose, Request};
 use super::stream::{Inbox, Outbox};
 use super::terms::Terms;
 use super::watch::Watch;
+use super::words::line;
 use crate::error::{Error, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
@@ -270,7 +271,7 @@ impl Seat {
                     Some(fault) => return Err(fault),
                     None => continue,
                 },
-                Ok(Some(other)) => return Err(gone(&format!("it said {other:?}"))),
+                Ok(Some(other)) => return Err(gone(&line(&format!("it said {other:?}")))),
                 Ok(None) => return Err(gone(&"no answer")),
                 Err(e) => return Err(gone(&e)),
             }

@@ -5,11 +5,12 @@ use super::message::{Hello, Message};
 use super::secret::Secret;
 use super::stream::Outbox;
 use super::terms::Terms;
+use super::words::TurnedAway;
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::{BTreeSet, HashMap};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,7 +20,8 @@ use std::time::{Duration, Instant};
 const GLANCE: Duration = Duration::from_millis(50);
 /// How long a server that closes waits for those it is still talking to.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Connections that may be open beyond two per rank: callers that have not said who they are.
+/// Callers that have not proven anything yet and may be here at once: the one that has been here for
+/// longest makes room for the next, as ranks prove at once what they have to.
 const STRANGERS: usize = 64;
 
 /// The rendezvous of one world; dropping it closes it.
@@ -38,10 +40,12 @@ pub(super) struct Book {
     pub(super) secret: Secret,
     pub(super) heartbeat: Duration,
     pub(super) address: String,
+    pub(super) turned_away: TurnedAway,
     pages: Mutex<Pages>,
     turned: Condvar,
     closing: AtomicBool,
     connections: AtomicUsize,
+    strangers: Mutex<VecDeque<Arc<TcpStream>>>,
 }
 
 /// What changes while a world lives.
@@ -105,6 +109,7 @@ impl Server {
             secret: terms.secret.clone(),
             heartbeat: terms.heartbeat,
             address: format!("{master}:{}", local.port()),
+            turned_away: TurnedAway::default(),
             pages: Mutex::new(Pages {
                 seats: vec![Guest::Awaited; terms.world],
                 ..Pages::default()
@@ -112,6 +117,7 @@ impl Server {
             turned: Condvar::new(),
             closing: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            strangers: Mutex::default(),
         });
         let opened = book.clone();
         let door = std::thread::Builder::new()
@@ -143,6 +149,7 @@ impl Drop for Server {
         while self.book.connections.load(Ordering::Acquire) > 0 && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.book.turned_away.close(guests::DOOR);
     }
 }
 
@@ -214,6 +221,32 @@ impl Book {
         }
     }
 
+    /// Notes a caller that has to prove something, and sends away the one that has had longest for it
+    /// if there are too many.
+    fn await_proof(&self, socket: &Arc<TcpStream>) {
+        let mut strangers = self.strangers();
+        strangers.push_back(socket.clone());
+        if strangers.len() > STRANGERS
+            && let Some(longest) = strangers.pop_front()
+        {
+            // It may have gone by itself.
+            let _ = longest.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Notes that a caller has proven who it is, or is gone; `false` if it has been sent away before.
+    pub(super) fn has_proven(&self, socket: &Arc<TcpStream>) -> bool {
+        let mut strangers = self.strangers();
+        let at = strangers.iter().position(|s| Arc::ptr_eq(s, socket));
+        at.and_then(|at| strangers.remove(at)).is_some()
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, VecDeque<Arc<TcpStream>>> {
+        self.strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Judges a rank that calls.
     pub(super) fn admit(&self, hello: &Hello) -> std::result::Result<(), (String, bool)> {
         let no = |problem: String| Err((problem, false));
@@ -251,12 +284,15 @@ fn open_door(listener: &TcpListener, book: &Arc<Book>) {
             std::thread::sleep(GLANCE);
             continue;
         };
-        let open = book.connections.fetch_add(1, Ordering::Relaxed);
-        let guest = book.clone();
+        let (guest, socket) = (book.clone(), Arc::new(socket));
+        if book.connections.fetch_add(1, Ordering::Relaxed) >= 2 * (book.world + STRANGERS) {
+            // Those who were sent away are not gone yet, or ranks open more than they need.
+            book.connections.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        book.await_proof(&socket);
         let serve = move || {
-            if open < 2 * guest.world + STRANGERS {
-                guests::serve(&guest, socket, from);
-            }
+            guests::serve(&guest, socket, from);
             guest.connections.fetch_sub(1, Ordering::Release);
         };
         let thread = std::thread::Builder::new().name("rendezvous guest".into());
@@ -266,21 +302,35 @@ fn open_door(listener: &TcpListener, book: &Arc<Book>) {
     }
 }
 
-/// A listener; on all interfaces, unless all ranks are here and the address is a loopback one.
+/// A listener: on all interfaces if there are other hosts, else on a loopback address alone.
 fn listen(terms: &Terms, port: u16) -> std::io::Result<TcpListener> {
-    let reserved = terms.port_reserved;
-    let resolved: Vec<SocketAddr> = (terms.master.as_str(), port).to_socket_addrs()?.collect();
-    // Kubeflow tells the first pod that the master is localhost, and many systems have 127.0.1.1
-    // for their own name: other hosts come by another address.
-    let own = match terms.several_hosts {
-        true => None,
-        false => resolved.iter().find(|a| a.ip().is_loopback()).copied(),
-    };
-    let any = |six: bool| match six {
+    let addresses = terms.addresses(port)?;
+    if terms.several_hosts {
+        // Not at the address itself. Kubeflow tells the first pod that the master is localhost, and
+        // many systems have 127.0.1.1 for their own name: other hosts come by another address.
+        return bind(terms, any(&addresses, port));
+    }
+    let mut problem = std::io::Error::other("a name without an address");
+    for address in addresses {
+        match bind(terms, address) {
+            Ok(listener) => return Ok(listener),
+            // The other ranks look in the same order, and must not find somebody else's first.
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => return Err(e),
+            Err(e) => problem = e,
+        }
+    }
+    Err(problem)
+}
+
+/// All interfaces.
+fn any(addresses: &[SocketAddr], port: u16) -> SocketAddr {
+    match addresses.iter().all(SocketAddr::is_ipv6) {
         true => SocketAddr::from(([0u16; 8], port)),
         false => SocketAddr::from(([0u8; 4], port)),
-    };
-    let address = own.unwrap_or_else(|| any(resolved.iter().all(SocketAddr::is_ipv6)));
+    }
+}
+
+fn bind(terms: &Terms, address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -289,7 +339,7 @@ fn listen(terms: &Terms, port: u16) -> std::io::Result<TcpListener> {
     // A port whose last job has just ended is free.
     socket.set_reuse_address(true)?;
     // The launcher holds the port, without listening on it, so that nobody else takes it.
-    socket.set_reuse_port(reserved)?;
+    socket.set_reuse_port(terms.port_reserved)?;
     socket.bind(&address.into())?;
     socket.listen(1024)?;
     socket.set_nonblocking(true)?;

@@ -1,6 +1,6 @@
 //! Messages over a socket: a length, then JSON.
 
-use super::message::{LONGEST, Message};
+use super::message::{LONGEST, LONGEST_UNPROVEN, Message};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,8 @@ pub(super) struct Inbox {
     socket: Arc<TcpStream>,
     /// What has arrived of the next message.
     buffer: Vec<u8>,
+    /// The other side may not say more at once.
+    longest: usize,
 }
 
 /// How long the other side of a connection has been silent.
@@ -53,17 +55,21 @@ pub(super) struct Outbox {
 }
 
 /// Both ends of a connection.
-pub(super) fn split(socket: TcpStream) -> io::Result<(Inbox, Outbox)> {
+pub(super) fn split(socket: impl Into<Arc<TcpStream>>) -> io::Result<(Inbox, Outbox)> {
+    let socket = socket.into();
     socket.set_nodelay(true)?;
     socket.set_nonblocking(false)?;
     socket.set_write_timeout(Some(WRITING))?;
-    let socket = Arc::new(socket);
     let outbox = Outbox {
         socket: socket.clone(),
         turn: Arc::default(),
     };
-    let buffer = Vec::new();
-    Ok((Inbox { socket, buffer }, outbox))
+    let inbox = Inbox {
+        socket,
+        buffer: Vec::new(),
+        longest: LONGEST_UNPROVEN,
+    };
+    Ok((inbox, outbox))
 }
 
 impl Outbox {
@@ -88,13 +94,18 @@ impl Outbox {
 }
 
 impl Inbox {
+    /// The other side has proven that it belongs here, and may say all it has to.
+    pub(super) fn trust(&mut self) {
+        self.longest = LONGEST;
+    }
+
     /// The next message, or `None` if none is complete after `patience`.
     ///
     /// The end of the connection and anything that is not a message are errors.
     pub(super) fn next(&mut self, patience: Duration) -> io::Result<Option<Message>> {
         let until = Instant::now() + patience;
         loop {
-            if let Some(message) = take(&mut self.buffer)? {
+            if let Some(message) = take(&mut self.buffer, self.longest)? {
                 return Ok(Some(message));
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -121,13 +132,13 @@ impl Inbox {
 }
 
 /// Takes the first message out of `buffer` if it is complete.
-pub(super) fn take(buffer: &mut Vec<u8>) -> io::Result<Option<Message>> {
+pub(super) fn take(buffer: &mut Vec<u8>, longest: usize) -> io::Result<Option<Message>> {
     let Some((length, rest)) = buffer.split_first_chunk::<4>() else {
         return Ok(None);
     };
     let length = u32::from_le_bytes(*length) as usize;
-    if length > LONGEST {
-        let problem = format!("a message of {length} bytes, at most {LONGEST}");
+    if length > longest {
+        let problem = format!("a message of {length} bytes, at most {longest}");
         return Err(io::Error::new(ErrorKind::InvalidData, problem));
     }
     let Some(text) = rest.get(..length) else {
@@ -146,7 +157,7 @@ pub(super) fn read(stream: &[u8], piece: usize) -> (Vec<Message>, Option<io::Err
     for bytes in stream.chunks(piece.max(1)) {
         buffer.extend(bytes);
         loop {
-            match take(&mut buffer) {
+            match take(&mut buffer, LONGEST) {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) => break,
                 Err(error) => return (messages, Some(error)),
@@ -248,7 +259,7 @@ mod tests {
         #[test]
         fn a_length_beyond_the_limit_is_refused_at_once(more in 1..u32::MAX - LONGEST as u32) {
             let mut buffer = (LONGEST as u32 + more).to_le_bytes().to_vec();
-            let error = take(&mut buffer).unwrap_err();
+            let error = take(&mut buffer, LONGEST).unwrap_err();
             prop_assert_eq!(error.kind(), ErrorKind::InvalidData);
             prop_assert!(buffer.capacity() < 64);
         }
@@ -258,7 +269,7 @@ mod tests {
     fn nothing_is_kept_free_for_what_is_only_announced() {
         let mut buffer = (LONGEST as u32).to_le_bytes().to_vec();
         buffer.push(b'"');
-        assert!(take(&mut buffer).unwrap().is_none());
+        assert!(take(&mut buffer, LONGEST).unwrap().is_none());
         assert!(buffer.capacity() < 64);
         // The longest message there can be, and one nested as deep as that allows.
         let quotes = 2 + r#"{"Beat":}"#.len();

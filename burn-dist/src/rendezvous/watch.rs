@@ -2,6 +2,7 @@
 
 use super::message::Message;
 use super::stream::{Inbox, Outbox, Silence};
+use super::words::shortened;
 use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,7 +91,7 @@ impl Watch {
         if let Some(fault) = self.fault() {
             return fault;
         }
-        let error = shortened(error);
+        let error = shortened(&error);
         // A rank 0 that is gone cannot judge; its end is then the verdict, or this error.
         let _ = self.outbox.send(&Message::Fault(error.clone()));
         self.verdict(error)
@@ -135,27 +136,6 @@ impl Watch {
                 return result;
             }
         }
-    }
-}
-
-/// The error with as much of a long text as a message has room for: a panic may print a tensor.
-fn shortened(error: Error) -> Error {
-    const MOST: usize = 64 << 10;
-    let cut = |text: String| match text.len() > MOST {
-        true => text.chars().take(MOST / 4).collect::<String>() + " ...",
-        false => text,
-    };
-    match error {
-        Error::PeerFailed { peer, cause } => Error::PeerFailed {
-            peer,
-            cause: cut(cause),
-        },
-        Error::User(text) => Error::User(cut(text)),
-        Error::Panicked { rank, message } => Error::Panicked {
-            rank,
-            message: cut(message),
-        },
-        other => other,
     }
 }
 

@@ -1,19 +1,16 @@
 //! How the links of a group come to be: every rank listens, and calls those before it.
 
+use super::door::{Door, GLANCE, Known, MANNERS};
 use super::link::Link;
 use super::ring::Segment;
 use super::{Options, Transport};
 use crate::error::{Error, Result};
 use crate::rendezvous::Seat;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// How long a caller may take to introduce itself.
-const MANNERS: Duration = Duration::from_secs(2);
-const GLANCE: Duration = Duration::from_millis(50);
 /// Shared memory on its way in one direction, and of all pairs of a group together as far as each
 /// still gets some.
 const RING: usize = 512 << 10;
@@ -195,6 +192,7 @@ impl Meeting<'_> {
 
     /// Answers the peers that call, until all have.
     fn answer(&self, listener: &TcpListener, links: &mut [Option<Link>]) -> Result<()> {
+        let mut door = Door::new(listener, &self.token, self.me);
         while links.iter().any(Option::is_none) {
             if let Some(fault) = self.seat.fault() {
                 return Err(fault);
@@ -210,22 +208,16 @@ impl Meeting<'_> {
                         .collect(),
                 });
             }
-            let mut door = [PollFd::new(listener, PollFlags::IN)];
-            let glance = Timespec::try_from(GLANCE).ok();
-            if !matches!(poll(&mut door, glance.as_ref()), Ok(1..)) {
-                continue;
-            }
-            let Ok((socket, from)) = listener.accept() else {
-                // Out of files, perhaps: the next look is not to be at once.
-                std::thread::sleep(GLANCE);
+            let Some(caller) = door.next() else {
                 continue;
             };
-            match self.greet(socket) {
+            let from = caller.from;
+            match self.greet(caller) {
                 Ok((at, link)) if links.get(at).is_some_and(Option::is_none) => {
                     links[at] = Some(link);
                 }
-                Ok(_) => log::warn!("rank {}: a caller from {from} has called before", self.me),
-                Err(e) => log::warn!("rank {}: turned away a caller from {from}: {e}", self.me),
+                Ok(_) => door.turn_away(from, &io::Error::other("it has called before")),
+                Err(e) => door.turn_away(from, &e),
             }
         }
         let over_tcp = |link: &Option<Link>| link.as_ref().is_some_and(Link::is_checked);
@@ -238,30 +230,23 @@ impl Meeting<'_> {
         }
     }
 
-    /// Makes a link of a caller that knows the token; says which of the later members it is.
-    fn greet(&self, mut socket: TcpStream) -> io::Result<(usize, Link)> {
-        let stranger = || io::Error::new(ErrorKind::PermissionDenied, "it does not know the token");
-        socket.set_nonblocking(false)?;
+    /// Makes a link of a caller; says which of the later members it is.
+    fn greet(&self, caller: Known) -> io::Result<(usize, Link)> {
+        let Known {
+            mut socket,
+            rank,
+            shares_memory,
+            ..
+        } = caller;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(MANNERS))?;
-        let mut hello = [0; 41];
-        self.read(&socket, &mut hello, Instant::now() + MANNERS)?;
-        let (token, rest) = hello.split_at(32);
-        if token != self.token.as_bytes() {
-            return Err(stranger());
-        }
-        let rank = rest[..8]
-            .iter()
-            .rev()
-            .fold(0u64, |n, b| n << 8 | u64::from(*b));
         let later = &self.members[self.place + 1..];
-        let at = later
-            .iter()
-            .position(|m| *m as u64 == rank)
-            .ok_or_else(stranger)?;
+        let at = later.iter().position(|m| *m as u64 == rank);
+        let at =
+            at.ok_or_else(|| io::Error::other("it says that it is no rank that calls here"))?;
         let mut offer = Offer::default();
         let mut segment = None;
-        if rest[8] == 1 && self.options.transport != Transport::Tcp {
+        if shares_memory && self.options.transport != Transport::Tcp {
             offer.token = rand::random();
             // Without memory for it the socket does.
             segment = Segment::new(self.capacity(), &offer.token).ok();

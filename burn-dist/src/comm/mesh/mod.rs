@@ -13,7 +13,9 @@
 //! sleeps until a socket says that there is something.
 
 mod connect;
+mod cores;
 mod direct;
+mod door;
 pub(crate) mod frame;
 mod link;
 mod relay;
@@ -25,6 +27,7 @@ mod transport;
 use super::{Call, Dtype, Engine, Op, Reduce, Span, SpanMut, reduce::split_at};
 use crate::error::{Error, Result};
 use crate::rendezvous::Seat;
+pub use cores::Cores;
 use direct::{Chunk, cut, take_own};
 use frame::{Header, Kind, announce};
 use link::Link;
@@ -91,6 +94,12 @@ pub fn host() -> String {
     id.unwrap_or_default().trim().to_owned()
 }
 
+fn hash(text: &str) -> u64 {
+    let mut hash = DefaultHasher::new();
+    text.hash(&mut hash);
+    hash.finish()
+}
+
 /// One process's engine.
 #[derive(Debug)]
 pub struct Mesh {
@@ -155,10 +164,8 @@ impl Mesh {
 
     /// A number for every member's host.
     fn hosts(&self) -> Result<Vec<u64>> {
-        let mut hash = DefaultHasher::new();
-        self.options.host.hash(&mut hash);
         let mut hosts = vec![0; self.members.len()];
-        hosts[self.rank] = hash.finish();
+        hosts[self.rank] = hash(&self.options.host);
         let call = Call::new(Op::AllGather, &"hosts".into(), Dtype::U64, 1);
         self.all_gather(&call, SpanMut::of(&mut hosts))?;
         Ok(hosts)

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 /// A port of this host, free for rank 0 and for nobody else as long as this lives.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Port {
 
 impl Port {
     /// Reserves any free port of `host`, an address of this machine.
+    ///
+    /// All ranks are here, so rank 0 listens on a loopback address, whichever the host's is.
     pub(super) fn reserve(host: &str) -> Result<Self> {
         let refused = |e: std::io::Error| {
             let expected = "an address of this host, where rank 0 can listen";
@@ -26,7 +28,8 @@ impl Port {
         let mut last = none();
         for address in (host, 0).to_socket_addrs().map_err(refused)? {
             match Self::bind(address) {
-                Ok(port) => return Ok(port),
+                Ok(port) if address.ip().is_loopback() => return Ok(port),
+                Ok(_) => return Self::bind((Ipv4Addr::LOCALHOST, 0).into()).map_err(refused),
                 Err(e) => last = e,
             }
         }
