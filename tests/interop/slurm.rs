@@ -148,14 +148,16 @@ impl Cluster {
         }
     }
 
-    /// Submits a script that runs the example as two ranks, and returns where its words go.
+    /// The same for a script that runs a program as a step of two tasks.
     fn submit(&self, options: &str, program: &[String]) -> (String, PathBuf) {
+        let lines = format!("srun {}\necho ended with $?", program.join(" "));
+        self.submit_lines(options, &lines)
+    }
+
+    /// Submits a script of two tasks, and returns the number of the job and where its words go.
+    fn submit_lines(&self, options: &str, lines: &str) -> (String, PathBuf) {
         let out = self.file("job.txt");
-        let script = format!(
-            "#!/bin/sh\nsrun {}\necho ended with $?\n",
-            program.join(" ")
-        );
-        std::fs::write(self.file("job.sh"), script).unwrap();
+        std::fs::write(self.file("job.sh"), format!("#!/bin/sh\n{lines}\n")).unwrap();
         let line = format!("sbatch --parsable --ntasks=2 --open-mode=append {options}");
         let mut command = self.command(&line, "");
         command.arg("--output").arg(&out).arg(self.file("job.sh"));
@@ -231,12 +233,57 @@ fn srun_starts_ranks_on_their_own_cores_and_on_shared_ones() {
         command.arg(example());
         Training::new().expect_of_threads(2, name, vec![command]);
     }
+    // A shell's name is no reason to take a task for a shell.
+    let mut command = cluster.command("srun -n 2 bash -c", "");
+    command.args(["\"$0\" \"$@\"; exit $?"]).arg(example());
+    Training::new().expect_of_threads(2, "bash", vec![command]);
     for (bind, sharing) in [("cores", 1), ("none", 2)] {
         let line = format!("srun -n 2 --exclusive --cpu-bind={bind}");
         let mut command = cluster.command(&line, RECORD);
         command.arg(example());
         expect_shared(command, sharing);
     }
+}
+
+#[test]
+fn steps_from_within_a_shell_are_ranks() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let Some(script) = installed("script") else {
+        return eprintln!("skipped: script is not installed, so there is no terminal");
+    };
+    let inner = format!("srun --overlap -n 2 \"{}\"", example().display());
+    for (name, outer) in [
+        ("salloc", "salloc -Q -n 2 bash -c"),
+        ("pty", "srun -n 2 --pty bash -c"),
+    ] {
+        let training = Training::new();
+        // Only the first task has the terminal; the others are shells whose input has ended.
+        let args = training.args(name).join(" ");
+        let first = format!("test 0 != ${{SLURM_PROCID:-0}} || {inner} {args}");
+        let line = format!("{outer} '{first}'");
+        let mut run = command(&script, &cluster.conf());
+        run.args(["-qec", &line, "/dev/null"]);
+        let found = training.outcome(name, vec![Run::start(&mut run)]);
+        found.expect(&training.of_threads(2), name);
+    }
+}
+
+#[test]
+fn steps_of_one_job_run_side_by_side() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let training = Training::new();
+    let step = |save| words(training.args(save)).join(" ");
+    let (one, two) = (step("one"), step("two"));
+    let line = format!("srun --overlap -n 2 {one} & srun --overlap -n 2 {two}; ended=$?; wait $!");
+    let (_, out) = cluster.submit_lines("", &format!("{line}; echo ended with $? and $ended"));
+    cluster.until("the end of the job", |_| text(&out).contains("ended with"));
+    let out = text(&out);
+    assert!(out.contains("ended with 0 and 0"), "{out}");
+    assert_eq!(out.matches("fsdp over 2 rank(s)").count(), 2, "{out}");
 }
 
 #[test]

@@ -49,11 +49,11 @@ pub(super) fn port(env: Environment<'_>, claim: &Claim, one_host: bool) -> Resul
     if let Some(port) = env.variable("MASTER_PORT") {
         return beside_agent(env, number(&port, least)?, port);
     }
-    if let Some(port) = &claim.master_port {
-        return Ok(port.clone());
-    }
     if alone {
         return Ok(Sourced::by_rule(0, "any free port, as there is one rank"));
+    }
+    if let Some(port) = &claim.master_port {
+        return Ok(port.clone());
     }
     // `mpirun` names no port, but the ranks of one host share the name of their job, or at least
     // the process that started them.

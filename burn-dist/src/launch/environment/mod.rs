@@ -27,6 +27,8 @@ use std::fmt::{self, Display};
 
 /// Not set by anyone: [`process_variable`] answers it with the number of the parent process.
 const PARENT: &str = "BURN_DIST_PARENT_PID";
+/// Not set by anyone either: [`process_variable`] has it where this process has a terminal.
+const TERMINAL: &str = "BURN_DIST_TERMINAL";
 
 /// An identity found in an environment.
 ///
@@ -114,6 +116,11 @@ pub fn process_variable(name: &str) -> Option<String> {
     #[cfg(unix)]
     if name == PARENT && value.is_none() {
         return Some(std::os::unix::process::parent_id().to_string());
+    }
+    #[cfg(unix)]
+    if name == TERMINAL && value.is_none() {
+        // Only a process with a terminal can open this, wherever its output goes.
+        return std::fs::File::open("/dev/tty").ok().map(|_| "1".into());
     }
     value
 }
@@ -293,14 +300,14 @@ mod tests {
     /// Every name that is looked at.
     fn names() -> Vec<&'static str> {
         "BURN_DIST_RANK BURN_DIST_WORLD_SIZE BURN_DIST_LOCAL_RANK BURN_DIST_LOCAL_WORLD_SIZE \
-         BURN_DIST_MASTER_ADDR BURN_DIST_MASTER_PORT BURN_DIST_PARENT_PID RANK WORLD_SIZE \
+         BURN_DIST_MASTER_ADDR BURN_DIST_MASTER_PORT BURN_DIST_PARENT_PID BURN_DIST_TERMINAL RANK WORLD_SIZE \
          LOCAL_RANK LOCAL_WORLD_SIZE NODE_RANK MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID \
          TORCHELASTIC_USE_AGENT_STORE PET_NNODES PET_NPROC_PER_NODE OMPI_COMM_WORLD_RANK \
          OMPI_COMM_WORLD_SIZE OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_LOCAL_SIZE \
          PMIX_NAMESPACE PMI_RANK PMI_SIZE MPI_LOCALRANKID MPI_LOCALNRANKS MV2_COMM_WORLD_RANK \
          MV2_COMM_WORLD_SIZE SLURM_PROCID SLURM_STEP_ID SLURM_NTASKS SLURM_LOCALID SLURM_NODEID \
          SLURM_STEP_TASKS_PER_NODE SLURM_STEP_NUM_NODES SLURM_STEP_NODELIST SLURM_JOB_ID \
-         SLURM_JOB_NAME"
+         SLURM_JOB_NAME SLURM_PTY_PORT"
             .split_whitespace()
             .collect()
     }

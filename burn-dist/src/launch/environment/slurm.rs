@@ -1,5 +1,6 @@
 //! What `srun` says.
 
+use super::TERMINAL;
 use super::claim::{Claim, missing};
 use super::launcher::Launcher;
 use super::origin::Sourced;
@@ -9,6 +10,8 @@ use crate::launch::variable::Environment;
 
 /// From here on, step numbers are names: of the batch script, of an interactive shell, and such.
 const FIRST_RESERVED_STEP: u64 = 0xffff_fff0;
+/// Ports of steps are this one and the 9999 behind it.
+const FIRST_PORT: u16 = 15_000;
 
 /// What a SLURM step says.
 ///
@@ -30,7 +33,7 @@ pub(super) fn ranks(env: Environment<'_>) -> Result<Option<Claim>> {
     let Some(size) = Sourced::number(env, &["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"])? else {
         return Err(missing("SLURM_NTASKS", &rank));
     };
-    if is_shell(env, size.value)? {
+    if is_shell(env, size.value) {
         return Ok(None);
     }
     let hosts = Sourced::number(env, &["SLURM_STEP_NUM_NODES", "SLURM_NNODES"])?;
@@ -39,27 +42,20 @@ pub(super) fn ranks(env: Environment<'_>) -> Result<Option<Claim>> {
         local_rank: Sourced::number(env, &["SLURM_LOCALID"])?,
         local_world_size: local_size(env)?,
         master_addr: first_host(env)?,
-        master_port: Some(port(env)),
+        master_port: Some(port(env, number)),
         ..Claim::new(Launcher::Slurm, rank, size)
     }))
 }
 
 /// Whether this runs in a shell that `srun` or `salloc` opened, whose variables are not its own.
-fn is_shell(env: Environment<'_>, tasks: usize) -> Result<bool> {
+///
+/// What `srun` starts from within such a shell inherits the name of the job and the port of the
+/// terminal, but not the terminal.
+fn is_shell(env: Environment<'_>, tasks: usize) -> bool {
     let name = env.variable("SLURM_JOB_NAME");
-    let Some(name) = name.filter(|name| ["bash", "interactive"].contains(&name.value.as_str()))
-    else {
-        return Ok(false);
-    };
-    if tasks <= 1 || env.variable("SLURM_PTY_PORT").is_some() {
-        return Ok(true);
-    }
-    // `srun` from within such a job keeps the name. To go on as a single process would train as
-    // many models as there are tasks.
-    Err(name.wrong(format!(
-        "a name that is not a shell's for a step of {tasks} tasks (salloc --job-name=train, or \
-         SLURM_JOB_NAME=train srun ...)"
-    )))
+    let shell = name.is_some_and(|name| ["bash", "interactive"].contains(&name.value.as_str()));
+    let in_terminal = env.variable("SLURM_PTY_PORT").and(env.variable(TERMINAL));
+    shell && (tasks <= 1 || in_terminal.is_some())
 }
 
 fn local_size(env: Environment<'_>) -> Result<Option<Sourced<usize>>> {
@@ -100,14 +96,21 @@ fn first_host(env: Environment<'_>) -> Result<Option<Sourced<String>>> {
     }
 }
 
-fn port(env: Environment<'_>) -> Sourced<u16> {
+/// The port of a step. Steps of one job may run side by side, so only the first has the port of
+/// Lightning's rule.
+fn port(env: Environment<'_>, step: u64) -> Sourced<u16> {
     let job = env.first_of(&["SLURM_JOB_ID", "SLURM_JOBID"]);
     let number = job.and_then(|job| Some((job.value.parse::<u64>().ok()?, job)));
+    // A prime, so that a step meets another job's first one late.
+    let port = |number: u64| FIRST_PORT + (number.wrapping_add(997 * step) % 10_000) as u16;
     match number {
         Some((number, job)) => {
-            // At most 9999, so that it fits.
-            let port = 15_000 + (number % 10_000) as u16;
-            Sourced::by_rule(port, format!("15000 + last 4 digits of {job}"))
+            let digits = format!("{FIRST_PORT} + last 4 digits of {job}");
+            let rule = match step {
+                0 => digits,
+                _ => format!("{digits} + 997 * step {step}"),
+            };
+            Sourced::by_rule(port(number), rule)
         }
         None => Sourced::by_rule(12_910, "no SLURM_JOB_ID"),
     }
@@ -163,6 +166,24 @@ mod tests {
     }
 
     #[test]
+    fn steps_side_by_side_meet_apart() {
+        let port = |step: u64| {
+            let step = STEP.replace("STEP_ID=0", &format!("STEP_ID={step}"));
+            let found = detected(&step);
+            (found.identity.master_port, found.to_string())
+        };
+        assert_eq!(port(0).0, 15_000 + 4567);
+        assert_eq!(port(1).0, 15_000 + 5564);
+        assert!(port(1).1.contains("SLURM_JOB_ID=1234567 + 997 * step 1"));
+        let ports: std::collections::BTreeSet<_> = (0..1000).map(|step| port(step).0).collect();
+        assert_eq!(ports.len(), 1000);
+        assert!(ports.iter().all(|port| (15_000..25_000).contains(port)));
+        // One that meets nobody takes any port.
+        let alone = "SLURM_JOB_ID=7 SLURM_STEP_ID=1 SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0";
+        assert_eq!(detected(alone).identity.master_port, 0);
+    }
+
+    #[test]
     fn what_is_no_task_of_a_step() {
         // The script of `sbatch` itself, and the shell of `salloc`.
         nothing(&STEP.replace("SLURM_STEP_ID=0 SLURM_STEPID=0", ""));
@@ -171,9 +192,13 @@ mod tests {
         nothing(&STEP.replace("ID=0", "ID=4294967290"));
         for shell in ["JOB_NAME=bash", "JOB_NAME=interactive"] {
             let shell = STEP.replace("JOB_NAME=train", shell);
-            nothing(&format!("{shell} SLURM_PTY_PORT=40001"));
+            let in_shell = format!("{shell} SLURM_PTY_PORT=40001");
+            nothing(&format!("{in_shell} BURN_DIST_TERMINAL=1"));
             nothing("SLURM_PROCID=0 SLURM_STEP_ID=0 SLURM_NTASKS=1 SLURM_JOB_NAME=bash");
-            refused(&shell, &["SLURM_JOB_NAME", "7 tasks", "--job-name"]);
+            // `srun` from within such a shell, and `srun bash -c train`: each task is a rank.
+            for task in [in_shell, format!("{shell} BURN_DIST_TERMINAL=1"), shell] {
+                assert_eq!(numbers(&detected(&task)), [5, 7, 1, 2], "{task}");
+            }
         }
     }
 
