@@ -22,6 +22,7 @@ use env_logger::Env;
 use mimalloc::MiMalloc;
 use models::bert::{BertClassifier, Head, hf_name};
 use models::data::text::TextBatch;
+use models::hf::with_classes;
 use models::loss::cross_entropy_sum;
 use models::run::{BertArgs, Meter, Texts, evaluate, same_arguments, sharded};
 use std::process::ExitCode;
@@ -155,8 +156,9 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
     meter.finish(score, run.accumulate)?;
     // Other programs open what is left here.
     let head = Head::Classifier(classes.len());
+    let json = with_classes(&config.to_hf(head), &classes).map_err(Error::user)?;
     let beside = [
-        ("config.json", config.to_hf(head)),
+        ("config.json", json),
         ("tokenizer.json", tokenizer.to_json()?),
     ];
     run.weights.leave(world, &model, names, &beside)

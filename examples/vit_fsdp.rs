@@ -21,8 +21,9 @@ use env_logger::Env;
 use mimalloc::MiMalloc;
 use models::Vit;
 use models::data::ImageBatch;
+use models::hf::with_classes;
 use models::loss::cross_entropy_sum;
-use models::run::{Meter, VitArgs, evaluate, same_arguments, sharded};
+use models::run::{Images, Meter, VitArgs, evaluate, same_arguments, sharded};
 use models::vit::hf_name;
 use std::process::ExitCode;
 
@@ -47,7 +48,11 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     // A rank with another learning rate would go unnoticed: every argument that matters is compared.
     same_arguments(world, args)?;
     let (config, pretrained) = args.model(world)?;
-    let (data, test) = args.data(world, &config)?;
+    let Images {
+        train: data,
+        test,
+        classes,
+    } = args.data(world, &config, pretrained.as_ref())?;
 
     // (2) `init` allocates nothing; `shard` makes one parameter after the other and keeps this
     // rank's piece of each. The same type comes back.
@@ -145,6 +150,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     };
     meter.finish(score, run.accumulate)?;
     // Other programs open what is left here.
-    let beside = [("config.json", config.to_hf())];
+    let json = with_classes(&config.to_hf(), &classes).map_err(Error::user)?;
+    let beside = [("config.json", json)];
     run.weights.leave(world, &model, hf_name, &beside)
 }

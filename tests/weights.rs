@@ -205,7 +205,7 @@ fn what_is_not_in_the_files_is_drawn_alike_on_all_ranks_and_reported() {
         ranks(size)
             .seed(11)
             .run(|world| {
-                let weights = open(folder.path()).may_differ(["last"]);
+                let weights = open(folder.path()).may_differ(["last", "blocks"]);
                 let (model, report) = load(&Strategy::fsdp(), &world, &weights)?;
                 Ok((gathered(&world, &model)?, report))
             })
@@ -240,7 +240,21 @@ fn other_spellings_are_found_and_strangers_are_listed() {
         })
         .write(&model, folder.path())
         .unwrap();
-    let (loaded, report) = open(folder.path()).apply(drawn(9)).unwrap();
+    // A body that lacks a parameter is refused, on one device and on every rank, unless that is asked for.
+    let weights = open(folder.path());
+    let refused = |message: String| {
+        assert!(
+            message.starts_with("scale: and 0 more parameter(s) are not in"),
+            "{message}"
+        );
+        assert!(message.contains("may_lack_parameters"), "{message}");
+    };
+    refused(weights.apply(drawn(9)).unwrap_err().to_string());
+    let sharded =
+        ranks(2).run(|world| load(&Strategy::fsdp(), &world, &open(folder.path())).map(drop));
+    refused(sharded.unwrap_err().to_string());
+    let weights = weights.may_lack_parameters();
+    let (loaded, report) = weights.apply(drawn(9)).unwrap();
     assert_eq!(report.missing, ["scale"]);
     assert_eq!(report.unused, ["stranger"]);
     assert_eq!(

@@ -299,7 +299,7 @@ impl Error {
     /// assert_eq!(Error::user("no more disk").to_string(), "no more disk");
     /// ```
     pub fn user(error: impl std::fmt::Display) -> Self {
-        Self::User(error.to_string())
+        Self::User(bounded(error.to_string()))
     }
 
     /// What the other ranks are told when `peer` fails with `error`.
@@ -317,9 +317,9 @@ impl Error {
         found: impl std::fmt::Display,
     ) -> Self {
         Self::Config {
-            what: what.into(),
-            expected: expected.into(),
-            found: found.to_string(),
+            what: bounded(what.into()),
+            expected: bounded(expected.into()),
+            found: bounded(found.to_string()),
         }
     }
 
@@ -338,9 +338,9 @@ impl Error {
         found: impl std::fmt::Display,
     ) -> Self {
         Self::File {
-            path: path.display().to_string(),
-            expected: expected.into(),
-            found: found.to_string(),
+            path: bounded(path.display().to_string()),
+            expected: bounded(expected.into()),
+            found: bounded(found.to_string()),
         }
     }
 
@@ -350,9 +350,43 @@ impl Error {
         remedy: impl Into<String>,
     ) -> Self {
         Self::Model {
-            path: path.into(),
-            problem: problem.into(),
-            remedy: remedy.into(),
+            path: bounded(path.into()),
+            problem: bounded(problem.into()),
+            remedy: bounded(remedy.into()),
+        }
+    }
+}
+
+/// Characters of one part of a message.
+const LONGEST: usize = 2000;
+
+/// A part of a message that comes from a file, a peer or a caller: cut where it is too long to be read.
+///
+/// A field of a damaged file may have megabytes, and every rank would print them.
+fn bounded(text: String) -> String {
+    match text.char_indices().nth(LONGEST) {
+        None => text,
+        Some((end, _)) => format!("{}... ({} bytes in all)", &text[..end], text.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_holds_does_not_make_a_long_message() {
+        let huge = "\u{e4}".repeat(30 << 20);
+        let path = std::path::Path::new("config.json");
+        for error in [
+            Error::file(path, "a number", &huge),
+            Error::config("width", huge.clone(), "x"),
+            Error::model(huge.clone(), "p", "r"),
+            Error::user(&huge),
+        ] {
+            let text = error.to_string();
+            assert!(text.len() < 3 * LONGEST, "{}", text.len());
+            assert!(text.contains("(62914560 bytes in all)"), "{text}");
         }
     }
 }

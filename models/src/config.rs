@@ -11,6 +11,16 @@ pub enum ConfigError {
         /// The field of the configuration.
         field: &'static str,
     },
+    /// A size that no model has, as a damaged or foreign file may say.
+    #[error("`{field}` is {size}: it must be at most {most}")]
+    TooLarge {
+        /// The field of the configuration.
+        field: &'static str,
+        /// What it was set to.
+        size: usize,
+        /// The largest that is accepted.
+        most: usize,
+    },
     /// The image is not a whole number of patches.
     #[error(
         "an image of {image_size} pixels cannot be cut into patches of {patch_size}: choose a divisor"
@@ -51,12 +61,25 @@ pub enum ConfigError {
     },
 }
 
-/// Each of these sizes is at least 1.
+/// No model has more blocks.
+const MOST_BLOCKS: usize = 4096;
+/// No other size of a model is larger.
+const MOST: usize = 1 << 24;
+
+/// Each of these sizes is at least 1, and none so large that making the model would take all memory.
 pub(crate) fn sizes(sizes: &[(&'static str, usize)]) -> Result<(), ConfigError> {
-    match sizes.iter().find(|(_, size)| *size == 0) {
-        Some((field, _)) => Err(ConfigError::Zero { field }),
-        None => Ok(()),
+    for (field, size) in sizes.iter().copied() {
+        let most = match field {
+            "blocks" => MOST_BLOCKS,
+            _ => MOST,
+        };
+        match size {
+            0 => return Err(ConfigError::Zero { field }),
+            size if size > most => return Err(ConfigError::TooLarge { field, size, most }),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Each head has the same number of features.

@@ -69,6 +69,10 @@ pub struct Weights {
     tensors: BTreeMap<String, Stored>,
     pub(super) naming: Naming,
     pub(super) may_differ: Vec<String>,
+    /// Whether a model may have parameters that are not here.
+    pub(super) may_lack: bool,
+    /// Tensors that an index names, and that are not where it says.
+    absent: BTreeMap<String, PathBuf>,
     /// Whether ranks compare every element, and not a sample.
     pub(super) compares_all: bool,
 }
@@ -106,6 +110,8 @@ impl Weights {
             tensors: BTreeMap::new(),
             naming: Naming::default(),
             may_differ: Vec::new(),
+            may_lack: false,
+            absent: BTreeMap::new(),
             compares_all: false,
         };
         // Both may be there; readers of this layout take the single file first.
@@ -139,6 +145,13 @@ impl Weights {
         self
     }
 
+    /// Lets a model have parameters that are not here and are not [listed](Self::may_differ): they are
+    /// drawn anew. Without this they are an error.
+    pub fn may_lack_parameters(mut self) -> Self {
+        self.may_lack = true;
+        self
+    }
+
     /// Names and shapes of all tensors, in alphabetical order.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
         let all = self.tensors.iter();
@@ -159,6 +172,24 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::File`] for any other type.
+    /// The error for a tensor that is read and that an index promises in vain, if it is one.
+    pub(super) fn promised(&self, name: &str) -> Result<()> {
+        match self.absent.get(name) {
+            None => Ok(()),
+            Some(file) if file.is_file() => {
+                let expected = format!("the tensor {name}, which {INDEX} says is here");
+                Err(Error::file(file, expected, "no such tensor"))
+            }
+            Some(file) => {
+                let expected = format!(
+                    "the tensor {name} in {}, which {INDEX} names",
+                    file.display()
+                );
+                Err(Error::file(&self.path, expected, "no such file"))
+            }
+        }
+    }
+
     pub(super) fn dtype(&self, name: &str, stored: &Stored) -> Result<DType> {
         burn_float(stored.dtype).ok_or_else(|| {
             let expected = format!("{name} as F64, F32, F16 or BF16");
@@ -216,15 +247,15 @@ impl Weights {
         }
         for (file, names) in files {
             let file = folder.join(file);
-            if !file.is_file() {
-                let expected = format!("{}, which {INDEX} names", file.display());
-                return Err(Error::file(folder, expected, "no such file"));
+            if file.is_file() {
+                self.add(&file, |name| names.binary_search(&name).is_ok())?;
             }
-            self.add(&file, |name| names.binary_search(&name).is_ok())?;
-            if let Some(name) = names.iter().find(|name| !self.tensors.contains_key(**name)) {
-                let expected = format!("the tensor {name}, which {INDEX} says is here");
-                return Err(Error::file(&file, expected, "no such tensor"));
-            }
+            // Whether that matters depends on the model: an index may name what it does not read.
+            let absent = names
+                .iter()
+                .filter(|name| !self.tensors.contains_key(**name));
+            self.absent
+                .extend(absent.map(|name| (name.to_string(), file.clone())));
         }
         Ok(())
     }
@@ -344,20 +375,35 @@ mod tests {
         assert!(message(&[("model.safetensors", &longer)]).contains("not fully covered"));
 
         let index = |map: &str| format!("{{\"metadata\": {{}}, \"weight_map\": {{{map}}}}}");
-        let case = |map: &str| {
-            message(&[
-                ("model.safetensors.index.json", index(map).as_bytes()),
-                ("model-00001-of-00002.safetensors", &bytes),
-            ])
+        let one = "model-00001-of-00002.safetensors";
+        let read = |map: &str, bytes: &[u8]| {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(INDEX), index(map)).unwrap();
+            fs::write(folder.path().join(one), bytes).unwrap();
+            let weights = Weights::open(folder.path()).unwrap();
+            let layer = LinearConfig::new(7, 15).init(&Device::flex());
+            weights.apply(layer).map(drop).map_err(|e| e.to_string())
         };
-        let missing = case("\"weight\": \"model-00002-of-00002.safetensors\"");
-        assert!(
-            missing.contains("model-00002-of-00002.safetensors, which"),
-            "{missing}"
+        let both = format!("\"weight\": \"{one}\", \"bias\": ");
+        let missing = read(
+            &format!("{both}\"model-00002-of-00002.safetensors\""),
+            &bytes,
         );
+        let missing = missing.unwrap_err();
+        assert!(missing.contains("the tensor bias in"), "{missing}");
         assert!(missing.contains("no such file"), "{missing}");
-        let lacks = case("\"net.other\": \"model-00001-of-00002.safetensors\"");
-        assert!(lacks.contains("the tensor net.other"), "{lacks}");
+        let mut unbiased = LinearConfig::new(7, 15).init(&Device::flex());
+        unbiased.bias = None;
+        let folder = tempfile::tempdir().unwrap();
+        Export::new().write(&unbiased, folder.path()).unwrap();
+        let unbiased = fs::read(folder.path().join(SINGLE)).unwrap();
+        let lacks = read(&format!("{both}\"{one}\""), &unbiased).unwrap_err();
+        assert!(lacks.contains("the tensor bias, which"), "{lacks}");
+        // What nobody reads may be missing.
+        let strangers = "\"pooler\": \"nowhere.safetensors\", \"decoder\": ";
+        let whole = format!("{both}\"{one}\", {strangers}\"{one}\"");
+        assert_eq!(read(&whole, &bytes), Ok(()));
+        let case = |map: &str| message(&[(INDEX, index(map).as_bytes()), (one, &bytes)]);
         let outside = case("\"weight\": \"../model.safetensors\"");
         assert!(outside.contains("a file name for weight"), "{outside}");
         let junk = message(&[("model.safetensors.index.json", b"[]")]);

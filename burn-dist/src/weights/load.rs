@@ -17,7 +17,7 @@ impl Strategy {
     /// that `weights` has.
     ///
     /// Of each such parameter a rank copies the elements that it will store, and nothing is drawn.
-    /// What the files lack is drawn as `shard` draws it, and listed in the [`Report`]. Types are
+    /// What the files may lack is drawn as `shard` draws it, and listed in the [`Report`]. Types are
     /// converted to the model's. Collective.
     ///
     /// # Cost

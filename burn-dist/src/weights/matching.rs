@@ -30,8 +30,8 @@ struct Found<'a> {
 
 impl<'a> Matching<'a> {
     /// # Errors
-    /// [`Error::Model`] for a shape that differs where none may, and if nothing fits at all;
-    /// [`Error::File`] for a tensor that is no float.
+    /// [`Error::Model`] for a shape that differs where none may, for a parameter that is not there where
+    /// none may be missing, and if nothing fits at all; [`Error::File`] for a tensor that is no float.
     pub(super) fn new<M: Module>(weights: &'a Weights, model: &M) -> Result<Self> {
         let source = weights.path().display().to_string();
         let mut matching = Self {
@@ -67,8 +67,36 @@ impl<'a> Matching<'a> {
                     "open the weights of the same kind of model, or name them with Weights::named",
                 ))
             }
-            _ => Ok(matching),
+            _ => matching.is_complete().map(|()| matching),
         }
+    }
+
+    /// A model whose body was drawn anew would train from noise without a word.
+    fn is_complete(&self) -> Result<()> {
+        let weights = self.weights;
+        let may_differ =
+            |path: &String| weights.may_differ.iter().any(|module| inside(path, module));
+        let lacking: Vec<&String> = self
+            .report
+            .missing
+            .iter()
+            .filter(|p| !may_differ(p))
+            .collect();
+        let Some(first) = lacking.first().filter(|_| !weights.may_lack) else {
+            return Ok(());
+        };
+        let wanted = weights.naming.of(first);
+        let name = wanted.map_or("a name of its own".into(), |name| name.name);
+        Err(Error::model(
+            first.as_str(),
+            format!(
+                "and {} more parameter(s) are not in {}: looked for {name}",
+                lacking.len() - 1,
+                self.report.source
+            ),
+            "configure the model as the weights are, list what may be drawn anew with \
+             Weights::may_differ, or allow all of it with Weights::may_lack_parameters",
+        ))
     }
 
     /// Decides on one parameter; returns the name of the tensor that is meant for it.
@@ -79,6 +107,11 @@ impl<'a> Matching<'a> {
             return Ok(None);
         };
         let found = wanted.spellings().find_map(|name| weights.entry(name));
+        if found.is_none() {
+            wanted
+                .spellings()
+                .try_for_each(|name| weights.promised(name))?;
+        }
         let Some((name, stored)) = found else {
             self.report.missing.push(path.into());
             return Ok(None);

@@ -29,10 +29,12 @@ mod cifar;
 mod classified;
 mod files;
 mod image;
+mod relabelled;
 mod synthetic;
 pub mod text;
 
 pub use cifar::Cifar10;
 pub use classified::Classified;
 pub use image::{CHANNELS, Image, ImageBatch, ImageBatcher, PIXELS, SIDE};
+pub use relabelled::{Labelled, Relabelled};
 pub use synthetic::Synthetic;

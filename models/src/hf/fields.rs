@@ -136,6 +136,62 @@ impl Fields {
     }
 }
 
+/// The classes that a `config.json` names, by number; `None` if it names none, or only as `LABEL_0` and
+/// so on, which says nothing.
+///
+/// # Errors
+///
+/// [`HfConfigError`] if they are not numbered from 0 without a gap.
+///
+/// # Example
+///
+/// ```
+/// use models::hf::class_names;
+///
+/// let names = class_names(r#"{"id2label": {"1": "dog", "0": "cat"}}"#)?;
+/// assert_eq!(names, Some(vec!["cat".to_string(), "dog".to_string()]));
+/// assert_eq!(class_names(r#"{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}"#)?, None);
+/// # Ok::<(), models::hf::HfConfigError>(())
+/// ```
+pub fn class_names(text: &str) -> Result<Option<Vec<String>>, HfConfigError> {
+    const FIELD: &str = "id2label";
+    let fields = Fields::parse(text)?;
+    let Some(labels) = fields.value(FIELD) else {
+        return Ok(None);
+    };
+    let expected = "an object from the numbers 0, 1, .. to labels";
+    let wrong = || HfConfigError::Field {
+        field: FIELD,
+        found: labels.to_string(),
+        expected,
+    };
+    let labels = labels.as_object().ok_or_else(wrong)?;
+    let name = |number: usize| labels.get(&number.to_string())?.as_str().map(String::from);
+    let names: Option<Vec<String>> = (0..labels.len()).map(name).collect();
+    let names = names.ok_or_else(wrong)?;
+    let says_nothing = names
+        .iter()
+        .enumerate()
+        .all(|(n, name)| *name == format!("LABEL_{n}"));
+    Ok((!says_nothing).then_some(names))
+}
+
+/// A `config.json` with these names of its classes.
+///
+/// # Errors
+///
+/// [`HfConfigError`] if the text is no JSON object.
+pub fn with_classes(text: &str, names: &[String]) -> Result<String, HfConfigError> {
+    let Fields(mut fields) = Fields::parse(text)?;
+    let to_label = names.iter().enumerate();
+    let to_label = to_label.map(|(class, name)| (class.to_string(), name.clone().into()));
+    let to_class = names.iter().enumerate();
+    let to_class = to_class.map(|(class, name)| (name.clone(), class.into()));
+    fields.insert("id2label".into(), Value::Object(to_label.collect()));
+    fields.insert("label2id".into(), Value::Object(to_class.collect()));
+    Ok(format!("{:#}\n", Value::Object(fields)))
+}
+
 /// The fields that name so many classes.
 pub(crate) fn labels(classes: usize) -> [(&'static str, Value); 2] {
     let name = |class: usize| format!("LABEL_{class}");
@@ -174,6 +230,23 @@ mod tests {
         assert_eq!(fields.one_of("other", &["absolute"]), Ok("absolute"));
         assert_eq!(fields.switch("bias", true), Ok(()));
         assert_eq!(fields.classes(), Ok(2));
+    }
+
+    #[test]
+    fn names_of_classes_come_back_in_the_order_of_their_numbers() {
+        let names: Vec<String> = (0..12).map(|n| format!("class {}", 11 - n)).collect();
+        let text = with_classes(&written(labels(2)), &names).unwrap();
+        assert_eq!(class_names(&text), Ok(Some(names)));
+        assert_eq!(fields(&text).classes(), Ok(12));
+        assert_eq!(class_names(r#"{"num_labels": 3}"#), Ok(None));
+        for wrong in [
+            r#"{"id2label": {"1": "a"}}"#,
+            r#"{"id2label": ["a"]}"#,
+            r#"{"id2label": {"0": 3}}"#,
+        ] {
+            let message = class_names(wrong).unwrap_err().to_string();
+            assert!(message.contains("`id2label`"), "{message}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 mod fields;
 mod names;
 
-pub use fields::HfConfigError;
 pub(crate) use fields::{Fields, labels, written};
+pub use fields::{HfConfigError, class_names, with_classes};
 pub use names::HfName;
 pub(crate) use names::Names;

@@ -1,7 +1,9 @@
 //! The command line of the text example: its models, its texts and its vocabulary.
 
-use super::{Pretrained, RunArgs, shared};
+use super::{Classes, Pretrained, RunArgs, shared};
 use crate::BertConfig;
+use crate::bert::Family;
+use crate::data::Relabelled;
 use crate::data::text::{AgNews, Newswire, Text, TextBatch, TextBatcher, Tokenized, Tokenizer};
 use burn_dist::data::{Dataset, Loader};
 use burn_dist::{Error, Result, World};
@@ -35,6 +37,11 @@ pub struct BertArgs {
     /// made of the training texts.
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
+
+    /// Whether a vocab.txt is of lower case; by default what is written beside it, or else what its
+    /// pieces show.
+    #[arg(long, value_name = "BOOL")]
+    pub lower_case: Option<bool>,
 
     /// The most word pieces of a vocabulary that is made.
     #[arg(
@@ -99,9 +106,15 @@ impl BertArgs {
             None => self.sizes().with_vocab(tokenizer.size()),
             Some(pretrained) => pretrained.config(BertConfig::from_hf)?.0,
         };
+        // A DistilBERT does not tell the parts of a text apart.
+        let types = match config.family {
+            Family::Bert => config.types,
+            Family::DistilBert => 2,
+        };
         let places = [
             ("the vocabulary", config.vocab, tokenizer.size()),
             ("--max-length", config.positions, self.max_length),
+            ("the parts of a text (title, description)", types, 2),
         ];
         if let Some((what, most, found)) =
             places.into_iter().find(|(_, most, wanted)| wanted > most)
@@ -162,6 +175,10 @@ impl BertArgs {
     ) -> Result<Texts> {
         world.agree_hash("the training data", &train)?;
         world.agree_hash("the test data", &test)?;
+        let theirs = pretrained.map(Pretrained::classes).transpose()?.flatten();
+        let classes = Classes::new(world, &classes, theirs.as_deref());
+        let relabelled = |texts| Relabelled::new(texts, classes.numbers.clone());
+        let (train, test) = (relabelled(train), relabelled(test));
         let tokenizer = self.vocabulary(world, &train, pretrained)?;
         let batcher = TextBatcher::new(&tokenizer, &world.device());
         let again = batcher.clone();
@@ -175,7 +192,7 @@ impl BertArgs {
                 .run
                 .testing(world, test, move |texts, info| again.collate(&texts, info))?,
             tokenizer,
-            classes,
+            classes: classes.names,
         })
     }
 
@@ -202,7 +219,7 @@ impl BertArgs {
             // A model that can read already reads with the vocabulary beside it.
             let beside = pretrained.map(Pretrained::folder);
             let tokenizer = match self.tokenizer.as_deref().or(beside) {
-                Some(folder) => Tokenizer::open(folder)?,
+                Some(folder) => Tokenizer::open_as(folder, self.lower_case)?,
                 None => Tokenizer::train(train, self.vocab)?,
             };
             if let Some(folder) = &self.run.save {

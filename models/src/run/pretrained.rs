@@ -1,7 +1,7 @@
 //! Weights to begin with and to leave behind, in Hugging Face's layout.
 
 use super::fetch;
-use crate::hf::HfName;
+use crate::hf::{HfName, class_names};
 use burn::module::Module;
 use burn_dist::weights::{Export, Name, Weights};
 use burn_dist::{Error, Result, Strategy, World};
@@ -14,6 +14,10 @@ pub struct WeightArgs {
     /// Hugging Face hub, such as google/vit-base-patch16-224-in21k.
     #[arg(long, value_name = "DIR|NAME")]
     pub from: Option<String>,
+
+    /// Draw anew what the weights lack beside the head, instead of refusing them.
+    #[arg(long, requires = "from")]
+    pub allow_missing: bool,
 
     /// Leave the trained model in this folder, for Hugging Face's transformers to open.
     #[arg(long, value_name = "DIR")]
@@ -34,7 +38,10 @@ impl WeightArgs {
             true => local.to_path_buf(),
             false => fetch::fetch(world, from)?,
         };
-        Ok(Some(Pretrained { folder }))
+        Ok(Some(Pretrained {
+            folder,
+            may_lack: self.allow_missing,
+        }))
     }
 
     /// Leaves a model behind, where that was asked for, with files that belong beside it. Collective.
@@ -88,6 +95,8 @@ pub fn sharded<M: Module>(
 #[derive(Debug, Clone)]
 pub struct Pretrained {
     folder: PathBuf,
+    /// Whether parameters of the body may be missing.
+    may_lack: bool,
 }
 
 impl Pretrained {
@@ -111,6 +120,14 @@ impl Pretrained {
         read(&text).map_err(|e| wrong(e.to_string()))
     }
 
+    /// The names of the classes that its head was trained on, if it has them.
+    ///
+    /// # Errors
+    /// [`Error::File`] if its `config.json` is missing or not understood.
+    pub fn classes(&self) -> Result<Option<Vec<String>>> {
+        self.config(class_names)
+    }
+
     /// Its weights, by our names; the classifier may be for other labels.
     ///
     /// # Errors
@@ -119,9 +136,13 @@ impl Pretrained {
         &self,
         names: impl Fn(&str) -> Option<HfName> + Send + Sync + 'static,
     ) -> Result<Weights> {
-        Ok(Weights::open(&self.folder)?
+        let weights = Weights::open(&self.folder)?
             .named(names)
-            .may_differ(["head"]))
+            .may_differ(["head"]);
+        Ok(match self.may_lack {
+            true => weights.may_lack_parameters(),
+            false => weights,
+        })
     }
 }
 

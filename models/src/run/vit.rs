@@ -1,9 +1,12 @@
 //! The command line of the image example: its models and its data.
 
-use super::{Pretrained, RunArgs};
+use super::{Classes, Pretrained, RunArgs};
 use crate::VitConfig;
+use crate::data::Relabelled;
 use crate::data::{CHANNELS, Cifar10, Image, ImageBatch, ImageBatcher, Synthetic};
+use crate::vit::hf_name;
 use burn_dist::data::{Dataset, Loader};
+use burn_dist::weights::Weights;
 use burn_dist::{Error, Result, World};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
@@ -45,6 +48,17 @@ pub enum VitSize {
     Large,
 }
 
+/// What an image classifier is trained and tested on, in one rank's share.
+#[derive(Debug)]
+pub struct Images {
+    /// The training set.
+    pub train: Loader<ImageBatch>,
+    /// The test set.
+    pub test: Loader<ImageBatch>,
+    /// The classes' names, by the number that the model gives them.
+    pub classes: Vec<String>,
+}
+
 impl VitArgs {
     /// The model, for the 10 classes that both data sets have, and what it begins with. Collective.
     ///
@@ -68,6 +82,7 @@ impl VitArgs {
                 config.channels,
             ));
         }
+        check_positions(&config, &pretrained.weights(hf_name)?)?;
         Ok((config, Some(pretrained)))
     }
 
@@ -93,16 +108,20 @@ impl VitArgs {
         &self,
         world: &World,
         config: &VitConfig,
-    ) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
+        pretrained: Option<&Pretrained>,
+    ) -> Result<Images> {
         let batcher = ImageBatcher::new(&world.device()).with_side(config.image_size);
         match &self.data {
             Some(folder) => {
                 let (train, test) = Cifar10::open(folder)?;
-                self.loaders(world, train, test, batcher)
+                let classes = train.classes().to_vec();
+                self.loaders(world, (train, test), &classes, pretrained, batcher)
             }
             None => {
                 let (train, test) = (Synthetic::train(0, 2048), Synthetic::test(0, 512));
-                self.loaders(world, train, test, batcher)
+                let classes = Synthetic::classes().iter().map(ToString::to_string);
+                let classes: Vec<_> = classes.collect();
+                self.loaders(world, (train, test), &classes, pretrained, batcher)
             }
         }
     }
@@ -110,20 +129,51 @@ impl VitArgs {
     fn loaders<D: Dataset<Item = Image> + Hash + 'static>(
         &self,
         world: &World,
-        train: D,
-        test: D,
+        (train, test): (D, D),
+        classes: &[String],
+        pretrained: Option<&Pretrained>,
         plain: ImageBatcher,
-    ) -> Result<(Loader<ImageBatch>, Loader<ImageBatch>)> {
+    ) -> Result<Images> {
         world.agree_hash("the training data", &train)?;
         world.agree_hash("the test data", &test)?;
+        let theirs = pretrained.map(Pretrained::classes).transpose()?.flatten();
+        let classes = Classes::new(world, classes, theirs.as_deref());
+        let relabelled = |images| Relabelled::new(images, classes.numbers.clone());
+        let (train, test) = (relabelled(train), relabelled(test));
         let augmented = plain.clone().with_augmentation(self.run.seed);
-        Ok((
-            self.run.training(world, train, move |images, info| {
+        Ok(Images {
+            train: self.run.training(world, train, move |images, info| {
                 augmented.collate(&images, info)
             })?,
-            self.run.testing(world, test, move |images, info| {
+            test: self.run.testing(world, test, move |images, info| {
                 plain.collate(&images, info)
             })?,
-        ))
+            classes: classes.names,
+        })
     }
+}
+
+/// Whether the table of positions is for images of the size that the configuration says.
+fn check_positions(config: &VitConfig, weights: &Weights) -> Result<()> {
+    let Some(name) = hf_name("embeddings.positions").map(|name| name.name) else {
+        return Ok(());
+    };
+    let wanted = 1 + (config.image_size / config.patch_size).pow(2);
+    let mut tensors = weights.tensors();
+    let table = tensors.find(|(found, _)| found.ends_with(name.trim_start_matches("vit.")));
+    let Some((_, &[_, found, _])) = table else {
+        return Ok(());
+    };
+    if found == wanted {
+        return Ok(());
+    }
+    let side = found.saturating_sub(1).isqrt() * config.patch_size;
+    Err(Error::config(
+        "image_size in config.json",
+        format!("{side}, for {name} has {found} rows"),
+        format!(
+            "{}, which needs {wanted} rows: tables are not interpolated",
+            config.image_size
+        ),
+    ))
 }

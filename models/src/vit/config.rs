@@ -211,6 +211,14 @@ mod tests {
                 "`blocks` is 0: it must be at least 1",
             ),
             (
+                tiny().with_blocks(1_000_000_000),
+                "`blocks` is 1000000000: it must be at most 4096",
+            ),
+            (
+                tiny().with_width(1 << 40),
+                "`width` is 1099511627776: it must be at most 16777216",
+            ),
+            (
                 tiny().with_patch_size(5),
                 "an image of 32 pixels cannot be cut into patches of 5: choose a divisor",
             ),

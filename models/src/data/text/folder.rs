@@ -18,8 +18,7 @@ const SETTINGS: &str = "tokenizer_config.json";
 /// What `tokenizer_config.json` says that `vocab.txt` does not.
 #[derive(Deserialize)]
 struct Settings {
-    #[serde(default = "yes")]
-    do_lower_case: bool,
+    do_lower_case: Option<bool>,
     strip_accents: Option<bool>,
     #[serde(default = "yes")]
     tokenize_chinese_chars: bool,
@@ -38,9 +37,26 @@ impl Tokenizer {
     /// [`Error::File`] names the folder in which there is neither, or the file that cannot be read, is no
     /// tokenizer, or lacks one of BERT's special tokens.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        Self::open_as(folder, None)
+    }
+
+    /// The same, with a `vocab.txt` read as one of lower case, or as one that is not.
+    ///
+    /// Where neither this nor `tokenizer_config.json` says it, the pieces show it: if any of them but the
+    /// special tokens has a capital letter, texts keep theirs. A line in the log says which was chosen.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); [`Error::Config`] if `lower_case` is given for a `tokenizer.json`, which
+    /// says it itself.
+    pub fn open_as(folder: impl AsRef<Path>, lower_case: Option<bool>) -> Result<Self> {
         let folder = folder.as_ref();
         let whole = folder.join(WHOLE);
         if let Some(json) = read(&whole)? {
+            if let Some(lower_case) = lower_case {
+                let expected = format!("nothing, for {} says it itself", whole.display());
+                return Err(Error::config("--lower-case", expected, lower_case));
+            }
             return Self::parsed(json.as_bytes(), &whole);
         }
         let path = folder.join(PIECES);
@@ -61,6 +77,21 @@ impl Tokenizer {
             tokenize_chinese_chars,
         } = serde_json::from_str(&text)
             .map_err(|cause| Error::file(&settings, "a tokenizer's settings", cause))?;
+        let do_lower_case = lower_case.or(do_lower_case).unwrap_or_else(|| {
+            let cased = pieces.lines().find(|piece| is_cased(piece));
+            match cased {
+                Some(piece) => log::info!(
+                    "{} is read as cased, for it has {piece:?}: texts keep their capital letters \
+                     (--lower-case says otherwise)",
+                    path.display()
+                ),
+                None => log::info!(
+                    "{} is read as one of lower case, for no piece has a capital letter",
+                    path.display()
+                ),
+            }
+            cased.is_none()
+        });
         let normalizer =
             BertNormalizer::new(true, tokenize_chinese_chars, strip_accents, do_lower_case);
         Self::assembled(&pieces, normalizer, &path)
@@ -83,6 +114,12 @@ impl Tokenizer {
         }
         Ok(())
     }
+}
+
+/// Whether a piece, which is no special token, has a capital letter.
+fn is_cased(piece: &str) -> bool {
+    let is_special = piece.starts_with('[') && piece.ends_with(']');
+    !is_special && piece.chars().any(char::is_uppercase)
 }
 
 /// A text file, or `None` if it is not there.
@@ -125,6 +162,25 @@ mod tests {
             label: 0,
         };
         tokenizer.encode(&text).unwrap().ids
+    }
+
+    #[test]
+    fn a_vocabulary_with_capital_letters_keeps_them_unless_told_otherwise() {
+        let cased = folder(SMALL);
+        let open = |lower_case| Tokenizer::open_as(cased.path(), lower_case).unwrap();
+        assert_eq!(ids(&open(None), "Bank", "bank"), [2, 5, 3, 6, 3]);
+        assert_eq!(ids(&open(Some(true)), "Bank", "bank"), [2, 6, 3, 6, 3]);
+        // What is written beside it counts more than what the pieces show, and what is asked for most.
+        let settings = cased.path().join(SETTINGS);
+        fs::write(&settings, r#"{"do_lower_case": true}"#).unwrap();
+        assert_eq!(ids(&open(None), "Bank", "bank"), [2, 6, 3, 6, 3]);
+        assert_eq!(ids(&open(Some(false)), "Bank", "bank"), [2, 5, 3, 6, 3]);
+        fs::write(&settings, "{}").unwrap();
+        assert_eq!(ids(&open(None), "Bank", "bank"), [2, 5, 3, 6, 3]);
+        // Only the special tokens have capital letters here.
+        let lower = folder("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nbank\n");
+        let lower = Tokenizer::open(lower.path()).unwrap();
+        assert_eq!(ids(&lower, "Bank", "bank"), [2, 5, 3, 5, 3]);
     }
 
     #[test]

@@ -22,6 +22,12 @@ use tokenizers::{
 use super::Text;
 use super::tokenizer::SPECIAL;
 
+/// A longer word is no word: WordPiece reads it as unknown, and looking for pairs in it takes the square
+/// of its length.
+const LONGEST: usize = 100;
+/// No published vocabulary has more pieces.
+const MOST: usize = 1 << 20;
+
 /// A pair of pieces seen only once says nothing.
 const LEAST: u64 = 2;
 
@@ -31,6 +37,10 @@ pub(super) fn vocabulary(
     normalizer: &BertNormalizer,
     size: usize,
 ) -> Result<Vec<String>> {
+    if size > MOST {
+        let expected = format!("at most {MOST} word pieces");
+        return Err(Error::config("size of the vocabulary", expected, size));
+    }
     let words = words(texts, normalizer)?;
     let letters: BTreeSet<char> = words.keys().flat_map(|word| word.chars()).collect();
     let inside: BTreeSet<char> = words.keys().flat_map(|word| word.chars().skip(1)).collect();
@@ -94,6 +104,9 @@ fn words(
             let mut split = PreTokenizedString::from(part);
             BertPreTokenizer.pre_tokenize(&mut split).map_err(failed)?;
             for (word, ..) in split.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
+                if word.chars().nth(LONGEST).is_some() {
+                    continue;
+                }
                 match words.get_mut(word) {
                     Some(count) => *count += 1,
                     None => drop(words.insert(word.to_owned(), 1)),
