@@ -17,7 +17,7 @@ mod vocabulary;
 
 pub use args::RunArgs;
 pub use bert::{BertArgs, BertSize, Texts};
-pub use course::Course;
+pub use course::{Course, Progress};
 pub use evaluate::{Evaluation, evaluate};
 pub use meter::Meter;
 pub use pretrained::{Pretrained, WeightArgs, sharded};
