@@ -76,15 +76,15 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         .with_epsilon(1e-8);
     let mut optimizer = world.optimizer(adamw.init(), &model)?;
 
-    // The user's own part of a save: how many steps are done, and the loss scale, which is 1 but in f16.
+    // The user's own part of a save: which samples were seen, and the loss scale, which is 1 but in f16.
     let mut course = run.course(world, &data);
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
-        let (done, saved);
-        (model, optimizer, (done, saved)) = world.load(folder, model, optimizer)?;
+        let (progress, saved);
+        (model, optimizer, (progress, saved)) = world.load(folder, model, optimizer)?;
         scaler = run.scaler(Some(saved));
-        course.resume(done);
-        meter.resumed(done, folder);
+        course.resume(&progress)?;
+        meter.resumed(course.done(), folder);
     }
     meter.begin(course.steps(), course.done());
 
@@ -133,25 +133,29 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
             // (5) SIGTERM or Ctrl-C on any rank: the step is done, so save, and leave.
             if world.should_stop()? {
                 if let Some(folder) = &run.save {
-                    world.save(folder, &model, &optimizer, &(course.done(), &scaler))?;
+                    world.save(folder, &model, &optimizer, &(course.progress(), &scaler))?;
                 }
                 return meter.stop(course.done(), run.save.as_deref());
             }
         }
 
-        let score = evaluated(&model)?;
-        meter.epoch(course.epochs(), &score);
-        last = Some(score);
-
         // (6) Every rank writes its pieces; a kill at any moment leaves the save before.
         if let Some(folder) = &run.save {
-            world.save(folder, &model, &optimizer, &(course.done(), &scaler))?;
+            world.save(folder, &model, &optimizer, &(course.progress(), &scaler))?;
         }
+        let Some(score) = evaluated(&model)? else {
+            return meter.stop(course.done(), run.save.as_deref());
+        };
+        meter.epoch(course.epochs(), &score);
+        last = Some(score);
     }
 
-    let score = match last {
-        Some(score) => score,
+    let last = match last {
+        Some(score) => Some(score),
         None => evaluated(&model)?,
+    };
+    let Some(score) = last else {
+        return meter.stop(course.done(), run.save.as_deref());
     };
     meter.finish(score, run.accumulate)?;
     // Other programs open what is left here.

@@ -136,6 +136,22 @@ fn a_rank_0_that_is_not_there_is_said_so() {
 }
 
 #[test]
+fn a_rank_0_that_cannot_be_reached_does_not_wait_for_the_others() {
+    // As where the address is another host's: nothing of its own answers there.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let since = Instant::now();
+    let refused = Seat::take(Terms {
+        patience: Duration::from_secs(300),
+        ..terms(2, 0, port)
+    });
+    assert!(since.elapsed() < FAR, "it took {:?}", since.elapsed());
+    let words = ["rank 0", "does not answer", "--master-addr"];
+    assert_mentions(&refused.map(drop), &words);
+}
+
+#[test]
 fn a_port_in_use_is_said_so() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();

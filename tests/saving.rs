@@ -2,6 +2,13 @@
 
 mod oracle;
 
+#[path = "saving/folders.rs"]
+mod folders;
+#[path = "saving/numbers.rs"]
+mod numbers;
+#[path = "saving/optimizers.rs"]
+mod optimizers;
+
 use burn::module::Module;
 use burn::optim::{AdamWConfig, ModuleOptimizer};
 use burn::tensor::{DType, Device, Tensor};
@@ -48,10 +55,14 @@ fn strategies() -> [Strategy; 5] {
     ]
 }
 
+/// A run that goes on from what is there, if anything is, and saves.
 fn save_once(folder: &Path, ranks: usize, step: usize) {
     Threads::new(ranks)
         .run(|world| {
-            let (model, optimizer) = start(&Strategy::fsdp(), &world)?;
+            let (mut model, mut optimizer) = start(&Strategy::fsdp(), &world)?;
+            if world.has_save(folder)? {
+                (model, optimizer, _) = world.load::<_, usize>(folder, model, optimizer)?;
+            }
             world.save(folder, &model, &optimizer, &step)
         })
         .unwrap();
@@ -101,6 +112,7 @@ fn a_save_that_was_killed_leaves_the_one_before() {
     // What a kill between the rank files and the manifest leaves behind.
     let half = folder.join("save-000002");
     std::fs::create_dir(&half).unwrap();
+    std::fs::write(half.join("unfinished-or-replaced"), "").unwrap();
     std::fs::write(half.join("rank-00000-of-00002.safetensors"), b"half a fi").unwrap();
     std::fs::write(folder.join("manifest.json.new"), b"{\"format\":").unwrap();
     assert_eq!(load(folder, 2).unwrap(), [1, 1]);

@@ -75,11 +75,14 @@ pub mod comm;
 pub mod data;
 mod error;
 mod file_type;
+mod finite;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;
+mod host;
 pub mod launch;
 pub mod layout;
+mod lock;
 mod noise;
 mod plan;
 mod precision;

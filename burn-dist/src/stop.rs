@@ -1,11 +1,12 @@
-//! The order to end: what a scheduler means by SIGTERM, and a person by Ctrl-C.
+//! The order to end: what a scheduler means by SIGTERM, a person by Ctrl-C, and a terminal that is closed
+//! by SIGHUP.
 //!
 //! A training loop that asks [`World::should_stop`](crate::World::should_stop) finishes its step,
 //! saves, and returns. One that never asks would ignore the signal, so until the first
 //! question a signal does what it always does: it ends the process.
 
 use crate::error::{Error, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +31,7 @@ impl Stop {
         }
     }
 
-    /// Set by SIGTERM and SIGINT; a second SIGINT ends the process, for those in a hurry.
+    /// Set by SIGTERM, SIGINT and SIGHUP, but for those that this process is made to ignore; a second SIGINT ends the process, for those in a hurry.
     ///
     /// # Errors
     /// [`Error::Config`] if the system refuses the handlers.
@@ -43,13 +44,16 @@ impl Stop {
             asked: Arc::default(),
             deadly: Arc::new(AtomicBool::new(true)),
         };
-        let refused = |e| Error::config("signals", "to handle SIGTERM and SIGINT", e);
-        for signal in [SIGTERM, SIGINT] {
+        let refused = |e| Error::config("signals", "to handle SIGTERM, SIGINT and SIGHUP", e);
+        let heard = heard();
+        for signal in heard.iter().copied() {
             // In this order: handlers run as they were set.
             flag::register_conditional_default(signal, stop.deadly.clone()).map_err(refused)?;
             flag::register(signal, stop.asked.clone()).map_err(refused)?;
         }
-        flag::register(SIGINT, stop.deadly.clone()).map_err(refused)?;
+        if heard.contains(&SIGINT) {
+            flag::register(SIGINT, stop.deadly.clone()).map_err(refused)?;
+        }
         *signals = Some(stop.clone());
         Ok(stop)
     }
@@ -66,5 +70,38 @@ impl Stop {
             self.deadly.store(false, Ordering::Relaxed);
         }
         asked
+    }
+}
+
+/// The signals that ask to stop, without those that whoever started this process has it ignore:
+/// `nohup` does so with SIGHUP, and a shell with SIGINT for what runs in its background.
+pub(crate) fn heard() -> Vec<i32> {
+    let ignored = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| ignored(&status))
+        .unwrap_or(0);
+    let heard = |signal: &i32| *signal == SIGTERM || ignored >> (signal - 1) & 1 == 0;
+    [SIGTERM, SIGINT, SIGHUP]
+        .into_iter()
+        .filter(heard)
+        .collect()
+}
+
+/// One bit for each ignored signal, from the lowest.
+fn ignored(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read() {
+        let status =
+            "Name:\tsh\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001003\nSigCgt:\t0\n";
+        assert_eq!(ignored(status), Some(0x1003));
+        assert_eq!(ignored("Name:\tsh\n"), None);
     }
 }

@@ -40,7 +40,21 @@ fn from_payload(rank: usize, payload: Box<dyn Any + Send>) -> Error {
                 .cloned()
                 .or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string))
                 .unwrap_or_else(|| "a panic without a message".into());
+            let message = explained(message);
             Error::Panicked { rank, message }
         }
+    }
+}
+
+/// A panic of Burn's that comes from sharding, with what Burn cannot know.
+fn explained(message: String) -> String {
+    let loading = ["Failed to load record", "Failed to load module from file"];
+    match loading.iter().any(|start| message.starts_with(start)) {
+        true => format!(
+            "{message}; a sharded model stores pieces, which a record of whole parameters does not \
+             fit: load it into the model before Strategy::shard, use Strategy::shard_from, or \
+             world.load for what world.save has written"
+        ),
+        false => message,
     }
 }

@@ -64,7 +64,8 @@ fn the_loss_scale_is_saved_and_resumed() {
     let manifest = std::fs::read_to_string(save.path().join("manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     let scaler = &manifest["state"][1];
-    assert_eq!(manifest["state"][0], 3);
+    // Three steps of two ranks with four samples each.
+    assert_eq!(manifest["state"][0]["seen"], 24);
     assert!(scaler["scale"].as_f64().unwrap() > 1.0, "{scaler}");
     let resumed = run("vit_fsdp", &(args(9) + " --resume"), &folders).succeeded();
     assert!(row(&resumed, "test accuracy").contains("of 512"));
@@ -84,6 +85,28 @@ fn a_precision_that_is_none_is_refused_with_those_there_are() {
             "{text}"
         );
     }
+}
+
+#[test]
+fn numbers_that_cannot_be_are_refused_before_anything_starts() {
+    for (args, flag) in [
+        ("--lr -0.001", "--lr"),
+        ("--lr NaN", "--lr"),
+        ("--lr inf", "--lr"),
+        ("--clip -1", "--clip"),
+        ("--clip 0", "--clip"),
+        ("--clip inf", "--clip"),
+    ] {
+        let ended = run("vit_fsdp", args, &[]);
+        assert_eq!(ended.code, Some(2), "{args}");
+        let text = ended.stderr;
+        assert!(
+            text.contains(flag) && text.contains("finite number"),
+            "{text}"
+        );
+    }
+    let args = "--lr 0 --epochs 1 --steps 1";
+    run("vit_fsdp", args, &[]).succeeded();
 }
 
 #[test]

@@ -105,8 +105,8 @@ fn a_killed_run_resumes_to_where_it_would_have_come() {
     );
 
     let folders = [("--data", data.path()), ("--save", save.path())];
-    // The line of the third epoch comes before its save, so that the kill is somewhere in it.
-    Running::start("vit_fsdp", args, &folders).kill_at("epoch 3");
+    // The line of an epoch comes behind its save, so that the kill is somewhere in the next.
+    Running::start("vit_fsdp", args, &folders).kill_at("epoch 2");
     let resumed = run(&format!("{args} --resume"), &folders).succeeded();
     let rest = epochs(&resumed);
     assert!((1..=2).contains(&rest.len()), "{resumed:#?}");
@@ -124,6 +124,29 @@ fn a_finished_run_goes_on_for_more_epochs() {
     assert_eq!(names(&first), ["epoch 1"]);
     let more = run("--per-gpu-batch 4 --epochs 3 --resume", &folders).succeeded();
     assert_eq!(names(&more), ["epoch 2", "epoch 3"]);
+}
+
+#[test]
+fn other_batches_go_on_behind_the_samples_that_were_seen() {
+    let data = cifar();
+    let save = tempfile::tempdir().unwrap();
+    let folders = [("--data", data.path()), ("--save", save.path())];
+    // 24 of 40 samples.
+    run("--per-gpu-batch 4 --epochs 1 --steps 3", &folders).succeeded();
+    for other in ["--per-gpu-batch 5", "--per-gpu-batch 4 --seed 1"] {
+        let message = run(&format!("{other} --epochs 1 --resume"), &folders).failed();
+        let flag = other
+            .rsplit("--")
+            .next()
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap();
+        assert!(message.contains(flag), "{message}");
+        assert!(message.contains("24 of the 40 samples"), "{message}");
+    }
+    let rest = run("--per-gpu-batch 6 --epochs 1 --resume", &folders).succeeded();
+    assert_eq!(names(&rest), ["epoch 1"]);
 }
 
 #[test]

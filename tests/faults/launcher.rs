@@ -176,6 +176,45 @@ fn all_finish_their_step_when_one_rank_is_told_to_stop() {
 }
 
 #[test]
+fn a_closed_terminal_is_an_order_too_where_ranks_are_threads() {
+    for signal in ["HUP", "TERM", "INT"] {
+        let mut group = launcher(&format!("SIG{signal} to a process of threads"), "stop");
+        group.threads();
+        group.until_file("at-0");
+        let since = group.signal(0, signal);
+        let took = group.ends(&[0], since, LIMIT);
+        group.say(took);
+        group.expect_code(0, 0);
+        group.check(left_after(&group).len() == 1, || "it left no word".into());
+        group.gone();
+    }
+}
+
+#[test]
+fn what_a_killed_launcher_leaves_goes_with_the_next() {
+    let mut group = launcher("a launcher that is killed", "stop");
+    // Somebody's own folder, of such a name.
+    let own = group.file("burn-dist-mine");
+    std::fs::create_dir(&own).unwrap();
+    group.launcher(3);
+    for rank in 0..3 {
+        group.until_file(&format!("at-{rank}"));
+    }
+    let since = group.signal(0, "KILL");
+    group.ends(&[0], since, LIMIT);
+    group.gone();
+    let left = group.files("burn-dist-");
+    group.check(left.len() == 2, || format!("it left {left:?}"));
+    group.set("FAULTS_ACT", "nothing");
+    group.launcher(3);
+    group.ends(&[1], Instant::now(), LIMIT);
+    group.expect_code(1, 0);
+    let left = group.files("burn-dist-");
+    group.check(left == ["burn-dist-mine"], || format!("it left {left:?}"));
+    group.gone();
+}
+
+#[test]
 fn who_ignores_the_order_is_killed_after_the_grace() {
     let mut group = launcher("a program that ignores SIGTERM", "stubborn");
     group.set("BURN_DIST_GRACE", 0.5);

@@ -4,6 +4,7 @@
 //! This test starts itself again as the ranks; [`program`] is what they do. A rank says where it is
 //! by making a file, and stays there, so that a fault strikes where it is meant to.
 
+mod evaluation;
 mod launcher;
 mod phases;
 mod process;

@@ -109,6 +109,12 @@ impl Group {
         self.start("launcher".into(), command);
     }
 
+    /// Starts a process that is all ranks.
+    pub(crate) fn threads(&mut self) {
+        let command = self.command();
+        self.start("threads".into(), command);
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["rank_program", "--exact", "--ignored", "--nocapture"]);

@@ -23,7 +23,7 @@ const WRONG: usize = 2;
 
 /// What the tests tell a process.
 #[derive(Debug, Clone)]
-struct Orders {
+pub(super) struct Orders {
     folder: PathBuf,
     /// What goes wrong, and on which rank.
     act: String,
@@ -71,7 +71,10 @@ pub(crate) fn main() {
     };
     let result = launch(&flags)
         .seed(7)
-        .run(|world| Rank::new(&orders, world).train());
+        .run(|world| match orders.act.as_str() {
+            "evaluate" => super::evaluation::run(&orders, &world),
+            _ => Rank::new(&orders, world).train(),
+        });
     if let Err(error) = &result {
         eprintln!("error: {error}");
     }
@@ -90,7 +93,7 @@ fn stay() -> ! {
 
 impl Orders {
     /// Makes a file that holds this process's number, at once.
-    fn announce(&self, what: &str, rank: usize) {
+    pub(super) fn announce(&self, what: &str, rank: usize) {
         let pid = std::process::id().to_string();
         self.write(&format!("{what}-{rank}"), &pid);
     }
@@ -102,7 +105,7 @@ impl Orders {
         std::fs::rename(unfinished, file).unwrap();
     }
 
-    fn wait_for(&self, what: &str) {
+    pub(super) fn wait_for(&self, what: &str) {
         while !self.folder.join(what).exists() {
             pause();
         }

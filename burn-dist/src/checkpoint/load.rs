@@ -1,9 +1,11 @@
 //! Reading a save.
 
-use super::manifest::{Manifest, measure, rank_file, save_folder};
-use super::optimizer::{StateTensor, States};
-use super::save::Contents;
-use crate::comm::SpanMut;
+use super::claim;
+use super::contents::{Contents, KEPT, NUMBERS};
+use super::folder::{rank_file, save_folder};
+use super::manifest::{Manifest, Stamp, measure};
+use super::optimizer::{Kept, StateTensor, States};
+use super::trial::Behaviours;
 use crate::error::{Error, Result};
 use crate::file_type::burn_type;
 use crate::world::World;
@@ -15,27 +17,36 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+const WHAT: &str = "load";
+
 impl World {
     /// Whether a folder holds a save, as rank 0 sees it. Collective.
     ///
     /// # Errors
-    /// What a collective returns.
+    /// [`Error::File`] where that cannot be told: only a file that certainly is not there counts as no
+    /// save. The other ranks return [`Error::PeerFailed`] then.
     pub fn has_save(&self, folder: impl AsRef<Path>) -> Result<bool> {
-        let mut found = [u8::from(Manifest::exists(folder.as_ref()))];
-        let label = "has_save".into();
-        self.comm().broadcast(&label, 0, SpanMut::of(&mut found))?;
-        Ok(found[0] != 0)
+        let found = self.together("look for a save", || match self.is_chief() {
+            true => Ok([u64::from(Manifest::exists(folder.as_ref())?), 0]),
+            false => Ok([0; 2]),
+        })?;
+        Ok(found[0][0] != 0)
     }
 
     /// Resumes from the last complete save in a folder, bit for bit.
     ///
     /// `model` and `optimizer` are made as for the first start, the model sharded over as many
     /// ranks as it was saved from; they come back with what was saved, and with the user's state.
-    /// Collective.
+    /// The save may be replaced by this run's next one in the same folder. Collective.
+    ///
+    /// # Cost
+    /// Each rank reads its own file twice, and holds it in memory beside what it makes of it.
     ///
     /// # Errors
-    /// [`Error::File`] if there is no save, it is damaged, or it is of another model or number of
-    /// ranks: the message names the first difference. Ranks whose own file is fine return
+    /// [`Error::File`] if there is no save, it cannot be read or is damaged, ranks see different ones, or
+    /// it is of another model, number of ranks or optimizer: the message names the first difference.
+    /// An optimizer is another one if it keeps other states, or steps small numbers to other results,
+    /// as another kind, other settings or other groups do. Ranks whose own file is fine return
     /// [`Error::PeerFailed`] then.
     pub fn load<M: Module, S: DeserializeOwned>(
         &self,
@@ -44,12 +55,27 @@ impl World {
         optimizer: ModuleOptimizer,
     ) -> Result<(M, ModuleOptimizer, S)> {
         let folder = folder.as_ref();
-        let contents = Contents::of(&model)?;
-        let mut loaded = None;
-        let numbers = self.together("load", || {
-            let manifest = Manifest::read(folder)?;
+        let (mut found, mut loaded) = (None, None);
+        let seen = self.together(WHAT, || {
+            let contents = Contents::of(&model)?;
+            let (manifest, stamp) = Manifest::read(folder)?;
+            let seen = [manifest.number, stamp.number()];
+            found = Some((contents, manifest, stamp));
+            Ok(seen)
+        })?;
+        let Some((contents, manifest, stamp)) = found else {
+            return Err(Error::file(folder, "a save", "none"));
+        };
+        alike(folder, &seen)?;
+        self.together(WHAT, || {
             let cut_over = contents.sharding.cut.size();
             manifest.check(folder, cut_over, self.size(), &contents.parameters)?;
+            let behaves = Behaviours::of(&optimizer, &model, &contents.paths)?;
+            Behaviours::compare(
+                manifest.optimizer.as_ref(),
+                behaves.as_ref(),
+                &Manifest::path(folder),
+            )?;
             let save = save_folder(folder, manifest.number);
             let path = rank_file(&save, self.rank(), self.size());
             let (found, listed) = (measure(&path)?, &manifest.files[self.rank()]);
@@ -58,34 +84,38 @@ impl World {
                 let found = format!("{} bytes with {:08x}", found.bytes, found.crc32);
                 return Err(Error::file(&path, expected, found));
             }
-            let state = serde_json::from_value(manifest.state)
-                .map_err(|e| Error::file(folder, "a state of the type this program loads", e))?;
-            loaded = Some((read(&path, &contents)?, state));
-            Ok([manifest.number, 0])
+            let state = manifest.state.read(folder)?;
+            let (pieces, states) = read(&path, &contents)?;
+            let optimizer = states.restore(optimizer, &contents.paths, &path)?;
+            if self.is_chief() {
+                claim::knows(self, folder, stamp)?;
+            }
+            loaded = Some((pieces, optimizer, state));
+            Ok([0; 2])
         })?;
-        let Some(((pieces, states), state)) = loaded else {
+        let Some((pieces, optimizer, state)) = loaded else {
             return Err(Error::file(folder, "a save", "none"));
         };
-        if let Some([other, _]) = numbers.iter().find(|n| **n != numbers[0]) {
-            let expected = format!("the same save on every rank, number {}", numbers[0][0]);
-            return Err(Error::file(folder, expected, format!("number {other}")));
-        }
         let model = model.map(&mut Fill {
             pieces,
             path: Vec::new(),
         });
-        let mut filled = None;
-        self.together("load", || {
-            let paths = Contents::of(&model)?.paths;
-            let ids = paths.into_iter().map(|(id, path)| (path, id)).collect();
-            filled = Some(states.into_optimizer(optimizer, &ids)?);
-            Ok([0; 2])
-        })?;
-        match filled {
-            Some(optimizer) => Ok((model, optimizer, state)),
-            None => Err(Error::file(folder, "an optimizer's states", "none")),
-        }
+        Ok((model, optimizer, state))
     }
+}
+
+/// Fails if a rank has read another manifest than rank 0.
+fn alike(folder: &Path, seen: &[[u64; 2]]) -> Result<()> {
+    let Some(odd) = seen.iter().position(|one| *one != seen[0]) else {
+        return Ok(());
+    };
+    let one = |rank: usize| {
+        let [number, stamp] = seen[rank];
+        format!("number {number} ({}) on rank {rank}", Stamp::from(stamp))
+    };
+    let expected = format!("one save for all ranks, {}", one(0));
+    let found = format!("{}: give all ranks one folder that they share", one(odd));
+    Err(Error::file(&Manifest::path(folder), expected, found))
 }
 
 type Pieces = BTreeMap<String, (DType, Vec<u8>)>;
@@ -96,15 +126,15 @@ fn read(path: &Path, contents: &Contents) -> Result<(Pieces, States)> {
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
     let mut pieces = BTreeMap::new();
-    for (name, (piece, dtype)) in &contents.pieces {
+    for stored in &contents.pieces {
+        let (name, size, dtype) = (&stored.name, stored.piece.size(), stored.dtype);
         let found = file.tensor(name).map_err(|e| damaged(&e))?;
-        if found.data().len() != piece.size() || burn_type(found.dtype()) != Some(*dtype) {
-            let expected = format!("{name}: {} bytes of {}", piece.size(), dtype.name());
+        if found.data().len() != size || burn_type(found.dtype()) != Some(dtype) {
+            let expected = format!("{name}: {size} bytes of {}", dtype.name());
             let found = format!("{} bytes of {:?}", found.data().len(), found.dtype());
             return Err(Error::file(path, expected, found));
         }
-        let key = name.split_once('/').map_or(name.as_str(), |(_, path)| path);
-        pieces.insert(key.to_string(), (*dtype, found.data().to_vec()));
+        pieces.insert(stored.path.clone(), (dtype, found.data().to_vec()));
     }
     let mut states = States::default();
     for (name, found) in file.iter() {
@@ -119,10 +149,13 @@ fn read(path: &Path, contents: &Contents) -> Result<(Pieces, States)> {
             });
         }
     }
-    let scalars = header.metadata().as_ref().and_then(|m| m.get("optimizer"));
-    if let Some(scalars) = scalars {
-        states.scalars = serde_json::from_str(scalars).map_err(|e| damaged(&e))?;
-    }
+    let header = |name: &str| {
+        let text = header.metadata().as_ref().and_then(|all| all.get(name));
+        text.ok_or_else(|| damaged(&format!("no list of {name}")))
+    };
+    states.scalars = serde_json::from_str(header(NUMBERS)?).map_err(|e| damaged(&e))?;
+    let kept: Vec<Kept> = serde_json::from_str(header(KEPT)?).map_err(|e| damaged(&e))?;
+    states.check(&kept, contents, path)?;
     Ok((pieces, states))
 }
 

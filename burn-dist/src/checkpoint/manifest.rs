@@ -1,19 +1,34 @@
 //! What a save claims to be.
 
+use super::folder::sync_folder;
+use super::state::UserState;
+use super::trial::Behaviours;
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "manifest.json";
 const FORMAT: &str = "burn-dist save";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// How the checksum begins in the file, and what stands for it while it is computed.
+const CHECKSUM: &str = "\"crc32\": \"";
+const BLANK: &str = "00000000";
+
+/// A manifest has a few hundred bytes a parameter; more than this is none.
+const LONGEST: u64 = 1 << 30;
+
+/// The longest part of a found thing that a message repeats.
+const QUOTED: usize = 100;
 
 /// The file that makes a save a save.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Manifest {
+    /// Of all of this file, with zeros in its own place.
+    crc32: String,
     format: String,
     version: u32,
     /// Counts the saves in this folder.
@@ -26,8 +41,10 @@ pub(super) struct Manifest {
     pub(super) parameters: Vec<Described>,
     /// One file per rank, in rank order.
     pub(super) files: Vec<Listed>,
-    /// What the user gave.
-    pub(super) state: serde_json::Value,
+    /// What the optimizer does; nothing if it could not be tried.
+    pub(super) optimizer: Option<Behaviours>,
+    #[serde(flatten)]
+    pub(super) state: UserState,
 }
 
 /// A parameter, as far as the layout cares.
@@ -81,16 +98,63 @@ impl Described {
     }
 }
 
+/// What is to be written.
+#[derive(Debug)]
+pub(super) struct Claims {
+    pub(super) number: u64,
+    pub(super) strategy: String,
+    pub(super) cut_over: usize,
+    pub(super) parameters: Vec<Described>,
+    pub(super) files: Vec<Listed>,
+    pub(super) optimizer: Option<Behaviours>,
+    pub(super) state: UserState,
+}
+
+/// Which manifest, of all that a folder has had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(u64);
+
+impl Stamp {
+    fn of(text: &[u8]) -> Self {
+        Self((text.len() as u64) << 32 | u64::from(crc32fast::hash(text)))
+    }
+
+    /// One number for it.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl std::fmt::Display for Stamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} bytes with checksum {:08x}",
+            self.0 >> 32,
+            self.0 as u32
+        )
+    }
+}
+
+impl From<u64> for Stamp {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 impl Manifest {
-    pub(super) fn new(
-        number: u64,
-        strategy: String,
-        cut_over: usize,
-        parameters: Vec<Described>,
-        files: Vec<Listed>,
-        state: serde_json::Value,
-    ) -> Self {
+    pub(super) fn new(claims: Claims) -> Self {
+        let Claims {
+            number,
+            strategy,
+            cut_over,
+            parameters,
+            files,
+            optimizer,
+            state,
+        } = claims;
         Self {
+            crc32: BLANK.into(),
             format: FORMAT.into(),
             version: VERSION,
             number,
@@ -98,54 +162,89 @@ impl Manifest {
             cut_over,
             parameters,
             files,
+            optimizer,
             state,
         }
     }
 
-    /// Reads the manifest of a folder.
-    pub(super) fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(NAME);
+    /// The file.
+    pub(super) fn path(folder: &Path) -> PathBuf {
+        folder.join(NAME)
+    }
+
+    /// The manifest of a folder, and which it is; `None` only if there certainly is none.
+    pub(super) fn find(folder: &Path) -> Result<Option<(Self, Stamp)>> {
+        let path = Self::path(folder);
+        if !Self::exists(folder)? {
+            return Ok(None);
+        }
         let wanted = "the manifest of a save made by world.save";
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, wanted, e))?;
+        let mut text = String::new();
+        File::open(&path)
+            .and_then(|file| file.take(LONGEST).read_to_string(&mut text))
+            .map_err(|e| Error::file(&path, wanted, e))?;
+        // Another version has other fields.
+        let head: Head = serde_json::from_str(&text).map_err(|e| Error::file(&path, wanted, e))?;
+        if (head.format.as_str(), head.version) != (FORMAT, VERSION) {
+            let expected = format!("{FORMAT}, version {VERSION}");
+            let found = format!("{}, version {}", short(&head.format), head.version);
+            return Err(Error::file(&path, expected, found));
+        }
         let manifest: Self =
             serde_json::from_str(&text).map_err(|e| Error::file(&path, wanted, e))?;
-        match (manifest.format.as_str(), manifest.version) {
-            (FORMAT, VERSION) => Ok(manifest),
-            (format, version) => {
-                let expected = format!("{FORMAT}, version {VERSION}");
-                Err(Error::file(
-                    &path,
-                    expected,
-                    format!("{format}, version {version}"),
-                ))
-            }
+        let found = &manifest.crc32;
+        let computed = text
+            .split_once(&format!("{CHECKSUM}{found}"))
+            .map(|(before, after)| checksum(&format!("{before}{CHECKSUM}{BLANK}{after}")));
+        if computed.as_ref() != Some(found) {
+            let expected = "a manifest that nobody has changed since world.save wrote it";
+            let computed = computed.unwrap_or_else(|| "no checksum".into());
+            let found = format!("{computed} for a checksum of {}", short(found));
+            return Err(Error::file(&path, expected, found));
         }
+        Ok(Some((manifest, Stamp::of(text.as_bytes()))))
+    }
+
+    /// Reads the manifest of a folder.
+    pub(super) fn read(folder: &Path) -> Result<(Self, Stamp)> {
+        let none = || {
+            Error::file(
+                &Self::path(folder),
+                "the manifest of a save",
+                "no such file",
+            )
+        };
+        Self::find(folder)?.ok_or_else(none)
     }
 
     /// Whether a folder has one.
-    pub(super) fn exists(folder: &Path) -> bool {
-        folder.join(NAME).exists()
-    }
-
-    /// The number of the next save in a folder.
-    pub(super) fn next_number(folder: &Path) -> Result<u64> {
-        match Self::exists(folder) {
-            true => Self::read(folder).map(|m| m.number + 1),
-            false => Ok(1),
+    ///
+    /// # Errors
+    /// [`Error::File`] where that cannot be told: a look that fails is not a folder without a save.
+    pub(super) fn exists(folder: &Path) -> Result<bool> {
+        let path = Self::path(folder);
+        match std::fs::symlink_metadata(&path) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(Error::file(&path, "a manifest, or certainly none", e)),
         }
     }
 
     /// Replaces the folder's manifest, which makes this the save that counts.
-    pub(super) fn commit(&self, folder: &Path) -> Result<()> {
-        let (path, temporary) = (folder.join(NAME), folder.join("manifest.json.new"));
+    pub(super) fn commit(&self, folder: &Path) -> Result<Stamp> {
+        let (path, temporary) = (Self::path(folder), folder.join("manifest.json.new"));
         let failed = |e: std::io::Error| Error::file(&path, "to be written", e);
-        let text = serde_json::to_string_pretty(self)
+        let blank = serde_json::to_string_pretty(self)
             .map_err(|e| Error::file(&path, "a state that JSON can hold", e))?;
+        // The first place is its own: it is the first field.
+        let sum = format!("{CHECKSUM}{}", checksum(&blank));
+        let text = blank.replacen(&format!("{CHECKSUM}{BLANK}"), &sum, 1);
         let mut file = File::create(&temporary).map_err(failed)?;
         file.write_all(text.as_bytes()).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         std::fs::rename(&temporary, &path).map_err(failed)?;
-        sync_folder(folder)
+        sync_folder(folder)?;
+        Ok(Stamp::of(text.as_bytes()))
     }
 
     /// Checks that a save fits the model and the world that want it.
@@ -156,7 +255,7 @@ impl Manifest {
         ranks: usize,
         parameters: &[Described],
     ) -> Result<()> {
-        let path = folder.join(NAME);
+        let path = Self::path(folder);
         if self.files.len() != ranks || self.cut_over != cut_over {
             let split = |ranks: usize, cut: usize| format!("{ranks} rank(s), cut over {cut}");
             let expected = format!("a save of {}", split(ranks, cut_over));
@@ -181,22 +280,20 @@ impl Manifest {
     }
 }
 
-/// Where save `number` keeps its files.
-pub(super) fn save_folder(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("save-{number:06}"))
+/// What a manifest of any version says.
+#[derive(Deserialize)]
+struct Head {
+    format: String,
+    version: u32,
 }
 
-/// The file of a rank in it.
-pub(super) fn rank_file(save: &Path, rank: usize, ranks: usize) -> PathBuf {
-    save.join(format!("rank-{rank:05}-of-{ranks:05}.safetensors"))
+fn checksum(text: &str) -> String {
+    format!("{:08x}", crc32fast::hash(text.as_bytes()))
 }
 
-/// Makes renames and new files in a folder survive a power cut.
-pub(super) fn sync_folder(folder: &Path) -> Result<()> {
-    let failed = |e| Error::file(folder, "a folder that can be synced", e);
-    File::open(folder)
-        .and_then(|f| f.sync_all())
-        .map_err(failed)
+/// The beginning of what a file holds, for a message.
+fn short(text: &str) -> String {
+    text.chars().take(QUOTED).collect()
 }
 
 /// Length and checksum of a file.

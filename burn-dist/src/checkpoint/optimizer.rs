@@ -2,11 +2,18 @@
 //!
 //! Burn keys an optimizer's record by `ParamId`; a save must outlive those.
 
+use super::contents::Contents;
 use crate::error::{Error, Result};
 use burn::optim::ModuleOptimizer;
-use burn::tensor::{Bytes, DType};
+use burn::tensor::{Bytes, DType, Device};
 use burn_pack::{Reader, Scalar, Writer};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+/// The number that Burn keeps beside each state: the dimensions of its parameter.
+const RANK: &str = "__rank";
 
 /// What an optimizer remembers of the pieces of one rank.
 #[derive(Debug, Default)]
@@ -24,6 +31,19 @@ pub(super) struct StateTensor {
     pub(super) dtype: DType,
     pub(super) shape: Vec<usize>,
     pub(super) bytes: Bytes,
+}
+
+/// One thing that is kept of a parameter: a rank keeps nothing of one whose piece is empty.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    /// Parameter path and field.
+    name: String,
+    /// A tensor's type; nothing for a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dtype: Option<String>,
+    /// A tensor's shape, where that is not the shape of the rank's piece.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shape: Option<Vec<usize>>,
 }
 
 fn failed(error: impl std::fmt::Display) -> Error {
@@ -66,8 +86,127 @@ impl States {
         Ok(Self { tensors, scalars })
     }
 
+    /// Parameter path and field of everything.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let tensors = self.tensors.iter().map(|tensor| tensor.name.as_str());
+        tensors.chain(self.scalars.keys().map(String::as_str))
+    }
+
+    /// What there is, by name.
+    pub(super) fn kept(&self, contents: &Contents) -> Vec<Kept> {
+        let mut kept: Vec<Kept> = self.scalars.keys().map(|name| Kept::number(name)).collect();
+        kept.extend(self.tensors.iter().map(|tensor| {
+            let shape = contents.shape(path_of(&tensor.name));
+            let own = (shape != Some(&tensor.shape)).then(|| tensor.shape.clone());
+            Kept {
+                name: tensor.name.clone(),
+                dtype: Some(tensor.dtype.name().into()),
+                shape: own,
+            }
+        }));
+        kept.sort_by(|a, b| a.name.cmp(&b.name));
+        kept
+    }
+
+    /// Refuses states that Burn would not give back as they are.
+    ///
+    /// Its optimizers load every tensor in the type that the default device makes tensors in.
+    pub(super) fn can_come_back(&self) -> Result<()> {
+        let settings = Device::default().settings();
+        let loaded: [DType; 2] = [settings.float_dtype.into(), settings.int_dtype.into()];
+        match self.tensors.iter().find(|t| !loaded.contains(&t.dtype)) {
+            None => Ok(()),
+            Some(state) => Err(Error::model(
+                path_of(&state.name),
+                format!(
+                    "has an optimizer state, {}, of type {}, which Burn would load as {}",
+                    state.name,
+                    state.dtype.name(),
+                    loaded[0].name()
+                ),
+                format!(
+                    "hold the model in {} (Strategy::precision computes in another type), or step \
+                     it with an optimizer that keeps nothing",
+                    loaded[0].name()
+                ),
+            )),
+        }
+    }
+
+    /// Checks what a file holds against the list of it, and against what the rank stores.
+    pub(super) fn check(&self, kept: &[Kept], contents: &Contents, file: &Path) -> Result<()> {
+        let found = self.kept(contents);
+        let same = |name: &str| {
+            let find = |all: &[Kept]| all.iter().find(|k| k.name == name).map(Kept::summary);
+            (find(kept), find(&found))
+        };
+        let mut names = kept.iter().chain(&found).map(|k| same(&k.name));
+        if let Some((listed, found)) = names.find(|(listed, found)| listed != found) {
+            let say = |kept: Option<String>| kept.unwrap_or_else(|| "no such state".into());
+            return Err(Error::file(file, say(listed), say(found)));
+        }
+        for (name, text) in &self.scalars {
+            let shape = contents.shape(path_of(name));
+            let is = |rank: usize| scalar(text).and_then(|n| usize::try_from(n).ok()) == Some(rank);
+            if name.ends_with(&format!("/{RANK}")) && !shape.is_some_and(|s| is(s.len())) {
+                let expected = match shape {
+                    Some(shape) => format!("{name}: {} dimensions", shape.len()),
+                    None => format!("no state of {}, which is no parameter", path_of(name)),
+                };
+                return Err(Error::file(file, expected, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the states into an optimizer and makes sure that it has taken all of them, bit for bit.
+    ///
+    /// # Errors
+    /// [`Error::File`] for `file`, naming the first that it has not.
+    pub(super) fn restore(
+        self,
+        optimizer: ModuleOptimizer,
+        paths: &HashMap<u64, String>,
+        file: &Path,
+    ) -> Result<ModuleOptimizer> {
+        let ids = paths.iter().map(|(id, path)| (path.clone(), *id)).collect();
+        let wanted = self.digests();
+        let loaded = catch_unwind(AssertUnwindSafe(|| self.into_optimizer(optimizer, &ids)));
+        let loaded = loaded.unwrap_or_else(|_| {
+            let expected = "states that this optimizer can load";
+            Err(Error::file(file, expected, "some at which Burn panics"))
+        })?;
+        let found = Self::of(&loaded, paths)?.digests();
+        let mut names = wanted.keys().chain(found.keys());
+        match names.find(|name| wanted.get(*name) != found.get(*name)) {
+            None => Ok(loaded),
+            Some(name) => {
+                let expected = "states that this optimizer takes as they are";
+                Err(Error::file(
+                    file,
+                    expected,
+                    format!("{name}, which it does not"),
+                ))
+            }
+        }
+    }
+
+    /// What everything is, without its elements.
+    fn digests(&self) -> BTreeMap<String, String> {
+        let tensors = self.tensors.iter().map(|t| {
+            let sum = crc32fast::hash(&t.bytes);
+            let digest = format!("{} {:?} {sum:08x}", t.dtype.name(), t.shape);
+            (t.name.clone(), digest)
+        });
+        let scalars = self
+            .scalars
+            .iter()
+            .map(|(name, text)| (name.clone(), text.clone()));
+        tensors.chain(scalars).collect()
+    }
+
     /// Puts the states into an optimizer whose parameters have these ids.
-    pub(super) fn into_optimizer(
+    fn into_optimizer(
         self,
         optimizer: ModuleOptimizer,
         ids: &HashMap<String, u64>,
@@ -105,6 +244,30 @@ impl States {
         let record = writer.into_bytes().map_err(failed)?;
         optimizer.from_bytes(record).map_err(failed)
     }
+}
+
+impl Kept {
+    fn number(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            dtype: None,
+            shape: None,
+        }
+    }
+
+    fn summary(&self) -> String {
+        let name = &self.name;
+        match (&self.dtype, &self.shape) {
+            (None, _) => format!("the number {name}"),
+            (Some(dtype), None) => format!("{name}: {dtype} of its parameter's shape"),
+            (Some(dtype), Some(shape)) => format!("{name}: {dtype} of shape {shape:?}"),
+        }
+    }
+}
+
+/// The parameter that a state is of.
+pub(super) fn path_of(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(path, _)| path)
 }
 
 /// A number as text that gives exactly it back.

@@ -163,6 +163,12 @@ impl<B: Send + 'static> Loader<B> {
     pub fn steps(&self) -> usize {
         self.sampler.steps()
     }
+
+    /// The number of samples in an epoch, of all ranks together.
+    #[must_use]
+    pub fn samples(&self) -> usize {
+        self.sampler.len()
+    }
 }
 
 impl<B> fmt::Debug for Loader<B> {

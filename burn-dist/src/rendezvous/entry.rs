@@ -19,6 +19,10 @@ const SEATING: Duration = Duration::from_secs(60);
 /// After so long a rank says for whom it waits, and again as often.
 pub(super) const QUIET: Duration = Duration::from_secs(10);
 
+/// How long rank 0 tries to reach what it has itself opened: that is there, or the address is another
+/// host's, and then no patience helps.
+const OWN: Duration = Duration::from_secs(10);
+
 /// The address by which this host reaches rank 0, and the one that it reaches.
 pub(super) type Ends = (IpAddr, IpAddr);
 
@@ -48,6 +52,10 @@ pub(super) fn enter(
         remedy: remedy.into(),
     };
     let (since, mut told) = (Instant::now(), Instant::now());
+    let until = match terms.rank {
+        0 => until.min(since + OWN),
+        _ => until,
+    };
     let last = terms.last_port();
     let mut ports = (terms.port..=last).cycle();
     loop {
@@ -70,6 +78,12 @@ pub(super) fn enter(
             continue;
         }
         let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() && terms.rank == 0 {
+            let problem = format!("what this rank has opened there does not answer: {problem}");
+            let remedy = "is --master-addr an address of rank 0's own host, and may this host connect \
+                          to itself?";
+            return Err(refused(problem, remedy));
+        }
         if left.is_zero() {
             let problem = format!("no world within {:?}: {problem}", terms.patience);
             let remedy = "is rank 0 running, and are --master-addr and --master-port its own and \

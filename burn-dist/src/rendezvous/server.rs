@@ -10,7 +10,9 @@ use crate::error::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io::{self, ErrorKind};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -93,8 +95,8 @@ impl Server {
     pub fn start(terms: &Terms) -> Result<Self> {
         let Terms { master, port, .. } = terms;
         let asked = format!("{master}:{port}");
-        let free = (*port..=terms.last_port()).find_map(|port| listen(terms, port).ok());
-        let listener = free.map_or_else(|| listen(terms, *port), Ok).map_err(|e| {
+        let listener = on_first(*port..=terms.last_port(), |port| listen(terms, port));
+        let listener = listener.map_err(|e| {
             let what = format!("the address on which rank 0 listens, {asked}");
             let expected = "an address of this host with a free port (another job may have taken \
                             it: choose another --master-port)";
@@ -302,6 +304,25 @@ fn open_door(listener: &TcpListener, book: &Arc<Book>) {
     }
 }
 
+/// Listens on the first of some ports that is not taken.
+///
+/// Nothing else is a reason to look at the next: a name without an address has none at any port, and each
+/// time the resolver may take long to say so.
+fn on_first<T>(
+    ports: RangeInclusive<u16>,
+    mut listen: impl FnMut(u16) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut listening = Err(io::Error::other("no port to listen on"));
+    for port in ports {
+        listening = listen(port);
+        match &listening {
+            Err(e) if e.kind() == ErrorKind::AddrInUse => {}
+            _ => break,
+        }
+    }
+    listening
+}
+
 /// A listener: on all interfaces if there are other hosts, else on a loopback address alone.
 fn listen(terms: &Terms, port: u16) -> std::io::Result<TcpListener> {
     let addresses = terms.addresses(port)?;
@@ -344,4 +365,30 @@ fn bind(terms: &Terms, address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(1024)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_port_is_tried_only_where_one_is_taken() {
+        let mut asked = Vec::new();
+        let found = on_first(7..=22, |port| {
+            asked.push(port);
+            match port {
+                9 => Ok(port),
+                _ => Err(ErrorKind::AddrInUse.into()),
+            }
+        });
+        assert!(matches!(found, Ok(9)));
+        assert_eq!(asked, [7, 8, 9]);
+        let mut times = 0;
+        let failed = on_first(7..=22, |_| {
+            times += 1;
+            Err::<(), _>(io::Error::other("a name without an address"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(times, 1);
+    }
 }

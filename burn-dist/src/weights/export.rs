@@ -4,6 +4,7 @@ use super::elements::file_float;
 use super::name::{Name, Naming};
 use super::writer::{Entry, Writer};
 use crate::error::{Error, Result};
+use crate::finite::{self, Looked, is_finite, not_finite};
 use crate::layout::UnitLayout;
 use crate::shard::{Apart, Shared};
 use crate::world::World;
@@ -76,7 +77,7 @@ impl Export {
     ///
     /// # Errors
     /// [`Error::File`] where a file cannot be written; [`Error::Model`] for a parameter without a
-    /// name, and for a sharded model.
+    /// name, for one that takes gradients and is not finite, and for a sharded model.
     pub fn write<M: Module>(&self, model: &M, folder: impl AsRef<Path>) -> Result<()> {
         if Apart::of(model).is_ok() {
             return Err(Error::model(
@@ -143,7 +144,9 @@ impl World {
     ///
     /// # Errors
     /// [`Error::File`] where a file cannot be written; [`Error::Model`] for a parameter without a
-    /// name, and if `model` was not sharded. What fails on one rank fails on all.
+    /// name, if `model` was not sharded, and for trainable parameters or running state that are not
+    /// finite, naming the first. What fails on one rank fails on all, and an earlier export is
+    /// untouched.
     ///
     /// # Source
     /// `save_pretrained` in Hugging Face's `transformers`.
@@ -154,6 +157,12 @@ impl World {
         export: &Export,
     ) -> Result<()> {
         const WHAT: &str = "export the model";
+        let mut looked = Looked::default();
+        self.together(WHAT, || {
+            looked = Looked::at(model)?;
+            Ok([0; 2])
+        })?;
+        finite::agree(self.comm(), looked.first, WHAT, |first| looked.name(first))?;
         let mut ready = None;
         self.together(WHAT, || {
             let apart = Apart::of(model)?;
@@ -238,6 +247,13 @@ impl ModuleVisitor for Put<'_> {
         match &mut self.writer {
             None => {
                 let path = self.path.join(".");
+                if value.is_require_grad() {
+                    let data = value.clone().into_data();
+                    if !is_finite(data.as_bytes(), data.dtype()) {
+                        self.result = Err(not_finite(&path, None));
+                        return;
+                    }
+                }
                 let entry = self.export.entry(&path, &value.dims(), value.dtype());
                 self.result = entry.map(|entry| self.entries.push(entry));
             }

@@ -52,12 +52,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
 
-    /// The highest learning rate, reached after a tenth of the run.
-    #[arg(long, default_value_t = 2e-3)]
+    /// The highest learning rate, reached after a tenth of the run; 0 changes nothing.
+    #[arg(long, default_value_t = 2e-3, value_parser = rate, allow_negative_numbers = true)]
     pub lr: f64,
 
     /// The global gradient norm to clip at.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = bound, allow_negative_numbers = true)]
     pub clip: f64,
 
     /// Backward passes per step.
@@ -72,7 +72,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub weights: WeightArgs,
 
-    /// Save to this folder after every epoch, and when told to end (SIGTERM, Ctrl-C).
+    /// Save to this folder after every epoch, and when told to end (SIGTERM, Ctrl-C, SIGHUP).
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
 
@@ -128,14 +128,17 @@ impl RunArgs {
     ///
     /// After a restart by the launcher that is the last save, where there is one already. A run
     /// that begins anew does so in a folder without a save, so that one run never takes another's
-    /// for its own. Collective.
+    /// for its own. The folder is this run's from here on. Collective.
     ///
     /// # Errors
-    /// [`Error::User`] for the save of another run; what a collective returns.
+    /// [`Error::User`] for the save of another run; [`Error::File`] for a folder that another run is
+    /// saving to, or in which one cannot tell whether there is a save; what a collective returns.
     pub fn resumes(&self, world: &World) -> Result<Option<&Path>> {
         let Some(folder) = &self.save else {
             return Ok(None);
         };
+        // Before anything is computed that the loser of two runs would lose.
+        world.claim_saves(folder)?;
         let saved = world.has_save(folder)?;
         match (self.resume, world.restarts()) {
             (true, _) => Ok(Some(folder)),
@@ -185,7 +188,7 @@ impl RunArgs {
 
     /// The way through the training set, from its beginning.
     pub fn course<B: Send + 'static>(&self, world: &World, data: &Loader<B>) -> Course {
-        Course::new(self, world.rank(), data.steps())
+        Course::new(self, (world.rank(), world.size()), data.samples())
     }
 
     /// The learning rate of a run of `steps`.
@@ -195,5 +198,29 @@ impl RunArgs {
             warmup: steps.div_ceil(10),
             steps,
         }
+    }
+}
+
+/// A learning rate.
+fn rate(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
+        _ => Err("expected a finite number that is not negative".into()),
+    }
+}
+
+/// What a norm is held to.
+fn bound(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(bound) if bound.is_finite() && bound > 0.0 => Ok(bound),
+        _ => Err("expected a finite number above 0".into()),
+    }
+}
+
+/// A probability with which something is dropped.
+pub(super) fn probability(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(p) if (0.0..1.0).contains(&p) => Ok(p),
+        _ => Err("expected a number from 0 to below 1".into()),
     }
 }

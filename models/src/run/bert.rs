@@ -1,5 +1,6 @@
 //! The command line of the text example: its models, its texts and its vocabulary.
 
+use super::args::probability;
 use super::{Classes, Pretrained, RunArgs, shared};
 use crate::BertConfig;
 use crate::bert::Family;
@@ -57,7 +58,7 @@ pub struct BertArgs {
     pub max_length: usize,
 
     /// How much is dropped at random while training, everywhere.
-    #[arg(long, value_name = "RATE", default_value_t = 0.1)]
+    #[arg(long, value_name = "RATE", default_value_t = 0.1, value_parser = probability)]
     pub dropout: f64,
 }
 

@@ -2,16 +2,20 @@
 
 use super::{RunArgs, Schedule};
 use burn_dist::Noise;
-use burn_dist::Result;
 use burn_dist::data::{Batches, Loader};
+use burn_dist::{Error, Result};
+use serde::{Deserialize, Serialize};
 
-/// The steps of a run, of which so many are done. Everything else follows from that one number, so that it
-/// is all that a save has to hold.
+/// The steps of a run, of which so many are done. Everything else follows from that one number, and it from
+/// the samples that were seen, which is what a save holds ([`Progress`]).
 #[derive(Debug, Clone)]
 pub struct Course {
     schedule: Schedule,
     /// Backward passes of a step.
     accumulate: usize,
+    /// Samples of all ranks in a step, and in an epoch.
+    each: usize,
+    samples: usize,
     /// Steps of an epoch, and of the whole run.
     epoch: usize,
     steps: usize,
@@ -20,15 +24,30 @@ pub struct Course {
     rank: u32,
 }
 
+/// How far a run has come in its data, whatever the size of its batches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Epochs that are complete.
+    epochs: usize,
+    /// Samples of the next epoch that all ranks together have seen, and that it has.
+    seen: usize,
+    samples: usize,
+    /// What their order follows from.
+    seed: u64,
+}
+
 impl Course {
-    /// The course of a rank that has so many batches an epoch.
-    pub(super) fn new(args: &RunArgs, rank: usize, batches: usize) -> Self {
-        let epoch = batches.div_ceil(args.accumulate);
-        let all = args.epochs * epoch;
+    /// The course of a rank, given with the number of ranks, through so many samples of all ranks.
+    pub(super) fn new(args: &RunArgs, (rank, ranks): (usize, usize), samples: usize) -> Self {
+        let pass = ranks.saturating_mul(args.per_gpu_batch).max(1);
+        let epoch = samples.div_ceil(pass).div_ceil(args.accumulate);
+        let all = args.epochs.saturating_mul(epoch);
         let steps = args.steps.map_or(all, |steps| steps.min(all));
         Self {
             schedule: args.schedule(steps),
             accumulate: args.accumulate,
+            each: pass.saturating_mul(args.accumulate),
+            samples,
             epoch,
             steps,
             done: 0,
@@ -57,9 +76,67 @@ impl Course {
         self.schedule.at(self.done)
     }
 
-    /// So many steps were done before this run.
-    pub fn resume(&mut self, done: usize) {
-        self.done = done;
+    /// What a save has to hold.
+    pub fn progress(&self) -> Progress {
+        let epoch = self.epoch.max(1);
+        Progress {
+            epochs: self.done / epoch,
+            seen: (self.done % epoch).saturating_mul(self.each),
+            samples: self.samples,
+            seed: self.seed,
+        }
+    }
+
+    /// Goes on from a save: every sample that was not seen comes, and none twice in an epoch.
+    ///
+    /// Batches and their accumulation may be other ones than those of the save, as long as whole steps of
+    /// them make up what was seen of the epoch; seed and data may be, where an epoch has just ended.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where that cannot be, and for a save from behind the end of this run.
+    pub fn resume(&mut self, saved: &Progress) -> Result<()> {
+        let Progress {
+            epochs,
+            seen,
+            samples,
+            seed,
+        } = *saved;
+        let refused = |what: &str, expected: String, found: String| {
+            let expected = format!(
+                "{expected}, as {seen} of the {samples} samples of epoch {} have been seen",
+                epochs.saturating_add(1)
+            );
+            Err(Error::config(what, expected, found))
+        };
+        if seen > 0 && seed != self.seed {
+            return refused("--seed", seed.to_string(), self.seed.to_string());
+        }
+        if seen > 0 && samples != self.samples {
+            let found = format!("{} samples", self.samples);
+            return refused("training data", format!("{samples} samples"), found);
+        }
+        if !seen.is_multiple_of(self.each) || seen > 0 && seen >= samples {
+            return refused(
+                "--per-gpu-batch, --accumulate and the number of ranks",
+                "a product that divides what was seen".into(),
+                self.each.to_string(),
+            );
+        }
+        let done = epochs
+            .checked_mul(self.epoch)
+            .and_then(|done| done.checked_add(seen / self.each));
+        match done.filter(|done| *done <= self.steps) {
+            Some(done) => self.done = done,
+            None => {
+                let found = format!("{epochs} epochs and {seen} samples of the next");
+                let most = format!(
+                    "a save from within this run of {} steps, {} an epoch (raise --epochs or --steps)",
+                    self.steps, self.epoch
+                );
+                return Err(Error::config("--resume", most, found));
+            }
+        }
+        Ok(())
     }
 
     /// A step is done.
@@ -119,11 +196,13 @@ mod tests {
 
     /// Five batches an epoch, each a single number.
     fn course(args: &str) -> (Course, Loader<usize>) {
-        let args = std::iter::once("run").chain(args.split_whitespace());
+        let args = ["run", "--per-gpu-batch", "1"]
+            .into_iter()
+            .chain(args.split_whitespace());
         let run = Only::parse_from(args).run;
         let sampler = DistributedSampler::new(5, 1).unwrap();
         let data = Loader::new((0..5).collect::<Vec<_>>(), sampler, |items, _| items[0]);
-        (Course::new(&run, 3, 5), data.unwrap())
+        (Course::new(&run, (3, 1), 5), data.unwrap())
     }
 
     /// Every step's epoch, batches and passes.
@@ -164,9 +243,68 @@ mod tests {
         let all = steps(whole.clone(), &data);
         assert_eq!(all.len(), 8);
         for done in 0..=8 {
+            let mut before = whole.clone();
+            (0..done).for_each(|_| before.advance());
             let mut rest = whole.clone();
-            rest.resume(done);
+            rest.resume(&before.progress()).unwrap();
+            assert_eq!(rest.done(), done);
             assert_eq!(steps(rest, &data), all[done..], "after {done}");
+        }
+    }
+
+    /// A course of 24 samples on 2 ranks, so many steps on its way.
+    fn over(args: &str, done: usize) -> Course {
+        let args = std::iter::once("run").chain(args.split_whitespace());
+        let mut course = Course::new(&Only::parse_from(args).run, (0, 2), 24);
+        (0..done).for_each(|_| course.advance());
+        course
+    }
+
+    #[test]
+    fn other_batches_go_on_behind_the_samples_that_were_seen() {
+        // 8 of 24 samples are seen; steps are 4 samples.
+        let saved = over("--per-gpu-batch 2", 2).progress();
+        for (args, done) in [
+            ("--per-gpu-batch 2", 2),
+            ("--per-gpu-batch 1", 4),
+            ("--per-gpu-batch 4", 1),
+            ("--per-gpu-batch 1 --accumulate 4", 1),
+        ] {
+            let mut course = over(args, 0);
+            course.resume(&saved).unwrap();
+            assert_eq!(course.done(), done, "{args}");
+            assert_eq!(course.progress(), saved, "{args}");
+        }
+        for (args, word) in [
+            ("--per-gpu-batch 3", "--per-gpu-batch"),
+            ("--per-gpu-batch 2 --accumulate 3", "--accumulate"),
+            ("--per-gpu-batch 2 --seed 1", "--seed"),
+            ("--per-gpu-batch 2 --steps 1", "--steps"),
+        ] {
+            let error = over(args, 0).resume(&saved).unwrap_err().to_string();
+            assert!(error.contains(word), "{args}: {error}");
+        }
+        let mut other = Course::new(&Only::parse_from(["run"]).run, (0, 2), 25);
+        let error = other.resume(&saved).unwrap_err().to_string();
+        assert!(error.contains("24 samples"), "{error}");
+    }
+
+    #[test]
+    fn where_an_epoch_has_ended_everything_may_be_another() {
+        let saved = over("--per-gpu-batch 2", 6).progress();
+        let mut course = over("--per-gpu-batch 5 --seed 3", 0);
+        course.resume(&saved).unwrap();
+        assert_eq!(course.done(), 3);
+    }
+
+    #[test]
+    fn a_save_from_behind_the_end_is_refused() {
+        let text = r#"{"epochs":99999999999,"seen":0,"samples":24,"seed":0}"#;
+        for epochs in ["99999999999", "18446744073709551615"] {
+            let text = text.replace("99999999999", epochs);
+            let saved: Progress = serde_json::from_str(&text).unwrap();
+            let error = over("", 0).resume(&saved).unwrap_err().to_string();
+            assert!(error.contains("--epochs"), "{error}");
         }
     }
 

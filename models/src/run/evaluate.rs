@@ -20,8 +20,9 @@ pub struct Evaluation {
 
 /// Runs `forward`, which gives a batch's logits, over a rank's share of a data set, and sums over ranks.
 ///
-/// Every sample counts once, however many ranks there are: the number is that of one device.
-/// Collective.
+/// Every sample counts once, however many ranks there are: the number is that of one device. `None` if a
+/// rank is told to end meanwhile ([`World::should_stop`]), which is asked before every batch: an evaluation
+/// may be longer than what a scheduler allows. Collective.
 ///
 /// # Errors
 /// What the loader or a collective returns.
@@ -29,10 +30,13 @@ pub fn evaluate<B: Classified + Send + 'static>(
     world: &World,
     data: &Loader<B>,
     forward: impl Fn(B) -> Tensor<2>,
-) -> Result<Evaluation> {
+) -> Result<Option<Evaluation>> {
     // Sums of correct answers, losses and samples.
     let mut sums = [0.0f64; 3];
     for batch in data.epoch(0)? {
+        if world.should_stop()? {
+            return Ok(None);
+        }
         let batch = batch?.inner();
         let (labels, weights) = (batch.labels(), Some(batch.weights()));
         sums[2] += batch.count() as f64;
@@ -45,11 +49,11 @@ pub fn evaluate<B: Classified + Send + 'static>(
         .comm()
         .all_reduce(&"evaluation".into(), Reduce::Sum, all)?;
     let [correct, loss, samples] = sums;
-    Ok(Evaluation {
+    Ok(Some(Evaluation {
         accuracy: correct / samples,
         loss: loss / samples,
         samples: samples as usize,
-    })
+    }))
 }
 
 fn number(tensor: Tensor<1>) -> f64 {

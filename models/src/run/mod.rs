@@ -21,7 +21,7 @@ pub use alike::same_arguments;
 pub use args::RunArgs;
 pub use bert::{BertArgs, BertSize, Texts};
 pub use classes::Classes;
-pub use course::Course;
+pub use course::{Course, Progress};
 pub use evaluate::{Evaluation, evaluate};
 pub use meter::Meter;
 pub use pretrained::{Pretrained, WeightArgs, sharded};

@@ -5,11 +5,17 @@ use super::terminal::Stream;
 use crate::comm::Flight;
 use crate::error::{Error, Result};
 use crate::launch::{ErrorFile, Node};
+use crate::lock::{Denied, Lock};
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
+
+/// What private folders are called, before something random.
+const PREFIX: &str = "burn-dist-";
+/// The file in a private folder that its launcher holds locked: who is killed cannot remove the folder.
+const LOCK: &str = "launcher.lock";
 
 /// The folders of one supervision.
 #[derive(Debug)]
@@ -18,7 +24,51 @@ pub(super) struct Records {
     errors: PathBuf,
     flights: PathBuf,
     /// Goes with this.
-    _private: Option<TempDir>,
+    _private: Option<Private>,
+}
+
+/// A folder that nobody else looks at.
+#[derive(Debug)]
+struct Private {
+    folder: TempDir,
+    _lock: Lock,
+}
+
+impl Private {
+    /// Makes one in the system's place for such folders, and removes those of launchers that are gone.
+    fn new() -> io::Result<Self> {
+        sweep(&std::env::temp_dir());
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
+        // A lock that can be seen is held: it has another name before.
+        let unlocked = folder.path().join("new.lock");
+        let lock = Lock::take(&unlocked, Duration::ZERO).map_err(|denied| match denied {
+            Denied::Held(who) => io::Error::other(format!("locked by {who}")),
+            Denied::Failed(e) => e,
+        })?;
+        std::fs::rename(unlocked, folder.path().join(LOCK))?;
+        Ok(Self {
+            folder,
+            _lock: lock,
+        })
+    }
+}
+
+/// Removes the private folders of launchers that were killed; what cannot be removed stays.
+fn sweep(place: &Path) {
+    let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+    for entry in entries {
+        let (path, name) = (entry.path(), entry.file_name());
+        let is_ours = name.to_string_lossy().starts_with(PREFIX)
+            && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && path.join(LOCK).is_file();
+        if is_ours
+            && let Ok(lock) = Lock::take(&path.join(LOCK), Duration::ZERO)
+            && lock.is_real
+            && let Err(e) = std::fs::remove_dir_all(&path)
+        {
+            log::debug!("cannot remove {}: {e}", path.display());
+        }
+    }
 }
 
 impl Records {
@@ -31,12 +81,14 @@ impl Records {
         let private = match &logs {
             Some(_) => None,
             None => {
-                let made = tempfile::Builder::new().prefix("burn-dist-").tempdir();
                 let folder = std::env::temp_dir();
-                Some(made.map_err(|e| Error::file(&folder, "room for a private folder", e))?)
+                Some(
+                    Private::new()
+                        .map_err(|e| Error::file(&folder, "room for a private folder", e))?,
+                )
             }
         };
-        let private_path = private.as_ref().map(|p| p.path().to_path_buf());
+        let private_path = private.as_ref().map(|p| p.folder.path().to_path_buf());
         let errors = logs.clone().or(private_path).unwrap_or_default();
         let flights = match program.variable("BURN_DIST_FLIGHT_DIR") {
             Some(folder) => absolute(Path::new(&folder))?,

@@ -4,7 +4,8 @@
 //! that the launcher waits for everything in one place.
 
 use crate::error::{Error, Result};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use crate::stop::heard;
+use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::{Handle, Signals};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -38,7 +39,7 @@ static DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 impl Watch {
     pub(super) fn start() -> Result<Self> {
         let refused = |e: std::io::Error| Error::config("signals", "to handle them", e);
-        let stops = stops();
+        let stops = heard();
         let default = match DEFAULT.get() {
             Some(default) => default.clone(),
             None => {
@@ -117,37 +118,9 @@ pub(super) fn name(signal: i32) -> String {
     name.map_or_else(|| format!("signal {signal}"), str::to_string)
 }
 
-/// The signals that ask to stop, without those that whoever started this process has it ignore:
-/// `nohup` does so with SIGHUP, and a shell with SIGINT for what runs in its background.
-fn stops() -> Vec<i32> {
-    let ignored = std::fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| ignored(&status))
-        .unwrap_or(0);
-    let heard = |signal: &i32| *signal == SIGTERM || ignored >> (signal - 1) & 1 == 0;
-    [SIGTERM, SIGINT, SIGHUP]
-        .into_iter()
-        .filter(heard)
-        .collect()
-}
-
-/// One bit for each ignored signal, from the lowest.
-fn ignored(status: &str) -> Option<u64> {
-    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"))?;
-    u64::from_str_radix(mask.trim(), 16).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ignored_signals_are_read() {
-        let status =
-            "Name:\tsh\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001003\nSigCgt:\t0\n";
-        assert_eq!(ignored(status), Some(0x1003));
-        assert_eq!(ignored("Name:\tsh\n"), None);
-    }
 
     #[test]
     fn signals_have_names() {

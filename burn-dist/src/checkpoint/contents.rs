@@ -1,0 +1,223 @@
+//! What a rank holds of a model, as a save sees it.
+
+use super::manifest::Described;
+use super::optimizer::{StateTensor, States, path_of};
+use crate::error::{Error, Result};
+use crate::file_type::file_type;
+use crate::finite::is_finite;
+use crate::shard::{Identity, Piece, Sharding, Visit, not_sharded, two_sharded, walk};
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Tensor};
+use safetensors::tensor::TensorView;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where a rank's file keeps the numbers of the optimizer, and the list of all that it keeps.
+pub(super) const NUMBERS: &str = "optimizer";
+pub(super) const KEPT: &str = "kept";
+
+/// What a rank holds of a model.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) sharding: Arc<Sharding>,
+    pub(super) parameters: Vec<Described>,
+    /// Pieces and running state, in the order of the model.
+    pub(super) pieces: Vec<Stored>,
+    /// The path of each parameter's id.
+    pub(super) paths: HashMap<u64, String>,
+    /// Where each path is among the pieces.
+    places: HashMap<String, usize>,
+}
+
+/// What a rank stores of one tensor of a model.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// As in the file.
+    pub(super) name: String,
+    pub(super) path: String,
+    pub(super) piece: Piece,
+    pub(super) dtype: DType,
+    pub(super) shape: Vec<usize>,
+    /// Whether training changes it.
+    changes: bool,
+}
+
+/// The elements of all pieces, in their order; on the host.
+pub(super) type Elements<'a> = Vec<Cow<'a, [u8]>>;
+
+impl Contents {
+    pub(super) fn of<M: Module>(model: &M) -> Result<Self> {
+        let mut look = Look::default();
+        walk(model, &mut look);
+        let Some(sharding) = look.sharding else {
+            return Err(not_sharded());
+        };
+        let units = sharding.units().iter();
+        let parameters = units
+            .flat_map(|u| u.layout.parameters())
+            .map(|p| Described::from(&p))
+            .collect();
+        let pieces = look.pieces.into_iter().collect::<Result<Vec<_>>>()?;
+        let places = pieces.iter().enumerate();
+        let places = places
+            .map(|(at, stored)| (stored.path.clone(), at))
+            .collect();
+        Ok(Self {
+            sharding,
+            parameters,
+            pieces,
+            paths: look.paths,
+            places,
+        })
+    }
+
+    /// The shape of this rank's piece of a parameter.
+    pub(super) fn shape(&self, path: &str) -> Option<&Vec<usize>> {
+        self.places.get(path).map(|at| &self.pieces[*at].shape)
+    }
+
+    pub(super) fn elements(&self) -> Result<Elements<'_>> {
+        self.pieces
+            .iter()
+            .map(|stored| stored.piece.read())
+            .collect()
+    }
+
+    /// The first thing that is not finite, in the order of the model: see [`name`](Self::name).
+    ///
+    /// What is frozen may hold what it likes: no step has made it so.
+    pub(super) fn not_finite(&self, elements: &Elements<'_>, states: &States) -> Option<usize> {
+        let pieces = self.pieces.iter().zip(elements).enumerate();
+        let piece = pieces
+            .filter(|(_, (stored, _))| stored.changes)
+            .find(|(_, (stored, bytes))| !is_finite(bytes, stored.dtype))
+            .map(|(at, _)| 2 * at);
+        let state = |t: &StateTensor| {
+            let at = self.places.get(path_of(&t.name))?;
+            (!is_finite(&t.bytes, t.dtype)).then_some(2 * at + 1)
+        };
+        piece
+            .into_iter()
+            .chain(states.tensors.iter().filter_map(state))
+            .min()
+    }
+
+    /// What a number of [`not_finite`](Self::not_finite) means, on any rank.
+    pub(super) fn name(&self, number: usize) -> String {
+        let path = self
+            .pieces
+            .get(number / 2)
+            .map_or("this model", |stored| &stored.path);
+        match number % 2 {
+            0 => path.to_string(),
+            _ => format!("the optimizer's state of {path}"),
+        }
+    }
+
+    /// Writes this rank's file of a save, which others may read as far as the umask lets them.
+    pub(super) fn write(
+        &self,
+        elements: &Elements<'_>,
+        states: &States,
+        path: &Path,
+    ) -> Result<()> {
+        let failed = |e: &dyn std::fmt::Display| Error::file(path, "to be written", e);
+        let mut tensors = BTreeMap::new();
+        for (stored, bytes) in self.pieces.iter().zip(elements) {
+            let len = bytes.len() / stored.dtype.size();
+            let view = view(stored.dtype, vec![len], bytes, path)?;
+            tensors.insert(stored.name.clone(), view);
+        }
+        for state in &states.tensors {
+            let view = view(state.dtype, state.shape.clone(), &state.bytes, path)?;
+            tensors.insert(format!("optimizer/{}", state.name), view);
+        }
+        let scalars = serde_json::to_string(&states.scalars).map_err(|e| failed(&e))?;
+        // What there is, so that nothing can be missing later.
+        let kept = serde_json::to_string(&states.kept(self)).map_err(|e| failed(&e))?;
+        let header = HashMap::from([(NUMBERS.into(), scalars), (KEPT.into(), kept)]);
+        let write = || {
+            // The crate writes to another file first, which nobody else may read, and renames it.
+            let permissions = File::create(path)?.metadata()?.permissions();
+            safetensors::serialize_to_file(tensors, Some(header), path)
+                .map_err(io::Error::other)?;
+            let file = File::open(path)?;
+            file.set_permissions(permissions)?;
+            file.sync_all()
+        };
+        write().map_err(|e| failed(&e))
+    }
+}
+
+fn view<'a>(
+    dtype: DType,
+    shape: Vec<usize>,
+    bytes: &'a [u8],
+    path: &Path,
+) -> Result<TensorView<'a>> {
+    let known = file_type(dtype)
+        .ok_or_else(|| Error::file(path, "float or integer tensors", dtype.name()))?;
+    TensorView::new(known, shape, bytes).map_err(|e| Error::file(path, "whole tensors", e))
+}
+
+#[derive(Default)]
+struct Look {
+    sharding: Option<Arc<Sharding>>,
+    pieces: Vec<Result<Stored>>,
+    paths: HashMap<u64, String>,
+}
+
+/// A tensor before it is known whether it is sharded.
+struct Held {
+    id: u64,
+    dtype: DType,
+    shape: Vec<usize>,
+    piece: Result<Piece>,
+}
+
+impl Held {
+    fn stored(self, kind: &str, path: &str, changes: bool) -> Result<Stored> {
+        Ok(Stored {
+            name: format!("{kind}/{path}"),
+            path: path.to_string(),
+            piece: self.piece?,
+            dtype: self.dtype,
+            shape: self.shape,
+            changes,
+        })
+    }
+}
+
+impl Visit for Look {
+    type Held = Held;
+
+    fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Held {
+        let stored = param.base();
+        Held {
+            id: param.id.val(),
+            dtype: stored.dtype(),
+            shape: stored.dims().to_vec(),
+            piece: Piece::of(stored),
+        }
+    }
+
+    fn sharded(&mut self, path: &str, mut held: Held, identity: Identity) {
+        let first = self
+            .sharding
+            .get_or_insert_with(|| identity.sharding.clone());
+        if !Arc::ptr_eq(first, &identity.sharding) {
+            held.piece = Err(two_sharded(path));
+        }
+        self.paths.insert(held.id, path.to_string());
+        let trainable = identity.sharding.unit(identity.unit).layout.trainable;
+        self.pieces.push(held.stored("parameter", path, trainable));
+    }
+
+    fn plain(&mut self, path: &str, held: Held) {
+        self.pieces.push(held.stored("state", path, true));
+    }
+}
