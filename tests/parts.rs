@@ -4,7 +4,7 @@ mod oracle;
 
 use burn::module::{Module, Param};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
-use burn::optim::{AdamWConfig, GradientsParams};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use burn_dist::{Destination, Error, Result, ShardedGradients, Strategy, World, unit};
 use oracle::{Mlp, ranks, values};
@@ -45,6 +45,11 @@ impl Net {
 fn net() -> Net {
     let device = Device::flex().autodiff();
     oracle::cast(oracle::undrawn(Net::new(&device)), FloatDType::F64)
+}
+
+/// The same in f32, whose optimizer states can be saved.
+fn single() -> Net {
+    oracle::undrawn(Net::new(&Device::flex().autodiff()))
 }
 
 fn batch(step: usize, rank: usize, size: usize, device: &Device) -> Tensor<2> {
@@ -111,6 +116,66 @@ fn parts_with_strategies_of_their_own_train_as_one_device() {
             }
         }
     }
+}
+
+#[test]
+fn a_save_of_several_parts_is_whole() {
+    for size in 1..=3 {
+        let strategies = oracle::strategies(size);
+        for (at, body) in strategies.iter().enumerate() {
+            let head = &strategies[(at + 1) % strategies.len()];
+            let folder = tempfile::tempdir().unwrap();
+            let step = |world: &World, net: Net, optimizer: &mut ModuleOptimizer, step| {
+                let x = batch(step, world.rank(), size, &world.device());
+                let loss = net.loss(x.cast(FloatDType::F32));
+                let grads = world.backward(loss, &net)?.into_params();
+                Ok::<_, Error>(optimizer.step(1e-2, net, grads))
+            };
+            let run = |world: World| {
+                let mut net = single().sharded(&world, body, head)?;
+                let mut optimizer = world.optimizer(adamw().init(), &net)?;
+                net = step(&world, net, &mut optimizer, 0)?;
+                world.save(folder.path(), &net, &optimizer, &7)?;
+                net = step(&world, net, &mut optimizer, 1)?;
+                Ok(values(&world.full(&net, Destination::All)?.unwrap()))
+            };
+            let expected = ranks(size).run(run).unwrap();
+            let resume = |world: World| {
+                let net = Net::new(&world.device()).sharded(&world, body, head)?;
+                let optimizer = world.optimizer(adamw().init(), &net)?;
+                let (net, mut optimizer, seven): (_, _, u8) =
+                    world.load(folder.path(), net, optimizer)?;
+                assert_eq!(seven, 7);
+                let net = step(&world, net, &mut optimizer, 1)?;
+                Ok(values(&world.full(&net, Destination::All)?.unwrap()))
+            };
+            let found = ranks(size).run(resume);
+            let what = format!("body {body}, head {head}, {size} ranks");
+            assert_eq!(
+                found.unwrap_or_else(|e| panic!("{what}: {e}")),
+                expected,
+                "{what}"
+            );
+        }
+    }
+    // A part that is cut over other ranks is named.
+    let folder = tempfile::tempdir().unwrap();
+    let run = |world: World| {
+        let saved = single().sharded(&world, &Strategy::fsdp(), &Strategy::ddp())?;
+        let optimizer = world.optimizer(adamw().init(), &saved)?;
+        world.save(folder.path(), &saved, &optimizer, &())?;
+        let other = single().sharded(&world, &Strategy::fsdp(), &Strategy::fsdp())?;
+        let optimizer = world.optimizer(adamw().init(), &other)?;
+        world
+            .load::<_, ()>(folder.path(), other, optimizer)
+            .map(drop)
+    };
+    let found = ranks(2).run(run).unwrap_err().to_string();
+    assert!(
+        found.contains("expected head.weight") && found.contains("cut over 2"),
+        "{found}"
+    );
+    assert!(found.contains("fsdp and ddp"), "{found}");
 }
 
 #[test]

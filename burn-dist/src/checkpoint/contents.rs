@@ -5,7 +5,7 @@ use super::optimizer::{StateTensor, States, path_of};
 use crate::error::{Error, Result};
 use crate::file_type::file_type;
 use crate::finite::is_finite;
-use crate::shard::{Identity, Piece, Sharding, Visit, not_sharded, two_sharded, walk};
+use crate::shard::{Identity, Piece, Sharding, Visit, not_sharded, walk};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 use safetensors::tensor::TensorView;
@@ -23,7 +23,8 @@ pub(super) const KEPT: &str = "kept";
 /// What a rank holds of a model.
 #[derive(Debug)]
 pub(super) struct Contents {
-    pub(super) sharding: Arc<Sharding>,
+    /// The strategies of the parts that the model was sharded in.
+    pub(super) strategies: String,
     pub(super) parameters: Vec<Described>,
     /// Pieces and running state, in the order of the model.
     pub(super) pieces: Vec<Stored>,
@@ -53,22 +54,18 @@ impl Contents {
     pub(super) fn of<M: Module>(model: &M) -> Result<Self> {
         let mut look = Look::default();
         walk(model, &mut look);
-        let Some(sharding) = look.sharding else {
+        if look.parts.is_empty() {
             return Err(not_sharded());
-        };
-        let units = sharding.units().iter();
-        let parameters = units
-            .flat_map(|u| u.layout.parameters())
-            .map(|p| Described::from(&p))
-            .collect();
+        }
+        let strategies = look.parts.iter().map(|part| part.strategy.to_string());
         let pieces = look.pieces.into_iter().collect::<Result<Vec<_>>>()?;
         let places = pieces.iter().enumerate();
         let places = places
             .map(|(at, stored)| (stored.path.clone(), at))
             .collect();
         Ok(Self {
-            sharding,
-            parameters,
+            strategies: strategies.collect::<Vec<_>>().join(" and "),
+            parameters: look.parameters,
             pieces,
             paths: look.paths,
             places,
@@ -166,7 +163,9 @@ fn view<'a>(
 
 #[derive(Default)]
 struct Look {
-    sharding: Option<Arc<Sharding>>,
+    /// What the model was sharded in.
+    parts: Vec<Arc<Sharding>>,
+    parameters: Vec<Described>,
     pieces: Vec<Result<Stored>>,
     paths: HashMap<u64, String>,
 }
@@ -205,16 +204,21 @@ impl Visit for Look {
         }
     }
 
-    fn sharded(&mut self, path: &str, mut held: Held, identity: Identity) {
-        let first = self
-            .sharding
-            .get_or_insert_with(|| identity.sharding.clone());
-        if !Arc::ptr_eq(first, &identity.sharding) {
-            held.piece = Err(two_sharded(path));
-        }
+    fn sharded(&mut self, path: &str, held: Held, identity: Identity) {
+        let Identity {
+            sharding,
+            unit,
+            slot,
+        } = identity;
+        let layout = &sharding.unit(unit).layout;
+        let described = Described::new(path, layout, slot, sharding.cut.size());
+        self.parameters.push(described);
         self.paths.insert(held.id, path.to_string());
-        let trainable = identity.sharding.unit(identity.unit).layout.trainable;
+        let trainable = layout.trainable;
         self.pieces.push(held.stored("parameter", path, trainable));
+        if !self.parts.iter().any(|part| Arc::ptr_eq(part, &sharding)) {
+            self.parts.push(sharding);
+        }
     }
 
     fn plain(&mut self, path: &str, held: Held) {

@@ -68,8 +68,7 @@ impl World {
         };
         alike(folder, &seen)?;
         self.together(WHAT, || {
-            let cut_over = contents.sharding.cut.size();
-            manifest.check(folder, cut_over, self.size(), &contents.parameters)?;
+            manifest.check(folder, self.size(), &contents.parameters)?;
             let behaves = Behaviours::of(&optimizer, &model, &contents.paths)?;
             Behaviours::compare(
                 manifest.optimizer.as_ref(),

@@ -4,7 +4,7 @@ use super::folder::sync_folder;
 use super::state::UserState;
 use super::trial::Behaviours;
 use crate::error::{Error, Result};
-use crate::layout::Parameter;
+use crate::layout::UnitLayout;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -35,8 +35,6 @@ pub(super) struct Manifest {
     pub(super) number: u64,
     /// The strategy it was saved under; informative.
     pub(super) strategy: String,
-    /// Ranks that share one copy of the state.
-    pub(super) cut_over: usize,
     /// What is laid out, in order; the layout follows from it.
     pub(super) parameters: Vec<Described>,
     /// One file per rank, in rank order.
@@ -56,6 +54,8 @@ pub(super) struct Described {
     dtype: String,
     trainable: bool,
     whole: bool,
+    /// Ranks that share one copy of it.
+    cut_over: usize,
 }
 
 /// A rank's file.
@@ -65,20 +65,24 @@ pub(super) struct Listed {
     pub(super) crc32: u32,
 }
 
-impl From<&Parameter> for Described {
-    fn from(p: &Parameter) -> Self {
+impl Described {
+    /// A parameter with this path in the model, of which a part was sharded over so many ranks.
+    pub(super) fn new(path: &str, layout: &UnitLayout, slot: usize, cut_over: usize) -> Self {
+        let slot = &layout.slots[slot];
+        // The unit's path is that in the part.
+        let outer = path.strip_suffix(slot.path.as_str()).unwrap_or_default();
+        let unit = format!("{outer}{}", layout.path);
         Self {
-            path: p.path.clone(),
-            unit: p.unit.clone(),
-            shape: p.shape.clone(),
-            dtype: p.dtype.name().to_string(),
-            trainable: p.trainable,
-            whole: p.whole,
+            path: path.into(),
+            unit: unit.trim_end_matches('.').into(),
+            shape: slot.shape.clone(),
+            dtype: layout.dtype.name().to_string(),
+            trainable: layout.trainable,
+            whole: layout.is_whole(),
+            cut_over,
         }
     }
-}
 
-impl Described {
     fn summary(&self) -> String {
         let Self {
             path,
@@ -87,6 +91,7 @@ impl Described {
             dtype,
             trainable,
             whole,
+            cut_over,
         } = self;
         let kind = if *trainable { "trainable" } else { "frozen" };
         let kind = if *whole {
@@ -94,7 +99,7 @@ impl Described {
         } else {
             kind.to_string()
         };
-        format!("{path} {shape:?} {dtype}, {kind}, in unit \"{unit}\"")
+        format!("{path} {shape:?} {dtype}, {kind}, in unit \"{unit}\", cut over {cut_over} rank(s)")
     }
 }
 
@@ -103,7 +108,6 @@ impl Described {
 pub(super) struct Claims {
     pub(super) number: u64,
     pub(super) strategy: String,
-    pub(super) cut_over: usize,
     pub(super) parameters: Vec<Described>,
     pub(super) files: Vec<Listed>,
     pub(super) optimizer: Option<Behaviours>,
@@ -147,7 +151,6 @@ impl Manifest {
         let Claims {
             number,
             strategy,
-            cut_over,
             parameters,
             files,
             optimizer,
@@ -159,7 +162,6 @@ impl Manifest {
             version: VERSION,
             number,
             strategy,
-            cut_over,
             parameters,
             files,
             optimizer,
@@ -251,17 +253,15 @@ impl Manifest {
     pub(super) fn check(
         &self,
         folder: &Path,
-        cut_over: usize,
         ranks: usize,
         parameters: &[Described],
     ) -> Result<()> {
         let path = Self::path(folder);
-        if self.files.len() != ranks || self.cut_over != cut_over {
-            let split = |ranks: usize, cut: usize| format!("{ranks} rank(s), cut over {cut}");
-            let expected = format!("a save of {}", split(ranks, cut_over));
+        if self.files.len() != ranks {
+            let expected = format!("a save of {ranks} rank(s)");
             let found = format!(
                 "one of {} (saved under {}; start as many ranks with a strategy that cuts alike)",
-                split(self.files.len(), self.cut_over),
+                self.files.len(),
                 self.strategy
             );
             return Err(Error::file(&path, expected, found));
@@ -274,7 +274,8 @@ impl Manifest {
         });
         if let Some((saved, wanted)) = differs {
             let say = |p: Option<Described>| p.map_or("no such parameter".into(), |p| p.summary());
-            return Err(Error::file(&path, say(wanted), say(saved)));
+            let saved = format!("{} (saved under {})", say(saved), self.strategy);
+            return Err(Error::file(&path, say(wanted), saved));
         }
         Ok(())
     }

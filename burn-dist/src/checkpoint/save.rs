@@ -32,6 +32,7 @@ impl World {
     /// states once more meanwhile. Files are as readable for others as the umask says.
     ///
     /// # Errors
+    /// [`Error::Replicas`] if ranks that should store the same do not;
     /// [`Error::File`] where a file cannot be written, for a folder to which another run saves, and for
     /// one with a save that this run has neither loaded nor written; ranks whose own files are fine
     /// return [`Error::PeerFailed`] then. [`Error::Model`] on all ranks for trainable parameters,
@@ -46,6 +47,7 @@ impl World {
         state: &impl Serialize,
     ) -> Result<()> {
         let folder = folder.as_ref();
+        self.check_replicas(model)?;
         let mut ready = None;
         let mut contents = None;
         self.together(WHAT, || {
@@ -102,8 +104,7 @@ impl World {
             });
             let manifest = Manifest::new(Claims {
                 number,
-                strategy: contents.sharding.strategy.to_string(),
-                cut_over: contents.sharding.cut.size(),
+                strategy: contents.strategies.clone(),
                 parameters: contents.parameters.clone(),
                 files: files.collect(),
                 optimizer: Behaviours::of(optimizer, model, &contents.paths)?,

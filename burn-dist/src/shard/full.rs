@@ -71,15 +71,6 @@ pub(crate) fn not_sharded() -> Error {
     )
 }
 
-/// What to say of a model that carries shards of two models.
-pub(crate) fn two_sharded(path: &str) -> Error {
-    Error::model(
-        path,
-        "belongs to another sharded model than the parameters before it",
-        "call this on each of the two",
-    )
-}
-
 /// Whether this thread is gathering a whole model.
 pub(super) fn is_exporting() -> bool {
     EXPORT.with_borrow(Option::is_some)

@@ -81,7 +81,7 @@ pub use scope::unit;
 pub use shadow::{Shadow, Shadowed};
 
 pub(crate) use flat::{Piece, Shared};
-pub(crate) use full::{Apart, not_sharded, two_sharded};
+pub(crate) use full::{Apart, not_sharded};
 pub(crate) use sharded::{Identity, Visit, walk};
 pub(crate) use sharding::Sharding;
 pub(crate) use values::Values;

@@ -6,6 +6,7 @@ use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, live_bytes, peak_bytes, reset_peak};
 use burn_dist::{Error, Plan, Result, Shadowed, World};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::cmp::Ordering;
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -186,7 +187,8 @@ impl Meter {
     /// Removes the bar, prints the closing table on rank 0, and returns it.
     ///
     /// # Errors
-    /// [`Error::User`] if the training loss of the last epoch is not below that of the first.
+    /// [`Error::User`] if the training loss of the last epoch is not below that of the first, or not a
+    /// number.
     pub fn finish(self, evaluation: Evaluation, micro_batches: usize) -> Result<Report> {
         self.bar.finish_and_clear();
         let (memory, (held, peak)) = (self.plan.memory(), self.memory());
@@ -208,9 +210,13 @@ impl Meter {
             say(format_args!("{report}"));
         }
         match self.losses.as_slice() {
-            [first, .., last] if last >= first => Err(Error::user(format!(
-                "the training loss did not fall: {first:.3} to {last:.3}"
-            ))),
+            // A loss that is not a number has not fallen.
+            [first, .., last] if last.partial_cmp(first) != Some(Ordering::Less) => {
+                Err(Error::user(format!(
+                    "the training loss did not fall: {first:.3} to {last:.3}"
+                )))
+            }
+            [only] if !only.is_finite() => Err(Error::user(format!("the training loss is {only}"))),
             _ => Ok(report),
         }
     }
