@@ -302,7 +302,7 @@ fn a_stranger_on_a_ranks_port_is_ignored() {
         // Many say nothing for long, and one a byte now and then: none of them holds up a rank.
         let silent = [(); 100].map(|()| TcpStream::connect(target).unwrap());
         std::thread::spawn(move || {
-            for _ in 0..20 {
+            for _ in 0..200 {
                 std::thread::sleep(Duration::from_millis(500));
                 let _ = (&silent[99]).write_all(b"x");
             }

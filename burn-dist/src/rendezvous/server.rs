@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 const GLANCE: Duration = Duration::from_millis(50);
 /// How long a server that closes waits for those it is still talking to.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Callers that have not proven anything yet and may be here at once: the one that has been here for
-/// longest makes room for the next, as ranks prove at once what they have to.
+/// Callers that have not proven anything yet and may be here at once, beyond two per rank: the one
+/// that has been here for longest makes room for the next, as ranks prove at once what they have to.
 const STRANGERS: usize = 64;
 
 /// The rendezvous of one world; dropping it closes it.
@@ -228,7 +228,7 @@ impl Book {
     fn await_proof(&self, socket: &Arc<TcpStream>) {
         let mut strangers = self.strangers();
         strangers.push_back(socket.clone());
-        if strangers.len() > STRANGERS
+        if strangers.len() > 2 * self.world + STRANGERS
             && let Some(longest) = strangers.pop_front()
         {
             // It may have gone by itself.
@@ -287,7 +287,8 @@ fn open_door(listener: &TcpListener, book: &Arc<Book>) {
             continue;
         };
         let (guest, socket) = (book.clone(), Arc::new(socket));
-        if book.connections.fetch_add(1, Ordering::Relaxed) >= 2 * (book.world + STRANGERS) {
+        let most = 4 * book.world + 2 * STRANGERS;
+        if book.connections.fetch_add(1, Ordering::Relaxed) >= most {
             // Those who were sent away are not gone yet, or ranks open more than they need.
             book.connections.fetch_sub(1, Ordering::Relaxed);
             continue;

@@ -192,7 +192,7 @@ impl Meeting<'_> {
 
     /// Answers the peers that call, until all have.
     fn answer(&self, listener: &TcpListener, links: &mut [Option<Link>]) -> Result<()> {
-        let mut door = Door::new(listener, &self.token, self.me);
+        let mut door = Door::new(listener, &self.token, self.me, links.len());
         while links.iter().any(Option::is_none) {
             if let Some(fault) = self.seat.fault() {
                 return Err(fault);

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 /// How long a caller may take to introduce itself.
 pub(super) const MANNERS: Duration = Duration::from_secs(2);
 pub(super) const GLANCE: Duration = Duration::from_millis(50);
-/// Callers that may be here at once without having introduced themselves: the one that has been
-/// here for longest makes room for the next, as ranks do so at once.
-const CALLERS: usize = 64;
+/// Callers that may be here at once without having introduced themselves, beyond one per rank: the
+/// one that has been here for longest makes room for the next, as ranks do so at once.
+const STRANGERS: usize = 64;
 /// The token, the caller's rank, and whether it can share memory.
 pub(super) const TOKEN: usize = 32;
 const HELLO: usize = TOKEN + 9;
@@ -27,6 +27,8 @@ pub(super) struct Door<'a> {
     /// What warnings begin with.
     name: String,
     callers: VecDeque<Caller>,
+    /// Callers that have room.
+    most: usize,
     turned_away: TurnedAway,
 }
 
@@ -49,13 +51,19 @@ pub(super) struct Known {
 }
 
 impl<'a> Door<'a> {
-    /// Callers must know `token`; the listener does not block.
-    pub(super) fn new(listener: &'a TcpListener, token: &'a str, rank: usize) -> Self {
+    /// So many `ranks` will call, which know `token`; the listener does not block.
+    pub(super) fn new(
+        listener: &'a TcpListener,
+        token: &'a str,
+        rank: usize,
+        ranks: usize,
+    ) -> Self {
         Self {
             listener,
             token,
             name: format!("rank {rank}"),
             callers: VecDeque::new(),
+            most: ranks + STRANGERS,
             turned_away: TurnedAway::default(),
         }
     }
@@ -117,7 +125,7 @@ impl<'a> Door<'a> {
             hello: Vec::new(),
             until: Instant::now() + MANNERS,
         });
-        if self.callers.len() > CALLERS
+        if self.callers.len() > self.most
             && let Some(longest) = self.callers.pop_front()
         {
             let why = "others came while it took its time";
