@@ -134,7 +134,7 @@ impl World {
         self.inner.setting.restarts
     }
 
-    /// Whether any rank was told to end, by SIGTERM or Ctrl-C: finish the step, save, and return.
+    /// Whether any rank was told to end, by SIGTERM, SIGHUP or Ctrl-C: finish the step, save, and return.
     ///
     /// Ask once a step, on every rank. A program that never asks is ended by those signals.
     /// Collective: one all-reduce of a byte.
