@@ -23,7 +23,7 @@ use models::Vit;
 use models::data::ImageBatch;
 use models::hf::with_classes;
 use models::loss::cross_entropy_sum;
-use models::run::{Images, Meter, VitArgs, evaluate, same_arguments, sharded};
+use models::run::{Images, Meter, VitArgs, evaluate, same_arguments, same_classes, sharded};
 use models::vit::hf_name;
 use std::process::ExitCode;
 
@@ -70,13 +70,15 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         .with_epsilon(1e-8);
     let mut optimizer = world.optimizer(adamw.init(), &model)?;
 
-    // The user's own part of a save: which samples were seen, and the loss scale, which is 1 but in f16.
+    // The user's own part of a save: which samples were seen, the loss scale, which is 1
+    // but in f16, and how the classes are numbered.
     let mut course = run.course(world, &data);
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
-        let (progress, saved);
-        (model, optimizer, (progress, saved)) = world.load(folder, model, optimizer)?;
+        let (progress, saved, named);
+        (model, optimizer, (progress, saved, named)) = world.load(folder, model, optimizer)?;
         scaler = run.scaler(Some(saved));
+        same_classes(named, &classes)?;
         course.resume(&progress)?;
         meter.resumed(course.done(), folder);
     }
@@ -128,7 +130,12 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
             // (5) SIGTERM or Ctrl-C on any rank: the step is done, so save, and leave.
             if world.should_stop()? {
                 if let Some(folder) = &run.save {
-                    world.save(folder, &model, &optimizer, &(course.progress(), &scaler))?;
+                    world.save(
+                        folder,
+                        &model,
+                        &optimizer,
+                        &(course.progress(), &scaler, &classes),
+                    )?;
                 }
                 return meter.stop(course.done(), run.save.as_deref());
             }
@@ -136,7 +143,12 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
 
         // (6) Every rank writes its pieces; a kill at any moment leaves the save before.
         if let Some(folder) = &run.save {
-            world.save(folder, &model, &optimizer, &(course.progress(), &scaler))?;
+            world.save(
+                folder,
+                &model,
+                &optimizer,
+                &(course.progress(), &scaler, &classes),
+            )?;
         }
         let Some(score) = evaluated(&model)? else {
             return meter.stop(course.done(), run.save.as_deref());

@@ -363,7 +363,7 @@ const LONGEST: usize = 2000;
 /// A part of a message that comes from a file, a peer or a caller: cut where it is too long to be read.
 ///
 /// A field of a damaged file may have megabytes, and every rank would print them.
-fn bounded(text: String) -> String {
+pub(crate) fn bounded(text: String) -> String {
     match text.char_indices().nth(LONGEST) {
         None => text,
         Some((end, _)) => format!("{}... ({} bytes in all)", &text[..end], text.len()),

@@ -61,18 +61,22 @@ pub enum ConfigError {
     },
 }
 
-/// No model has more blocks.
-const MOST_BLOCKS: usize = 4096;
-/// No other size of a model is larger.
-const MOST: usize = 1 << 24;
+/// The most that a size can be, by its name here or in a `config.json`.
+///
+/// Far above every published model, and low enough that no product of sizes overflows and a list of all
+/// blocks fits into memory: a size may come from a damaged file.
+pub(crate) fn most(field: &str) -> usize {
+    match field {
+        "blocks" | "num_hidden_layers" | "n_layers" => 1 << 12,
+        "image_size" | "patch_size" | "channels" | "num_channels" => 1 << 14,
+        _ => 1 << 24,
+    }
+}
 
 /// Each of these sizes is at least 1, and none so large that making the model would take all memory.
 pub(crate) fn sizes(sizes: &[(&'static str, usize)]) -> Result<(), ConfigError> {
     for (field, size) in sizes.iter().copied() {
-        let most = match field {
-            "blocks" => MOST_BLOCKS,
-            _ => MOST,
-        };
+        let most = most(field);
         match size {
             0 => return Err(ConfigError::Zero { field }),
             size if size > most => return Err(ConfigError::TooLarge { field, size, most }),

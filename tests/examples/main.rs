@@ -5,6 +5,7 @@
 //! says what is wrong instead of a backtrace.
 
 mod bert;
+mod foreign;
 mod options;
 mod run;
 mod vit;

@@ -34,6 +34,9 @@ fn weights_that_cannot_be_had_are_one_sentence() {
     std::fs::write(bert.path().join("config.json"), r#"{"model_type": "bert"}"#).unwrap();
     let vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n";
     std::fs::write(bert.path().join("vocab.txt"), vocabulary).unwrap();
+    // With what it leaves open, a line would say what was made of it.
+    let settings = r#"{"do_lower_case": true}"#;
+    std::fs::write(bert.path().join("tokenizer_config.json"), settings).unwrap();
     let message = |example, from: &Path| run(example, "", &[("--from", from)]).failed();
     for (example, own) in [("vit_fsdp", &vit), ("bert_fsdp", &bert)] {
         let nowhere = message(example, Path::new("/no/such/folder"));

@@ -139,7 +139,7 @@ impl Weights {
     }
 
     /// Modules or parameters, by path, that are drawn anew if their shape in the files differs, such
-    /// as a classifier for other labels. Every other difference is an error.
+    /// as a classifier for other labels, or if the files lack them. Every other difference is an error.
     pub fn may_differ(mut self, paths: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.may_differ.extend(paths.into_iter().map(Into::into));
         self
@@ -168,11 +168,10 @@ impl Weights {
         Some((found.0, found.1))
     }
 
-    /// The float type of a tensor.
+    /// Fails for a tensor that an index promises in vain.
     ///
     /// # Errors
-    /// [`Error::File`] for any other type.
-    /// The error for a tensor that is read and that an index promises in vain, if it is one.
+    /// [`Error::File`] with the tensor and the file that it should be in.
     pub(super) fn promised(&self, name: &str) -> Result<()> {
         match self.absent.get(name) {
             None => Ok(()),
@@ -190,6 +189,10 @@ impl Weights {
         }
     }
 
+    /// The float type of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::File`] for any other type.
     pub(super) fn dtype(&self, name: &str, stored: &Stored) -> Result<DType> {
         burn_float(stored.dtype).ok_or_else(|| {
             let expected = format!("{name} as F64, F32, F16 or BF16");

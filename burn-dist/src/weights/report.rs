@@ -1,5 +1,6 @@
 //! What became of every parameter and every tensor of a load.
 
+use crate::error::bounded;
 use crate::plan::readable;
 use std::fmt;
 
@@ -72,6 +73,7 @@ fn list(f: &mut fmt::Formatter<'_>, what: &str, items: &[impl fmt::Display]) -> 
     }
     write!(f, "\n  {what} ({}): ", items.len())?;
     for (index, item) in items.iter().take(SHOWN).enumerate() {
+        let item = bounded(item.to_string());
         write!(f, "{}{item}", if index == 0 { "" } else { ", " })?;
     }
     match items.len().saturating_sub(SHOWN) {
@@ -110,5 +112,8 @@ mod tests {
              shape there (1): head.weight (classifier.weight is [1000, 64], not [10, 64])\n  in the \
              files, but not in the model (9): p0, p1, p2, p3, p4, p5 and 3 more"
         );
+        // A name is as long as its file says.
+        report.unused = vec!["x".repeat(1_000_000)];
+        assert!(report.to_string().len() < 3000);
     }
 }

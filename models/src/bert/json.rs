@@ -196,6 +196,17 @@ mod tests {
                 "activation",
             ),
             (r#"{"vocab_size": "many"}"#, "vocab_size"),
+            // Each of these would be made into a list of blocks, or multiplied.
+            (
+                r#"{"num_hidden_layers": 100000000000}"#,
+                "num_hidden_layers",
+            ),
+            (
+                r#"{"model_type": "distilbert", "n_layers": 4097}"#,
+                "n_layers",
+            ),
+            (r#"{"vocab_size": 18446744073709551615}"#, "vocab_size"),
+            (r#"{"hidden_size": 1099511627776}"#, "hidden_size"),
         ] {
             let message = BertConfig::from_hf(text).unwrap_err().to_string();
             assert!(message.contains(&format!("`{field}`")), "{message}");

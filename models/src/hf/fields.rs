@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::config::ConfigError;
+use crate::config::{self, ConfigError};
 
 /// Why a `config.json` describes none of our models.
 #[derive(Debug, Clone, PartialEq, Error)]
@@ -40,6 +40,17 @@ pub enum HfConfigError {
     Sizes(#[from] ConfigError),
 }
 
+/// Characters that are shown of a value: what a file of somebody else holds has any length.
+const SHOWN: usize = 200;
+
+fn shown(value: &impl std::fmt::Display) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN) {
+        None => text,
+        Some((end, _)) => format!("{}... ({} bytes in all)", &text[..end], text.len()),
+    }
+}
+
 /// A parsed `config.json`.
 #[derive(Debug)]
 pub(crate) struct Fields(Map<String, Value>);
@@ -49,10 +60,10 @@ impl Fields {
         match serde_json::from_str(text) {
             Ok(Value::Object(fields)) => Ok(Self(fields)),
             Ok(other) => Err(HfConfigError::Json {
-                found: other.to_string(),
+                found: shown(&other),
             }),
             Err(error) => Err(HfConfigError::Json {
-                found: error.to_string(),
+                found: shown(&error),
             }),
         }
     }
@@ -68,7 +79,13 @@ impl Fields {
         otherwise: usize,
     ) -> Result<usize, HfConfigError> {
         let number = |value: &Value| value.as_u64().and_then(|x| usize::try_from(x).ok());
-        self.read(field, otherwise, number, "a whole number")
+        let size = self.read(field, otherwise, number, "a whole number")?;
+        let most = config::most(field);
+        // By the name that it has in the file.
+        match size > most {
+            true => Err(ConfigError::TooLarge { field, size, most }.into()),
+            false => Ok(size),
+        }
     }
 
     pub(crate) fn number(&self, field: &'static str, otherwise: f64) -> Result<f64, HfConfigError> {
@@ -87,7 +104,7 @@ impl Fields {
         };
         read(value).ok_or_else(|| HfConfigError::Field {
             field,
-            found: value.to_string(),
+            found: shown(value),
             expected,
         })
     }
@@ -104,7 +121,7 @@ impl Fields {
         let found = supported.iter().find(|name| value.as_str() == Some(name));
         found.copied().ok_or_else(|| HfConfigError::Unsupported {
             field,
-            found: value.to_string(),
+            found: shown(value),
             supported: supported.join(" or "),
         })
     }
@@ -114,7 +131,7 @@ impl Fields {
         match self.value(field) {
             Some(value) if *value != Value::Bool(supported) => Err(HfConfigError::Unsupported {
                 field,
-                found: value.to_string(),
+                found: shown(value),
                 supported: supported.to_string(),
             }),
             _ => Ok(()),
@@ -162,7 +179,7 @@ pub fn class_names(text: &str) -> Result<Option<Vec<String>>, HfConfigError> {
     let expected = "an object from the numbers 0, 1, .. to labels";
     let wrong = || HfConfigError::Field {
         field: FIELD,
-        found: labels.to_string(),
+        found: shown(labels),
         expected,
     };
     let labels = labels.as_object().ok_or_else(wrong)?;
@@ -254,6 +271,26 @@ mod tests {
         let named = written(labels(5));
         assert_eq!(fields(&named).classes(), Ok(5));
         assert_eq!(fields(r#"{"num_labels": 9}"#).classes(), Ok(9));
+    }
+
+    #[test]
+    fn a_long_value_is_not_a_long_message() {
+        let long = "\u{e9}".repeat(2_000_000);
+        let text = serde_json::json!({"width": long, "act": long, "bias": long, "id2label": long});
+        let text = text.to_string();
+        let found = fields(&text);
+        let errors = [
+            found.size("width", 1).unwrap_err(),
+            found.one_of("act", &["gelu"]).unwrap_err(),
+            found.switch("bias", true).unwrap_err(),
+            class_names(&text).unwrap_err(),
+            Fields::parse(&format!("[{text}]")).unwrap_err(),
+        ];
+        for error in errors {
+            let message = error.to_string();
+            assert!(message.contains("bytes in all"), "{}", message.len());
+            assert!(message.len() < 1000, "{}", message.len());
+        }
     }
 
     #[test]

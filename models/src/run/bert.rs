@@ -115,7 +115,11 @@ impl BertArgs {
         let places = [
             ("the vocabulary", config.vocab, tokenizer.size()),
             ("--max-length", config.positions, self.max_length),
-            ("the parts of a text (title, description)", types, 2),
+            (
+                "types of tokens (one for titles, one for descriptions; type_vocab_size in config.json)",
+                types,
+                2,
+            ),
         ];
         if let Some((what, most, found)) =
             places.into_iter().find(|(_, most, wanted)| wanted > most)
@@ -210,6 +214,13 @@ impl BertArgs {
                 "--max-length",
                 format!("at most {longest} tokens, which a BERT has places for"),
                 self.max_length,
+            ));
+        }
+        if let (Some(lower_case), None, None) = (self.lower_case, &self.tokenizer, pretrained) {
+            return Err(Error::config(
+                "--lower-case",
+                "a vocab.txt to read, from --tokenizer or --from: one that is made is in lower case",
+                lower_case,
             ));
         }
         let resumed = self.run.resumes(world)?;

@@ -3,7 +3,7 @@
 //! A head whose outputs stand in another order than the data's classes trains and scores as if its weights
 //! were noise, and nothing fails. So names are compared.
 
-use burn_dist::World;
+use burn_dist::{Error, Result, World};
 
 /// Names that a message lists.
 const SHOWN: usize = 20;
@@ -72,12 +72,11 @@ impl Classes {
         if theirs.len() != data.len() {
             return (Relation::NewHead, own);
         }
-        let same = |a: &str, b: &str| a.trim().to_lowercase() == b.trim().to_lowercase();
         let number = |name: &String| {
             let mut places = theirs
                 .iter()
                 .enumerate()
-                .filter(|(_, other)| same(name, other));
+                .filter(|(_, other)| is_same(name, other));
             let (at, _) = places.next()?;
             // A name that stands there twice says nothing.
             u8::try_from(at).ok().filter(|_| places.next().is_none())
@@ -101,6 +100,41 @@ impl Classes {
             .enumerate()
             .any(|(n, number)| n != usize::from(*number))
     }
+}
+
+/// Fails where the classes of a save have other names or numbers than those of the run that goes on.
+///
+/// A checkpoint to begin with decides on the numbers; a run that goes on without it, or with other data,
+/// would take each class for another.
+///
+/// # Errors
+/// [`Error::Config`] with both lists.
+///
+/// ```
+/// use models::run::same_classes;
+///
+/// let names = |names: [&str; 2]| names.map(String::from).to_vec();
+/// assert!(same_classes(names(["Cat", "dog"]), &names(["cat", "dog"])).is_ok());
+/// assert!(same_classes(names(["dog", "cat"]), &names(["cat", "dog"])).is_err());
+/// ```
+pub fn same_classes(saved: Vec<String>, ours: &[String]) -> Result<()> {
+    let alike = |(a, b): (&String, &String)| is_same(a, b);
+    if saved.len() == ours.len() && saved.iter().zip(ours).all(alike) {
+        return Ok(());
+    }
+    Err(Error::config(
+        "classes of the save, by number",
+        format!("{}, as in this run", listed(ours)),
+        format!(
+            "{}: go on with the same --from and --data as the run that saved it",
+            listed(&saved)
+        ),
+    ))
+}
+
+/// Whether two names differ in no more than the case of letters and the blanks around them.
+fn is_same(a: &str, b: &str) -> bool {
+    a.trim().to_lowercase() == b.trim().to_lowercase()
 }
 
 fn listed(names: &[String]) -> String {

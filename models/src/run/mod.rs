@@ -20,7 +20,7 @@ mod vocabulary;
 pub use alike::same_arguments;
 pub use args::RunArgs;
 pub use bert::{BertArgs, BertSize, Texts};
-pub use classes::Classes;
+pub use classes::{Classes, same_classes};
 pub use course::{Course, Progress};
 pub use evaluate::{Evaluation, evaluate};
 pub use meter::Meter;

@@ -128,7 +128,8 @@ impl Pretrained {
         self.config(class_names)
     }
 
-    /// Its weights, by our names; the classifier may be for other labels.
+    /// Its weights, by our names; the classifier may be for other labels. Where there is none, as beside a
+    /// masked language model, what leads to it (the pooler) may be missing too.
     ///
     /// # Errors
     /// What [`Weights::open`] returns.
@@ -136,9 +137,14 @@ impl Pretrained {
         &self,
         names: impl Fn(&str) -> Option<HfName> + Send + Sync + 'static,
     ) -> Result<Weights> {
-        let weights = Weights::open(&self.folder)?
-            .named(names)
-            .may_differ(["head"]);
+        let weights = Weights::open(&self.folder)?.named(names);
+        let mut tensors = weights.tensors();
+        let new: &[&str] = match tensors.any(|(name, _)| name == "classifier.weight") {
+            true => &["head"],
+            false => &["head", "pooler"],
+        };
+        drop(tensors);
+        let weights = weights.may_differ(new.iter().copied());
         Ok(match self.may_lack {
             true => weights.may_lack_parameters(),
             false => weights,

@@ -81,9 +81,10 @@ impl Tokenizer {
             let cased = pieces.lines().find(|piece| is_cased(piece));
             match cased {
                 Some(piece) => log::info!(
-                    "{} is read as cased, for it has {piece:?}: texts keep their capital letters \
+                    "{} is read as cased, for it has {:?}: texts keep their capital letters \
                      (--lower-case says otherwise)",
-                    path.display()
+                    path.display(),
+                    piece.chars().take(40).collect::<String>()
                 ),
                 None => log::info!(
                     "{} is read as one of lower case, for no piece has a capital letter",
