@@ -318,7 +318,7 @@ fn a_vocabulary_that_leaves_its_case_open_is_decided_in_one_line() {
         let lines = ended
             .stderr
             .lines()
-            .filter(|line| line.contains("lower case"));
+            .filter(|line| line.contains("is read as"));
         let lines: Vec<_> = lines.map(String::from).collect();
         ended.succeeded();
         lines
