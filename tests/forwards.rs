@@ -157,7 +157,9 @@ fn check(units: bool) {
                 println!("{what}");
                 let reads = forwards * 2 * (BLOCKS + 2) * READ;
                 assert!(forward <= expected[0] + gathered + reads + SLACK, "{what}");
-                assert!(backward <= expected[1] + SLACK, "{what}");
+                // What the last backward itself has gathered may stay until the next one; what the forwards
+                // held is a hundred times that.
+                assert!(backward <= expected[1] + MODEL + SLACK, "{what}");
             }
         }
     }

@@ -135,6 +135,8 @@ fn read(folder: &Path, name: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
         let name = name.join(entry.file_name());
         match entry.file_type().unwrap().is_dir() {
             true => read(folder, &name, files),
+            // Says which process the folder belongs to.
+            false if name == Path::new("lock") => {}
             false => {
                 let bytes = std::fs::read(entry.path()).unwrap();
                 files.insert(name, bytes);

@@ -29,17 +29,18 @@ impl World {
     /// on either side; [`Error::Model`] if `model` was not sharded; what collectives return.
     ///
     /// ```
-    /// use burn::nn::LinearConfig;
-    /// use burn::tensor::Tensor;
+    /// use burn::{nn::LinearConfig, optim::SgdConfig, tensor::Tensor};
     /// use burn_dist::prelude::*;
     ///
     /// let found = Threads::new(3).run(|world| {
     ///     let layer = LinearConfig::new(4, 2).init(&world.device());
-    ///     let mut layer = Strategy::ddp().shard(layer, &world)?;
+    ///     let layer = Strategy::ddp().shard(layer, &world)?;
+    ///     let mut optim = world.optimizer(SgdConfig::new().init(), &layer)?;
     ///     world.check_replicas(&layer)?;
-    ///     if world.rank() == 1 {
-    ///         layer.weight = layer.weight.map(|w| Tensor::from_inner(w.inner() * 2).require_grad());
-    ///     }
+    ///     let x = Tensor::<2>::ones([8, 4], &world.device());
+    ///     let grads = world.backward(layer.forward(x).mean(), &layer)?.into_params();
+    ///     let rate = if world.rank() == 1 { 0.2 } else { 0.1 };
+    ///     let layer = optim.step(rate, layer, grads);
     ///     world.check_replicas(&layer)
     /// });
     /// let found = found.unwrap_err().to_string();

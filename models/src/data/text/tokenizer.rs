@@ -261,6 +261,31 @@ mod tests {
         assert_eq!(sum, 2_340_327_663);
     }
     #[test]
+    fn a_word_that_is_read_as_unknown_anyway_teaches_nothing() {
+        let text = |description: String| Text {
+            title: "a bank beside a bank".into(),
+            description,
+            label: 0,
+        };
+        let train = |words: &str| {
+            let texts = vec![text(words.into()), text("banks beside banks".into())];
+            Tokenizer::train(&texts, 200).unwrap().pieces()
+        };
+        // Looking for pairs in it would take the square of its length: half a minute.
+        let long = "xy".repeat(125_000);
+        assert_eq!(train(&format!("rivers {long}")), train("rivers"));
+        assert_ne!(
+            train(&format!("rivers {}", "xy".repeat(50))),
+            train("rivers")
+        );
+        let found = Tokenizer::train(&vec![text("one".into())], usize::MAX).unwrap_err();
+        assert!(
+            found.to_string().contains("at most 1048576 word pieces"),
+            "{found}"
+        );
+    }
+
+    #[test]
     fn the_longer_part_of_a_long_text_loses_its_end() {
         let tokenizer = small();
         let tokenizer = tokenizer.with_max_length(8).unwrap();
