@@ -16,9 +16,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Where a rank's file keeps the numbers of the optimizer, and the list of all that it keeps.
-pub(super) const NUMBERS: &str = "optimizer";
-pub(super) const KEPT: &str = "kept";
+/// Where a rank's file keeps the numbers of the optimizer and the list of all that it keeps: one entry,
+/// for the entries of a header come in an order that differs from run to run.
+pub(super) const OPTIMIZER: &str = "optimizer";
 
 /// What a rank holds of a model.
 #[derive(Debug)]
@@ -133,10 +133,10 @@ impl Contents {
             let view = view(state.dtype, state.shape.clone(), &state.bytes, path)?;
             tensors.insert(format!("optimizer/{}", state.name), view);
         }
-        let scalars = serde_json::to_string(&states.scalars).map_err(|e| failed(&e))?;
         // What there is, so that nothing can be missing later.
-        let kept = serde_json::to_string(&states.kept(self)).map_err(|e| failed(&e))?;
-        let header = HashMap::from([(NUMBERS.into(), scalars), (KEPT.into(), kept)]);
+        let kept = (&states.scalars, states.kept(self));
+        let kept = serde_json::to_string(&kept).map_err(|e| failed(&e))?;
+        let header = HashMap::from([(OPTIMIZER.into(), kept)]);
         let write = || {
             // The crate writes to another file first, which nobody else may read, and renames it.
             let permissions = File::create(path)?.metadata()?.permissions();

@@ -1,7 +1,7 @@
 //! Reading a save.
 
 use super::claim;
-use super::contents::{Contents, KEPT, NUMBERS};
+use super::contents::{Contents, OPTIMIZER};
 use super::folder::{rank_file, save_folder};
 use super::manifest::{Manifest, Stamp, measure};
 use super::optimizer::{Kept, StateTensor, States};
@@ -148,12 +148,13 @@ fn read(path: &Path, contents: &Contents) -> Result<(Pieces, States)> {
             });
         }
     }
-    let header = |name: &str| {
-        let text = header.metadata().as_ref().and_then(|all| all.get(name));
-        text.ok_or_else(|| damaged(&format!("no list of {name}")))
-    };
-    states.scalars = serde_json::from_str(header(NUMBERS)?).map_err(|e| damaged(&e))?;
-    let kept: Vec<Kept> = serde_json::from_str(header(KEPT)?).map_err(|e| damaged(&e))?;
+    let text = header
+        .metadata()
+        .as_ref()
+        .and_then(|all| all.get(OPTIMIZER));
+    let text = text.ok_or_else(|| damaged(&"no list of what the optimizer keeps"))?;
+    let kept: Vec<Kept>;
+    (states.scalars, kept) = serde_json::from_str(text).map_err(|e| damaged(&e))?;
     states.check(&kept, contents, path)?;
     Ok((pieces, states))
 }

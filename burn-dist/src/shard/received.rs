@@ -231,7 +231,7 @@ struct Sources {
 
 /// A whole tensor of rank 0.
 enum Full {
-    Float(Piece),
+    Float(Box<Piece>),
     /// Integers or booleans.
     Other(TensorData),
 }
@@ -282,7 +282,7 @@ impl ModuleVisitor for Sources {
         let is_full = self.is_full;
         self.enter(self.path.join("."), |path, dtype| {
             let stored = as_stored(path, param.base(), is_full, dtype)?;
-            Ok(Full::Float(Piece::of(stored)?))
+            Ok(Full::Float(Box::new(Piece::of(stored)?)))
         });
     }
 
