@@ -179,8 +179,8 @@ impl Strategy {
 
     /// How many steps lie between two comparisons of replicas, instead of 100; 0 for never.
     ///
-    /// See [`World::check_replicas`](crate::World::check_replicas). On a CPU a comparison takes less than a
-    /// step does (`benches/step.rs`), so that every 100 steps it costs less than 1 %.
+    /// See [`World::check_replicas`](crate::World::check_replicas). On a CPU a comparison takes some
+    /// thousandths of a step (`benches/step.rs`).
     pub fn check_replicas_every(mut self, steps: usize) -> Self {
         self.check_every = steps;
         self

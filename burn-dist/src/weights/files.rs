@@ -168,6 +168,11 @@ impl Weights {
         Some((found.0, found.1))
     }
 
+    /// Whether every tensor that an index names is where it says; a download may have been cut off.
+    pub fn is_complete(&self) -> bool {
+        self.absent.is_empty()
+    }
+
     /// Fails for a tensor that an index promises in vain.
     ///
     /// # Errors
@@ -384,6 +389,8 @@ mod tests {
             fs::write(folder.path().join(INDEX), index(map)).unwrap();
             fs::write(folder.path().join(one), bytes).unwrap();
             let weights = Weights::open(folder.path()).unwrap();
+            // Each of these indices names something that is not there.
+            assert!(!weights.is_complete());
             let layer = LinearConfig::new(7, 15).init(&Device::flex());
             weights.apply(layer).map(drop).map_err(|e| e.to_string())
         };

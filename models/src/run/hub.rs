@@ -71,7 +71,8 @@ fn repository(
 }
 
 fn is_whole(folder: &Path) -> bool {
-    folder.join("config.json").is_file() && Weights::open(folder).is_ok()
+    folder.join("config.json").is_file()
+        && Weights::open(folder).is_ok_and(|weights| weights.is_complete())
 }
 
 fn refused(name: &str, why: &str, remedy: &str) -> Error {
