@@ -92,14 +92,6 @@ impl Classes {
             }
         }
     }
-
-    /// Whether the data's own numbers are to be replaced.
-    pub fn is_reordered(&self) -> bool {
-        self.numbers
-            .iter()
-            .enumerate()
-            .any(|(n, number)| n != usize::from(*number))
-    }
 }
 
 /// Fails where the classes of a save have other names or numbers than those of the run that goes on.
