@@ -20,7 +20,7 @@ const UNSAFE: [&str; 21] = [
     "burn-dist/src/comm/nccl/preflight.rs",
     "burn-dist/src/comm/nccl/text.rs",
     "burn-dist/src/launch/supervise/child.rs",
-    "burn-dist/src/shard/device.rs",
+    "burn-dist/src/shard/memory/device.rs",
     "burn-dist/src/telemetry/memory.rs",
     "burn-dist/src/weights/files.rs",
     "tests/memory.rs",

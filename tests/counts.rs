@@ -295,7 +295,7 @@ fn thousands_of_ranks_are_planned_at_once() {
     let attempt = |_| {
         let start = Instant::now();
         let plan = Strategy::fsdp().plan(&model, 4096).unwrap();
-        assert_eq!(plan.cut_over(), 4096);
+        assert_eq!(plan.shard_group_size(), 4096);
         start.elapsed()
     };
     // A busy machine delays some of them, a slow plan all.

@@ -142,7 +142,7 @@ fn check(units: bool, expected: &[(usize, Held)]) {
             for strategy in oracle::strategies(size) {
                 let plan = strategy.plan(&Net::new(&Device::flex()), size).unwrap();
                 let until_step = [Strategy::zero1(), Strategy::zero2()].contains(&strategy);
-                let gathered = match plan.cut_over() {
+                let gathered = match plan.shard_group_size() {
                     1 => 0,
                     _ if units && !until_step => 2 * LAYER,
                     _ => MODEL,

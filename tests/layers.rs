@@ -267,7 +267,7 @@ fn layers_that_read_their_stored_shape_are_kept_whole() {
         place.train(&model, 3, loss).map(|_| ())
     });
     let plan = Strategy::fsdp().plan(&model, 2).unwrap();
-    assert!(plan.units().iter().all(|unit| unit.is_whole()));
+    assert!(plan.units().iter().all(|unit| unit.is_replicated()));
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn a_save_of_several_parts_is_whole() {
             );
         }
     }
-    // A part that is cut over other ranks is named.
+    // A part that is sharded over other ranks is named.
     let folder = tempfile::tempdir().unwrap();
     let run = |world: World| {
         let saved = single().sharded(&world, &Strategy::fsdp(), &Strategy::ddp())?;
@@ -172,7 +172,7 @@ fn a_save_of_several_parts_is_whole() {
     };
     let found = ranks(2).run(run).unwrap_err().to_string();
     assert!(
-        found.contains("expected head.weight") && found.contains("cut over 2"),
+        found.contains("expected head.weight") && found.contains("sharded over 2"),
         "{found}"
     );
     assert!(found.contains("fsdp and ddp"), "{found}");

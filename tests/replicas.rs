@@ -108,7 +108,7 @@ fn equal_replicas_are_equal_after_many_steps() {
                 }
                 // Rank 0 shares what it stores under ddp, and in all groups but one of all ranks.
                 let plan = strategy.plan(&Mlp::new(3, &world.device()), size)?;
-                let is_shared = plan.cut_over() < size;
+                let is_shared = plan.shard_group_size() < size;
                 assert_eq!(
                     world.check_replicas(&model).is_err(),
                     is_shared,

@@ -75,7 +75,7 @@ fn every_rank_reads_its_own_bytes_and_no_others() {
                     let (model, report) = load(&strategy, &world, &open(folder.path()))?;
                     let parts = plan.units().iter().flat_map(|unit| {
                         let rank = world.rank() % unit.ranks;
-                        (0..unit.slots.len()).map(move |slot| unit.piece(slot, rank).len())
+                        (0..unit.slots.len()).map(move |slot| unit.shard_range(slot, rank).len())
                     });
                     assert_eq!(report.read_bytes, 4 * parts.sum::<usize>() as u64);
                     Ok((gathered(&world, &model)?, report))
@@ -92,7 +92,11 @@ fn every_rank_reads_its_own_bytes_and_no_others() {
             }
             // The ranks that share one copy of the model read the files once, all together.
             let read: u64 = loaded.iter().map(|(_, report)| report.read_bytes).sum();
-            assert_eq!(read, whole * (size / plan.cut_over()) as u64, "{what}");
+            assert_eq!(
+                read,
+                whole * (size / plan.shard_group_size()) as u64,
+                "{what}"
+            );
         }
     }
 }

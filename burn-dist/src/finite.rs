@@ -2,7 +2,7 @@
 
 use crate::comm::{Communicator, Span, SpanMut};
 use crate::error::{Error, Result};
-use crate::shard::{Identity, Piece, Visit, walk};
+use crate::shard::{Shard, ShardedParam, Visit, walk};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 
@@ -48,8 +48,8 @@ impl Looked {
         path.map_or_else(|| "this model".into(), String::clone)
     }
 
-    fn look(&mut self, path: &str, (piece, dtype): (Result<Piece>, DType)) {
-        let finite = piece.and_then(|piece| Ok(is_finite(&piece.read()?, dtype)));
+    fn look(&mut self, path: &str, (shard, dtype): (Result<Shard>, DType)) {
+        let finite = shard.and_then(|shard| Ok(is_finite(&shard.read()?, dtype)));
         match finite {
             Ok(false) if self.first.is_none() => self.first = Some(self.paths.len()),
             Err(error) => self.error = Some(error),
@@ -60,15 +60,15 @@ impl Looked {
 }
 
 impl Visit for Looked {
-    type Held = (Result<Piece>, DType);
+    type Held = (Result<Shard>, DType);
 
     fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Self::Held {
         let stored = param.base();
         let dtype = stored.dtype();
-        (Piece::of(stored), dtype)
+        (Shard::of(stored), dtype)
     }
 
-    fn sharded(&mut self, path: &str, held: Self::Held, identity: Identity) {
+    fn sharded(&mut self, path: &str, held: Self::Held, identity: ShardedParam) {
         if identity.sharding.unit(identity.unit).layout.trainable {
             self.look(path, held);
         }

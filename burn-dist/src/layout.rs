@@ -2,9 +2,9 @@
 //! ranks.
 //!
 //! The parameters of a unit lie back to back, each at an aligned offset, in one flat buffer that
-//! is cut evenly over the ranks. Gathering the cuts gives the buffer back, in which every
-//! parameter is a view: nothing is copied out. A cut takes no notice of parameters, so a rank's
-//! piece of one may be empty or a few elements of the middle; only the unit's end is padded.
+//! is sharded evenly over the ranks. Gathering the shards gives the buffer back, in which every
+//! parameter is a view: nothing is copied out. A unit's shard takes no notice of parameters, so a rank's
+//! shard of one may be empty or a few elements of the middle; only the unit's end is padded.
 //!
 //! Checkpoint ranges, the memory estimate and the traffic estimate all come from here.
 
@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 /// Every parameter starts at a multiple of this, so that vector instructions see aligned views.
 const PARAMETER_ALIGN: usize = 64;
-/// Every rank's cut starts at a multiple of this.
-const CUT_ALIGN: usize = 16;
+/// Every rank's shard starts at a multiple of this.
+const SHARD_ALIGN: usize = 16;
 
 /// A parameter, as far as the layout cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub struct Parameter {
     pub dtype: DType,
     /// Whether it takes gradients.
     pub trainable: bool,
-    /// Whether every rank stores all of it, because its layer reads the shape of what is stored.
-    pub whole: bool,
+    /// Whether every rank stores all of it, such as one whose layer reads the shape of what is stored.
+    pub replicated: bool,
 }
 
 /// One parameter's place in its unit's flat buffer, in elements.
@@ -65,21 +65,21 @@ pub struct UnitLayout {
     pub trainable: bool,
     /// The parameters, in the order of the module.
     pub slots: Vec<Slot>,
-    /// Number of ranks it is cut over; 1 if every rank stores it whole.
+    /// Number of ranks it is sharded over; 1 if it is replicated.
     pub ranks: usize,
     /// Elements that each rank owns, padding included.
-    pub cut: usize,
+    pub shard_len: usize,
 }
 
 impl UnitLayout {
     /// Elements of the flat buffer, padding included.
     pub fn len(&self) -> usize {
-        self.cut * self.ranks
+        self.shard_len * self.ranks
     }
 
     /// Whether the unit has no elements at all.
     pub fn is_empty(&self) -> bool {
-        self.cut == 0
+        self.shard_len == 0
     }
 
     /// Elements that are parameters.
@@ -100,36 +100,36 @@ impl UnitLayout {
             shape: slot.shape.clone(),
             dtype: self.dtype,
             trainable: self.trainable,
-            whole: self.is_whole(),
+            replicated: self.is_replicated(),
         })
     }
 
     /// Whether every rank stores all of it.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_replicated(&self) -> bool {
         self.ranks == 1
     }
 
     /// The part of parameter `slot` that `rank` owns, counted from the parameter's start.
-    pub fn piece(&self, slot: usize, rank: usize) -> Range<usize> {
+    pub fn shard_range(&self, slot: usize, rank: usize) -> Range<usize> {
         let Slot { offset, len, .. } = self.slots[slot];
         let inside = |at: usize| at.clamp(offset, offset + len) - offset;
-        inside(rank * self.cut)..inside((rank + 1) * self.cut)
+        inside(rank * self.shard_len)..inside((rank + 1) * self.shard_len)
     }
 
-    /// Where that piece lies in `rank`'s cut, counted from the cut's start.
-    pub fn piece_in_cut(&self, slot: usize, rank: usize) -> Range<usize> {
-        let piece = self.piece(slot, rank);
-        if piece.is_empty() {
+    /// Where that shard lies in `rank`'s shard of the unit, counted from its start.
+    pub fn slot_in_shard(&self, slot: usize, rank: usize) -> Range<usize> {
+        let shard = self.shard_range(slot, rank);
+        if shard.is_empty() {
             return 0..0;
         }
-        let start = self.slots[slot].offset + piece.start - rank * self.cut;
-        start..start + piece.len()
+        let start = self.slots[slot].offset + shard.start - rank * self.shard_len;
+        start..start + shard.len()
     }
 }
 
 /// Lays out the units of a model over `ranks`, in the order in which they first appear.
 pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
-    let key = |p: &Parameter| (p.trainable, p.whole, p.dtype.name().to_string());
+    let key = |p: &Parameter| (p.trainable, p.replicated, p.dtype.name().to_string());
     let mut order: Vec<&Parameter> = Vec::new();
     let mut members: BTreeMap<_, Vec<&Parameter>> = BTreeMap::new();
     for p in parameters {
@@ -145,16 +145,16 @@ pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
             unit: path,
             dtype,
             trainable,
-            whole,
+            replicated,
             ..
         } = *first;
-        let (dtype, ranks) = (*dtype, if *whole { 1 } else { ranks });
+        let (dtype, ranks) = (*dtype, if *replicated { 1 } else { ranks });
         let parts = order.iter().filter(|other| other.unit == *path).count();
         let mut name = if path.is_empty() { "root" } else { path }.to_string();
         if parts > 1 {
-            let whole = if *whole { "whole, " } else { "" };
+            let replicated = if *replicated { "replicated, " } else { "" };
             let kind = if *trainable { "trainable" } else { "frozen" };
-            name.push_str(&format!(" ({whole}{kind} {})", dtype.name()));
+            name.push_str(&format!(" ({replicated}{kind} {})", dtype.name()));
         }
         let aligned = |offset: usize| offset.next_multiple_of(PARAMETER_ALIGN / dtype.size());
         let mut end = 0;
@@ -172,7 +172,7 @@ pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
                 }
             })
             .collect();
-        let cut = end.div_ceil(ranks);
+        let shard_len = end.div_ceil(ranks);
         UnitLayout {
             name: name.into(),
             path: path.clone(),
@@ -180,15 +180,24 @@ pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
             trainable: *trainable,
             slots,
             ranks,
-            // A single rank cuts nothing and pads nothing.
-            cut: if ranks == 1 {
+            // A single rank shards nothing and pads nothing.
+            shard_len: if ranks == 1 {
                 end
             } else {
-                cut.next_multiple_of(CUT_ALIGN / dtype.size())
+                shard_len.next_multiple_of(SHARD_ALIGN / dtype.size())
             },
         }
     };
     order.iter().map(lay_out).collect()
+}
+
+/// The shape in which a shard of `len` elements of a rank-`rank` parameter is stored.
+pub(crate) fn shard_shape(len: usize, rank: usize) -> Vec<usize> {
+    let mut shape = vec![1; rank];
+    if let Some(first) = shape.first_mut() {
+        *first = len;
+    }
+    shape
 }
 
 #[cfg(test)]
@@ -207,7 +216,7 @@ mod tests {
             shape: shape.to_vec(),
             dtype: DType::F32,
             trainable,
-            whole: false,
+            replicated: false,
         }
     }
 
@@ -231,13 +240,13 @@ mod tests {
                 for slot in 0..unit.slots.len() {
                     let mut next = 0;
                     for rank in 0..ranks {
-                        let piece = unit.piece(slot, rank);
-                        let place = unit.piece_in_cut(slot, rank);
-                        prop_assert_eq!(piece.len(), place.len());
-                        prop_assert!(place.end <= unit.cut);
-                        if !piece.is_empty() {
-                            prop_assert_eq!(piece.start, next);
-                            next = piece.end;
+                        let shard = unit.shard_range(slot, rank);
+                        let range = unit.slot_in_shard(slot, rank);
+                        prop_assert_eq!(shard.len(), range.len());
+                        prop_assert!(range.end <= unit.shard_len);
+                        if !shard.is_empty() {
+                            prop_assert_eq!(shard.start, next);
+                            next = shard.end;
                         }
                     }
                     prop_assert_eq!(next, unit.slots[slot].len);
@@ -256,7 +265,7 @@ mod tests {
                     prop_assert!(slot.offset + slot.len <= unit.len());
                 }
                 if ranks > 1 {
-                    prop_assert_eq!(unit.cut * 4 % CUT_ALIGN, 0);
+                    prop_assert_eq!(unit.shard_len * 4 % SHARD_ALIGN, 0);
                 }
             }
         }
@@ -273,9 +282,9 @@ mod tests {
     }
 
     #[test]
-    fn more_ranks_than_elements_leave_empty_pieces() {
+    fn more_ranks_than_elements_leave_empty_shards() {
         let unit = &units(&[parameter(0, 1, &[1], true)], 4)[0];
-        let pieces: Vec<_> = (0..4).map(|r| unit.piece(0, r).len()).collect();
-        assert_eq!(pieces, [1, 0, 0, 0]);
+        let shards: Vec<_> = (0..4).map(|r| unit.shard_range(0, r).len()).collect();
+        assert_eq!(shards, [1, 0, 0, 0]);
     }
 }

@@ -3,7 +3,7 @@
 use crate::comm::Op;
 use crate::error::Result;
 use crate::layout::{Parameter, UnitLayout, units};
-use crate::strategy::{Keep, Strategy, When};
+use crate::strategy::{ReduceAt, Reshard, Strategy};
 use std::fmt;
 
 /// Units, memory, collectives and traffic of one step, as one rank sees them.
@@ -23,7 +23,7 @@ use std::fmt;
 pub struct Plan {
     strategy: Strategy,
     size: usize,
-    cut_over: usize,
+    shard_group_size: usize,
     units: Vec<UnitLayout>,
 }
 
@@ -60,12 +60,12 @@ pub struct Traffic {
 
 impl Plan {
     pub(crate) fn new(strategy: &Strategy, parameters: &[Parameter], size: usize) -> Result<Self> {
-        let cut_over = strategy.cut_over(size)?;
+        let shard_group_size = strategy.shard_group_size(size)?;
         Ok(Self {
             strategy: strategy.clone(),
             size,
-            cut_over,
-            units: units(parameters, cut_over),
+            shard_group_size,
+            units: units(parameters, shard_group_size),
         })
     }
 
@@ -75,8 +75,8 @@ impl Plan {
     }
 
     /// Number of ranks that share one copy of the state.
-    pub fn cut_over(&self) -> usize {
-        self.cut_over
+    pub fn shard_group_size(&self) -> usize {
+        self.shard_group_size
     }
 
     /// Number of elements of all parameters.
@@ -120,7 +120,7 @@ impl Plan {
             units.map(|u| u.bytes() / u.ranks).sum()
         };
         // What every rank stores whole is never gathered, but cast if it is computed in another type.
-        let copied = |u: &UnitLayout| !u.is_whole() || self.gathered(u) != u.bytes();
+        let copied = |u: &UnitLayout| !u.is_replicated() || self.gathered(u) != u.bytes();
         let (units, gathered) = (&self.units, |u: &UnitLayout| self.gathered(u));
         let units = |root: bool| {
             let units = units.iter().filter(|u| copied(u));
@@ -132,16 +132,20 @@ impl Plan {
         let reduced = |root: bool| units(root).filter(|u| u.trainable).map(|u| self.reduced(u));
         let root_gradients: usize = reduced(true).sum();
         let block_gradients = reduced(false).max().unwrap_or(0);
-        let transient = match (self.cut_over, self.strategy.keep, self.strategy.when) {
-            (1, ..) | (_, Keep::Step, When::Step) => all,
-            (_, Keep::Step, When::Backward) => all + 2 * block_gradients + root_gradients,
-            (_, Keep::Pass, _) => 2 * block + block_gradients + root + root_gradients,
+        let transient = match (
+            self.shard_group_size,
+            self.strategy.reshard,
+            self.strategy.reduce_at,
+        ) {
+            (1, ..) | (_, Reshard::AtStep, ReduceAt::Step) => all,
+            (_, Reshard::AtStep, ReduceAt::Backward) => all + 2 * block_gradients + root_gradients,
+            (_, Reshard::AfterForward, _) => 2 * block + block_gradients + root + root_gradients,
         };
         Memory {
             parameters: share(&|_| true),
-            gradients: match self.strategy.when {
-                When::Step => sum(&|u| u.trainable),
-                When::Backward => share(&|u| u.trainable),
+            gradients: match self.strategy.reduce_at {
+                ReduceAt::Step => sum(&|u| u.trainable),
+                ReduceAt::Backward => share(&|u| u.trainable),
             },
             optimizer: 2 * share(&|u| u.trainable),
             transient,
@@ -151,7 +155,7 @@ impl Plan {
     /// The collectives of one step with `micro_batches` backward passes, kind by kind; a global
     /// norm adds one all-reduce of 8 bytes where parameters are cut.
     pub fn traffic(&self, micro_batches: usize) -> Vec<Traffic> {
-        let replicas = self.size / self.cut_over;
+        let replicas = self.size / self.shard_group_size;
         let ring = |bytes: usize, ranks: usize| bytes * (ranks - 1) / ranks;
         let mut rows = Vec::new();
         let mut row = |op: Op, per_unit: &dyn Fn(&UnitLayout) -> (usize, usize)| {
@@ -164,33 +168,36 @@ impl Plan {
                 rows.push(Traffic { op, calls, bytes });
             }
         };
-        let reductions = match self.strategy.when {
-            When::Step => 1,
-            When::Backward => micro_batches,
+        let reductions = match self.strategy.reduce_at {
+            ReduceAt::Step => 1,
+            ReduceAt::Backward => micro_batches,
         };
-        if self.cut_over > 1 {
+        if self.shard_group_size > 1 {
             row(Op::AllGather, &|u| {
-                let times = match self.strategy.keep {
-                    _ if u.is_whole() => 0,
-                    Keep::Step => 1,
-                    Keep::Pass if u.path.is_empty() => micro_batches,
-                    Keep::Pass => 2 * micro_batches,
+                let times = match self.strategy.reshard {
+                    _ if u.is_replicated() => 0,
+                    Reshard::AtStep => 1,
+                    Reshard::AfterForward if u.path.is_empty() => micro_batches,
+                    Reshard::AfterForward => 2 * micro_batches,
                 };
-                (times, times * ring(self.gathered(u), self.cut_over))
+                (times, times * ring(self.gathered(u), self.shard_group_size))
             });
-            row(Op::ReduceScatter, &|u| match u.trainable && !u.is_whole() {
-                true => (
-                    reductions,
-                    reductions * ring(self.reduced(u), self.cut_over),
-                ),
-                false => (0, 0),
-            });
+            row(
+                Op::ReduceScatter,
+                &|u| match u.trainable && !u.is_replicated() {
+                    true => (
+                        reductions,
+                        reductions * ring(self.reduced(u), self.shard_group_size),
+                    ),
+                    false => (0, 0),
+                },
+            );
         }
         row(Op::AllReduce, &|u| {
             let (mut calls, mut bytes) = (0, 0);
-            if u.trainable && u.is_whole() && self.cut_over > 1 {
+            if u.trainable && u.is_replicated() && self.shard_group_size > 1 {
                 calls += reductions;
-                bytes += reductions * ring(2 * self.reduced(u), self.cut_over);
+                bytes += reductions * ring(2 * self.reduced(u), self.shard_group_size);
             }
             if u.trainable && replicas > 1 {
                 calls += 1;

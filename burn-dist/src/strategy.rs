@@ -1,9 +1,9 @@
-//! Which state is kept whole and which is cut, as values.
+//! Which state is replicated and which is sharded, as values.
 //!
-//! One engine serves all strategies. They differ in over whom a unit is cut, how long a gathered
-//! unit is kept, and when gradients are reduced:
+//! One engine serves all strategies. They differ in over whom a unit is sharded, when a gathered unit is
+//! resharded, and when gradients are reduced:
 //!
-//! | | cut over | gathered unit kept | gradients reduced | traffic (x parameter bytes) |
+//! | | sharded over | gathered unit kept | gradients reduced | traffic (x parameter bytes) |
 //! |---|---|---|---|---|
 //! | [`single`](Strategy::single) | nobody | - | never | 0 |
 //! | [`ddp`](Strategy::ddp) | nobody | - | all-reduce, each step | 2 |
@@ -18,27 +18,29 @@ use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
-/// How long a gathered unit is kept.
+/// When a gathered unit is resharded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) enum Keep {
-    /// Until its forward is over; backward gathers it again.
-    Pass,
-    /// Until the step.
-    Step,
+pub(crate) enum Reshard {
+    /// When its forward is over; backward gathers it again.
+    AfterForward,
+    /// At the step.
+    AtStep,
 }
 
 /// When gradients are reduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) enum When {
+pub(crate) enum ReduceAt {
     /// During each backward pass.
     Backward,
     /// Once a step, after the last backward pass.
     Step,
 }
 
-/// Over whom parameters, gradients and optimizer states are cut.
+/// ShardOver whom parameters, gradients and optimizer states are sharded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(crate) enum Over {
+pub(crate) enum ShardOver {
+    /// Nobody, and there is one rank only.
+    Single,
     /// Nobody: every rank has everything.
     Nobody,
     /// All ranks.
@@ -59,9 +61,9 @@ pub(crate) enum Over {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Strategy {
     name: &'static str,
-    pub(crate) over: Over,
-    pub(crate) keep: Keep,
-    pub(crate) when: When,
+    pub(crate) over: ShardOver,
+    pub(crate) reshard: Reshard,
+    pub(crate) reduce_at: ReduceAt,
     pub(crate) units: Option<Vec<String>>,
     pub(crate) precision: Precision,
     pub(crate) recompute: bool,
@@ -72,12 +74,12 @@ pub struct Strategy {
 }
 
 impl Strategy {
-    fn new(name: &'static str, over: Over, keep: Keep, when: When) -> Self {
+    fn new(name: &'static str, over: ShardOver, reshard: Reshard, reduce_at: ReduceAt) -> Self {
         Self {
             name,
             over,
-            keep,
-            when,
+            reshard,
+            reduce_at,
             units: None,
             precision: Precision::full(),
             recompute: false,
@@ -89,7 +91,7 @@ impl Strategy {
 
     /// One rank alone: plain Burn, through the same program.
     pub fn single() -> Self {
-        Self::new("single", Over::Nobody, Keep::Step, When::Step)
+        Self::new("single", ShardOver::Single, Reshard::AtStep, ReduceAt::Step)
     }
 
     /// Distributed data parallel: every rank has everything, gradients are averaged.
@@ -97,36 +99,46 @@ impl Strategy {
     /// # Source
     /// Li et al., *PyTorch Distributed*, VLDB 2020.
     pub fn ddp() -> Self {
-        Self::new("ddp", Over::Nobody, Keep::Step, When::Step)
+        Self::new("ddp", ShardOver::Nobody, Reshard::AtStep, ReduceAt::Step)
     }
 
-    /// ZeRO stage 1: optimizer states are cut; gradients are whole until the step.
+    /// ZeRO stage 1: optimizer states are sharded; gradients are whole until the step.
     ///
     /// # Source
     /// Rajbhandari et al., *ZeRO*, SC 2020.
     pub fn zero1() -> Self {
-        Self::new("zero1", Over::All, Keep::Step, When::Step)
+        Self::new("zero1", ShardOver::All, Reshard::AtStep, ReduceAt::Step)
     }
 
-    /// ZeRO stage 2: gradients are cut too; parameters are gathered once a step.
+    /// ZeRO stage 2: gradients are sharded too; parameters are gathered once a step.
     pub fn zero2() -> Self {
-        Self::new("zero2", Over::All, Keep::Step, When::Backward)
+        Self::new("zero2", ShardOver::All, Reshard::AtStep, ReduceAt::Backward)
     }
 
-    /// Fully sharded data parallel, ZeRO stage 3: parameters are cut too and gathered unit by
+    /// Fully sharded data parallel, ZeRO stage 3: parameters are sharded too and gathered unit by
     /// unit, once in forward and once in backward.
     ///
     /// # Source
     /// Zhao et al., *PyTorch FSDP*, VLDB 2023.
     pub fn fsdp() -> Self {
-        Self::new("fsdp", Over::All, Keep::Pass, When::Backward)
+        Self::new(
+            "fsdp",
+            ShardOver::All,
+            Reshard::AfterForward,
+            ReduceAt::Backward,
+        )
     }
 
     /// FSDP inside groups of `group` consecutive ranks, replicated across the groups.
     ///
     /// With one group per host, only gradients cross between hosts.
     pub fn hybrid(group: usize) -> Self {
-        Self::new("hybrid", Over::Group(group), Keep::Pass, When::Backward)
+        Self::new(
+            "hybrid",
+            ShardOver::Group(group),
+            Reshard::AfterForward,
+            ReduceAt::Backward,
+        )
     }
 
     /// Chooses the units: modules whose parameters are gathered together.
@@ -215,17 +227,17 @@ impl Strategy {
     ///
     /// # Errors
     /// [`Error::Config`] if the strategy does not fit that many ranks.
-    pub(crate) fn cut_over(&self, size: usize) -> Result<usize> {
+    pub(crate) fn shard_group_size(&self, size: usize) -> Result<usize> {
         match self.over {
-            Over::Nobody if self.name == "single" && size != 1 => Err(Error::config(
+            ShardOver::Single if size != 1 => Err(Error::config(
                 "strategy single",
                 "one rank (use ddp for several)",
                 format!("{size} ranks"),
             )),
-            Over::Nobody => Ok(1),
-            Over::All => Ok(size),
-            Over::Group(group) if group >= 1 && size.is_multiple_of(group) => Ok(group),
-            Over::Group(group) => Err(Error::config(
+            ShardOver::Single | ShardOver::Nobody => Ok(1),
+            ShardOver::All => Ok(size),
+            ShardOver::Group(group) if group >= 1 && size.is_multiple_of(group) => Ok(group),
+            ShardOver::Group(group) => Err(Error::config(
                 "strategy hybrid",
                 format!("a group size that divides the {size} ranks"),
                 group,
@@ -237,7 +249,7 @@ impl Strategy {
 impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)?;
-        if let Over::Group(group) = self.over {
+        if let ShardOver::Group(group) = self.over {
             write!(f, ":{group}")?;
         }
         if !self.precision.is_full() {

@@ -5,7 +5,7 @@ use super::optimizer::{StateTensor, States, path_of};
 use crate::error::{Error, Result};
 use crate::file_type::file_type;
 use crate::finite::is_finite;
-use crate::shard::{Identity, Piece, Sharding, Visit, not_sharded, walk};
+use crate::shard::{Shard, ShardedParam, Sharding, Visit, not_sharded, walk};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 use safetensors::tensor::TensorView;
@@ -27,11 +27,11 @@ pub(super) struct Contents {
     pub(super) strategies: String,
     pub(super) parameters: Vec<Described>,
     /// Pieces and running state, in the order of the model.
-    pub(super) pieces: Vec<Stored>,
+    pub(super) shards: Vec<Stored>,
     /// The path of each parameter's id.
     pub(super) paths: HashMap<u64, String>,
-    /// Where each path is among the pieces.
-    places: HashMap<String, usize>,
+    /// Where each path is among the shards.
+    positions: HashMap<String, usize>,
 }
 
 /// What a rank stores of one tensor of a model.
@@ -40,14 +40,14 @@ pub(super) struct Stored {
     /// As in the file.
     pub(super) name: String,
     pub(super) path: String,
-    pub(super) piece: Piece,
+    pub(super) shard: Shard,
     pub(super) dtype: DType,
     pub(super) shape: Vec<usize>,
     /// Whether training changes it.
     changes: bool,
 }
 
-/// The elements of all pieces, in their order; on the host.
+/// The elements of all shards, in their order; on the host.
 pub(super) type Elements<'a> = Vec<Cow<'a, [u8]>>;
 
 impl Contents {
@@ -58,29 +58,29 @@ impl Contents {
             return Err(not_sharded());
         }
         let strategies = look.parts.iter().map(|part| part.strategy.to_string());
-        let pieces = look.pieces.into_iter().collect::<Result<Vec<_>>>()?;
-        let places = pieces.iter().enumerate();
-        let places = places
+        let shards = look.shards.into_iter().collect::<Result<Vec<_>>>()?;
+        let positions = shards.iter().enumerate();
+        let positions = positions
             .map(|(at, stored)| (stored.path.clone(), at))
             .collect();
         Ok(Self {
             strategies: strategies.collect::<Vec<_>>().join(" and "),
             parameters: look.parameters,
-            pieces,
+            shards,
             paths: look.paths,
-            places,
+            positions,
         })
     }
 
-    /// The shape of this rank's piece of a parameter.
+    /// The shape of this rank's shard of a parameter.
     pub(super) fn shape(&self, path: &str) -> Option<&Vec<usize>> {
-        self.places.get(path).map(|at| &self.pieces[*at].shape)
+        self.positions.get(path).map(|at| &self.shards[*at].shape)
     }
 
     pub(super) fn elements(&self) -> Result<Elements<'_>> {
-        self.pieces
+        self.shards
             .iter()
-            .map(|stored| stored.piece.read())
+            .map(|stored| stored.shard.read())
             .collect()
     }
 
@@ -88,16 +88,16 @@ impl Contents {
     ///
     /// What is frozen may hold what it likes: no step has made it so.
     pub(super) fn not_finite(&self, elements: &Elements<'_>, states: &States) -> Option<usize> {
-        let pieces = self.pieces.iter().zip(elements).enumerate();
-        let piece = pieces
+        let shards = self.shards.iter().zip(elements).enumerate();
+        let shard = shards
             .filter(|(_, (stored, _))| stored.changes)
             .find(|(_, (stored, bytes))| !is_finite(bytes, stored.dtype))
             .map(|(at, _)| 2 * at);
         let state = |t: &StateTensor| {
-            let at = self.places.get(path_of(&t.name))?;
+            let at = self.positions.get(path_of(&t.name))?;
             (!is_finite(&t.bytes, t.dtype)).then_some(2 * at + 1)
         };
-        piece
+        shard
             .into_iter()
             .chain(states.tensors.iter().filter_map(state))
             .min()
@@ -106,7 +106,7 @@ impl Contents {
     /// What a number of [`not_finite`](Self::not_finite) means, on any rank.
     pub(super) fn name(&self, number: usize) -> String {
         let path = self
-            .pieces
+            .shards
             .get(number / 2)
             .map_or("this model", |stored| &stored.path);
         match number % 2 {
@@ -124,7 +124,7 @@ impl Contents {
     ) -> Result<()> {
         let failed = |e: &dyn std::fmt::Display| Error::file(path, "to be written", e);
         let mut tensors = BTreeMap::new();
-        for (stored, bytes) in self.pieces.iter().zip(elements) {
+        for (stored, bytes) in self.shards.iter().zip(elements) {
             let len = bytes.len() / stored.dtype.size();
             let view = view(stored.dtype, vec![len], bytes, path)?;
             tensors.insert(stored.name.clone(), view);
@@ -166,7 +166,7 @@ struct Look {
     /// What the model was sharded in.
     parts: Vec<Arc<Sharding>>,
     parameters: Vec<Described>,
-    pieces: Vec<Result<Stored>>,
+    shards: Vec<Result<Stored>>,
     paths: HashMap<u64, String>,
 }
 
@@ -175,7 +175,7 @@ struct Held {
     id: u64,
     dtype: DType,
     shape: Vec<usize>,
-    piece: Result<Piece>,
+    shard: Result<Shard>,
 }
 
 impl Held {
@@ -183,7 +183,7 @@ impl Held {
         Ok(Stored {
             name: format!("{kind}/{path}"),
             path: path.to_string(),
-            piece: self.piece?,
+            shard: self.shard?,
             dtype: self.dtype,
             shape: self.shape,
             changes,
@@ -200,28 +200,28 @@ impl Visit for Look {
             id: param.id.val(),
             dtype: stored.dtype(),
             shape: stored.dims().to_vec(),
-            piece: Piece::of(stored),
+            shard: Shard::of(stored),
         }
     }
 
-    fn sharded(&mut self, path: &str, held: Held, identity: Identity) {
-        let Identity {
+    fn sharded(&mut self, path: &str, held: Held, identity: ShardedParam) {
+        let ShardedParam {
             sharding,
             unit,
             slot,
         } = identity;
         let layout = &sharding.unit(unit).layout;
-        let described = Described::new(path, layout, slot, sharding.cut.size());
+        let described = Described::new(path, layout, slot, sharding.shard_group.size());
         self.parameters.push(described);
         self.paths.insert(held.id, path.to_string());
         let trainable = layout.trainable;
-        self.pieces.push(held.stored("parameter", path, trainable));
+        self.shards.push(held.stored("parameter", path, trainable));
         if !self.parts.iter().any(|part| Arc::ptr_eq(part, &sharding)) {
             self.parts.push(sharding);
         }
     }
 
     fn plain(&mut self, path: &str, held: Held) {
-        self.pieces.push(held.stored("state", path, true));
+        self.shards.push(held.stored("state", path, true));
     }
 }

@@ -84,19 +84,19 @@ impl World {
                 return Err(Error::file(&path, expected, found));
             }
             let state = manifest.state.read(folder)?;
-            let (pieces, states) = read(&path, &contents)?;
+            let (shards, states) = read(&path, &contents)?;
             let optimizer = states.restore(optimizer, &contents.paths, &path)?;
             if self.is_chief() {
                 claim::knows(self, folder, stamp)?;
             }
-            loaded = Some((pieces, optimizer, state));
+            loaded = Some((shards, optimizer, state));
             Ok([0; 2])
         })?;
-        let Some((pieces, optimizer, state)) = loaded else {
+        let Some((shards, optimizer, state)) = loaded else {
             return Err(Error::file(folder, "a save", "none"));
         };
         let model = model.map(&mut Fill {
-            pieces,
+            shards,
             path: Vec::new(),
         });
         Ok((model, optimizer, state))
@@ -117,23 +117,23 @@ fn alike(folder: &Path, seen: &[[u64; 2]]) -> Result<()> {
     Err(Error::file(&Manifest::path(folder), expected, found))
 }
 
-type Pieces = BTreeMap<String, (DType, Vec<u8>)>;
+type Shards = BTreeMap<String, (DType, Vec<u8>)>;
 
-fn read(path: &Path, contents: &Contents) -> Result<(Pieces, States)> {
+fn read(path: &Path, contents: &Contents) -> Result<(Shards, States)> {
     let damaged = |e: &dyn std::fmt::Display| Error::file(path, "a rank's file of a save", e);
     let bytes = std::fs::read(path).map_err(|e| damaged(&e))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
-    let mut pieces = BTreeMap::new();
-    for stored in &contents.pieces {
-        let (name, size, dtype) = (&stored.name, stored.piece.size(), stored.dtype);
+    let mut shards = BTreeMap::new();
+    for stored in &contents.shards {
+        let (name, size, dtype) = (&stored.name, stored.shard.size(), stored.dtype);
         let found = file.tensor(name).map_err(|e| damaged(&e))?;
         if found.data().len() != size || burn_type(found.dtype()) != Some(dtype) {
             let expected = format!("{name}: {size} bytes of {}", dtype.name());
             let found = format!("{} bytes of {:?}", found.data().len(), found.dtype());
             return Err(Error::file(path, expected, found));
         }
-        pieces.insert(stored.path.clone(), (dtype, found.data().to_vec()));
+        shards.insert(stored.path.clone(), (dtype, found.data().to_vec()));
     }
     let mut states = States::default();
     for (name, found) in file.iter() {
@@ -156,12 +156,12 @@ fn read(path: &Path, contents: &Contents) -> Result<(Pieces, States)> {
     let kept: Vec<Kept>;
     (states.scalars, kept) = serde_json::from_str(text).map_err(|e| damaged(&e))?;
     states.check(&kept, contents, path)?;
-    Ok((pieces, states))
+    Ok((shards, states))
 }
 
-/// Puts saved pieces and running state in the place of what a model stores.
+/// Puts saved shards and running state in the place of what a model stores.
 struct Fill {
-    pieces: Pieces,
+    shards: Shards,
     path: Vec<String>,
 }
 
@@ -175,7 +175,7 @@ impl ModuleMapper for Fill {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some((dtype, bytes)) = self.pieces.remove(&self.path.join(".")) else {
+        let Some((dtype, bytes)) = self.shards.remove(&self.path.join(".")) else {
             return param;
         };
         param.map(|old| {

@@ -53,9 +53,9 @@ pub(super) struct Described {
     shape: Vec<usize>,
     dtype: String,
     trainable: bool,
-    whole: bool,
+    replicated: bool,
     /// Ranks that share one copy of it.
-    cut_over: usize,
+    shard_group_size: usize,
 }
 
 /// A rank's file.
@@ -67,7 +67,12 @@ pub(super) struct Listed {
 
 impl Described {
     /// A parameter with this path in the model, of which a part was sharded over so many ranks.
-    pub(super) fn new(path: &str, layout: &UnitLayout, slot: usize, cut_over: usize) -> Self {
+    pub(super) fn new(
+        path: &str,
+        layout: &UnitLayout,
+        slot: usize,
+        shard_group_size: usize,
+    ) -> Self {
         let slot = &layout.slots[slot];
         // The unit's path is that in the part.
         let outer = path.strip_suffix(slot.path.as_str()).unwrap_or_default();
@@ -78,8 +83,8 @@ impl Described {
             shape: slot.shape.clone(),
             dtype: layout.dtype.name().to_string(),
             trainable: layout.trainable,
-            whole: layout.is_whole(),
-            cut_over,
+            replicated: layout.is_replicated(),
+            shard_group_size,
         }
     }
 
@@ -90,16 +95,18 @@ impl Described {
             shape,
             dtype,
             trainable,
-            whole,
-            cut_over,
+            replicated,
+            shard_group_size,
         } = self;
         let kind = if *trainable { "trainable" } else { "frozen" };
-        let kind = if *whole {
-            format!("{kind}, whole")
+        let kind = if *replicated {
+            format!("{kind}, replicated")
         } else {
             kind.to_string()
         };
-        format!("{path} {shape:?} {dtype}, {kind}, in unit \"{unit}\", cut over {cut_over} rank(s)")
+        format!(
+            "{path} {shape:?} {dtype}, {kind}, in unit \"{unit}\", sharded over {shard_group_size} rank(s)"
+        )
     }
 }
 

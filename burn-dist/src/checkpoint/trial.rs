@@ -7,7 +7,7 @@
 
 use super::optimizer::States;
 use crate::error::{Error, Result};
-use crate::shard::{Identity, Visit, walk};
+use crate::shard::{ShardedParam, Visit, walk};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -223,7 +223,7 @@ impl Visit for Trainable {
         (param.id, D)
     }
 
-    fn sharded(&mut self, _: &str, (id, rank): Self::Held, identity: Identity) {
+    fn sharded(&mut self, _: &str, (id, rank): Self::Held, identity: ShardedParam) {
         let trainable = identity.sharding.unit(identity.unit).layout.trainable;
         if trainable && (1..=8).contains(&rank) {
             self.ids.insert(id, rank);
@@ -264,7 +264,7 @@ impl Visit for Read {
         (param.id, finite.collect())
     }
 
-    fn sharded(&mut self, _: &str, held: Self::Held, _: Identity) {
+    fn sharded(&mut self, _: &str, held: Self::Held, _: ShardedParam) {
         self.0.push(held);
     }
 }

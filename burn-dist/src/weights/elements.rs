@@ -176,13 +176,13 @@ mod tests {
                 shape: vec![len],
                 dtype: to,
                 trainable: true,
-                whole: false,
+                replicated: false,
             };
             let both = [parameter("before", before), parameter("this", rows * columns)];
             let layout = &units(&both, ranks)[0];
             let mut found = Vec::new();
             for rank in 0..ranks {
-                let range = layout.piece(1, rank);
+                let range = layout.shard_range(1, rank);
                 let mut piece = vec![0; range.len() * to.size()];
                 elements.copy(range, to, &mut piece);
                 found.extend(piece);

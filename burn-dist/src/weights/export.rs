@@ -6,7 +6,7 @@ use super::writer::{Entry, Writer};
 use crate::error::{Error, Result};
 use crate::finite::{self, Looked, is_finite, not_finite};
 use crate::layout::UnitLayout;
-use crate::shard::{Apart, Shared};
+use crate::shard::{SharedFlat, StoredShards, StoredUnit};
 use crate::world::World;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, FloatDType, Tensor};
@@ -79,7 +79,7 @@ impl Export {
     /// [`Error::File`] where a file cannot be written; [`Error::Model`] for a parameter without a
     /// name, for one that takes gradients and is not finite, and for a sharded model.
     pub fn write<M: Module>(&self, model: &M, folder: impl AsRef<Path>) -> Result<()> {
-        if Apart::of(model).is_ok() {
+        if StoredShards::of_sharded(model).is_ok() {
             return Err(Error::model(
                 "this model",
                 "is sharded, and this rank has only its pieces",
@@ -165,14 +165,14 @@ impl World {
         finite::agree(self.comm(), looked.first, WHAT, |first| looked.name(first))?;
         let mut ready = None;
         self.together(WHAT, || {
-            let apart = Apart::of(model)?;
+            let stored = StoredShards::of_sharded(model)?;
             let mut entries = Vec::new();
-            for layout in apart.layouts() {
+            for layout in stored.units.iter().map(StoredUnit::layout) {
                 for slot in &layout.slots {
                     entries.push(export.entry(&slot.path, &slot.shape, layout.dtype)?);
                 }
             }
-            for state in &apart.state {
+            for state in &stored.plain {
                 entries.push(export.entry(&state.path, &state.shape, state.dtype)?);
             }
             let writer = match self.is_chief() {
@@ -183,15 +183,15 @@ impl World {
                 )?),
                 false => None,
             };
-            ready = Some((apart, writer));
+            ready = Some((stored, writer));
             Ok([0; 2])
         })?;
-        let Some((apart, mut writer)) = ready else {
+        let Some((stored, mut writer)) = ready else {
             return Ok(());
         };
         // Where writing fails, the others are not left alone in a gather: they are told at the end.
         let mut written = Ok(());
-        apart.gather(|layout, flat| {
+        stored.gather_each(|layout, flat| {
             if let (Some(writer), Ok(())) = (&mut writer, &written) {
                 written = put(writer, layout, flat);
             }
@@ -201,8 +201,8 @@ impl World {
             // What was read from a GPU may be what an aborted collective left there.
             self.comm().fault().map_or(Ok(()), Err)?;
             if let Some(mut writer) = writer {
-                for state in &apart.state {
-                    writer.put(&state.piece.read()?, state.dtype)?;
+                for state in &stored.plain {
+                    writer.put(&state.stored.read()?, state.dtype)?;
                 }
                 writer.finish()?;
             }
@@ -213,11 +213,11 @@ impl World {
 }
 
 /// Writes the parameters of a gathered unit.
-fn put(writer: &mut Writer, layout: &UnitLayout, flat: &Shared) -> Result<()> {
+fn put(writer: &mut Writer, layout: &UnitLayout, flat: &SharedFlat) -> Result<()> {
     let (bytes, size) = (flat.read()?, layout.dtype.size());
     layout.slots.iter().try_for_each(|slot| {
-        let place = slot.offset * size..(slot.offset + slot.len) * size;
-        writer.put(&bytes[place], layout.dtype)
+        let range = slot.offset * size..(slot.offset + slot.len) * size;
+        writer.put(&bytes[range], layout.dtype)
     })
 }
 

@@ -6,7 +6,7 @@ use super::matching::Matching;
 use super::report::Report;
 use crate::comm::odd_one_out;
 use crate::error::{Error, Result};
-use crate::shard::Values;
+use crate::shard::ValueSource;
 use crate::strategy::Strategy;
 use crate::world::World;
 use burn::module::{Module, ModuleMapper, Param};

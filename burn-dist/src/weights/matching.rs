@@ -4,7 +4,7 @@
 use super::files::{Stored, Weights};
 use super::report::{Mismatch, Report};
 use crate::error::{Error, Result};
-use crate::shard::{Identity, Values, Visit, walk};
+use crate::shard::{ShardedParam, ValueSource, Visit, walk};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 use std::collections::{BTreeSet, HashMap};
@@ -166,7 +166,7 @@ impl<'a> Matching<'a> {
     }
 }
 
-impl Values for Matching<'_> {
+impl ValueSource for Matching<'_> {
     fn has(&self, path: &str) -> bool {
         self.found.contains_key(path)
     }
@@ -200,7 +200,7 @@ fn shapes<M: Module>(model: &M) -> Vec<(String, Vec<usize>)> {
             param.lazy_shape().to_vec()
         }
 
-        fn sharded(&mut self, path: &str, shape: Vec<usize>, _: Identity) {
+        fn sharded(&mut self, path: &str, shape: Vec<usize>, _: ShardedParam) {
             self.plain(path, shape);
         }
 

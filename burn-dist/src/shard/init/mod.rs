@@ -1,0 +1,10 @@
+//! From a Burn module to a sharded one: what the model stores is surveyed, compared over ranks, and each
+//! parameter is initialised, sharded and dropped before the next.
+
+mod agreement;
+mod shard;
+mod survey;
+mod sync;
+mod values;
+
+pub(crate) use values::ValueSource;

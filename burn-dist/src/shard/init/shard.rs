@@ -1,0 +1,307 @@
+//! From a Burn module to a sharded one.
+
+use super::agreement;
+use super::survey::{Surveyed, survey};
+use super::sync::{self, InitialValues, SyncedTensor, SyncedValues, as_stored};
+use super::values::ValueSource;
+use crate::error::{Error, Result};
+use crate::layout::shard_shape;
+use crate::plan::Plan;
+use crate::shard::memory::{Primitive, Residence, Shard};
+use crate::shard::model::{Sharded, ShardedParam, Sharding};
+use crate::strategy::Strategy;
+use crate::unwind::raise;
+use crate::world::World;
+use burn::module::{Module, Param, ParamId, ParamMapper, Reparameterizer};
+use burn::tensor::Tensor;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Burn's random numbers are global to the process: one rank initialises at a time.
+static INITIALISING: Mutex<()> = Mutex::new(());
+
+impl Strategy {
+    /// Spreads a model over the ranks of `world`; the same type comes back.
+    ///
+    /// Each parameter is initialised, cut, and dropped before the next, in module order, so that
+    /// no rank ever holds the whole model, and all together hold what one device would have held:
+    /// the `k`-th model sharded in a world has the parameters that plain Burn gives after
+    /// `device.seed(world.seed() + k)`.
+    ///
+    /// A parameter or buffer that has a value on any rank already (`Param::from_tensor`, a look at
+    /// `weight.val()`, a checkpoint that rank 0 has loaded) takes rank 0's value on every rank, and is
+    /// drawn there if it is still lazy there. A plain `Tensor` in a field is not a parameter to Burn:
+    /// it stays each rank's own.
+    ///
+    /// Random numbers that Burn draws afterwards on this rank's device follow from the seed and the
+    /// rank where ranks are processes. Ranks that are threads share one generator: which of them draws
+    /// first is not defined, so draw from [`World::noise`] instead.
+    ///
+    /// Collective. The model trains afterwards, whatever mode it was in.
+    ///
+    /// # Cost
+    /// A comparison of hashes. Parameters that are lazy on every rank cause no traffic; each of the others is
+    /// broadcast whole from rank 0, in blocks of 16 MiB of which a rank keeps its shard.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for models that cannot be sharded (a LoRA adapter, one parameter in two
+    /// fields), naming the paths, and if the ranks have different models, strategies or seeds, naming
+    /// the first difference; [`Error::Config`] if the strategy does not fit the number of ranks.
+    ///
+    /// ```
+    /// use burn::nn::LinearConfig;
+    /// use burn_dist::{Strategy, launch::Threads};
+    ///
+    /// let stored = Threads::new(2).run(|world| {
+    ///     let model = LinearConfig::new(8, 4).init(&world.device());
+    ///     let model = Strategy::fsdp().shard(model, &world)?;
+    ///     Ok((model.weight.base().dims(), model.weight.val().dims()))
+    /// })?;
+    /// assert_eq!(stored[0].1, [8, 4]);
+    /// assert_eq!(stored[0].0[0] + stored[1].0[0], 32);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// PyTorch: `fully_shard`; DeepSpeed: `zero.Init`.
+    pub fn shard<M: Module>(self, model: M, world: &World) -> Result<M> {
+        self.shard_with(model, world, None)
+    }
+
+    /// The same, with the values of some parameters given; no rank draws those.
+    pub(crate) fn shard_with<M: Module>(
+        self,
+        model: M,
+        world: &World,
+        values: Option<&dyn ValueSource>,
+    ) -> Result<M> {
+        self.precision.check()?;
+        let is_sharded = self.shard_group_size(world.size())? > 1;
+        let surveyed = survey(&model, &self, is_sharded)?;
+        let is_given = |path: &str| values.is_some_and(|values| values.has(path));
+        agreement::agree(world, &self, &surveyed)?;
+        let valued = agreement::valued(world, &surveyed, is_given)?;
+        let plan = Plan::new(&self, &surveyed.parameters, world.size())?;
+        let buffers = surveyed.buffers.iter().map(|buffer| buffer.path.clone());
+        let sharding = Arc::new(Sharding::new(world, self, &plan, buffers.collect())?);
+        let slots = slots_by_path(&plan);
+        let number = world.next_model();
+        if world.is_chief() && !valued.is_empty() {
+            let _one_at_a_time = one_at_a_time();
+            sync::draw(&model, &valued, world, number);
+        }
+        let wanted = wanted(&surveyed, &valued, &slots, &sharding);
+        let is_full = sharding.strategy.precision.is_full();
+        let received = SyncedValues::from_rank_0(world, &model, wanted, is_full)?;
+        let init = ShardInit {
+            slots,
+            sharding,
+            given: InitialValues {
+                files: values,
+                received: &received,
+            },
+            ignored: surveyed.ignored,
+        };
+        let model = {
+            let _one_at_a_time = one_at_a_time();
+            world.device().seed(world.seed().wrapping_add(number));
+            let mut result = Ok(());
+            let model = model.apply_reparameterization(Reported(&init, &mut result));
+            let model = result.map(|()| received.fill(model))?;
+            world.device().seed(world.stream(number));
+            model
+        };
+        // The random numbers are the process's: a rank that is done must not draw while another
+        // one initialises.
+        world.comm().barrier(&"initialised".into())?;
+        // New leaves and running state of its own: a clone on another rank shares neither.
+        Ok(model.valid().train())
+    }
+
+    /// What sharding `model` over `size` ranks would imply, without running anything.
+    ///
+    /// # Errors
+    /// As [`shard`](Self::shard), without what needs other ranks.
+    pub fn plan<M: Module>(&self, model: &M, size: usize) -> Result<Plan> {
+        let is_sharded = self.shard_group_size(size)? > 1;
+        Plan::new(self, &survey(model, self, is_sharded)?.parameters, size)
+    }
+}
+
+/// One rank of this process at a time.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    INITIALISING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What this rank stores of the tensors at the paths `valued`, in the order of the model.
+fn wanted(
+    surveyed: &Surveyed,
+    valued: &BTreeSet<String>,
+    slots: &HashMap<String, (usize, usize)>,
+    sharding: &Arc<Sharding>,
+) -> Vec<SyncedTensor> {
+    let shard = |path: &String| {
+        let (unit, slot) = *slots.get(path)?;
+        let sharding = sharding.clone();
+        Some(SyncedTensor::shard(&ShardedParam {
+            sharding,
+            unit,
+            slot,
+        }))
+    };
+    let parameters = surveyed.parameters.iter().map(|p| &p.path);
+    let parameters = parameters.filter(|path| valued.contains(*path));
+    let buffers = surveyed.buffers.iter();
+    let buffers = buffers.filter(|buffer| valued.contains(&buffer.path));
+    parameters
+        .filter_map(shard)
+        .chain(buffers.map(SyncedTensor::buffer))
+        .collect()
+}
+
+/// Unit and slot of every parameter, by path.
+fn slots_by_path(plan: &Plan) -> HashMap<String, (usize, usize)> {
+    let units = plan.units().iter().enumerate();
+    units
+        .flat_map(|(u, unit)| {
+            unit.slots
+                .iter()
+                .enumerate()
+                .map(move |(s, slot)| (slot.path.clone(), (u, s)))
+        })
+        .collect()
+}
+
+struct ShardInit<'a> {
+    slots: HashMap<String, (usize, usize)>,
+    sharding: Arc<Sharding>,
+    given: InitialValues<'a>,
+    ignored: BTreeSet<String>,
+}
+
+/// Burn consumes a reparameterizer, so what it found out is left outside of it.
+struct Reported<'a>(&'a ShardInit<'a>, &'a mut Result<()>);
+
+impl Reparameterizer for Reported<'_> {
+    type Reparam = Sharded;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<Sharded>) {
+        if self.0.ignored.contains(path) {
+            return (param, Some(Sharded::Ignored));
+        }
+        let values = self.0.given.of(path);
+        let Some((unit, slot)) = self.0.slots.get(path).copied() else {
+            // Running state: every rank has all of it.
+            return (
+                values.map_or(param.clone(), |v| {
+                    running(path, param, v, &self.0.sharding.residence)
+                }),
+                None,
+            );
+        };
+        let target = ShardedParam {
+            sharding: self.0.sharding.clone(),
+            unit,
+            slot,
+        };
+        match shard_parameter(path, param.clone(), &target, values) {
+            Ok(shard) => (shard, Some(Sharded::Shard(target))),
+            Err(error) => {
+                *self.1 = Err(error);
+                (param, None)
+            }
+        }
+    }
+}
+
+/// Running state with the values it is given.
+fn running<const D: usize>(
+    path: &str,
+    param: Param<Tensor<D>>,
+    values: &dyn ValueSource,
+    residence: &Residence,
+) -> Param<Tensor<D>> {
+    param.map(|old| {
+        let (shape, dtype) = (old.dims(), old.dtype());
+        let range = 0..shape.iter().product();
+        let read = |into: &mut [u8]| values.read(path, range, dtype, into);
+        let new = Primitive::filled(dtype, &shape, residence, read).into_tensor::<D>();
+        match old.device().is_autodiff() {
+            true => Tensor::from_inner(new),
+            false => new,
+        }
+    })
+}
+
+/// Initialises a parameter and keeps this rank's shard of it; one whose values are given is never
+/// initialised, and only the shard is read.
+fn shard_parameter<const D: usize>(
+    path: &str,
+    param: Param<Tensor<D>>,
+    target: &ShardedParam,
+    values: Option<&dyn ValueSource>,
+) -> Result<Param<Tensor<D>>> {
+    let layout = &target.sharding.unit(target.unit).layout;
+    let full_shape = layout.slots[target.slot].shape.clone();
+    let takes_gradients = layout.trainable;
+    let rank = target.sharding.shard_rank(target.unit);
+    let range = layout.shard_range(target.slot, rank);
+    let shape = match layout.is_replicated() {
+        true => full_shape.clone(),
+        false => shard_shape(range.len(), D),
+    };
+    let (id, mapper, shard) = match values {
+        Some(values) => {
+            let residence = &target.sharding.residence;
+            let read = |into: &mut [u8]| values.read(path, range, layout.dtype, into);
+            let shard = Primitive::filled(layout.dtype, &shape, residence, read);
+            // Loading something tiny shows the mapper without initialising.
+            let (id, tiny) = (param.id, Tensor::zeros([1; D], &param.lazy_device()));
+            let (id, _, mapper) = param.transform_for_load(tiny, id).consume();
+            (id, mapper, shard)
+        }
+        None => drawn(path, param, target, range, &shape)?,
+    };
+    let shard = Tensor::from_inner(shard.into_tensor::<D>()).set_require_grad(takes_gradients);
+    let (on_save, path) = (mapper.clone(), path.to_string());
+    let param = Param::from_mapped_value(id, shard, mapper);
+    // Cuts of equal shape would overwrite each other in a record without anybody noticing.
+    Ok(param.save_mapper(
+        move |stored| match stored.dims().as_slice() == full_shape.as_slice() {
+            true => on_save.on_save(stored),
+            false => raise(Error::model(
+                path.clone(),
+                "is stored as a shard, and Burn's record would hold only this rank's",
+                "save with world.save, or gather a plain model with world.full first",
+            )),
+        },
+    ))
+}
+
+/// Initialises a parameter and copies a range of it.
+fn drawn<const D: usize>(
+    path: &str,
+    param: Param<Tensor<D>>,
+    target: &ShardedParam,
+    range: Range<usize>,
+    shape: &[usize],
+) -> Result<(ParamId, ParamMapper<Tensor<D>>, Primitive)> {
+    let dtype = target.sharding.unit(target.unit).layout.dtype;
+    let (id, full, mapper) = param.consume();
+    let is_full = target.sharding.strategy.precision.is_full();
+    let full = as_stored(path, full, is_full, dtype)?;
+    let shard = Shard::of(full)?.slice(range, dtype, shape);
+    if shard.residence() != target.sharding.residence {
+        return Err(Error::model(
+            path,
+            "lies on another device than the one this rank computes on",
+            "initialise the model with init(&world.device()), or move it there with fork",
+        ));
+    }
+    Ok((id, mapper, shard))
+}

@@ -1,0 +1,293 @@
+//! What a model is made of, found out without initialising a parameter.
+
+use crate::error::{Error, Result};
+use crate::layout::Parameter;
+use crate::shard::model::is_trainable;
+use crate::strategy::Strategy;
+use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
+use burn::tensor::{Bool, DType, Int, Tensor};
+use std::collections::{BTreeSet, HashMap};
+
+/// Burn layers that read the shape of what is stored. For them, every rank stores all of it.
+const READ_STORED_SHAPE: [&str; 3] = ["BatchNorm", "RmsNorm", "PositionWiseFeedForward"];
+
+/// What a model stores.
+#[derive(Debug)]
+pub(crate) struct Surveyed {
+    /// The parameters in module order, each with its unit.
+    pub(crate) parameters: Vec<Parameter>,
+    /// Running state, and tensors of integers and booleans: every rank stores all of them.
+    pub(crate) buffers: Vec<Buffer>,
+    /// The paths of what has a value already.
+    pub(crate) valued: BTreeSet<String>,
+    /// The paths of the parameters that the strategy was told to leave alone.
+    pub(crate) ignored: BTreeSet<String>,
+}
+
+/// A stored tensor that is not sharded.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Buffer {
+    pub(crate) path: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: DType,
+}
+
+/// What `model` stores, found out without initialising a parameter.
+///
+/// # Errors
+/// [`Error::Model`] for what cannot be sharded, naming the paths.
+pub(crate) fn survey<M: Module>(
+    model: &M,
+    strategy: &Strategy,
+    is_sharded: bool,
+) -> Result<Surveyed> {
+    let mut survey = Survey {
+        strategy,
+        is_sharded,
+        path: Vec::new(),
+        elements: Vec::new(),
+        readers: Vec::new(),
+        found: Vec::new(),
+        integers: Vec::new(),
+        valued: BTreeSet::new(),
+        ids: HashMap::new(),
+        reparameterized: Vec::new(),
+    };
+    model.visit(&mut survey);
+    survey.refuse()?;
+    survey.check_patterns()?;
+    // Running state drops a reparameterization that it is given; a parameter keeps it.
+    let mut marked = Marked::default();
+    model
+        .clone()
+        .apply_reparameterization(Mark)
+        .visit(&mut marked);
+    let is_parameter = |p: &Parameter| marked.paths.contains(&p.path);
+    let (found, state): (Vec<_>, Vec<_>) = survey.found.into_iter().partition(is_parameter);
+    let is_ignored = |p: &Parameter| {
+        let path: Vec<String> = p.path.split('.').map(String::from).collect();
+        let mut patterns = strategy.ignored.iter();
+        patterns.any(|pattern| lies_in(pattern, &path))
+    };
+    let (ignored, found): (Vec<_>, Vec<_>) = found.into_iter().partition(is_ignored);
+    if let (Some(state), false) = (state.first(), strategy.precision.is_full()) {
+        return Err(Error::model(
+            &state.path,
+            "is running state, which Burn computes with in the type it is stored in",
+            "use Precision::full(), or layers without running state (LayerNorm, GroupNorm)",
+        ));
+    }
+    let running = state.into_iter().map(|p| Buffer {
+        path: p.path,
+        shape: p.shape,
+        dtype: p.dtype,
+    });
+    Ok(Surveyed {
+        parameters: found,
+        buffers: running.chain(survey.integers).collect(),
+        valued: survey.valued,
+        ignored: ignored.into_iter().map(|p| p.path).collect(),
+    })
+}
+
+/// The unit of the parameter at `path`: the innermost of its ancestors that matches.
+fn unit_of(path: &[String], elements: &[bool], patterns: Option<&[String]>) -> String {
+    let is_unit = |depth: usize| match patterns {
+        None => elements[depth - 1],
+        Some(patterns) => patterns.iter().any(|p| matches(p, &path[..depth])),
+    };
+    // A parameter is no module: an element of a vector of parameters is not a unit.
+    let inside = 1..path.len();
+    inside
+        .rev()
+        .find(|depth| is_unit(*depth))
+        .map_or(String::new(), |d| path[..d].join("."))
+}
+
+/// Whether a pattern names what is at `path`, or a module it lies in.
+fn lies_in(pattern: &str, path: &[String]) -> bool {
+    (1..=path.len()).any(|depth| matches(pattern, &path[..depth]))
+}
+
+fn matches(pattern: &str, path: &[String]) -> bool {
+    let names: Vec<&str> = pattern.split('.').collect();
+    names.len() == path.len() && names.iter().zip(path).all(|(n, p)| *n == "*" || n == p)
+}
+
+struct Survey<'a> {
+    strategy: &'a Strategy,
+    /// Whether parameters are sharded at all, so that replicated ones are exceptions.
+    is_sharded: bool,
+    path: Vec<String>,
+    /// For each name of the path, whether it is an element of a vector.
+    elements: Vec<bool>,
+    /// For each name of the path, whether it is a field of a layer that reads stored shapes.
+    readers: Vec<bool>,
+    found: Vec<Parameter>,
+    /// Tensors of integers and booleans.
+    integers: Vec<Buffer>,
+    valued: BTreeSet<String>,
+    ids: HashMap<ParamId, Vec<String>>,
+    reparameterized: Vec<String>,
+}
+
+impl Survey<'_> {
+    /// A tensor that draws nothing, so that asking for its type may as well initialise it.
+    fn buffer(&mut self, shape: Vec<usize>, dtype: DType) {
+        let path = self.path.join(".");
+        self.valued.insert(path.clone());
+        self.integers.push(Buffer { path, shape, dtype });
+    }
+
+    /// Whether one of the patterns names this tensor or a module it lies in.
+    fn is_in(&self, patterns: &[String]) -> bool {
+        patterns.iter().any(|pattern| lies_in(pattern, &self.path))
+    }
+
+    fn refuse(&self) -> Result<()> {
+        if !self.reparameterized.is_empty() {
+            return Err(Error::model(
+                self.reparameterized.join(", "),
+                "already carries a reparameterization (LoRA, or an earlier shard)",
+                "call materialize() first, or shard the plain model",
+            ));
+        }
+        if let Some(paths) = self.ids.values().find(|paths| paths.len() > 1) {
+            return Err(Error::model(
+                paths.join(", "),
+                "are one parameter stored in several fields",
+                "keep it in one field and read that from both places",
+            ));
+        }
+        Ok(())
+    }
+
+    /// A pattern with a slip of the pen would silently put everything into the root.
+    fn check_patterns(&self) -> Result<()> {
+        let names = |path: &str| path.split('.').map(String::from).collect::<Vec<_>>();
+        let paths: Vec<Vec<String>> = self.found.iter().map(|p| names(&p.path)).collect();
+        let is_hit = |pattern: &str| {
+            let mut all = paths.iter();
+            all.any(|path| (1..path.len()).any(|depth| matches(pattern, &path[..depth])))
+        };
+        let expected = "the path of a module with parameters, * for any one name";
+        let units = self.strategy.units.iter().flatten();
+        if let Some(pattern) = units.into_iter().find(|p| !is_hit(p)) {
+            return Err(Error::config("unit pattern", expected, pattern));
+        }
+        let is_hit = |pattern: &str| paths.iter().any(|path| lies_in(pattern, path));
+        let mut parts = self
+            .strategy
+            .ignored
+            .iter()
+            .chain(&self.strategy.replicated);
+        match parts.find(|p| !is_hit(p)) {
+            None => Ok(()),
+            Some(pattern) => {
+                let expected = format!("{expected}, or of a parameter");
+                Err(Error::config(
+                    "pattern to ignore or replicate",
+                    expected,
+                    pattern,
+                ))
+            }
+        }
+    }
+}
+
+impl ModuleVisitor for Survey<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        let layer = container.strip_prefix("Struct:");
+        let reader = layer.is_some_and(|layer| READ_STORED_SHAPE.contains(&layer));
+        self.readers.push(reader);
+        if container == "Reparameterization" {
+            self.reparameterized.push(self.path.join("."));
+        }
+        self.path.push(name.to_string());
+        self.elements.push(matches!(container, "Vec" | "Array"));
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+        self.elements.pop();
+        self.readers.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.join(".");
+        self.ids.entry(param.id).or_default().push(path.clone());
+        if param.is_initialized() {
+            self.valued.insert(path.clone());
+        }
+        self.found.push(Parameter {
+            unit: unit_of(&self.path, &self.elements, self.strategy.units.as_deref()),
+            path,
+            shape: param.lazy_shape().to_vec(),
+            dtype: self.strategy.precision.stored(dtype(param)),
+            trainable: is_trainable(param),
+            replicated: self.is_sharded
+                && (self.readers.contains(&true) || self.is_in(&self.strategy.replicated)),
+        });
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.buffer(param.lazy_shape().to_vec(), param.base().dtype());
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.buffer(param.lazy_shape().to_vec(), param.base().dtype());
+    }
+}
+
+/// The type a parameter has, or will be initialised with.
+fn dtype<const D: usize>(param: &Param<Tensor<D>>) -> DType {
+    match param.is_initialized() {
+        true => param.base().dtype(),
+        false => param.lazy_device().settings().float_dtype.into(),
+    }
+}
+
+/// Carries nothing: shows which float tensors keep a reparameterization.
+#[derive(Module, Debug)]
+struct Marker;
+
+impl Reparameterization for Marker {
+    const NAME: &'static str = "marker";
+
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        base
+    }
+}
+
+struct Mark;
+
+impl Reparameterizer for Mark {
+    type Reparam = Marker;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        _: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<Marker>) {
+        (param, Some(Marker))
+    }
+}
+
+#[derive(Default)]
+struct Marked {
+    path: Vec<String>,
+    paths: BTreeSet<String>,
+}
+
+impl ModuleVisitor for Marked {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        if name == Marker::NAME {
+            self.paths.insert(self.path.join("."));
+        }
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+}

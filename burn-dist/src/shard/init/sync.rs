@@ -1,0 +1,357 @@
+//! Values that a model has before it is sharded: rank 0 broadcasts its own, as DDP does.
+
+use super::survey::Buffer;
+use super::values::ValueSource;
+use crate::comm::{Label, SpanMut};
+use crate::error::{Error, Result};
+use crate::noise::Noise;
+use crate::shard::memory::Shard;
+use crate::shard::model::ShardedParam;
+use crate::world::World;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Bool, Bytes, DType, FloatDType, Int, Tensor, TensorData};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+
+/// Bytes that are sent at once; a rank keeps no more than this beside its own shard.
+const BLOCK: usize = 1 << 24;
+
+/// A tensor whose values are to come from rank 0.
+#[derive(Debug)]
+pub(crate) struct SyncedTensor {
+    path: String,
+    /// Its full shape and stored type, the same on all ranks.
+    shape: Vec<usize>,
+    dtype: DType,
+    /// The elements that this rank stores.
+    range: Range<usize>,
+}
+
+impl SyncedTensor {
+    /// The shard that this rank stores of a parameter.
+    pub(crate) fn shard(
+        ShardedParam {
+            sharding,
+            unit,
+            slot,
+        }: &ShardedParam,
+    ) -> Self {
+        let layout = &sharding.unit(*unit).layout;
+        let range = layout.shard_range(*slot, sharding.shard_rank(*unit));
+        let slot = &layout.slots[*slot];
+        Self {
+            path: slot.path.clone(),
+            shape: slot.shape.clone(),
+            dtype: layout.dtype,
+            range,
+        }
+    }
+
+    /// All of a buffer.
+    pub(crate) fn buffer(buffer: &Buffer) -> Self {
+        Self {
+            path: buffer.path.clone(),
+            shape: buffer.shape.clone(),
+            dtype: buffer.dtype,
+            range: 0..buffer.shape.iter().product(),
+        }
+    }
+}
+
+/// What this rank stores of the tensors that rank 0 has sent.
+#[derive(Debug, Default)]
+pub(crate) struct SyncedValues(BTreeMap<String, (SyncedTensor, Vec<u8>)>);
+
+impl SyncedValues {
+    /// Receives what is wanted from rank 0, in the order of the list. Collective.
+    ///
+    /// # Cost
+    /// A broadcast of every tensor that is wanted, in blocks; none for an empty list.
+    pub(crate) fn from_rank_0<M: Module>(
+        world: &World,
+        model: &M,
+        wanted: Vec<SyncedTensor>,
+        is_full: bool,
+    ) -> Result<Self> {
+        if wanted.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut sources = BTreeMap::new();
+        world.together("read the values that the model has already", || {
+            if world.is_chief() {
+                sources = Sources::of(model, &wanted, is_full)?.found;
+            }
+            Ok([0; 2])
+        })?;
+        let mut received = BTreeMap::new();
+        for wanted in wanted {
+            let full = sources.remove(&wanted.path);
+            let full = full.as_ref().map(Full::bytes).transpose()?;
+            let shard = wanted.receive(world, full.as_deref())?;
+            received.insert(wanted.path.clone(), (wanted, shard));
+        }
+        Ok(Self(received))
+    }
+
+    /// Puts rank 0's integers and booleans in the place of this rank's.
+    pub(crate) fn fill<M: Module>(&self, model: M) -> M {
+        match self.0.is_empty() {
+            true => model,
+            false => model.map(&mut Fill {
+                received: self,
+                path: Vec::new(),
+            }),
+        }
+    }
+
+    fn data(&self, path: &[String]) -> Option<TensorData> {
+        let (wanted, bytes) = self.0.get(&path.join("."))?;
+        let bytes = Bytes::from_bytes_vec(bytes.clone());
+        Some(TensorData::from_bytes(
+            bytes,
+            wanted.shape.clone(),
+            wanted.dtype,
+        ))
+    }
+}
+
+impl SyncedTensor {
+    /// This rank's elements as bytes; `full` are all of them, on rank 0.
+    fn receive(&self, world: &World, full: Option<&[u8]>) -> Result<Vec<u8>> {
+        let size = self.dtype.size();
+        let all = self.shape.iter().product::<usize>() * size;
+        let mine = self.range.start * size..self.range.end * size;
+        let mut shard = vec![0; mine.len()];
+        let label = Label::new("values of rank 0").with_detail(self.path.as_str());
+        let mut block = vec![0u8; BLOCK.min(all)];
+        for start in (0..all).step_by(BLOCK) {
+            let end = (start + BLOCK).min(all);
+            let block = &mut block[..end - start];
+            if let Some(full) = full {
+                block.copy_from_slice(&full[start..end]);
+            }
+            world
+                .comm()
+                .broadcast(&label, 0, SpanMut::of(&mut *block))?;
+            let (from, to) = (start.max(mine.start), end.min(mine.end));
+            if from < to {
+                shard[from - mine.start..to - mine.start]
+                    .copy_from_slice(&block[from - start..to - start]);
+            }
+        }
+        Ok(shard)
+    }
+}
+
+impl ValueSource for SyncedValues {
+    fn has(&self, path: &str) -> bool {
+        self.0.contains_key(path)
+    }
+
+    fn read(&self, path: &str, range: Range<usize>, _: DType, into: &mut [u8]) {
+        if let Some((wanted, bytes)) = self.0.get(path) {
+            debug_assert_eq!(wanted.range, range);
+            into.copy_from_slice(bytes);
+        }
+    }
+}
+
+/// Values from files where they have them, and else from rank 0.
+pub(crate) struct InitialValues<'a> {
+    pub(crate) files: Option<&'a dyn ValueSource>,
+    pub(crate) received: &'a SyncedValues,
+}
+
+impl<'a> InitialValues<'a> {
+    /// Who has the values at `path`, if anybody does.
+    pub(crate) fn of(&self, path: &str) -> Option<&'a dyn ValueSource> {
+        let files = self.files.filter(|files| files.has(path));
+        let received = || {
+            self.received
+                .has(path)
+                .then_some(self.received as &dyn ValueSource)
+        };
+        files.or_else(received)
+    }
+}
+
+/// Draws what rank 0 has not drawn yet of the parameters at `paths`.
+///
+/// Each is drawn from a seed of its own, so that no other parameter's numbers depend on who had
+/// looked at what.
+pub(crate) fn draw<M: Module>(model: &M, paths: &BTreeSet<String>, world: &World, number: u64) {
+    model.visit(&mut Draw {
+        paths,
+        world,
+        number,
+        path: Vec::new(),
+    });
+}
+
+struct Draw<'a> {
+    paths: &'a BTreeSet<String>,
+    world: &'a World,
+    number: u64,
+    path: Vec<String>,
+}
+
+impl ModuleVisitor for Draw<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.join(".");
+        if self.paths.contains(&path) && !param.is_initialized() {
+            let mut site = DefaultHasher::new();
+            path.hash(&mut site);
+            let noise = Noise::new(self.world.seed(), self.number, 0);
+            self.world.device().seed(noise.number(site.finish() as u32));
+            // The value is shared with every clone of the parameter.
+            let _ = param.base();
+        }
+    }
+}
+
+/// The tensors of rank 0 that are wanted, in the type in which they are stored.
+struct Sources {
+    wanted: BTreeMap<String, DType>,
+    path: Vec<String>,
+    /// Whether parameters are stored in the type they have.
+    is_full: bool,
+    found: BTreeMap<String, Full>,
+    result: Result<()>,
+}
+
+/// A whole tensor of rank 0.
+enum Full {
+    Float(Box<Shard>),
+    /// Integers or booleans.
+    Other(TensorData),
+}
+
+impl Full {
+    fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Float(shard) => shard.read(),
+            Self::Other(data) => Ok(data.as_bytes().into()),
+        }
+    }
+}
+
+impl Sources {
+    fn of<M: Module>(model: &M, wanted: &[SyncedTensor], is_full: bool) -> Result<Self> {
+        let wanted = wanted.iter().map(|w| (w.path.clone(), w.dtype));
+        let mut sources = Self {
+            wanted: wanted.collect(),
+            path: Vec::new(),
+            is_full,
+            found: BTreeMap::new(),
+            result: Ok(()),
+        };
+        model.visit(&mut sources);
+        std::mem::replace(&mut sources.result, Ok(())).map(|()| sources)
+    }
+
+    fn enter(&mut self, path: String, full: impl FnOnce(&str, DType) -> Result<Full>) {
+        if let Some(dtype) = self.wanted.get(&path).copied() {
+            match full(&path, dtype) {
+                Ok(full) => drop(self.found.insert(path, full)),
+                Err(error) => self.result = Err(error),
+            }
+        }
+    }
+}
+
+impl ModuleVisitor for Sources {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let is_full = self.is_full;
+        self.enter(self.path.join("."), |path, dtype| {
+            let stored = as_stored(path, param.base(), is_full, dtype)?;
+            Ok(Full::Float(Box::new(Shard::of(stored)?)))
+        });
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let full = |_: &str, _| Ok(Full::Other(param.base().into_data()));
+        self.enter(self.path.join("."), full);
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        let full = |_: &str, _| Ok(Full::Other(param.base().into_data()));
+        self.enter(self.path.join("."), full);
+    }
+}
+
+/// Puts what was received in the place of a model's integers and booleans.
+struct Fill<'a> {
+    received: &'a SyncedValues,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Fill<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        match self.received.data(&self.path) {
+            Some(data) => param.map(|old| Tensor::from_data(data, (&old.device(), old.dtype()))),
+            None => param,
+        }
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        match self.received.data(&self.path) {
+            Some(data) => param.map(|old| Tensor::from_data(data, &old.device())),
+            None => param,
+        }
+    }
+}
+
+/// A whole tensor in the type `dtype` in which it is to be stored: under a precision policy that is
+/// f32, whatever the model came in.
+pub(super) fn as_stored<const D: usize>(
+    path: &str,
+    full: Tensor<D>,
+    is_full_precision: bool,
+    dtype: DType,
+) -> Result<Tensor<D>> {
+    let full = match is_full_precision {
+        true => full,
+        false => full.cast(FloatDType::F32),
+    };
+    match full.dtype() == dtype {
+        true => Ok(full),
+        false => Err(Error::model(
+            path,
+            format!(
+                "was initialised as {} on a device whose floats are {}",
+                full.dtype().name(),
+                dtype.name()
+            ),
+            "initialise it before sharding, or set the device's float type",
+        )),
+    }
+}

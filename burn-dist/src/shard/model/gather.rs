@@ -1,0 +1,168 @@
+//! All-gathers of units and parameters, and the unsharded buffers that outlive a pass.
+
+use super::sharding::{Sharding, Unit};
+use super::stored::Shards;
+use crate::comm::Ticket;
+use crate::error::Result;
+use crate::shard::memory::{Flat, PendingFlat, Shard, SharedFlat, is_same_memory};
+use burn::tensor::DType;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+/// Unsharded buffers that stay until the backward pass or the step, each with the shards that it was
+/// gathered from.
+///
+/// Several forwards may come before a backward, or none ever: all of them use what is here, instead of
+/// each keeping a buffer of its own alive.
+#[derive(Debug)]
+pub(super) struct Unsharded {
+    units: Vec<Option<(Shards, SharedFlat)>>,
+    /// Parameters that were gathered alone: of which unit and slot, and in which type.
+    alone: HashMap<(usize, usize, &'static str), (Shard, SharedFlat)>,
+}
+
+impl Unsharded {
+    pub(super) fn new(units: usize) -> Self {
+        Self {
+            units: vec![None; units],
+            alone: HashMap::new(),
+        }
+    }
+}
+
+impl Sharding {
+    /// Starts to gather a unit from its shards, behind what was submitted before.
+    pub(crate) fn all_gather(
+        self: &Arc<Self>,
+        unit: usize,
+        shards: Shards,
+        dtype: DType,
+    ) -> Ticket<PendingFlat> {
+        let this = self.clone();
+        self.world.submit(move || {
+            let Unit { layout, label } = this.unit(unit);
+            let mut all = Flat::zeros(layout.len(), dtype, &this.residence);
+            let rank = this.shard_rank(unit);
+            for (slot, shard) in shards.iter().enumerate() {
+                if let Some(shard) = shard {
+                    let start = rank * layout.shard_len + layout.slot_in_shard(slot, rank).start;
+                    all.put_shard(start, shard, layout.dtype);
+                }
+            }
+            match layout.is_replicated() {
+                true => Ok(all.into()),
+                false => all.all_gather(&this.shard_group, label),
+            }
+        })
+    }
+
+    /// Starts to gather one parameter alone, for a `val()` outside of any pass of its unit.
+    pub(crate) fn all_gather_parameter(
+        self: &Arc<Self>,
+        unit: usize,
+        slot: usize,
+        shard: Shard,
+        dtype: DType,
+    ) -> Ticket<PendingFlat> {
+        if !self.warned.swap(true, Ordering::Relaxed) && self.world.is_chief() {
+            log::warn!(
+                "{} is read outside of a `unit` call, so it is gathered alone and kept until \
+                 backward: correct, but slower; wrap the forward of its module in burn_dist::unit",
+                self.unit(unit).layout.slots[slot].path
+            );
+        }
+        let this = self.clone();
+        self.world.submit(move || {
+            let Unit { layout, label } = this.unit(unit);
+            let (ranks, rank) = (this.shard_group.size(), this.shard_group.rank());
+            // Ranks send equal amounts: as much as the largest shard.
+            let most = (0..ranks)
+                .map(|r| layout.shard_range(slot, r).len())
+                .max()
+                .unwrap_or(0);
+            let mut padded = Flat::zeros(most * ranks, dtype, &this.residence);
+            padded.put_shard(rank * most, &shard, layout.dtype);
+            let label = label.with_detail(layout.slots[slot].path.as_str());
+            let padded = padded.all_gather(&this.shard_group, &label)?.wait()?;
+            let mut full = Flat::zeros(layout.slots[slot].len, dtype, &this.residence);
+            for rank in 0..ranks {
+                let to = layout.shard_range(slot, rank);
+                let from = rank * most;
+                full.put_part(to.start, &padded, from..from + to.len());
+            }
+            Ok(full.into())
+        })
+    }
+
+    /// Waits for a gather, so that this thread can compute with what it brings.
+    pub(crate) fn wait_for_all_gather(&self, ticket: Ticket<PendingFlat>) -> Result<SharedFlat> {
+        let flat = self.world.waiting(|| ticket.wait())?.wait()?;
+        Ok(flat.share())
+    }
+
+    /// The kept buffer of a unit, if it was gathered from these shards.
+    pub(crate) fn kept_unit(&self, unit: usize, shards: &Shards) -> Option<SharedFlat> {
+        let mut kept = self.unsharded();
+        match &kept.units[unit] {
+            Some((from, flat)) if is_same_memory(from, shards) => Some(flat.clone()),
+            _ => {
+                kept.units[unit] = None;
+                None
+            }
+        }
+    }
+
+    /// Keeps a gathered unit until [`reshard_unit`](Self::reshard_unit) or
+    /// [`reshard_all`](Self::reshard_all).
+    pub(crate) fn keep_unit(&self, unit: usize, shards: Shards, flat: SharedFlat) {
+        self.unsharded().units[unit] = Some((shards, flat));
+    }
+
+    /// The kept buffer of a parameter that was gathered alone, if it was from this shard and in this
+    /// type.
+    pub(crate) fn kept_parameter(
+        &self,
+        unit: usize,
+        slot: usize,
+        shard: &Shard,
+        dtype: DType,
+    ) -> Option<SharedFlat> {
+        let kept = self.unsharded();
+        let (from, flat) = kept.alone.get(&(unit, slot, dtype.name()))?;
+        from.is(shard).then(|| flat.clone())
+    }
+
+    /// Keeps a parameter that was gathered alone, as [`keep_unit`](Self::keep_unit) does a unit.
+    pub(crate) fn keep_parameter(
+        &self,
+        unit: usize,
+        slot: usize,
+        shard: Shard,
+        dtype: DType,
+        flat: SharedFlat,
+    ) {
+        let key = (unit, slot, dtype.name());
+        self.unsharded().alone.insert(key, (shard, flat));
+    }
+
+    /// Drops what is kept of a unit: its gradients are being reduced.
+    pub(crate) fn reshard_unit(&self, unit: usize) {
+        let mut kept = self.unsharded();
+        kept.units[unit] = None;
+        kept.alone.retain(|(of, ..), _| *of != unit);
+    }
+
+    /// Drops all that is kept: the step is about to replace what it was gathered from.
+    pub(crate) fn reshard_all(&self) {
+        let mut kept = self.unsharded();
+        kept.units.iter_mut().for_each(|k| *k = None);
+        kept.alone.clear();
+    }
+
+    fn unsharded(&self) -> MutexGuard<'_, Unsharded> {
+        self.unsharded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

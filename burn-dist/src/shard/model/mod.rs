@@ -1,0 +1,21 @@
+//! A Burn module and its shards: which units a sharded model has, what this rank stores of them, how they
+//! are gathered, and where the gradients of a backward pass are collected.
+//!
+//! A [`Sharding`] is what one call of `Strategy::shard` made, shared by all clones of the model. A
+//! parameter says through its reparameterization which [`ShardedParam`] of it it is, [`walk`] finds that
+//! again, and [`StoredShards`] is what it finds.
+
+pub(crate) mod full;
+mod gather;
+mod reduce;
+mod replicas;
+mod sharded;
+mod sharding;
+mod stored;
+
+pub(crate) use reduce::{
+    BackwardSession, FullGradients, GradientSums, PostBackward, UnitGradients,
+};
+pub(crate) use sharded::{Sharded, ShardedParam, Visit, is_trainable, walk};
+pub(crate) use sharding::Sharding;
+pub(crate) use stored::{Shards, StoredShards, StoredUnit, not_sharded};

@@ -1,0 +1,378 @@
+//! One step's backward passes, run one after the other and completed together.
+
+use super::gradients::{PartGradients, ShardedGradients, TrainedParam};
+use super::running_state::average_running_state;
+use super::trained::Trained;
+use crate::comm::{Reduce, SpanMut};
+use crate::error::{Error, Result};
+use crate::shard::model::{BackwardSession, GradientSums, Sharding};
+use crate::shard::tape;
+use crate::unwind::catch_raised;
+use crate::world::World;
+use burn::module::Module;
+use burn::tensor::Tensor;
+use std::sync::Arc;
+
+/// The backward passes of one step.
+///
+/// Which collectives each one causes is the strategy's. FSDP and ZeRO-2 reduce-scatter every micro-batch,
+/// to hold no full gradients; DDP and ZeRO-1 reduce once a step, and so does hybrid across its groups:
+/// during the last backward, if it is known which one that is ([`micro_batches`](Self::micro_batches),
+/// [`set_is_last`](Self::set_is_last)), and else after it, where nothing is left to overlap with.
+#[derive(Debug)]
+pub struct Accumulation<'a, M: Module> {
+    world: &'a World,
+    model: &'a M,
+    parts: Vec<Part>,
+    params: Vec<TrainedParam>,
+    /// Backward passes so far.
+    passes: usize,
+    /// How many there will be, if that is known.
+    expected: Option<usize>,
+    weight: Weight,
+    /// The losses of this rank, to be asked if a gradient is not finite.
+    losses: Vec<Tensor<1>>,
+}
+
+/// What was sharded by one call, of a model that may consist of several such parts.
+#[derive(Debug)]
+struct Part {
+    sharding: Arc<Sharding>,
+    sums: GradientSums,
+}
+
+/// What the sum of gradients is divided by.
+#[derive(Debug, Clone, Copy)]
+enum Weight {
+    Nothing,
+    /// So many means, on each rank.
+    Means(usize),
+    /// So many samples, on this rank.
+    Samples(usize),
+}
+
+impl<'a, M: Module> Accumulation<'a, M> {
+    pub(crate) fn new(world: &'a World, model: &'a M) -> Result<Self> {
+        let Trained { shardings, params } = Trained::of(model)?;
+        let part = |sharding: Arc<Sharding>| Part {
+            sums: GradientSums::new(sharding.units().len()),
+            sharding,
+        };
+        Ok(Self {
+            world,
+            model,
+            parts: shardings.into_iter().map(part).collect(),
+            params,
+            passes: 0,
+            expected: None,
+            weight: Weight::Nothing,
+            losses: Vec::new(),
+        })
+    }
+
+    /// Says how many backward passes the step has, so that the last one reduces while it runs.
+    ///
+    /// Every rank says the same. Gradients, and the bytes that are sent, are those of a step of which
+    /// this is not known.
+    ///
+    /// ```
+    /// # use burn::{nn::LinearConfig, tensor::Tensor};
+    /// # use burn_dist::{Strategy, launch::Threads};
+    /// # Threads::new(2).run(|world| {
+    /// let model = LinearConfig::new(4, 2).init(&world.device());
+    /// let model = Strategy::ddp().shard(model, &world)?;
+    /// let mut step = world.accumulate(&model)?.micro_batches(3);
+    /// for _ in 0..3 {
+    ///     let x = Tensor::<2>::ones([8, 4], &world.device());
+    ///     step.add(model.forward(x).mean())?;
+    /// }
+    /// let gradients = step.finish()?;
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// PyTorch: `FSDPModule.set_is_last_backward`, DDP's `no_sync` around all but the last.
+    pub fn micro_batches(self, number: usize) -> Self {
+        Self {
+            expected: Some(number),
+            ..self
+        }
+    }
+
+    /// Says that the next backward pass is the step's last one, where their number is not known before.
+    pub fn set_is_last(&mut self) {
+        self.expected = Some(self.passes + 1);
+    }
+
+    /// Runs the backward pass of a micro-batch's mean loss.
+    ///
+    /// # Errors
+    /// As [`World::backward`]; [`Error::Config`] after [`add_sum`](Self::add_sum), and after the pass
+    /// that was announced as the last.
+    pub fn add(&mut self, loss: Tensor<1>) -> Result<()> {
+        let weight = match self.weight {
+            Weight::Nothing => Weight::Means(1),
+            Weight::Means(n) => Weight::Means(n + 1),
+            Weight::Samples(_) => return Err(mixed()),
+        };
+        self.run(loss, weight)
+    }
+
+    /// Runs the backward pass of a micro-batch's loss that is the sum over `count` samples.
+    ///
+    /// # Errors
+    /// As [`World::backward_sum`]; [`Error::Config`] after [`add`](Self::add), and after the pass that
+    /// was announced as the last.
+    pub fn add_sum(&mut self, loss: Tensor<1>, count: usize) -> Result<()> {
+        let weight = match self.weight {
+            Weight::Nothing => Weight::Samples(count),
+            Weight::Samples(n) => Weight::Samples(n + count),
+            Weight::Means(_) => return Err(mixed()),
+        };
+        self.run(loss, weight)
+    }
+
+    fn run(&mut self, loss: Tensor<1>, weight: Weight) -> Result<()> {
+        if !tape::is_tracked(&loss) {
+            return Err(Error::model(
+                "the loss",
+                "depends on nothing that takes gradients",
+                "compute it with the sharded model, in training mode and not wholly frozen",
+            ));
+        }
+        let number = self.passes + 1;
+        if let Some(expected) = self.expected.filter(|expected| number > *expected) {
+            return Err(announced(expected, number));
+        }
+        self.losses.push(loss.clone().inner());
+        let is_last = self.expected == Some(number);
+        let running = RunningBackward::start(self.world, &mut self.parts, number, is_last);
+        let ran = catch_raised(|| drop(loss.backward()));
+        let ran = ran.and_then(|()| running.reduce_rest());
+        // Nothing is under way when this returns: the program may communicate on its own.
+        let finished = ran.and_then(|()| running.finish());
+        let sums = finished.map_err(|error| self.name_missing(error))?;
+        for (part, sums) in self.parts.iter_mut().zip(sums) {
+            part.sums = sums;
+        }
+        self.weight = weight;
+        self.passes = number;
+        // A gather that backward started ahead and did not need.
+        let rest = self.world.submit(|| Ok(()));
+        self.world.waiting(|| rest.wait())
+    }
+
+    /// Names the parameter that ranks disagree about, in whichever part it lies.
+    fn name_missing(&self, error: Error) -> Error {
+        let parts = self.parts.iter();
+        parts.fold(error, |error, part| part.sharding.name_missing(error))
+    }
+
+    /// Completes the reductions and returns the gradients of the step.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if nothing was added, fewer passes came than were announced, or no rank had a
+    /// sample; what collectives return.
+    pub fn finish(mut self) -> Result<ShardedGradients> {
+        if let Some(expected) = self.expected.filter(|expected| self.passes < *expected) {
+            return Err(announced(expected, self.passes));
+        }
+        self.reduce().map_err(|error| self.name_missing(error))?;
+        let divisor = divisor(self.world, self.weight)?;
+        average_running_state(self.world, self.model)?;
+        // Counted for every part, compared once.
+        let due = self
+            .parts
+            .iter()
+            .filter(|part| part.sharding.is_check_due());
+        if due.count() > 0 {
+            self.world.check_replicas(self.model)?;
+        }
+        let parts = self.parts.into_iter().map(|part| PartGradients {
+            sharding: part.sharding,
+            units: part.sums.into_reduced(),
+        });
+        let (world, parts) = (self.world.clone(), parts.collect());
+        let gradients = ShardedGradients::new(world, parts, self.params, self.losses);
+        Ok(gradients.scaled(1.0 / divisor))
+    }
+
+    /// Sums over ranks what no backward pass has.
+    fn reduce(&mut self) -> Result<()> {
+        for part in &mut self.parts {
+            let units = part.sharding.units().len();
+            let sums = std::mem::replace(&mut part.sums, GradientSums::new(units));
+            let rest = BackwardSession::new(sums, self.passes, true);
+            part.sums = rest.finish_step(&part.sharding)?;
+            part.sharding.reshard_all();
+            part.sharding.end_step();
+        }
+        self.world.comm().recorder().stepped();
+        let mut parts = self.parts.iter();
+        match self.passes > 0 && parts.all(|part| part.sums.is_empty()) {
+            true => Err(Error::model(
+                "the loss",
+                "depends on no parameter of this model that takes gradients",
+                "pass the model that the loss was computed with",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A backward pass that is going on; ends also when the tape panics.
+struct RunningBackward<'a> {
+    world: &'a World,
+    shardings: Vec<Arc<Sharding>>,
+}
+
+impl<'a> RunningBackward<'a> {
+    fn start(world: &'a World, parts: &mut [Part], number: usize, is_last: bool) -> Self {
+        let mut shardings = Vec::new();
+        for Part { sharding, sums } in parts {
+            let sums = std::mem::replace(sums, GradientSums::new(sharding.units().len()));
+            *sharding.session() = Some(BackwardSession::new(sums, number, is_last));
+            shardings.push(sharding.clone());
+        }
+        world.set_backward(true);
+        Self { world, shardings }
+    }
+
+    /// Reduces what the tape could not: passes whose inputs take no gradients, and parameters that were
+    /// read outside of any pass.
+    fn reduce_rest(&self) -> Result<()> {
+        self.shardings.iter().try_for_each(|sharding| {
+            let passes = sharding
+                .session()
+                .as_mut()
+                .map(BackwardSession::take_passes);
+            let mut passes = passes.into_iter().flatten();
+            passes.try_for_each(|pass| pass.post_backward())?;
+            match sharding.session().as_mut() {
+                Some(session) => session.take_alone(sharding),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// The sums of the step so far, by part.
+    fn finish(self) -> Result<Vec<GradientSums>> {
+        let sums = |sharding: &Arc<Sharding>| {
+            let session = sharding.session().take();
+            let units = sharding.units().len();
+            session.map_or(Ok(GradientSums::new(units)), |session| {
+                session.finish(sharding)
+            })
+        };
+        self.shardings.iter().map(sums).collect()
+    }
+}
+
+impl Drop for RunningBackward<'_> {
+    fn drop(&mut self) {
+        self.world.set_backward(false);
+        for sharding in &self.shardings {
+            *sharding.session() = None;
+        }
+    }
+}
+
+fn mixed() -> Error {
+    let expected = "either means (add) or sums with counts (add_sum) in one step";
+    Error::config("accumulated losses", expected, "both")
+}
+
+fn announced(expected: usize, found: usize) -> Error {
+    Error::config(
+        "backward passes of the step",
+        format!("the {expected} that were announced (micro_batches, set_is_last)"),
+        found,
+    )
+}
+
+fn divisor(world: &World, weight: Weight) -> Result<f64> {
+    match weight {
+        Weight::Nothing => Err(Error::config("accumulated losses", "at least one", "none")),
+        Weight::Means(n) => Ok((n * world.size()) as f64),
+        Weight::Samples(mine) => {
+            let mut all = [mine as u64];
+            let label = "samples".into();
+            world
+                .comm()
+                .all_reduce(&label, Reduce::Sum, SpanMut::of(&mut all))?;
+            match all[0] {
+                0 => Err(Error::config(
+                    "samples of the step",
+                    "at least one on some rank",
+                    0,
+                )),
+                n => Ok(n as f64),
+            }
+        }
+    }
+}
+
+impl World {
+    /// Runs the backward pass of a loss that is the mean over this rank's batch.
+    ///
+    /// Returns the gradients of `model`'s parameters, averaged over ranks and sharded as the
+    /// parameters are. Right where all ranks have batches of equal size; otherwise use
+    /// [`backward_sum`](Self::backward_sum). Collective.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if `model` is not sharded, has a trainable parameter that no sharding holds, or
+    /// `loss` does not depend on it; [`Error::GradientSet`] if the ranks' losses reach different
+    /// parameters; what collectives return.
+    pub fn backward<M: Module>(&self, loss: Tensor<1>, model: &M) -> Result<ShardedGradients> {
+        let mut accumulation = Accumulation::new(self, model)?.micro_batches(1);
+        accumulation.add(loss)?;
+        accumulation.finish()
+    }
+
+    /// Runs the backward pass of a loss that is the sum over `count` samples of this rank.
+    ///
+    /// The gradients are divided by the samples of all ranks, so uneven batches are exact: the
+    /// same as one device with all samples. A rank without samples computes its loss from a padding
+    /// sample of weight 0, with a count of 0. Collective; one all-reduce of 8 bytes more than
+    /// [`backward`](Self::backward).
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward); [`Error::Config`] if no rank has a sample.
+    pub fn backward_sum<M: Module>(
+        &self,
+        loss: Tensor<1>,
+        count: usize,
+        model: &M,
+    ) -> Result<ShardedGradients> {
+        let mut accumulation = Accumulation::new(self, model)?.micro_batches(1);
+        accumulation.add_sum(loss, count)?;
+        accumulation.finish()
+    }
+
+    /// Starts to accumulate the gradients of several micro-batches into one step.
+    ///
+    /// ```
+    /// # use burn::{nn::LinearConfig, tensor::Tensor};
+    /// # use burn_dist::{Strategy, launch::Threads};
+    /// # Threads::new(2).run(|world| {
+    /// let model = LinearConfig::new(4, 2).init(&world.device());
+    /// let model = Strategy::zero1().shard(model, &world)?;
+    /// let batches = vec![Tensor::<2>::ones([8, 4], &world.device()); 3];
+    /// let mut step = world.accumulate(&model)?.micro_batches(batches.len());
+    /// for x in batches {
+    ///     step.add(model.forward(x).mean())?;
+    /// }
+    /// let gradients = step.finish()?;
+    /// # Ok(())
+    /// # })?;
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Model`] if `model` is not sharded.
+    pub fn accumulate<'a, M: Module>(&'a self, model: &'a M) -> Result<Accumulation<'a, M>> {
+        Accumulation::new(self, model)
+    }
+}

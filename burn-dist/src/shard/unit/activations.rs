@@ -1,0 +1,105 @@
+//! What may cross a unit's boundary.
+
+use crate::shard::tape;
+use burn::tensor::{Bool, FloatDType, Int, Tensor};
+
+/// Inputs and outputs of a [`unit`](crate::unit()): tensors of any rank and kind, and options,
+/// vectors and tuples of them.
+///
+/// Everything that gradients flow through must be among a unit's inputs; other values may be
+/// captured by its closure.
+pub trait Activations: Clone + Send + Sized + 'static {
+    /// Passes every float tensor through `map`, always in the same order.
+    fn map(self, map: &mut impl MapActivations) -> Self;
+}
+
+/// What is done to each float tensor among [`Activations`].
+pub trait MapActivations {
+    /// What becomes of one tensor.
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D>;
+}
+
+impl<const D: usize> Activations for Tensor<D> {
+    fn map(self, map: &mut impl MapActivations) -> Self {
+        map.map(self)
+    }
+}
+
+impl<const D: usize> Activations for Tensor<D, Int> {
+    fn map(self, _: &mut impl MapActivations) -> Self {
+        self
+    }
+}
+
+impl<const D: usize> Activations for Tensor<D, Bool> {
+    fn map(self, _: &mut impl MapActivations) -> Self {
+        self
+    }
+}
+
+impl<A: Activations> Activations for Option<A> {
+    fn map(self, map: &mut impl MapActivations) -> Self {
+        Option::map(self, |a| a.map(map))
+    }
+}
+
+impl<A: Activations> Activations for Vec<A> {
+    fn map(self, map: &mut impl MapActivations) -> Self {
+        self.into_iter().map(|a| a.map(map)).collect()
+    }
+}
+
+impl Activations for () {
+    fn map(self, _: &mut impl MapActivations) -> Self {}
+}
+
+macro_rules! tuples {
+    ($(($($name:ident $index:tt),*))*) => {
+        $(impl<$($name: Activations),*> Activations for ($($name,)*) {
+            fn map(self, map: &mut impl MapActivations) -> Self {
+                ($(self.$index.map(map),)*)
+            }
+        })*
+    };
+}
+
+tuples! {
+    (A 0)
+    (A 0, B 1)
+    (A 0, B 1, C 2)
+    (A 0, B 1, C 2, D 3)
+    (A 0, B 1, C 2, D 3, E 4)
+    (A 0, B 1, C 2, D 3, E 4, F 5)
+}
+
+/// Casts every float tensor.
+pub(super) struct Cast(pub(super) FloatDType);
+
+impl MapActivations for Cast {
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        match x.dtype() == self.0.into() {
+            true => x,
+            false => x.cast(self.0),
+        }
+    }
+}
+
+/// Asks whether a gradient would flow through any tensor.
+#[derive(Default)]
+pub(super) struct IsTracked(bool);
+
+impl IsTracked {
+    /// Whether it would, and the tensors as they were.
+    pub(super) fn ask<A: Activations>(activations: A) -> (A, bool) {
+        let mut asked = Self::default();
+        let activations = activations.map(&mut asked);
+        (activations, asked.0)
+    }
+}
+
+impl MapActivations for IsTracked {
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        self.0 |= tape::is_tracked(&x);
+        x
+    }
+}

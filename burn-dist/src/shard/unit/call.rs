@@ -1,0 +1,56 @@
+//! The function that a model calls at the boundary of a unit.
+
+use super::activations::Activations;
+use super::probe;
+use super::recompute;
+use super::scope::Scope;
+use burn::module::Module;
+
+/// Runs a module's forward as one unit: its parameters are gathered together before it and resharded
+/// after it.
+///
+/// Write it in a model where the forward of a block is called, and once around the whole forward,
+/// for what no block claims and so that the next block can be prefetched. On a module that is
+/// not sharded it only calls `f`.
+///
+/// Under a [`Precision`](crate::Precision) policy float inputs are cast to the type of the
+/// parameters, and what the outermost call returns to the output type.
+///
+/// `f` has to be repeatable, for [`Strategy::recompute`](crate::Strategy::recompute) runs it again
+/// in backward: everything that takes gradients comes through `inputs`, and random numbers come out
+/// the same again. It reads parameters on the thread that it is called on.
+///
+/// ```
+/// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
+/// use burn_dist::unit;
+///
+/// let device = Device::flex();
+/// let layer = LinearConfig::new(4, 2).init(&device);
+/// let y = unit(&layer, Tensor::<2>::ones([3, 4], &device), |layer, x| layer.forward(x));
+/// assert_eq!(y.dims(), [3, 2]);
+/// ```
+///
+/// # Panics
+/// Inside a sharded model, if a collective fails. [`World::run`](crate::World::run), a backward
+/// pass and the launchers turn that into an `Err`.
+///
+/// # Source
+/// PyTorch: `fully_shard(block)`, with its pre-forward and post-forward hooks.
+pub fn unit<M, I, O, F>(module: &M, inputs: I, f: F) -> O
+where
+    M: Module + 'static,
+    I: Activations,
+    O: Activations,
+    F: Fn(&M, I) -> O + Send + 'static,
+{
+    let mut scope = Scope::pre_forward(module);
+    let inputs = scope.to_param_dtype(inputs);
+    let outputs = match scope.is_recomputed() {
+        true => recompute::forward(&mut scope, module, inputs, f),
+        false => {
+            let inputs = scope.enter(inputs);
+            f(module, inputs)
+        }
+    };
+    probe::record_outputs(|| scope.name(), scope.to_output_dtype(outputs))
+}
