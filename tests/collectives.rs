@@ -1,4 +1,7 @@
 //! The engines that exist, held to the conformance suite.
+//!
+//! A program of its own: worlds of 128 ranks would starve the tests of `tests/sockets`, which wait for
+//! deadlines.
 
 mod conformance;
 mod mesh;

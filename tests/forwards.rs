@@ -4,6 +4,9 @@
 //! `unit` calls, and where a strategy keeps parameters until the step anyway, the whole model gathered
 //! once. The operations that gather are on the tape too, a fixed number of bytes for every parameter
 //! that is read. A backward gives all of it back.
+//!
+//! A program of its own: it counts the bytes of the process, and no rank may have run in it before plain
+//! Burn is measured.
 
 mod oracle;
 

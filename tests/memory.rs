@@ -2,6 +2,8 @@
 //!
 //! Ranks are threads here, so the process holds all of them: every figure is the process's above
 //! its start, divided by the world. `S` is a rank's shard, `U` the largest unit, `R` the root.
+//!
+//! A program of its own: no other test may allocate meanwhile.
 
 #![allow(unsafe_code)]
 

@@ -1,0 +1,26 @@
+//! Ranks as threads of this process, against one plain device or against what is counted.
+//!
+//! The tests run beside each other. Burn's random numbers are the process's, so nothing here may depend
+//! on what is drawn: a model has numbers of its own before it is sharded, or they do not matter. What
+//! depends on draws is in `tests/seeded`.
+
+#[path = "../../models/tests/golden/mod.rs"]
+mod golden;
+#[path = "../oracle/mod.rs"]
+mod oracle;
+#[path = "../reference/mod.rs"]
+mod reference;
+
+mod bert_golden;
+mod combinations;
+mod counts;
+mod failures;
+mod finite;
+mod foreign_weights;
+mod layers;
+mod parity;
+mod parts;
+mod passes;
+mod units;
+mod vit_golden;
+mod weight_copies;

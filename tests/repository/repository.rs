@@ -1,0 +1,12 @@
+//! The repository itself: the shape of its source, and what its pages promise.
+
+mod architecture;
+mod readme;
+
+use std::path::PathBuf;
+
+/// The folder of the whole workspace.
+fn root() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors().nth(2).unwrap().to_path_buf()
+}

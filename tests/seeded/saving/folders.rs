@@ -1,0 +1,275 @@
+//! A run takes nothing in a folder for its own but what it has loaded or written.
+
+use super::{load, save_once, start};
+use crate::alone;
+use burn_dist::launch::Threads;
+use burn_dist::{Error, Result, Strategy, World};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Saves without having loaded what is there.
+fn save_anew(folder: &Path) -> Result<Vec<()>> {
+    Threads::new(2).run(|world| anew(folder, &world))
+}
+
+fn anew(folder: &Path, world: &World) -> Result<()> {
+    let (model, optimizer) = start(&Strategy::fsdp(), world)?;
+    world.save(folder, &model, &optimizer, &0usize)
+}
+
+fn is_refused(result: Result<Vec<()>>, words: &[&str]) {
+    let error = match result {
+        Err(error @ Error::File { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    for word in words {
+        assert!(error.contains(word), "{word:?} is not in {error:?}");
+    }
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let all = std::fs::read_dir(folder).unwrap().flatten();
+    let mut names: Vec<_> = all.map(|e| e.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_look_that_fails_is_not_a_folder_without_a_save() {
+    let _alone = alone();
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("loop");
+    symlink(&folder, &folder).unwrap();
+    let outcome = Threads::new(2).run(|world| {
+        let error = world.has_save(&folder).expect_err("nobody can tell");
+        assert_eq!(
+            matches!(error, Error::PeerFailed { peer: 0, .. }),
+            !world.is_chief()
+        );
+        Err::<(), _>(error)
+    });
+    is_refused(outcome, &["manifest.json", "certainly none"]);
+}
+
+#[test]
+fn a_manifest_that_cannot_be_read_is_neither_none_nor_replaced() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    save_once(folder, 2, 1);
+    let manifest = folder.join("manifest.json");
+    std::fs::rename(&manifest, folder.join("kept.json")).unwrap();
+    symlink(&manifest, &manifest).unwrap();
+    let found = Threads::new(2).run(|world| world.has_save(folder));
+    assert_eq!(found.unwrap(), [true; 2]);
+    assert!(
+        load(folder, 2)
+            .unwrap_err()
+            .to_string()
+            .contains("manifest")
+    );
+    is_refused(save_anew(folder), &["manifest.json"]);
+    std::fs::remove_file(&manifest).unwrap();
+    std::fs::rename(folder.join("kept.json"), &manifest).unwrap();
+    assert_eq!(load(folder, 2).unwrap(), [1, 1]);
+}
+
+#[test]
+fn a_save_that_was_not_loaded_is_not_replaced() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    save_once(folder, 2, 7);
+    let before = entries(folder);
+    is_refused(
+        save_anew(folder),
+        &["number 1 of another run", "load it first"],
+    );
+    assert_eq!(entries(folder), before);
+    assert_eq!(load(folder, 2).unwrap(), [7, 7]);
+    // Nor is one that has come meanwhile.
+    let outcome = Threads::new(2).run(|world| {
+        let (model, optimizer) = start(&Strategy::fsdp(), &world)?;
+        let (model, optimizer, _) = world.load::<_, usize>(folder, model, optimizer)?;
+        if world.is_chief() {
+            save_once(folder, 2, 8);
+        }
+        world.comm().barrier(&"another".into())?;
+        world.save(folder, &model, &optimizer, &9usize)
+    });
+    is_refused(outcome, &["number 2 of another run"]);
+    assert_eq!(load(folder, 2).unwrap(), [8, 8]);
+}
+
+#[test]
+fn what_others_keep_beside_saves_stays() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    save_once(folder, 2, 1);
+    // A copy, somebody's own folder, and one that only looks like a save.
+    for name in ["save-000002", "save-000017", "save-best", "save-1"] {
+        let kept = folder.join(name);
+        std::fs::create_dir(&kept).unwrap();
+        std::fs::copy(
+            folder.join("save-000001/rank-00000-of-00002.safetensors"),
+            kept.join("mine"),
+        )
+        .unwrap();
+    }
+    save_once(folder, 2, 2);
+    save_once(folder, 2, 3);
+    let expected = [
+        "lock",
+        "manifest.json",
+        "save-000002",
+        "save-000004",
+        "save-000017",
+        "save-1",
+        "save-best",
+    ];
+    assert_eq!(entries(folder), expected);
+    assert_eq!(entries(&folder.join("save-000002")), ["mine"]);
+    assert_eq!(load(folder, 2).unwrap(), [3, 3]);
+}
+
+#[test]
+fn files_follow_the_umask() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode();
+    std::fs::write(folder.join("plain"), "").unwrap();
+    save_once(folder, 2, 1);
+    let save = folder.join("save-000001");
+    for name in entries(&save) {
+        assert_eq!(mode(save.join(&name)), mode(folder.join("plain")), "{name}");
+    }
+    assert_eq!(entries(&save).len(), 2);
+    for name in ["manifest.json", "lock"] {
+        assert_eq!(
+            mode(folder.join(name)),
+            mode(folder.join("plain")),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn ranks_that_see_different_saves_are_refused() {
+    let _alone = alone();
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    for (step, folder) in folders.iter().enumerate() {
+        save_once(folder.path(), 2, step);
+    }
+    let outcome = Threads::new(2).run(|world| {
+        let (model, optimizer) = start(&Strategy::fsdp(), &world)?;
+        let mine = folders[world.rank()].path();
+        let error = world.load::<_, usize>(mine, model, optimizer).map(drop);
+        assert!(matches!(error, Err(Error::File { .. })), "{error:?}");
+        error
+    });
+    is_refused(outcome, &["number 1", "on rank 0", "on rank 1"]);
+}
+
+#[test]
+fn a_manifest_that_was_changed_is_found_out() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    save_once(folder.path(), 2, 123);
+    let path = folder.path().join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (from, to) in [
+        ("\"state\": 123", "\"state\": 99999999999"),
+        ("\"number\": 1", "\"number\": 2"),
+        ("\"crc32\": \"", "\"crc32\": \"0"),
+    ] {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text);
+        std::fs::write(&path, changed).unwrap();
+        let error = load(folder.path(), 2).unwrap_err().to_string();
+        assert!(error.contains("nobody has changed"), "{error}");
+    }
+    std::fs::write(&path, text).unwrap();
+    assert_eq!(load(folder.path(), 2).unwrap(), [123, 123]);
+}
+
+#[test]
+fn two_runs_in_one_folder_are_told_of_each_other() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let process = format!("process {}", std::process::id());
+    let outcome = Threads::new(2).run(|world| {
+        anew(folder, &world)?;
+        if world.is_chief() {
+            let second = Threads::new(2).run(|other| {
+                let error = other.claim_saves(folder).expect_err("it is taken");
+                let own = matches!(error, Error::File { .. });
+                assert_eq!(own, other.is_chief(), "{error}");
+                Err(error)
+            });
+            is_refused(second, &["in use", "host ", &process]);
+        }
+        world.comm().barrier(&"second".into())?;
+        // The first goes on.
+        anew(folder, &world)
+    });
+    outcome.unwrap();
+    // And when it has ended, another one may.
+    save_once(folder, 2, 5);
+}
+
+/// A process of this test, killed at its end.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_killed_run_holds_nothing() {
+    let _alone = alone();
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("run");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["saving::folders::holder", "--exact", "--ignored"])
+        .env("SAVING_FOLDER", &folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let mut holder = Holder(command.spawn().unwrap());
+    let until = Instant::now() + Duration::from_secs(60);
+    while !outer.path().join("held").exists() {
+        assert!(Instant::now() < until, "it never held the folder");
+        assert!(holder.0.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let claim = || Threads::new(1).run(|world| world.claim_saves(&folder));
+    is_refused(claim(), &[&format!("process {}", holder.0.id())]);
+    holder.0.kill().unwrap();
+    claim().unwrap();
+    save_once(&folder, 2, 1);
+}
+
+/// Not a test: a run that holds a folder until it is killed.
+#[test]
+#[ignore = "a process of another test"]
+fn holder() {
+    let Some(folder) = std::env::var_os("SAVING_FOLDER").map(PathBuf::from) else {
+        return;
+    };
+    let outcome: Result<Vec<()>> = Threads::new(1).run(|world| {
+        world.claim_saves(&folder)?;
+        std::fs::write(folder.with_file_name("held"), "").unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    outcome.unwrap();
+}

@@ -1,0 +1,253 @@
+//! A save goes on under the optimizer that it was made with, and with all that this one keeps.
+
+use super::parameters;
+use crate::alone;
+use crate::oracle;
+use crate::oracle::{Mlp, Values};
+use burn::module::{Module, ParamGroup};
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{
+    AdaGradConfig, AdamConfig, AdamWConfig, LionConfig, ModuleOptimizer, RmsPropConfig, SgdConfig,
+};
+use burn::tensor::{DType, Tensor};
+use burn_dist::launch::Threads;
+use burn_dist::{Error, Result, Strategy, World};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+type Make = fn() -> ModuleOptimizer;
+
+const KINDS: [(&str, Make); 6] = [
+    ("AdamW", || AdamWConfig::new().init()),
+    ("Adam", || AdamConfig::new().init()),
+    ("SGD", || {
+        SgdConfig::new()
+            .with_momentum(Some(MomentumConfig::new()))
+            .init()
+    }),
+    ("Lion", || LionConfig::new().init()),
+    ("RMSprop", || RmsPropConfig::new().init()),
+    ("AdaGrad", || AdaGradConfig::new().init()),
+];
+
+/// AdamW for all, and something else for the blocks.
+fn groups() -> ModuleOptimizer {
+    let blocks = ParamGroup::from_predicate("blocks.");
+    AdamWConfig::new()
+        .init()
+        .with_group(blocks, LionConfig::new().build(), None)
+}
+
+fn train(
+    world: &World,
+    (mut model, mut optimizer): (Mlp, ModuleOptimizer),
+    steps: std::ops::Range<usize>,
+) -> Result<(Mlp, ModuleOptimizer)> {
+    for step in steps {
+        let mine = oracle::rows(&oracle::batch(8, 7, step), world.rank(), world.size());
+        let x: Tensor<2> = oracle::tensor(&mine, DType::F32, &world.device());
+        let grads = world.backward(model.forward(x).powi_scalar(2).mean(), &model)?;
+        model = optimizer.step(1e-3, model, grads.into_params());
+    }
+    Ok((model, optimizer))
+}
+
+fn start(world: &World, make: Make) -> Result<(Mlp, ModuleOptimizer)> {
+    let model = Strategy::fsdp().shard(Mlp::new(2, &world.device()), world)?;
+    let optimizer = world.optimizer(make(), &model)?;
+    Ok((model, optimizer))
+}
+
+/// Trains three steps, saves, and trains three more.
+fn saved(folder: &Path, make: Make) -> Vec<Values> {
+    let run = Threads::new(2).seed(5).run(|world| {
+        let run = train(&world, start(&world, make)?, 0..3)?;
+        world.save(folder, &run.0, &run.1, &3usize)?;
+        parameters(&world, &train(&world, run, 3..6)?.0)
+    });
+    run.unwrap()
+}
+
+fn resumed(folder: &Path, make: Make) -> Result<Vec<Values>> {
+    Threads::new(2).seed(6).run(|world| {
+        let (model, optimizer) = start(&world, make)?;
+        let (model, optimizer, step) = world.load(folder, model, optimizer)?;
+        parameters(&world, &train(&world, (model, optimizer), step..6)?.0)
+    })
+}
+
+fn refusal(folder: &Path, make: Make) -> String {
+    match resumed(folder, make) {
+        Err(error @ Error::File { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn no_optimizer_goes_on_with_the_states_of_another() {
+    let _alone = alone();
+    for (saved_by, make) in KINDS {
+        let folder = tempfile::tempdir().unwrap();
+        let straight = saved(folder.path(), make);
+        for (kind, other) in KINDS {
+            if kind == saved_by {
+                assert_eq!(resumed(folder.path(), other).unwrap(), straight, "{kind}");
+            } else {
+                let error = refusal(folder.path(), other);
+                assert!(
+                    error.contains("optimizer"),
+                    "{saved_by} under {kind}: {error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn other_settings_are_another_optimizer() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    saved(folder.path(), || {
+        AdamWConfig::new().with_epsilon(1e-8).init()
+    });
+    let others: [Make; 4] = [
+        || AdamWConfig::new().with_epsilon(1e-5).init(),
+        || {
+            AdamWConfig::new()
+                .with_epsilon(1e-8)
+                .with_weight_decay(0.1)
+                .init()
+        },
+        || {
+            AdamWConfig::new()
+                .with_epsilon(1e-8)
+                .with_beta_2(0.99)
+                .init()
+        },
+        || {
+            AdamWConfig::new()
+                .with_epsilon(1e-8)
+                .with_amsgrad(true)
+                .init()
+        },
+    ];
+    for (at, other) in others.into_iter().enumerate() {
+        let error = refusal(folder.path(), other);
+        assert!(error.contains("load_record"), "{at}: {error}");
+    }
+}
+
+#[test]
+fn groups_are_part_of_it() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let straight = saved(folder.path(), groups);
+    assert_eq!(resumed(folder.path(), groups).unwrap(), straight);
+    let error = refusal(folder.path(), || AdamWConfig::new().init());
+    assert!(error.contains("blocks."), "{error}");
+    // A parameter that another group takes.
+    let error = refusal(folder.path(), || {
+        let one = ParamGroup::from_predicate("blocks.0.");
+        AdamWConfig::new()
+            .init()
+            .with_group(one, LionConfig::new().build(), None)
+    });
+    assert!(error.contains("blocks.1."), "{error}");
+}
+
+/// Rewrites rank 1's file, and makes all checksums right again.
+fn forge(folder: &Path, change: impl Fn(&mut BTreeMap<String, (Vec<usize>, Vec<u8>)>)) {
+    let file = folder.join("save-000001/rank-00001-of-00002.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let read = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |(name, view): (&str, TensorView<'_>)| {
+        (
+            name.to_owned(),
+            (view.shape().to_vec(), view.data().to_vec()),
+        )
+    };
+    let mut all: BTreeMap<_, _> = read.iter().map(tensor).collect();
+    change(&mut all);
+    let views = all.iter().map(|(name, (shape, data))| {
+        let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), data).unwrap();
+        (name, view)
+    });
+    let written = safetensors::serialize(views, header.metadata().clone()).unwrap();
+    std::fs::write(&file, &written).unwrap();
+    let path = folder.join("manifest.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let listed = |bytes: &[u8]| {
+        let crc = crc32fast::hash(bytes);
+        format!("\"bytes\": {},\n      \"crc32\": {crc}\n", bytes.len())
+    };
+    let text = text.replace(&listed(&bytes), &listed(&written));
+    let start = text.find("\"crc32\": \"").unwrap() + 10;
+    let blank = format!("{}00000000{}", &text[..start], &text[start + 8..]);
+    let sum = format!("{:08x}", crc32fast::hash(blank.as_bytes()));
+    let text = format!("{}{sum}{}", &text[..start], &text[start + 8..]);
+    std::fs::write(&path, text).unwrap();
+}
+
+#[test]
+fn states_that_are_missing_or_of_another_shape_are_errors() {
+    let _alone = alone();
+    let adamw: Make = || AdamWConfig::new().init();
+    let of = |name: &str| name.starts_with("optimizer/last.weight/") && name.ends_with("moment_1");
+    type Change = fn(&mut (Vec<usize>, Vec<u8>));
+    let changes: [(&str, Change); 4] = [
+        ("nothing", |_| {}),
+        ("the shape", |(shape, _)| shape.reverse()),
+        ("the rank", |(shape, _)| shape.insert(0, 1)),
+        ("the size", |(shape, data)| {
+            *shape = vec![1; shape.len()];
+            data.truncate(4);
+        }),
+    ];
+    for (what, change) in changes {
+        let folder = tempfile::tempdir().unwrap();
+        let straight = saved(folder.path(), adamw);
+        forge(folder.path(), |all| {
+            let tensor = all.iter_mut().find(|(name, _)| of(name)).unwrap();
+            change(tensor.1);
+        });
+        if what == "nothing" {
+            assert_eq!(resumed(folder.path(), adamw).unwrap(), straight);
+            continue;
+        }
+        let error = refusal(folder.path(), adamw);
+        assert!(error.contains("last.weight/"), "{what}: {error}");
+    }
+    let missing: [&dyn Fn(&str) -> bool; 2] = [&of, &|name: &str| {
+        name.starts_with("optimizer/last.weight/")
+    }];
+    for gone in missing {
+        let folder = tempfile::tempdir().unwrap();
+        saved(folder.path(), adamw);
+        forge(folder.path(), |all| all.retain(|name, _| !gone(name)));
+        let error = refusal(folder.path(), adamw);
+        assert!(error.contains("no such state"), "{error}");
+    }
+}
+
+#[test]
+fn an_optimizer_is_changed_on_purpose_through_its_record() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    saved(folder.path(), || AdamWConfig::new().init());
+    let outcome = Threads::new(2).run(|world| {
+        let (model, former) = start(&world, || AdamWConfig::new().init())?;
+        let (model, former, step) = world.load::<_, usize>(folder.path(), model, former)?;
+        let new = AdamWConfig::new().with_weight_decay(0.1).init();
+        let new = new.load_record(former.to_record());
+        let (model, new) = train(&world, (model, new), step..6)?;
+        world.save(folder.path(), &model, &new, &6usize)?;
+        assert!(!model.devices().is_empty());
+        Ok(())
+    });
+    outcome.unwrap();
+    let decayed: Make = || AdamWConfig::new().with_weight_decay(0.1).init();
+    resumed(folder.path(), decayed).unwrap();
+}

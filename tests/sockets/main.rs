@@ -1,0 +1,12 @@
+//! What goes wrong between ranks, and who is let in: deadlines, broken links, strangers.
+//!
+//! Ranks are threads here, most of them over real sockets or shared memory. Many tests wait for a
+//! deadline, so programs that keep every core busy for seconds lie apart (`tests/collectives.rs`).
+
+#[path = "../mesh/mod.rs"]
+mod mesh;
+
+mod comm_failures;
+mod mesh_failures;
+mod rendezvous;
+mod security;
