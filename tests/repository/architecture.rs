@@ -1,7 +1,12 @@
-//! The shape of the source: which part may know which, and what every file keeps to.
+//! The shape of the source: which part may use which, and what every file keeps to.
 //!
-//! Reviews forget, so a test reads the files.
+//! Reviews forget, so a test reads the files. What parts there are stands in `layers.rs`, which files use
+//! each other in a circle in `circles.rs`.
 
+use crate::circles::CIRCLES;
+use crate::crates::{Crate, Target};
+use crate::graph::Graph;
+use crate::layers::{LIBRARY, MODELS};
 use crate::root;
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,164 +39,17 @@ const UNSAFE: [&str; 21] = [
     "tests/nccl/real.rs",
 ];
 
-/// What each part of the library may not know.
-const UNKNOWN_TO: [(&str, &[&str]); 12] = [
-    (
-        "burn-dist/src/comm",
-        &[
-            "layout",
-            "strategy",
-            "plan",
-            "world",
-            "launch",
-            "shard",
-            "checkpoint",
-            "data",
-            "telemetry",
-            "weights",
-        ],
-    ),
-    (
-        "burn-dist/src/rendezvous",
-        &[
-            "comm",
-            "layout",
-            "strategy",
-            "plan",
-            "world",
-            "launch",
-            "shard",
-            "checkpoint",
-            "data",
-            "telemetry",
-            "weights",
-            "stop",
-        ],
-    ),
-    (
-        "burn-dist/src/stop.rs",
-        &[
-            "comm",
-            "layout",
-            "strategy",
-            "plan",
-            "world",
-            "launch",
-            "shard",
-            "checkpoint",
-            "data",
-            "telemetry",
-            "weights",
-            "rendezvous",
-        ],
-    ),
-    (
-        "burn-dist/src/layout.rs",
-        &[
-            "comm",
-            "strategy",
-            "plan",
-            "world",
-            "launch",
-            "shard",
-            "checkpoint",
-            "data",
-            "telemetry",
-            "weights",
-        ],
-    ),
-    (
-        "burn-dist/src/strategy.rs",
-        &[
-            "comm",
-            "plan",
-            "world",
-            "launch",
-            "shard",
-            "checkpoint",
-            "data",
-            "telemetry",
-            "weights",
-        ],
-    ),
-    (
-        "burn-dist/src/plan.rs",
-        &[
-            "world",
-            "launch",
-            "shard",
-            "checkpoint",
-            "data",
-            "telemetry",
-            "weights",
-        ],
-    ),
-    (
-        "burn-dist/src/world.rs",
-        &[
-            "layout",
-            "strategy",
-            "plan",
-            "launch",
-            "shard",
-            "checkpoint",
-            "data",
-            "telemetry",
-            "weights",
-        ],
-    ),
-    (
-        "burn-dist/src/shard",
-        &["launch", "checkpoint", "data", "telemetry", "weights"],
-    ),
-    (
-        "burn-dist/src/checkpoint",
-        &["launch", "data", "telemetry", "weights"],
-    ),
-    (
-        "burn-dist/src/weights",
-        &["launch", "checkpoint", "data", "telemetry"],
-    ),
-    (
-        "burn-dist/src/data",
-        &[
-            "comm",
-            "layout",
-            "strategy",
-            "plan",
-            "launch",
-            "shard",
-            "checkpoint",
-            "telemetry",
-            "weights",
-        ],
-    ),
-    (
-        "burn-dist/src/launch",
-        &[
-            "layout",
-            "strategy",
-            "plan",
-            "shard",
-            "checkpoint",
-            "data",
-            "telemetry",
-            "weights",
-        ],
-    ),
-];
-
 /// All that models may know of the library.
 const KNOWN_TO_MODELS: [&str; 5] = ["unit", "Error", "Noise", "Result", "data"];
 
-struct Source {
-    path: String,
-    text: String,
+pub(crate) struct Source {
+    pub(crate) path: String,
+    pub(crate) text: String,
 }
 
 impl Source {
     /// The library's code, without what follows the first `#[cfg(test)]` and without comments.
-    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+    pub(crate) fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let code = self.text.split("#[cfg(test)]").next().unwrap_or_default();
         let lines = code.lines().enumerate();
         lines
@@ -199,12 +57,12 @@ impl Source {
             .filter(|(_, line)| !line.starts_with("//"))
     }
 
-    fn is_library(&self) -> bool {
+    pub(crate) fn is_library(&self) -> bool {
         self.path.starts_with("burn-dist/src") || self.path.starts_with("models/src")
     }
 }
 
-fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -236,79 +94,107 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// Names of the crate's parts that a line of code uses, as `crate::part` or `burn_dist::part`.
-fn used<'a>(line: &'a str, krate: &'a str) -> impl Iterator<Item = &'a str> {
-    let uses = line
-        .match_indices(krate)
-        .map(move |(at, _)| &line[at + krate.len()..]);
-    uses.flat_map(|rest| match rest.strip_prefix('{') {
-        Some(group) => group.split('}').next().unwrap_or_default().split(','),
-        None => rest[..rest.find(',').unwrap_or(rest.len())].split(','),
-    })
-    .map(|name| {
-        let mut words = name
-            .trim()
-            .split(|c: char| !c.is_alphanumeric() && c != '_');
-        words.next().unwrap_or_default()
-    })
-}
-
 fn none(what: &str, found: Vec<String>) {
     assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
 }
 
-#[test]
-fn arrows_point_down() {
-    let mut upward = Vec::new();
-    for source in sources() {
-        for (part, unknown) in UNKNOWN_TO {
-            if !source.path.starts_with(part) {
-                continue;
-            }
-            for (number, line) in source.code() {
-                for name in used(line, "crate::").filter(|name| unknown.contains(name)) {
-                    upward.push(format!("{}:{number} uses {name}", source.path));
-                }
-            }
-        }
-    }
-    none("these know what they should not", upward);
+/// The library and the models.
+fn read(root: &str) -> Crate {
+    let files = sources().into_iter().map(|s| (s.path, s.text));
+    Crate::read(&files.collect(), root)
 }
 
 #[test]
-fn the_arrows_are_read_from_real_folders() {
-    let sources = sources();
-    for (part, _) in UNKNOWN_TO {
-        assert!(
-            sources.iter().any(|s| s.path.starts_with(part)),
-            "{part} is gone"
-        );
-    }
-    let names: Vec<_> = used(
-        "use crate::{comm::Op, plan}; crate::shard::unit()",
-        "crate::",
-    )
-    .collect();
-    assert_eq!(names, ["comm", "plan", "shard"]);
+fn every_part_uses_only_what_its_row_allows() {
+    let crates = [("burn-dist/src", LIBRARY), ("models/src", MODELS)];
+    let odd = crates.map(|(folder, rows)| {
+        let graph = Graph::of(&read(&format!("{folder}/lib.rs")));
+        graph.odd_layers(folder, rows)
+    });
+    none("against tests/repository/layers.rs", odd.concat());
 }
 
-/// A model or its data; `run` is what the examples share, and they use everything.
-fn is_model(source: &Source) -> bool {
-    let path = source.path.strip_prefix("models/src/");
-    path.is_some_and(|path| !path.starts_with("run/"))
+#[test]
+fn files_use_each_other_in_no_circle_that_is_not_listed() {
+    let roots = ["burn-dist/src/lib.rs", "models/src/lib.rs"];
+    let graphs = roots.map(|root| Graph::of(&read(root)));
+    let [mut all, models] = graphs;
+    all.files.extend(models.files);
+    all.edges.extend(models.edges);
+    none(
+        "against tests/repository/circles.rs",
+        all.odd_circles(CIRCLES),
+    );
 }
 
 #[test]
 fn models_know_only_the_boundary() {
+    let models = read("models/src/lib.rs");
     let mut known = BTreeSet::new();
-    for source in sources().iter().filter(|s| is_model(s)) {
-        for (_, line) in source.code() {
-            known.extend(used(line, "burn_dist::").map(str::to_string));
+    for (path, module) in &models.modules {
+        // What the examples share uses everything.
+        if path.first().is_some_and(|part| part == "run") {
+            continue;
+        }
+        let imports = module.imports.iter().map(|import| &import.path);
+        for names in imports.chain(&module.mentions) {
+            if let Some(Target::Foreign(names)) = models.resolve(path, names)
+                && names[0] == "burn_dist"
+            {
+                known.extend(names.get(1).cloned());
+            }
         }
     }
     assert!(known.contains("unit"), "no model marks a unit");
     known.retain(|name| !KNOWN_TO_MODELS.contains(&name.as_str()));
     assert!(known.is_empty(), "models use {known:?}");
+}
+
+/// Whether this is `let _alone = alone();`.
+fn is_alone(statement: &syn::Stmt) -> bool {
+    let syn::Stmt::Local(local) = statement else {
+        return false;
+    };
+    let syn::Pat::Ident(name) = &local.pat else {
+        return false;
+    };
+    let Some(syn::Expr::Call(call)) = local.init.as_ref().map(|init| &*init.expr) else {
+        return false;
+    };
+    // Under the name `_` it would be let go at once.
+    let syn::Expr::Path(function) = &*call.func else {
+        return false;
+    };
+    name.ident == "_alone" && function.path.is_ident("alone")
+}
+
+/// The first statement of every test that may be disturbed by what another one draws.
+#[test]
+fn tests_that_draw_from_a_seed_are_alone() {
+    let mut odd = Vec::new();
+    let mut count = 0;
+    for source in sources()
+        .iter()
+        .filter(|s| s.path.starts_with("tests/seeded/"))
+    {
+        let file = syn::parse_file(&source.text).unwrap();
+        for item in file.items {
+            let syn::Item::Fn(function) = item else {
+                continue;
+            };
+            let has = |name: &str| function.attrs.iter().any(|a| a.path().is_ident(name));
+            // What is ignored is a process of another test.
+            if !has("test") || has("ignore") {
+                continue;
+            }
+            count += 1;
+            if !function.block.stmts.first().is_some_and(is_alone) {
+                odd.push(format!("{}: {}", source.path, function.sig.ident));
+            }
+        }
+    }
+    assert!(count > 40, "{count} tests");
+    none("these do not begin with `let _alone = alone();`", odd);
 }
 
 #[test]

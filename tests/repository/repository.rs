@@ -1,6 +1,10 @@
 //! The repository itself: the shape of its source, and what its pages promise.
 
 mod architecture;
+mod circles;
+mod crates;
+mod graph;
+mod layers;
 mod readme;
 
 use std::path::PathBuf;

@@ -1,0 +1,162 @@
+//! Files that use each other in a circle, as far as that is known, each with the reason.
+//!
+//! No other circle may be made. One that has been opened, or has become smaller, must be taken off.
+
+use crate::graph::Circle;
+
+pub(crate) const CIRCLES: &[Circle] = &[
+    Circle {
+        files: &[
+            "burn-dist/src/checkpoint/contents.rs",
+            "burn-dist/src/checkpoint/folder.rs",
+            "burn-dist/src/checkpoint/manifest.rs",
+            "burn-dist/src/checkpoint/optimizer.rs",
+            "burn-dist/src/checkpoint/trial.rs",
+        ],
+        why: "to be opened: a manifest holds what a trial of the optimizer found, and whose contents it describes; it also writes itself",
+    },
+    Circle {
+        files: &["burn-dist/src/comm/intent.rs", "burn-dist/src/comm/mod.rs"],
+        why: "to be opened: `Communicator` stands in the parent module, and an intent is one of its calls",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/comm/mesh/connect.rs",
+            "burn-dist/src/comm/mesh/direct.rs",
+            "burn-dist/src/comm/mesh/mod.rs",
+            "burn-dist/src/comm/mesh/relay.rs",
+            "burn-dist/src/comm/mesh/round.rs",
+        ],
+        why: "a mesh and its round are one noun: a round is a collective under way on the links of a mesh",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/comm/mpi/exchange.rs",
+            "burn-dist/src/comm/mpi/mod.rs",
+        ],
+        why: "to be opened: `Mpi` stands in the parent module, and an exchange is one of its calls",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/comm/nccl/clique.rs",
+            "burn-dist/src/comm/nccl/flight.rs",
+            "burn-dist/src/comm/nccl/gpu.rs",
+            "burn-dist/src/comm/nccl/group.rs",
+            "burn-dist/src/comm/nccl/mod.rs",
+            "burn-dist/src/comm/nccl/preflight.rs",
+            "burn-dist/src/comm/nccl/watch.rs",
+        ],
+        why: "to be opened in part: a GPU holds the groups and the watch that hold it; the second half was looked at and dropped",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/launch/environment/agreement.rs",
+            "burn-dist/src/launch/environment/local.rs",
+            "burn-dist/src/launch/environment/master.rs",
+            "burn-dist/src/launch/environment/mod.rs",
+            "burn-dist/src/launch/environment/slurm.rs",
+        ],
+        why: "to be opened: constants of the parent module, which asks all of these",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/launch/flags/hosts.rs",
+            "burn-dist/src/launch/flags/master.rs",
+            "burn-dist/src/launch/flags/mod.rs",
+            "burn-dist/src/launch/flags/nproc.rs",
+            "burn-dist/src/launch/flags/resolve.rs",
+        ],
+        why: "to be opened: `Flags` stands in the parent module, and these check its fields",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/launch/supervise/child.rs",
+            "burn-dist/src/launch/supervise/environment.rs",
+            "burn-dist/src/launch/supervise/group.rs",
+            "burn-dist/src/launch/supervise/mod.rs",
+            "burn-dist/src/launch/supervise/records.rs",
+            "burn-dist/src/launch/supervise/summary.rs",
+        ],
+        why: "to be opened: `Program` stands in the parent module, and a summary names a group's outcome",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/rendezvous/guests.rs",
+            "burn-dist/src/rendezvous/server.rs",
+        ],
+        why: "to be opened: who came and who waits at a barrier is judged in both",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/shard/accumulation.rs",
+            "burn-dist/src/shard/activations.rs",
+            "burn-dist/src/shard/backward.rs",
+            "burn-dist/src/shard/forecast.rs",
+            "burn-dist/src/shard/full.rs",
+            "burn-dist/src/shard/gradients.rs",
+            "burn-dist/src/shard/ops.rs",
+            "burn-dist/src/shard/pass.rs",
+            "burn-dist/src/shard/recompute.rs",
+            "burn-dist/src/shard/running.rs",
+            "burn-dist/src/shard/scope.rs",
+            "burn-dist/src/shard/seen.rs",
+            "burn-dist/src/shard/sharded.rs",
+            "burn-dist/src/shard/sharding.rs",
+            "burn-dist/src/shard/source.rs",
+            "burn-dist/src/shard/trained.rs",
+            "burn-dist/src/shard/watch.rs",
+        ],
+        why: "to be opened: operations on the tape call those that made them, and what one call sharded knows its sessions",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/shard/cut.rs",
+            "burn-dist/src/shard/received.rs",
+        ],
+        why: "to be opened: `as_stored`",
+    },
+    Circle {
+        files: &[
+            "burn-dist/src/shard/device.rs",
+            "burn-dist/src/shard/flat.rs",
+            "burn-dist/src/shard/primitive.rs",
+        ],
+        why: "to be opened: `element` and `elsewhere`",
+    },
+    Circle {
+        files: &[
+            "models/src/bert/block.rs",
+            "models/src/bert/classifier.rs",
+            "models/src/bert/config.rs",
+            "models/src/bert/embeddings.rs",
+            "models/src/bert/masked_lm.rs",
+            "models/src/bert/mod.rs",
+        ],
+        why: "to be opened: a configuration makes the models that hold it",
+    },
+    Circle {
+        files: &["models/src/data/augment.rs", "models/src/data/image.rs"],
+        why: "to be opened: `SIDE`",
+    },
+    Circle {
+        files: &[
+            "models/src/data/text/encoded.rs",
+            "models/src/data/text/folder.rs",
+            "models/src/data/text/tokenizer.rs",
+            "models/src/data/text/training.rs",
+        ],
+        why: "to be opened: a tokenizer makes, reads and trains what needs it",
+    },
+    Circle {
+        files: &["models/src/run/args.rs", "models/src/run/course.rs"],
+        why: "to be opened: arguments start a course that holds them",
+    },
+    Circle {
+        files: &[
+            "models/src/vit/config.rs",
+            "models/src/vit/embeddings.rs",
+            "models/src/vit/mod.rs",
+        ],
+        why: "to be opened: a configuration makes the models that hold it",
+    },
+];

@@ -1,0 +1,111 @@
+//! The parts of the library and of the models, lowest first, and what each may use.
+//!
+//! A row names a folder or a file of `src`, and rows above it; anything else is an error. A folder that is
+//! divided gets a row for each of its folders above its own, which then holds what is left
+//! (`row("shard/unit", &["shard/tape"])`). See [`Layer`].
+
+use crate::graph::Layer;
+
+const fn row(part: &'static str, uses: &'static [&'static str]) -> Layer {
+    Layer { part, uses }
+}
+
+/// `burn-dist/src`.
+pub(crate) const LIBRARY: &[Layer] = &[
+    row("error", &[]),
+    row("file_type", &[]),
+    row("host", &[]),
+    row("layout", &[]),
+    row("noise", &[]),
+    row("lock", &["host"]),
+    row("precision", &["error"]),
+    row("stop", &["error"]),
+    row("unwind", &["error"]),
+    row("data", &["error"]),
+    row("rendezvous", &["error"]),
+    row("strategy", &["error", "precision"]),
+    row("comm", &["error", "unwind", "rendezvous"]),
+    row("plan", &["error", "layout", "strategy", "comm"]),
+    row("world", &["error", "noise", "stop", "unwind", "comm"]),
+    row("agreement", &["error", "comm", "world"]),
+    row(
+        "launch",
+        &[
+            "error",
+            "host",
+            "lock",
+            "stop",
+            "unwind",
+            "rendezvous",
+            "comm",
+            "world",
+        ],
+    ),
+    row(
+        "shard",
+        &[
+            "error",
+            "layout",
+            "noise",
+            "unwind",
+            "strategy",
+            "comm",
+            "plan",
+            "world",
+            "agreement",
+        ],
+    ),
+    row("telemetry", &["world"]),
+    row("finite", &["error", "comm", "shard"]),
+    row("scaler", &["error", "shard"]),
+    row(
+        "checkpoint",
+        &[
+            "error",
+            "file_type",
+            "layout",
+            "lock",
+            "comm",
+            "world",
+            "shard",
+            "finite",
+        ],
+    ),
+    row(
+        "weights",
+        &[
+            "error",
+            "file_type",
+            "layout",
+            "strategy",
+            "comm",
+            "plan",
+            "world",
+            "agreement",
+            "shard",
+            "finite",
+        ],
+    ),
+    row("fuzz", &["rendezvous", "comm", "launch"]),
+    row(
+        "prelude",
+        &[
+            "error", "data", "strategy", "plan", "world", "launch", "shard",
+        ],
+    ),
+    row("lib", &[]),
+];
+
+/// `models/src`.
+pub(crate) const MODELS: &[Layer] = &[
+    row("config", &[]),
+    row("widen", &[]),
+    row("hf", &["config"]),
+    row("loss", &["widen"]),
+    row("transformer", &["widen"]),
+    row("bert", &["config", "hf", "transformer"]),
+    row("vit", &["config", "hf", "transformer"]),
+    row("data", &["bert"]),
+    row("run", &["hf", "loss", "bert", "vit", "data"]),
+    row("lib", &[]),
+];
