@@ -57,8 +57,11 @@ impl Source {
             .filter(|(_, line)| !line.starts_with("//"))
     }
 
+    /// A file `tests.rs` is a module of tests, which its parent declares under `#[cfg(test)]`.
     pub(crate) fn is_library(&self) -> bool {
-        self.path.starts_with("burn-dist/src") || self.path.starts_with("models/src")
+        let folders = ["burn-dist/src/", "models/src/"];
+        let mut folders = folders.into_iter();
+        folders.any(|folder| self.path.starts_with(folder)) && !self.path.ends_with("/tests.rs")
     }
 }
 

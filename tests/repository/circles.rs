@@ -88,43 +88,6 @@ pub(crate) const CIRCLES: &[Circle] = &[
     },
     Circle {
         files: &[
-            "burn-dist/src/shard/accumulation.rs",
-            "burn-dist/src/shard/activations.rs",
-            "burn-dist/src/shard/backward.rs",
-            "burn-dist/src/shard/forecast.rs",
-            "burn-dist/src/shard/full.rs",
-            "burn-dist/src/shard/gradients.rs",
-            "burn-dist/src/shard/ops.rs",
-            "burn-dist/src/shard/pass.rs",
-            "burn-dist/src/shard/recompute.rs",
-            "burn-dist/src/shard/running.rs",
-            "burn-dist/src/shard/scope.rs",
-            "burn-dist/src/shard/seen.rs",
-            "burn-dist/src/shard/sharded.rs",
-            "burn-dist/src/shard/sharding.rs",
-            "burn-dist/src/shard/source.rs",
-            "burn-dist/src/shard/trained.rs",
-            "burn-dist/src/shard/watch.rs",
-        ],
-        why: "to be opened: operations on the tape call those that made them, and what one call sharded knows its sessions",
-    },
-    Circle {
-        files: &[
-            "burn-dist/src/shard/cut.rs",
-            "burn-dist/src/shard/received.rs",
-        ],
-        why: "to be opened: `as_stored`",
-    },
-    Circle {
-        files: &[
-            "burn-dist/src/shard/device.rs",
-            "burn-dist/src/shard/flat.rs",
-            "burn-dist/src/shard/primitive.rs",
-        ],
-        why: "to be opened: `element` and `elsewhere`",
-    },
-    Circle {
-        files: &[
             "models/src/bert/block.rs",
             "models/src/bert/classifier.rs",
             "models/src/bert/config.rs",

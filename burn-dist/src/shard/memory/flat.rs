@@ -13,6 +13,7 @@ use crate::error::Result;
 use burn::tensor::{DType, Tensor};
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What a rank stores of one parameter, at one moment; keeps the storage alive.
 #[allow(clippy::large_enum_variant)]
@@ -22,6 +23,9 @@ pub(crate) enum Shard {
     #[cfg(feature = "cube")]
     Device(DeviceShard),
 }
+
+/// A rank's shards of one unit, by slot; none for a parameter that a module has not.
+pub(crate) type Shards = Arc<[Option<Shard>]>;
 
 /// A flat buffer that is still being filled.
 #[allow(clippy::large_enum_variant)]

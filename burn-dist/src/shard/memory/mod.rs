@@ -16,5 +16,5 @@ mod host;
 mod primitive;
 
 pub(crate) use exchange::PendingFlat;
-pub(crate) use flat::{Flat, Shard, SharedFlat, is_same_memory};
+pub(crate) use flat::{Flat, Shard, Shards, SharedFlat, is_same_memory};
 pub(crate) use primitive::{Primitive, Residence, StorageBackend, untracked};

@@ -1,35 +1,12 @@
-//! All-gathers of units and parameters, and the unsharded buffers that outlive a pass.
+//! All-gathers of units and of single parameters.
 
 use super::sharding::{Sharding, Unit};
-use super::stored::Shards;
 use crate::comm::Ticket;
 use crate::error::Result;
-use crate::shard::memory::{Flat, PendingFlat, Shard, SharedFlat, is_same_memory};
+use crate::shard::memory::{Flat, PendingFlat, Shard, Shards, SharedFlat};
 use burn::tensor::DType;
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
-
-/// Unsharded buffers that stay until the backward pass or the step, each with the shards that it was
-/// gathered from.
-///
-/// Several forwards may come before a backward, or none ever: all of them use what is here, instead of
-/// each keeping a buffer of its own alive.
-#[derive(Debug)]
-pub(super) struct Unsharded {
-    units: Vec<Option<(Shards, SharedFlat)>>,
-    /// Parameters that were gathered alone: of which unit and slot, and in which type.
-    alone: HashMap<(usize, usize, &'static str), (Shard, SharedFlat)>,
-}
-
-impl Unsharded {
-    pub(super) fn new(units: usize) -> Self {
-        Self {
-            units: vec![None; units],
-            alone: HashMap::new(),
-        }
-    }
-}
 
 impl Sharding {
     /// Starts to gather a unit from its shards, behind what was submitted before.
@@ -103,20 +80,13 @@ impl Sharding {
 
     /// The kept buffer of a unit, if it was gathered from these shards.
     pub(crate) fn kept_unit(&self, unit: usize, shards: &Shards) -> Option<SharedFlat> {
-        let mut kept = self.unsharded();
-        match &kept.units[unit] {
-            Some((from, flat)) if is_same_memory(from, shards) => Some(flat.clone()),
-            _ => {
-                kept.units[unit] = None;
-                None
-            }
-        }
+        self.unsharded().unit(unit, shards)
     }
 
     /// Keeps a gathered unit until [`reshard_unit`](Self::reshard_unit) or
     /// [`reshard_all`](Self::reshard_all).
     pub(crate) fn keep_unit(&self, unit: usize, shards: Shards, flat: SharedFlat) {
-        self.unsharded().units[unit] = Some((shards, flat));
+        self.unsharded().keep_unit(unit, shards, flat);
     }
 
     /// The kept buffer of a parameter that was gathered alone, if it was from this shard and in this
@@ -128,9 +98,8 @@ impl Sharding {
         shard: &Shard,
         dtype: DType,
     ) -> Option<SharedFlat> {
-        let kept = self.unsharded();
-        let (from, flat) = kept.alone.get(&(unit, slot, dtype.name()))?;
-        from.is(shard).then(|| flat.clone())
+        self.unsharded()
+            .parameter((unit, slot, dtype.name()), shard)
     }
 
     /// Keeps a parameter that was gathered alone, as [`keep_unit`](Self::keep_unit) does a unit.
@@ -143,26 +112,16 @@ impl Sharding {
         flat: SharedFlat,
     ) {
         let key = (unit, slot, dtype.name());
-        self.unsharded().alone.insert(key, (shard, flat));
+        self.unsharded().keep_parameter(key, shard, flat);
     }
 
     /// Drops what is kept of a unit: its gradients are being reduced.
     pub(crate) fn reshard_unit(&self, unit: usize) {
-        let mut kept = self.unsharded();
-        kept.units[unit] = None;
-        kept.alone.retain(|(of, ..), _| *of != unit);
+        self.unsharded().reshard_unit(unit);
     }
 
     /// Drops all that is kept: the step is about to replace what it was gathered from.
     pub(crate) fn reshard_all(&self) {
-        let mut kept = self.unsharded();
-        kept.units.iter_mut().for_each(|k| *k = None);
-        kept.alone.clear();
-    }
-
-    fn unsharded(&self) -> MutexGuard<'_, Unsharded> {
-        self.unsharded
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.unsharded().reshard_all();
     }
 }

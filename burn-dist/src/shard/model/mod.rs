@@ -9,13 +9,13 @@ pub(crate) mod full;
 mod gather;
 mod reduce;
 mod replicas;
+mod session;
 mod sharded;
 mod sharding;
 mod stored;
+mod unsharded;
 
-pub(crate) use reduce::{
-    BackwardSession, FullGradients, GradientSums, PostBackward, UnitGradients,
-};
+pub(crate) use session::{FullGradients, GradientSums, PostBackward, UnitGradients};
 pub(crate) use sharded::{Sharded, ShardedParam, Visit, is_trainable, walk};
 pub(crate) use sharding::Sharding;
-pub(crate) use stored::{Shards, StoredShards, StoredUnit, not_sharded};
+pub(crate) use stored::{StoredShards, StoredUnit, not_sharded};

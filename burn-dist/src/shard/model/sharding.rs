@@ -1,7 +1,7 @@
 //! What one call of `Strategy::shard` made, on one rank: its units and its groups of ranks.
 
-use super::gather::Unsharded;
-use super::reduce::BackwardSession;
+use super::session::BackwardSession;
+use super::unsharded::Unsharded;
 use crate::comm::{Communicator, Label};
 use crate::error::Result;
 use crate::layout::UnitLayout;
@@ -28,7 +28,7 @@ pub(crate) struct Sharding {
     units: Vec<Unit>,
     /// The paths of the running state of the module that was sharded.
     buffers: Vec<String>,
-    pub(super) unsharded: Mutex<Unsharded>,
+    unsharded: Mutex<Unsharded>,
     session: Mutex<Option<BackwardSession>>,
     open: Mutex<OpenPasses>,
     passes: AtomicU64,
@@ -152,6 +152,13 @@ impl Sharding {
     /// The backward pass that is going on, if there is one.
     pub(crate) fn session(&self) -> MutexGuard<'_, Option<BackwardSession>> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gathered buffers that outlive a pass.
+    pub(super) fn unsharded(&self) -> MutexGuard<'_, Unsharded> {
+        self.unsharded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of the next pass, in program order.

@@ -4,14 +4,11 @@ use super::sharded::{ShardedParam, Visit, walk};
 use super::sharding::Sharding;
 use crate::error::{Error, Result};
 use crate::layout::UnitLayout;
-use crate::shard::memory::{Shard, SharedFlat};
+use crate::shard::memory::{Shard, Shards, SharedFlat};
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// This rank's shards of one unit, by slot; none for a parameter that the module has not.
-pub(crate) type Shards = Arc<[Option<Shard>]>;
 
 /// What this rank stores of a module now.
 ///

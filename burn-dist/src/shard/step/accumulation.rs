@@ -5,7 +5,7 @@ use super::running_state::average_running_state;
 use super::trained::Trained;
 use crate::comm::{Reduce, SpanMut};
 use crate::error::{Error, Result};
-use crate::shard::model::{BackwardSession, GradientSums, Sharding};
+use crate::shard::model::{GradientSums, Sharding};
 use crate::shard::tape;
 use crate::unwind::catch_raised;
 use crate::world::World;
@@ -204,10 +204,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
         for part in &mut self.parts {
             let units = part.sharding.units().len();
             let sums = std::mem::replace(&mut part.sums, GradientSums::new(units));
-            let rest = BackwardSession::new(sums, self.passes, true);
-            part.sums = rest.finish_step(&part.sharding)?;
-            part.sharding.reshard_all();
-            part.sharding.end_step();
+            part.sums = part.sharding.finish_step(sums, self.passes)?;
         }
         self.world.comm().recorder().stepped();
         let mut parts = self.parts.iter();
@@ -233,40 +230,24 @@ impl<'a> RunningBackward<'a> {
         let mut shardings = Vec::new();
         for Part { sharding, sums } in parts {
             let sums = std::mem::replace(sums, GradientSums::new(sharding.units().len()));
-            *sharding.session() = Some(BackwardSession::new(sums, number, is_last));
+            sharding.begin_backward(sums, number, is_last);
             shardings.push(sharding.clone());
         }
         world.set_backward(true);
         Self { world, shardings }
     }
 
-    /// Reduces what the tape could not: passes whose inputs take no gradients, and parameters that were
-    /// read outside of any pass.
     fn reduce_rest(&self) -> Result<()> {
-        self.shardings.iter().try_for_each(|sharding| {
-            let passes = sharding
-                .session()
-                .as_mut()
-                .map(BackwardSession::take_passes);
-            let mut passes = passes.into_iter().flatten();
-            passes.try_for_each(|pass| pass.post_backward())?;
-            match sharding.session().as_mut() {
-                Some(session) => session.take_alone(sharding),
-                None => Ok(()),
-            }
-        })
+        let mut shardings = self.shardings.iter();
+        shardings.try_for_each(|sharding| sharding.reduce_rest())
     }
 
     /// The sums of the step so far, by part.
     fn finish(self) -> Result<Vec<GradientSums>> {
-        let sums = |sharding: &Arc<Sharding>| {
-            let session = sharding.session().take();
-            let units = sharding.units().len();
-            session.map_or(Ok(GradientSums::new(units)), |session| {
-                session.finish(sharding)
-            })
-        };
-        self.shardings.iter().map(sums).collect()
+        let shardings = self.shardings.iter();
+        shardings
+            .map(|sharding| sharding.finish_backward())
+            .collect()
     }
 }
 
@@ -274,7 +255,7 @@ impl Drop for RunningBackward<'_> {
     fn drop(&mut self) {
         self.world.set_backward(false);
         for sharding in &self.shardings {
-            *sharding.session() = None;
+            sharding.abandon_backward();
         }
     }
 }

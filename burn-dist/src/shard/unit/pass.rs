@@ -5,8 +5,8 @@
 
 use crate::comm::Ticket;
 use crate::error::Result;
-use crate::shard::memory::{PendingFlat, Primitive, SharedFlat};
-use crate::shard::model::{FullGradients, PostBackward, Sharding, Shards, StoredUnit};
+use crate::shard::memory::{PendingFlat, Primitive, Shards, SharedFlat};
+use crate::shard::model::{FullGradients, PostBackward, Sharding, StoredUnit};
 use crate::shard::tape::{TokenGradient, TokenHook};
 use crate::strategy::Reshard;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -265,13 +265,7 @@ impl PostBackward for Pass {
             state.reduced = true;
             std::mem::take(&mut state.gradients)
         };
-        if self.sharding.strategy.reshard == Reshard::AfterForward {
-            self.sharding.reshard_unit(self.unit);
-        }
-        match self.sharding.session().as_mut() {
-            Some(session) => session.take(&self.sharding, self.unit, gradients),
-            None => Ok(()),
-        }
+        self.sharding.take_gradients(self.unit, gradients)
     }
 }
 

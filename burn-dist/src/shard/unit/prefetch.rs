@@ -2,8 +2,8 @@
 
 use super::pass::Pass;
 use crate::comm::Ticket;
-use crate::shard::memory::{PendingFlat, is_same_memory};
-use crate::shard::model::{Sharding, Shards, StoredShards, StoredUnit};
+use crate::shard::memory::{PendingFlat, Shards, is_same_memory};
+use crate::shard::model::{Sharding, StoredShards, StoredUnit};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
