@@ -4,12 +4,12 @@
 
 use crate::oracle;
 use crate::oracle::place::{same_everywhere, same_under};
-use crate::oracle::{Mlp, cast};
+use crate::oracle::{Mlp, cast, values};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, FloatDType, Tensor};
-use burn_dist::{Strategy, unit};
+use burn_dist::{Destination, Strategy, World, unit};
 
 fn device() -> Device {
     Device::flex().autodiff()
@@ -195,4 +195,49 @@ fn a_model_without_units_trains() {
         )
     };
     same_everywhere(|place| place.train(&model, 3, loss).map(|_| ()));
+}
+
+#[test]
+fn a_parameter_is_read_in_the_thread_of_its_unit() {
+    let run = |world: World| {
+        let model = Strategy::fsdp().shard(Mlp::new(1, &world.device()), &world)?;
+        let x = Tensor::<2>::ones([2, 15], &world.device());
+        let elsewhere = || {
+            unit(&model.blocks[0], x.clone(), |block: &Linear, x| {
+                let weight = block.weight.clone();
+                let read = std::thread::spawn(move || weight.val()).join();
+                let weight = read.unwrap_or_else(|error| std::panic::resume_unwind(error));
+                x.matmul(weight)
+            })
+        };
+        let refused = world.run(elsewhere).map(|_| ());
+        // The model is as good as before.
+        let here = unit(&model.blocks[0], x.clone(), |b: &Linear, x| b.forward(x));
+        Ok((refused, here.dims()))
+    };
+    for (refused, dims) in oracle::ranks(2).run(run).unwrap() {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.starts_with("blocks.0.weight"), "{error}");
+        assert!(error.contains("on another thread"), "{error}");
+        assert_eq!(dims, [2, 15]);
+    }
+}
+
+#[test]
+fn a_part_of_a_unit_is_gathered_alone() {
+    let run = |world: World| {
+        let model =
+            Strategy::fsdp().shard(oracle::undrawn(Mlp::new(1, &world.device())), &world)?;
+        let all = world.full(&model, Destination::All)?;
+        let last = world.full(&model.last, Destination::All)?;
+        Ok(all
+            .zip(last)
+            .map(|(all, last)| (values(&all.last), values(&last))))
+    };
+    for size in 1..=3 {
+        for found in oracle::ranks(size).run(run).unwrap() {
+            let (expected, found) = found.unwrap();
+            assert_eq!(found, expected, "world {size}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use burn::tensor::DType;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 /// What all clones of a sharded model share.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(crate) struct Sharding {
     unsharded: Mutex<Unsharded>,
     session: Mutex<Option<BackwardSession>>,
     open: Mutex<OpenPasses>,
+    /// The threads in which a forward of this model is going on, once for each open pass.
+    forward: Mutex<Vec<ThreadId>>,
     passes: AtomicU64,
     steps: AtomicU64,
     /// Whether the warning about a parameter that is gathered alone was given.
@@ -97,6 +100,7 @@ impl Sharding {
                 step: 0,
                 units: vec![0; plan.units().len()],
             }),
+            forward: Mutex::new(Vec::new()),
             passes: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             warned: AtomicBool::new(false),
@@ -179,6 +183,30 @@ impl Sharding {
         if open.step == step {
             open.units[unit] = open.units[unit].saturating_sub(1);
         }
+    }
+
+    /// Notes that a pass is open in this thread.
+    pub(crate) fn enter_forward(&self) {
+        self.forward_threads().push(thread::current().id());
+    }
+
+    /// Notes that a pass is no longer open in this thread.
+    pub(crate) fn leave_forward(&self) {
+        let mut threads = self.forward_threads();
+        let this = thread::current().id();
+        if let Some(at) = threads.iter().rposition(|thread| *thread == this) {
+            threads.remove(at);
+        }
+    }
+
+    /// Whether passes are open, but none in this thread.
+    pub(crate) fn is_forward_elsewhere(&self) -> bool {
+        let threads = self.forward_threads();
+        !threads.is_empty() && !threads.contains(&thread::current().id())
+    }
+
+    fn forward_threads(&self) -> MutexGuard<'_, Vec<ThreadId>> {
+        self.forward.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether more gradients of a unit may come in this step's backward passes.

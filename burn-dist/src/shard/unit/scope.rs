@@ -117,6 +117,7 @@ impl Scope {
                 prefetch::with(|prefetch| prefetch.order_backward(pass));
             }
             let pass = pass.clone();
+            pass.sharding.enter_forward();
             OPEN.with_borrow_mut(|open| open.push(Open { pass, token }));
             self.opened += 1;
         }
@@ -127,6 +128,7 @@ impl Scope {
     pub(super) fn post_forward(&mut self) {
         for _ in 0..std::mem::take(&mut self.opened) {
             if let Some(open) = OPEN.with_borrow_mut(Vec::pop) {
+                open.pass.sharding.leave_forward();
                 open.pass.post_forward();
             }
         }

@@ -2,7 +2,7 @@
 
 use super::pass::Pass;
 use super::scope;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shard::memory::{Primitive, Shard, untracked};
 use crate::shard::model::{Sharded, ShardedParam, full};
 use crate::shard::tape::{self, WeightHook};
@@ -127,7 +127,19 @@ fn source<const D: usize>(param: &ShardedParam, base: &Tensor<D>) -> Result<(Sou
         false => {
             // Around it activations have the type of the policy if any unit of the model is open,
             // and the stored one if the model marks no units at all.
-            let ShardedParam { sharding, unit, .. } = param;
+            let ShardedParam {
+                sharding,
+                unit,
+                slot,
+            } = param;
+            // Gathers of two threads would come in an order of their own on each rank.
+            if sharding.is_forward_elsewhere() && !sharding.is_replicated(*unit) {
+                return Err(Error::model(
+                    &sharding.unit(*unit).layout.slots[*slot].path,
+                    "is read (`val()`) on another thread than the one that runs its unit",
+                    "read parameters in the thread in which the closure of `unit` is called",
+                ));
+            }
             let dtype = match scope::is_inside(sharding) {
                 true => sharding.param_dtype(*unit),
                 false => sharding.unit(*unit).layout.dtype,

@@ -1,0 +1,283 @@
+//! The last backward of a step reduces while it runs, if the program says which one it is.
+
+use crate::oracle::{self, Values, ranks, values};
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::SgdConfig;
+use burn::tensor::activation::gelu;
+use burn::tensor::{DType, Device, Tensor};
+use burn_dist::comm::{Call, Communicator, Engine, Entry, Op, Reduce, Span, SpanMut, local};
+use burn_dist::{Destination, Error, Result, Strategy, World, unit};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A block that runs twice, a frozen one, and a parameter that is read outside of any unit.
+#[derive(Module, Debug)]
+struct Net {
+    blocks: Vec<Linear>,
+    scale: Param<Tensor<1>>,
+}
+
+impl Net {
+    fn new(device: &Device) -> Self {
+        let mut blocks: Vec<_> = (0..4)
+            .map(|_| LinearConfig::new(7, 7).init(device))
+            .collect();
+        blocks[1] = blocks[1].clone().no_grad();
+        oracle::undrawn(Self {
+            blocks,
+            scale: Param::from_data([1.5], device),
+        })
+    }
+
+    /// Without `last`, the last block takes no part.
+    fn loss(&self, x: Tensor<2>, last: bool) -> Tensor<1> {
+        let y = unit(self, x, move |net: &Self, mut x| {
+            let order = [0, 1, 2, 0, 3];
+            for block in &order[..4 + usize::from(last)] {
+                x = unit(&net.blocks[*block], x, |block: &Linear, x| {
+                    x.clone() + gelu(block.forward(x))
+                });
+            }
+            x
+        });
+        (y * self.scale.val().unsqueeze()).powi_scalar(2).mean()
+    }
+}
+
+/// How a program tells which backward is the last one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Said {
+    Nothing,
+    Number,
+    Last,
+}
+
+/// Parameters after a step of three micro-batches, and what was sent for it.
+fn step(world: &World, strategy: &Strategy, said: Said) -> Result<(Values, Vec<Entry>)> {
+    let device = world.device();
+    let model = strategy.clone().shard(Net::new(&device), world)?;
+    world.ledger().reset();
+    let mut sums = world.accumulate(&model)?;
+    if said == Said::Number {
+        sums = sums.micro_batches(3);
+    }
+    for pass in 0..3 {
+        let rows = oracle::batch(6 * world.size(), 7, pass);
+        let rows = oracle::rows(&rows, world.rank(), world.size());
+        // The last micro-batch of a unit need not be the step's last.
+        let loss = model.loss(oracle::tensor(&rows, DType::F32, &device), pass != 2);
+        if said == Said::Last && pass == 2 {
+            sums.set_is_last();
+        }
+        sums.add(loss)?;
+    }
+    let gradients = sums.finish()?.into_params();
+    let sent = [Op::AllGather, Op::ReduceScatter, Op::AllReduce];
+    let sent = sent.map(|op| world.ledger().total(op)).to_vec();
+    let model = SgdConfig::new().init().step(0.1, model, gradients);
+    let full = world.full(&model, Destination::All)?;
+    Ok((full.map(|full| values(&full)).unwrap_or_default(), sent))
+}
+
+#[test]
+fn what_is_said_of_the_last_pass_changes_no_bit_and_no_byte() {
+    for size in 1..=4 {
+        for strategy in oracle::strategies(size) {
+            let run = |said| {
+                ranks(size)
+                    .run(|world| step(&world, &strategy, said))
+                    .unwrap()
+            };
+            let nothing = run(Said::Nothing);
+            assert!(!nothing[0].0.is_empty());
+            for said in [Said::Number, Said::Last] {
+                assert_eq!(run(said), nothing, "{strategy} at world {size}, {said:?}");
+            }
+        }
+    }
+}
+
+/// Tells which reductions are made, and takes its time for each.
+#[derive(Debug)]
+struct Slow {
+    engine: Arc<dyn Engine>,
+    wait: Duration,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Slow {
+    fn note(&self, call: &Call) {
+        // Norms, counts and labels are small.
+        if call.len > 100 {
+            std::thread::sleep(self.wait);
+            self.log.lock().unwrap().push(call.label.unit.to_string());
+        }
+    }
+}
+
+impl Engine for Slow {
+    fn rank(&self) -> usize {
+        self.engine.rank()
+    }
+
+    fn members(&self) -> &[usize] {
+        self.engine.members()
+    }
+
+    fn all_gather(&self, call: &Call, buffer: SpanMut<'_>) -> Result<()> {
+        self.engine.all_gather(call, buffer)
+    }
+
+    fn reduce_scatter(
+        &self,
+        call: &Call,
+        op: Reduce,
+        send: Span<'_>,
+        recv: SpanMut<'_>,
+    ) -> Result<()> {
+        self.note(call);
+        self.engine.reduce_scatter(call, op, send, recv)
+    }
+
+    fn all_reduce(&self, call: &Call, op: Reduce, buffer: SpanMut<'_>) -> Result<()> {
+        self.note(call);
+        self.engine.all_reduce(call, op, buffer)
+    }
+
+    fn broadcast(&self, call: &Call, root: usize, buffer: SpanMut<'_>) -> Result<()> {
+        self.engine.broadcast(call, root, buffer)
+    }
+
+    fn barrier(&self, call: &Call) -> Result<()> {
+        self.engine.barrier(call)
+    }
+
+    fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>> {
+        let (wait, log) = (self.wait, self.log.clone());
+        let engine = self.engine.split(call, color, key)?;
+        Ok(Arc::new(Self { engine, wait, log }))
+    }
+
+    fn fault(&self) -> Option<Error> {
+        self.engine.fault()
+    }
+
+    fn abort(&self, error: Error) {
+        self.engine.abort(error);
+    }
+
+    fn leave(&self) {
+        self.engine.leave();
+    }
+}
+
+/// Blocks whose backward takes its time too.
+#[derive(Module, Debug)]
+struct Tower {
+    blocks: Vec<Linear>,
+}
+
+const BLOCKS: usize = 5;
+const WAIT: Duration = Duration::from_millis(40);
+
+impl Tower {
+    fn loss(&self, x: Tensor<2>) -> Tensor<1> {
+        unit(self, x, |tower: &Self, mut x| {
+            for block in &tower.blocks {
+                x = unit(block, x, |block: &Linear, x| gelu(block.forward(x)));
+            }
+            x
+        })
+        .mean()
+    }
+}
+
+/// What was reduced during the last backward and after it, and how long computation waited.
+fn slow(strategy: &Strategy, size: usize, said: bool) -> (Vec<String>, Vec<String>, Duration) {
+    let rank = |engine: local::Local| -> Result<(Vec<String>, Vec<String>, Duration)> {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let engine = Slow {
+            engine: Arc::new(engine),
+            wait: WAIT,
+            log: log.clone(),
+        };
+        let world = World::new(Communicator::new(engine), Device::flex(), 0)?;
+        let device = world.device();
+        let block = |_| LinearConfig::new(256, 256).init(&device);
+        let blocks = (0..BLOCKS).map(block).collect();
+        let model = strategy.clone().shard(Tower { blocks }, &world)?;
+        let x = || Tensor::<2>::ones([2048, 256], &device).require_grad();
+        let mut sums = world.accumulate(&model)?;
+        if said {
+            sums = sums.micro_batches(2);
+        }
+        sums.add(model.loss(x()))?;
+        let loss = model.loss(x());
+        let take = || std::mem::take(&mut *log.lock().unwrap());
+        let _ = take();
+        let exposed = world.exposed();
+        sums.add(loss)?;
+        let during = take();
+        let _ = sums.finish()?;
+        Ok((during, take(), world.exposed() - exposed))
+    };
+    std::thread::scope(|s| {
+        let ranks = local::ranks(size, 1, Duration::from_secs(60)).into_iter();
+        let threads: Vec<_> = ranks.map(|engine| s.spawn(|| rank(engine))).collect();
+        let mut ends = threads.into_iter().map(|t| t.join().unwrap().unwrap());
+        let first = ends.next().unwrap();
+        ends.for_each(|_| ());
+        first
+    })
+}
+
+#[test]
+fn the_last_backward_reduces_while_it_runs() {
+    let all: Vec<String> = (0..BLOCKS).rev().map(|b| format!("blocks.{b}")).collect();
+    for (strategy, size) in [
+        (Strategy::ddp(), 2),
+        (Strategy::zero1(), 2),
+        (Strategy::hybrid(1), 2),
+    ] {
+        let (during, after, waited) = slow(&strategy, size, false);
+        assert_eq!(after, all, "{strategy}: {during:?}");
+        let (during, after, overlapped) = slow(&strategy, size, true);
+        assert_eq!((&during, &after), (&all, &Vec::new()), "{strategy}");
+        println!("{strategy}: {waited:?} exposed, {overlapped:?} overlapped");
+        // All waits against the last one and what computation is shorter than.
+        assert!(waited >= WAIT * BLOCKS as u32, "{strategy}: {waited:?}");
+        assert!(
+            overlapped < waited * 3 / 4,
+            "{strategy}: {overlapped:?} of {waited:?}"
+        );
+    }
+}
+
+#[test]
+fn a_number_of_passes_that_was_announced_is_kept() {
+    for size in [1, 2] {
+        let run = |world: World| {
+            let model = Strategy::ddp().shard(Net::new(&world.device()), &world)?;
+            let loss = || model.loss(Tensor::ones([2, 7], &world.device()), true);
+            let mut sums = world.accumulate(&model)?.micro_batches(2);
+            sums.add(loss())?;
+            let few = sums.finish().map(|_| ());
+            let mut sums = world.accumulate(&model)?.micro_batches(2);
+            sums.add(loss())?;
+            sums.add(loss())?;
+            let many = sums.add(loss());
+            // What came before it is as good as without.
+            let norm = sums.finish()?.norm()?;
+            Ok((few, many, norm))
+        };
+        for (few, many, norm) in ranks(size).run(run).unwrap() {
+            let few = few.unwrap_err().to_string();
+            assert!(few.contains("the 2 that were announced"), "{few}");
+            assert!(few.ends_with("found 1"), "{few}");
+            let many = many.unwrap_err().to_string();
+            assert!(many.ends_with("found 3"), "{many}");
+            assert!(norm > 0.0);
+        }
+    }
+}
