@@ -55,16 +55,17 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     } = args.data(world, &config, pretrained.as_ref())?;
 
     // (2) `init` allocates nothing; `shard` makes one parameter after the other and keeps this
-    // rank's piece of each. The same type comes back.
-    // Of weights to begin with, a rank reads its own pieces only.
+    // rank's shard of each. The same type comes back.
+    // Of weights to begin with, a rank reads its own shards only.
     let model = config.init(&world.device()).map_err(Error::user)?;
     let weights = pretrained.map(|p| p.weights(hf_name)).transpose()?;
     let strategy = run.strategy();
     let plan = strategy.plan(&model, world.size())?;
+    let plan = plan.for_micro_batches(run.accumulate);
     let mut meter = Meter::new(world, &plan)?;
     let mut model = sharded(world, strategy, model, weights.as_ref())?;
 
-    // (3) Burn's own optimizer steps the pieces; one that would be wrong on them is refused.
+    // (3) Burn's own optimizer steps the shards; one that would be wrong on them is refused.
     let adamw = AdamWConfig::new()
         .with_weight_decay(0.05)
         .with_epsilon(1e-8);
@@ -105,8 +106,8 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
                 let compared = world.shadow(&model, shadow, step.len(), one)?;
                 meter.shadowed(course.done(), &compared);
             }
-            // (4) Gradients come averaged over the samples of all ranks, cut as parameters are.
-            let mut gradients = world.accumulate(&model)?;
+            // (4) Gradients come averaged over the samples of all ranks, sharded as parameters are.
+            let mut gradients = world.accumulate(&model)?.micro_batches(step.len());
             for pass in &step {
                 let count = pass.0.count;
                 let sum = meter.forward(count, || loss(&model, pass));
@@ -141,7 +142,10 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
             }
         }
 
-        // (6) Every rank writes its pieces; a kill at any moment leaves the save before.
+        drop(batches);
+        meter.between_steps()?;
+
+        // (6) Every rank writes its shards; a kill at any moment leaves the save before.
         if let Some(folder) = &run.save {
             world.save(
                 folder,

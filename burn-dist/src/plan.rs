@@ -25,6 +25,7 @@ pub struct Plan {
     size: usize,
     shard_group_size: usize,
     units: Vec<UnitLayout>,
+    micro_batches: usize,
 }
 
 /// Bytes per rank, by what they are for.
@@ -66,7 +67,16 @@ impl Plan {
             size,
             shard_group_size,
             units: units(parameters, shard_group_size),
+            micro_batches: 1,
         })
+    }
+
+    /// The same plan, shown for steps of so many micro-batches.
+    pub fn for_micro_batches(self, micro_batches: usize) -> Self {
+        Self {
+            micro_batches,
+            ..self
+        }
     }
 
     /// The units, in the order of the module.
@@ -267,11 +277,14 @@ impl fmt::Display for Plan {
             readable(memory.transient),
             readable(memory.total())
         )?;
-        let traffic = self.traffic(1);
+        let traffic = self.traffic(self.micro_batches);
         if traffic.is_empty() {
             return write!(f, "  traffic: none");
         }
-        write!(f, "  sent per rank and step:")?;
+        match self.micro_batches {
+            1 => write!(f, "  sent per rank and step:")?,
+            n => write!(f, "  sent per rank and step of {n} micro-batches:")?,
+        }
         for t in traffic {
             write!(f, " {} x{} {};", t.op.name(), t.calls, readable(t.bytes))?;
         }

@@ -5,6 +5,7 @@ mod circles;
 mod crates;
 mod graph;
 mod layers;
+mod pages;
 mod readme;
 
 use std::path::PathBuf;

@@ -32,6 +32,8 @@ pub struct Meter {
     /// The sum of losses and of samples since the last epoch, and the means of those before.
     epoch: (f64, f64),
     losses: Vec<f64>,
+    /// Bytes that this rank held between two steps, at the last measurement.
+    held: Option<f64>,
 }
 
 impl Meter {
@@ -62,6 +64,7 @@ impl Meter {
             step: (0.0, 0),
             epoch: (0.0, 0.0),
             losses: Vec::new(),
+            held: None,
         })
     }
 
@@ -133,6 +136,19 @@ impl Meter {
         Ok(())
     }
 
+    /// Measures what a rank holds between two steps. Call it where no batch and no gradient is left.
+    /// Collective.
+    ///
+    /// # Errors
+    /// What a collective returns.
+    pub fn between_steps(&mut self) -> Result<()> {
+        // Ranks may share a process, so all of them are here before it is read, and until it is.
+        let here = "between steps".into();
+        self.world.comm().barrier(&here)?;
+        self.held = Some(self.memory().0);
+        self.world.comm().barrier(&here)
+    }
+
     /// The run goes on from a save.
     pub fn resumed(&self, step: usize, folder: &Path) {
         if self.world.is_chief() {
@@ -191,7 +207,7 @@ impl Meter {
     /// number.
     pub fn finish(self, evaluation: Evaluation, micro_batches: usize) -> Result<Report> {
         self.bar.finish_and_clear();
-        let (memory, (held, peak)) = (self.plan.memory(), self.memory());
+        let (memory, (now, peak)) = (self.plan.memory(), self.memory());
         let sent: usize = self
             .plan
             .traffic(micro_batches)
@@ -203,7 +219,7 @@ impl Meter {
             throughput: self.throughput(),
             time: split(&self.phases),
             sent_bytes: (self.sent as f64 / self.steps.max(1) as f64, sent as f64),
-            held_bytes: (held, (memory.parameters + memory.optimizer) as f64),
+            held_bytes: (self.held.unwrap_or(now), (memory.parameters + memory.optimizer) as f64),
             peak_bytes: (peak, memory.total() as f64),
         };
         if self.world.is_chief() {

@@ -1,0 +1,92 @@
+//! What a rank holds between two steps is what the plan says, counted by the allocator.
+//!
+//! Held are the shards of parameters and of AdamW's moments. Beside them there is a constant that does not
+//! grow with the model: the record of the latest collectives, queues, counters. A program of its own, for
+//! the counter belongs to the process.
+
+mod oracle;
+
+use burn::optim::AdamWConfig;
+use burn::tensor::{DType, Device, Tensor};
+use burn_dist::comm::{Reduce, SpanMut};
+use burn_dist::telemetry::{Tracked, live_bytes};
+use burn_dist::{Result, Strategy, World};
+use models::VitConfig;
+use models::loss::cross_entropy_sum;
+use oracle::ranks;
+use std::alloc::System;
+
+#[global_allocator]
+static MEMORY: Tracked<System> = Tracked::new(System);
+
+/// What a rank may hold beside the plan, whatever the size of the model.
+const CONSTANT: f64 = 256.0 * 1024.0;
+
+/// Bytes of the process, read while no rank runs.
+fn read(world: &World) -> Result<f64> {
+    world.comm().barrier(&"before".into())?;
+    let mut live = [live_bytes() as u64];
+    let all = SpanMut::of(&mut live);
+    world.comm().all_reduce(&"after".into(), Reduce::Max, all)?;
+    Ok(live[0] as f64)
+}
+
+/// What a rank holds after some steps, and what it should.
+fn held(
+    world: &World,
+    strategy: &Strategy,
+    config: &VitConfig,
+    steps: usize,
+) -> Result<(f64, f64)> {
+    let device = world.device();
+    let images = |device: &Device| -> Tensor<4> {
+        let side = config.image_size;
+        let pixels = oracle::batch(2 * 3 * side, side, 0);
+        oracle::tensor::<2>(&pixels, DType::F32, device).reshape([2, 3, side, side])
+    };
+    let labels = |device: &Device| Tensor::from_data([1, 0], device);
+    // Kernels keep memory to work in for each thread, as much for a plain model.
+    let plain = config.init(&device).unwrap();
+    let loss = cross_entropy_sum(plain.forward(images(&device)), labels(&device), None);
+    drop((loss.backward(), plain));
+    let start = read(world)?;
+    let model = config.init(&device).unwrap();
+    let plan = strategy.plan(&model, world.size())?;
+    let mut model = strategy.clone().shard(model, world)?;
+    let mut optimizer = world.optimizer(AdamWConfig::new().init(), &model)?;
+    for _ in 0..steps {
+        let mut sums = world.accumulate(&model)?.micro_batches(2);
+        for _ in 0..2 {
+            let logits = model.forward(images(&device));
+            sums.add_sum(cross_entropy_sum(logits, labels(&device), None), 2)?;
+        }
+        let clipped = sums.finish()?.clip_norm(1.0)?;
+        model = optimizer.step(1e-3, model, clipped.grads);
+    }
+    let held = (read(world)? - start) / world.size() as f64;
+    let memory = plan.memory();
+    drop((model, optimizer));
+    Ok((held, (memory.parameters + memory.optimizer) as f64))
+}
+
+#[test]
+fn a_rank_holds_between_steps_what_the_plan_says() {
+    let mut failed = Vec::new();
+    for config in [VitConfig::tiny(10), VitConfig::cifar(10)] {
+        for size in [1, 2, 3] {
+            for strategy in oracle::strategies(size) {
+                let run = |world: World| held(&world, &strategy, &config, 3);
+                let (held, planned) = ranks(size).run(run).unwrap()[0];
+                let beside = held - planned;
+                println!(
+                    "{strategy} at world {size}, {} wide: held {held}, planned {planned}, {beside}",
+                    config.width
+                );
+                if beside.abs() > 0.05 * planned + CONSTANT {
+                    failed.push(format!("{strategy} at world {size}: {held} for {planned}"));
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
