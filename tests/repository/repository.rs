@@ -1,4 +1,4 @@
-//! The repository itself: the shape of its source, and what its pages promise.
+//! The repository itself: the shape of its source, its public surface, and what its pages promise.
 
 mod architecture;
 mod circles;
@@ -7,6 +7,7 @@ mod graph;
 mod layers;
 mod pages;
 mod readme;
+mod surface;
 
 use std::path::PathBuf;
 
