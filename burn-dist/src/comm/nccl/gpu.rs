@@ -1,44 +1,39 @@
-//! One rank's place on a GPU: its context, the stream for communication, and events.
+//! One rank's GPU: its context, the stream for communication, and events.
 //!
-//! The context is the device's primary one, which Burn computes in: only so can events order
-//! collectives among its kernels.
+//! The context is the device's primary one, which Burn computes in, so that events can order collectives
+//! and Burn's kernels.
 
-use super::group::Group;
+use super::errors::{Problem, check_cuda, cuda};
 use super::library::Libraries;
-use super::text::{Problem, check_cuda, cuda};
-use super::watch::Watch;
 use cudarc::driver::sys::{CUcontext, CUdevice, CUevent, CUevent_flags, CUstream, CUstream_flags};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-/// What the driver returns for an event that has not come yet.
+/// `CUDA_ERROR_NOT_READY`: the event has not passed yet.
 const NOT_READY: u32 = 600;
 
-/// What all groups of one rank share.
+/// A GPU as one rank uses it; all of the rank's groups share it.
 pub(super) struct Gpu {
     pub(super) libraries: &'static Libraries,
     device: CUdevice,
-    /// Which of all GPUs it is, by the driver's own name of it.
+    /// The GPU's UUID.
     pub(super) id: [u8; 16],
     context: CUcontext,
     stream: CUstream,
-    turn: Mutex<()>,
-    /// Until their communicators are ended.
-    groups: Mutex<Vec<Arc<Group>>>,
-    pub(super) watch: Arc<Watch>,
+    nccl_lock: Mutex<()>,
 }
 
-// SAFETY: the driver's handles may be used from every thread; NCCL's calls are made by the one
-// that has the turn.
+// SAFETY: the driver's handles may be used from every thread; NCCL is called by the thread that holds the
+// lock.
 #[allow(unsafe_code)]
 unsafe impl Send for Gpu {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
 unsafe impl Sync for Gpu {}
 
-/// The right to call NCCL for this GPU, on a thread whose context is the GPU's.
-pub(super) struct Turn<'a> {
-    _turn: MutexGuard<'a, ()>,
+/// The lock for calls of NCCL on this GPU, on a thread that has entered the GPU's context.
+pub(super) struct NcclLock<'a> {
+    _lock: MutexGuard<'a, ()>,
 }
 
 impl Gpu {
@@ -73,13 +68,11 @@ impl Gpu {
             id,
             context,
             stream: std::ptr::null_mut(),
-            turn: Mutex::new(()),
-            groups: Mutex::default(),
-            watch: Arc::default(),
+            nccl_lock: Mutex::new(()),
         };
         gpu.enter()?;
         let (mut least, mut greatest) = (0, 0);
-        // What communicates should not wait for free multiprocessors behind what computes.
+        // Communication should not wait for multiprocessors behind computation.
         // SAFETY: as above; the context is current.
         #[allow(unsafe_code)]
         unsafe {
@@ -96,7 +89,7 @@ impl Gpu {
         Ok(Arc::new(gpu))
     }
 
-    /// Makes the context this thread's.
+    /// Makes the context current on this thread.
     pub(super) fn enter(&self) -> Result<(), Problem> {
         // SAFETY: the context is retained as long as `self` lives.
         #[allow(unsafe_code)]
@@ -104,28 +97,26 @@ impl Gpu {
         check_cuda(self.libraries, "cuCtxSetCurrent", code)
     }
 
-    /// Waits until no other thread calls NCCL for this GPU.
-    pub(super) fn turn(&self) -> Turn<'_> {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Locks NCCL for this GPU.
+    pub(super) fn lock_nccl(&self) -> NcclLock<'_> {
+        let lock = self
+            .nccl_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // A context that cannot be entered makes the next call fail, which says why.
         let _ = self.enter();
-        Turn { _turn: turn }
+        NcclLock { _lock: lock }
     }
 
-    /// The turn, unless another thread has it.
-    pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
-        let turn = match self.turn.try_lock() {
-            Ok(turn) => turn,
-            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+    /// Locks NCCL for this GPU, unless another thread has.
+    pub(super) fn try_lock_nccl(&self) -> Option<NcclLock<'_>> {
+        let lock = match self.nccl_lock.try_lock() {
+            Ok(lock) => lock,
+            Err(TryLockError::Poisoned(lock)) => lock.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
         let _ = self.enter();
-        Some(Turn { _turn: turn })
-    }
-
-    /// The groups of this rank, in the order in which they were made.
-    pub(super) fn groups(&self) -> MutexGuard<'_, Vec<Arc<Group>>> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+        Some(NcclLock { _lock: lock })
     }
 
     /// The stream for communication.
@@ -139,16 +130,16 @@ impl Gpu {
         driver.cuCtxRecordEvent.is_some() && driver.cuCtxWaitEvent.is_some()
     }
 
-    /// Makes the stream wait for everything that was submitted to the device so far.
-    pub(super) fn after_submitted(self: &Arc<Self>) -> Result<(), Problem> {
+    /// Makes the stream wait for all work that was submitted to the device so far.
+    pub(super) fn order_after_submitted(self: &Arc<Self>) -> Result<(), Problem> {
         self.enter()?;
-        let ready = Event::new(self)?;
+        let ready = GpuEvent::new(self)?;
         let driver = &self.libraries.driver;
         let Some(record) = driver.cuCtxRecordEvent else {
             return Err("the driver has no cuCtxRecordEvent".into());
         };
-        // SAFETY: context, stream and event live; waiting is for what was recorded, so the event
-        // may go afterwards.
+        // SAFETY: context, stream and event live; the stream waits for what was recorded, so the event
+        // may be destroyed afterwards.
         #[allow(unsafe_code)]
         unsafe {
             let code = record(self.context, ready.raw);
@@ -161,7 +152,6 @@ impl Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        self.watch.close();
         let _ = self.enter();
         // SAFETY: nobody else has a handle on either any more.
         #[allow(unsafe_code)]
@@ -180,20 +170,20 @@ impl fmt::Debug for Gpu {
     }
 }
 
-/// A point in a stream's work.
-pub(super) struct Event {
+/// A CUDA event: a point in a stream's work.
+pub(super) struct GpuEvent {
     raw: CUevent,
     gpu: Arc<Gpu>,
 }
 
 // SAFETY: the driver's handles may be used from every thread.
 #[allow(unsafe_code)]
-unsafe impl Send for Event {}
+unsafe impl Send for GpuEvent {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
-unsafe impl Sync for Event {}
+unsafe impl Sync for GpuEvent {}
 
-impl Event {
+impl GpuEvent {
     fn new(gpu: &Arc<Gpu>) -> Result<Self, Problem> {
         let mut raw = std::ptr::null_mut();
         let flags = CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
@@ -208,7 +198,7 @@ impl Event {
     }
 
     /// The end of what was submitted to the stream for communication so far.
-    pub(super) fn now(gpu: &Arc<Gpu>, _turn: &Turn<'_>) -> Result<Self, Problem> {
+    pub(super) fn now(gpu: &Arc<Gpu>, _lock: &NcclLock<'_>) -> Result<Self, Problem> {
         let event = Self::new(gpu)?;
         // SAFETY: stream and event live.
         #[allow(unsafe_code)]
@@ -217,8 +207,8 @@ impl Event {
         Ok(event)
     }
 
-    /// Whether the stream has come to it.
-    pub(super) fn is_past(&self) -> Result<bool, Problem> {
+    /// Whether the stream has reached it.
+    pub(super) fn has_passed(&self) -> Result<bool, Problem> {
         let libraries = self.gpu.libraries;
         self.gpu.enter()?;
         // SAFETY: the event lives.
@@ -230,8 +220,8 @@ impl Event {
         }
     }
 
-    /// Lets everything that is submitted to the device from here on wait for it.
-    pub(super) fn before_later_work(&self) -> Result<(), Problem> {
+    /// Makes all work that is submitted to the device after this call wait for it.
+    pub(super) fn order_later_work(&self) -> Result<(), Problem> {
         let Some(wait) = self.gpu.libraries.driver.cuCtxWaitEvent else {
             return Err("the driver has no cuCtxWaitEvent".into());
         };
@@ -243,10 +233,10 @@ impl Event {
     }
 }
 
-impl Drop for Event {
+impl Drop for GpuEvent {
     fn drop(&mut self) {
         let _ = self.gpu.enter();
-        // SAFETY: nobody else has the handle; the driver keeps what a stream still waits for.
+        // SAFETY: nobody else has the handle; the driver keeps an event that a stream still waits for.
         #[allow(unsafe_code)]
         unsafe {
             (self.gpu.libraries.driver.cuEventDestroy_v2)(self.raw);
@@ -254,8 +244,8 @@ impl Drop for Event {
     }
 }
 
-impl fmt::Debug for Event {
+impl fmt::Debug for GpuEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Event({:?})", self.raw)
+        write!(f, "GpuEvent({:?})", self.raw)
     }
 }

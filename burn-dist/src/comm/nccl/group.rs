@@ -1,93 +1,142 @@
-//! One group of ranks on its way through NCCL: from its first collective to its end.
+//! One group of ranks and its NCCL communicator, from the first collective to the end.
 //!
-//! The host's engine says who takes part, in what, and until when; it is asked before every collective,
-//! and while one is waited for. NCCL only ever sees collectives that all ranks agree on.
+//! Before each collective the ranks compare their calls through the host's engine, and while one is
+//! pending the host's engine is asked whether the world has failed. NCCL only gets collectives that
+//! all ranks agree on.
 
-use super::Options;
-use super::clique::{Clique, Id, Transfer};
-use super::flight::Flight;
-use super::gpu::{Event, Gpu, Turn};
-use super::text::Problem;
+use super::errors::Problem;
+use super::gpu::{Gpu, GpuEvent, NcclLock};
+use super::nccl_comm::{Id, NcclComm, Transfer};
+use super::options::Options;
+use super::submitted::{Owner, Submitted};
+use super::watchdog::Watchdog;
 use crate::comm::{Arrival, Call, DeviceBuffer, Dtype, Engine, Label, Op, Order, SpanMut};
 use crate::error::{Error, Result};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often what is in progress is looked at.
-const GLANCE: Duration = Duration::from_micros(50);
+/// How often NCCL is asked whether a call in progress has settled.
+const SETTLE_POLL_EVERY: Duration = Duration::from_micros(50);
 
-/// What one rank knows of one group.
+/// The groups of one rank, which share its GPU.
 #[derive(Debug)]
-pub(super) struct Group {
-    pub(super) host: Arc<dyn Engine>,
-    pub(super) gpu: Arc<Gpu>,
-    pub(super) options: Options,
-    /// Locked by whoever has the GPU's turn.
-    state: Mutex<State>,
-    fault: OnceLock<Error>,
+pub(super) struct RankGroups {
+    gpu: Arc<Gpu>,
+    watchdog: Arc<Watchdog>,
+    /// In the order in which they were made, until their communicators are ended.
+    groups: Mutex<Vec<Arc<NcclGroup>>>,
 }
 
-/// Groups that never use their devices have no communicator.
-#[derive(Debug)]
-enum State {
-    Unconnected,
-    Connected(Clique),
-    Over,
-}
-
-impl Group {
-    pub(super) fn new(host: Arc<dyn Engine>, gpu: Arc<Gpu>, options: Options) -> Arc<Self> {
-        let group = Arc::new(Self {
-            host,
+impl RankGroups {
+    /// A rank without groups.
+    pub(super) fn new(gpu: Arc<Gpu>) -> Arc<Self> {
+        Arc::new(Self {
             gpu,
+            watchdog: Arc::default(),
+            groups: Mutex::default(),
+        })
+    }
+
+    /// Adds the group whose ranks `host` connects.
+    pub(super) fn add(self: &Arc<Self>, host: Arc<dyn Engine>, options: Options) -> Arc<NcclGroup> {
+        let group = Arc::new(NcclGroup {
+            host,
             options,
-            state: Mutex::new(State::Unconnected),
+            connection: Mutex::new(Connection::Unconnected),
             fault: OnceLock::new(),
+            rank: self.clone(),
         });
-        group.gpu.groups().push(group.clone());
+        self.groups().push(group.clone());
         group
     }
 
-    /// Makes the ranks agree on the `call`, and the GPU move what it describes.
+    /// Ends all communicators, in the order in which their groups were made.
+    pub(super) fn finish(&self) {
+        // A communicator that fails to finish aborts the later ones.
+        let groups = self.groups().clone();
+        groups.iter().for_each(|group| group.finish());
+        let finished =
+            |group: &Arc<NcclGroup>| groups.iter().any(|other| Arc::ptr_eq(group, other));
+        self.groups().retain(|group| !finished(group));
+    }
+
+    fn groups(&self) -> MutexGuard<'_, Vec<Arc<NcclGroup>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RankGroups {
+    fn drop(&mut self) {
+        self.watchdog.close();
+    }
+}
+
+/// One group, as one rank sees it.
+#[derive(Debug)]
+pub(super) struct NcclGroup {
+    pub(super) host: Arc<dyn Engine>,
+    pub(super) options: Options,
+    /// Locked only by the thread that holds the GPU's NCCL lock.
+    connection: Mutex<Connection>,
+    fault: OnceLock<Error>,
+    rank: Arc<RankGroups>,
+}
+
+/// The communicator of a group; a group that never uses its devices has none.
+#[derive(Debug)]
+enum Connection {
+    Unconnected,
+    Connected(NcclComm),
+    Ended,
+}
+
+impl NcclGroup {
+    /// Compares the `call` with the other ranks', and submits the `transfer` to the GPU.
     pub(super) fn run(self: &Arc<Self>, call: &Call, transfer: Transfer<'_>) -> Result<Arrival> {
         let on_device = self.options.order == Order::Device;
         if on_device && call.len > 0 {
-            // Before the others are waited for, so that it waits for less of what is submitted meanwhile.
-            let ordered = self.gpu.after_submitted();
-            ordered.map_err(|problem| self.fail(self.failed(call, &problem)))?;
+            // Before waiting for the other ranks, so that the stream does not wait for work that this
+            // rank submits meanwhile.
+            let ordered = self.gpu().order_after_submitted();
+            ordered.map_err(|problem| self.fail(self.failure(call, &problem)))?;
         }
         self.agree(call)?;
-        self.gpu.watch.sweep();
+        let watchdog = &self.rank.watchdog;
+        watchdog.release_done();
         if call.len == 0 {
             return Ok(Arrival::now());
         }
         self.connect(call)?;
-        let flight = Arc::new(self.launch(call, transfer)?);
-        if on_device && self.gpu.watch.add(flight.clone()) {
-            return Ok(Arrival::after(flight));
+        let submitted = Arc::new(self.submit(call, transfer)?);
+        if on_device && watchdog.add(submitted.clone()) {
+            return Ok(Arrival::after(submitted));
         }
-        let outcome = flight.land();
-        if !flight.has_landed() {
-            // It has failed; its memory stays until the GPU has noticed.
-            self.gpu.watch.add(flight);
+        let outcome = submitted.wait_on_host();
+        if !submitted.release_buffers() {
+            // It has failed, and the GPU may still use its buffers.
+            watchdog.add(submitted);
         }
         outcome.map(|()| Arrival::now())
+    }
+
+    fn gpu(&self) -> &Arc<Gpu> {
+        &self.rank.gpu
     }
 
     /// Compares the calls of all ranks.
     fn agree(&self, call: &Call) -> Result<()> {
         if self.host.members().len() == 1 {
-            return self.host_says(self.host.fault().map_or(Ok(()), Err));
+            return self.host_result(self.host.fault().map_or(Ok(()), Err));
         }
-        let mut told = call.clone();
-        // The same collective between hosts is another one.
+        let mut compared = call.clone();
+        // The same collective on host memory must not compare equal.
         let detail = format!("{} on devices", call.label.detail);
-        told.label = call.label.with_detail(detail.trim_start());
-        self.host_says(self.host.barrier(&told))
+        compared.label = call.label.with_detail(detail.trim_start());
+        self.host_result(self.host.barrier(&compared))
     }
 
-    /// Passes on what the host's engine returned; where the world is broken, so is this group.
-    fn host_says(&self, result: Result<()>) -> Result<()> {
+    /// Returns the host engine's result; if the world is broken, breaks this group too.
+    fn host_result(&self, result: Result<()>) -> Result<()> {
         let Err(error) = result else {
             return Ok(());
         };
@@ -97,126 +146,104 @@ impl Group {
         }
     }
 
-    /// Connects the ranks, once.
+    /// Connects the ranks, at the first collective.
     fn connect(&self, call: &Call) -> Result<()> {
-        match *self.state() {
-            State::Unconnected => {}
-            State::Connected(_) => return Ok(()),
-            State::Over => return Err(self.over(call)),
+        match *self.connection() {
+            Connection::Unconnected => {}
+            Connection::Connected(_) => return Ok(()),
+            Connection::Ended => return Err(self.ended_error(call)),
         }
         let since = Instant::now();
         let (rank, members) = (self.host.rank(), self.host.members());
         let mut id: Id = [0; 128];
         if rank == 0 {
-            let drawn = Clique::id(&self.gpu, &self.gpu.turn());
-            id = drawn.map_err(|problem| self.fail(self.failed(call, &problem)))?;
+            let made = NcclComm::id(self.gpu(), &self.gpu().lock_nccl());
+            id = made.map_err(|problem| self.fail(self.failure(call, &problem)))?;
         }
         if members.len() > 1 {
             let label = Label::from("NCCL's unique id");
-            let mut told = Call::new(Op::Broadcast, &label, Dtype::U8, id.len());
-            (told.sequence, told.step, told.root) = (call.sequence, call.step, Some(0));
-            self.host_says(self.host.broadcast(&told, 0, SpanMut::of(&mut id)))?;
+            let mut broadcast = Call::new(Op::Broadcast, &label, Dtype::U8, id.len());
+            (broadcast.sequence, broadcast.step) = (call.sequence, call.step);
+            broadcast.root = Some(0);
+            self.host_result(self.host.broadcast(&broadcast, 0, SpanMut::of(&mut id)))?;
         }
-        let turn = self.gpu.turn();
-        // Another thread may have failed while the id was on its way.
-        if matches!(*self.state(), State::Over) {
-            return Err(self.over(call));
+        let lock = self.gpu().lock_nccl();
+        // Another thread may have failed during the broadcast.
+        if matches!(*self.connection(), Connection::Ended) {
+            return Err(self.ended_error(call));
         }
-        match Clique::connect(&self.gpu, &turn, (rank, members.len()), &id) {
-            Ok(clique) => *self.state() = State::Connected(clique),
-            Err(problem) => return Err(self.end(self.failed(call, &problem), &turn)),
+        match NcclComm::connect(self.gpu(), &lock, (rank, members.len()), &id) {
+            Ok(comm) => *self.connection() = Connection::Connected(comm),
+            Err(problem) => return Err(self.fail_locked(self.failure(call, &problem), &lock)),
         }
-        self.settle(call, since, &turn)
+        self.wait_settled(call, since, &lock)
     }
 
     /// Submits the transfer.
-    fn launch(self: &Arc<Self>, call: &Call, transfer: Transfer<'_>) -> Result<Flight> {
-        let (since, turn) = (Instant::now(), self.gpu.turn());
-        let submitted = match &*self.state() {
-            State::Connected(clique) => clique.submit(&self.gpu, &turn, transfer),
-            _ => return Err(self.over(call)),
+    fn submit(self: &Arc<Self>, call: &Call, transfer: Transfer<'_>) -> Result<Submitted> {
+        let (since, lock) = (Instant::now(), self.gpu().lock_nccl());
+        let submitted = match &*self.connection() {
+            Connection::Connected(comm) => comm.submit(self.gpu(), &lock, transfer),
+            _ => return Err(self.ended_error(call)),
         };
-        submitted.map_err(|problem| self.end(self.failed(call, &problem), &turn))?;
-        let settled = self.settle(call, since, &turn);
+        submitted.map_err(|problem| self.fail_locked(self.failure(call, &problem), &lock))?;
+        let settled = self.wait_settled(call, since, &lock);
         let done = settled.and_then(|()| {
-            let done = Event::now(&self.gpu, &turn);
-            done.map_err(|problem| self.end(self.failed(call, &problem), &turn))
+            let done = GpuEvent::now(self.gpu(), &lock);
+            done.map_err(|problem| self.fail_locked(self.failure(call, &problem), &lock))
         });
         let buffers = transfer.buffers();
         match done {
-            Ok(done) => Ok(Flight::new(self, call, buffers, done)),
+            Ok(done) => Ok(Submitted::new(self.clone(), call, buffers, done)),
             Err(error) => {
-                self.keep(call, buffers, &turn);
+                self.keep_buffers(call, buffers, &lock);
                 Err(error)
             }
         }
     }
 
-    /// Keeps what the GPU may still touch, though the collective has failed, until it does not.
-    fn keep(self: &Arc<Self>, call: &Call, buffers: Vec<DeviceBuffer>, turn: &Turn<'_>) {
-        match Event::now(&self.gpu, turn) {
+    /// Keeps the buffers of a failed collective until the GPU cannot use them any more.
+    fn keep_buffers(
+        self: &Arc<Self>,
+        call: &Call,
+        buffers: Vec<DeviceBuffer>,
+        lock: &NcclLock<'_>,
+    ) {
+        match GpuEvent::now(self.gpu(), lock) {
             Ok(done) => {
-                let flight = Flight::new(self, call, buffers, done);
-                self.gpu.watch.add(Arc::new(flight));
+                let submitted = Submitted::new(self.clone(), call, buffers, done);
+                self.rank.watchdog.add(Arc::new(submitted));
             }
-            // Nothing says when that is.
+            // Without an event there is no time at which they are safe to free.
             Err(_) => std::mem::forget(buffers),
         }
     }
 
     /// Waits until NCCL has nothing in progress.
-    fn settle(&self, call: &Call, since: Instant, turn: &Turn<'_>) -> Result<()> {
+    fn wait_settled(&self, call: &Call, since: Instant, lock: &NcclLock<'_>) -> Result<()> {
         loop {
-            let settled = match &*self.state() {
-                State::Connected(clique) => clique.is_settled(turn),
-                _ => return Err(self.over(call)),
+            let settled = match &*self.connection() {
+                Connection::Connected(comm) => comm.is_settled(lock),
+                _ => return Err(self.ended_error(call)),
             };
             match settled {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(problem) => return Err(self.end(self.failed(call, &problem), turn)),
+                Err(problem) => return Err(self.fail_locked(self.failure(call, &problem), lock)),
             }
             if let Some(fault) = self.host.fault() {
-                return Err(self.end(fault, turn));
+                return Err(self.fail_locked(fault, lock));
             }
             if since.elapsed() >= self.options.deadline {
-                return Err(self.end(self.late(call), turn));
+                return Err(self.fail_locked(self.timeout_error(call), lock));
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(SETTLE_POLL_EVERY);
         }
     }
 
-    /// Why this group is of no further use, if it is not.
-    pub(super) fn fault(&self) -> Option<Error> {
-        self.fault.get().cloned()
-    }
-
-    /// Why a collective that was submitted at `since` must be given up, if it must.
-    pub(super) fn trouble(&self, call: &Call, since: Instant) -> Option<Error> {
-        if let Some(fault) = self.host.fault() {
-            return Some(fault);
-        }
-        // Whoever has the turn looks for himself.
-        if let Some(turn) = self.gpu.try_turn()
-            && let State::Connected(clique) = &*self.state()
-            && let Err(problem) = clique.is_settled(&turn)
-        {
-            return Some(self.failed(call, &problem));
-        }
-        (since.elapsed() >= self.options.deadline).then(|| self.late(call))
-    }
-
-    /// What all ranks are told when NCCL or the GPU fails in `call` here.
-    pub(super) fn failed(&self, call: &Call, problem: &Problem) -> Error {
-        Error::PeerFailed {
-            peer: self.host.members()[self.host.rank()],
-            cause: format!("{call} between GPUs: {problem}"),
-        }
-    }
-
-    /// Why there is no communicator any more: another thread has ended it, after the ranks agreed on
-    /// the `call`, or they have left.
-    fn over(&self, call: &Call) -> Error {
+    /// Why there is no communicator any more: another thread has ended it after the ranks agreed on
+    /// the `call`, or the ranks have left.
+    fn ended_error(&self, call: &Call) -> Error {
         self.fault()
             .or_else(|| self.host.fault())
             .unwrap_or_else(|| {
@@ -225,86 +252,114 @@ impl Group {
             })
     }
 
-    fn late(&self, call: &Call) -> Error {
+    fn timeout_error(&self, call: &Call) -> Error {
         let waited = self.options.deadline;
         let problem = format!(
             "not done after {waited:?}, though every rank has called it: a GPU or the network between \
              them is stuck, or busier than the deadline allows for"
         );
-        self.failed(call, &problem)
+        self.failure(call, &problem)
     }
 
-    /// Makes everything fail with `error`, here and elsewhere, unless it fails with another already;
-    /// returns the one that counts.
-    pub(super) fn fail(&self, error: Error) -> Error {
-        // Whoever has the turn meanwhile hears of it, and gives it back.
-        self.host.abort(error.clone());
-        self.end(error, &self.gpu.turn())
-    }
-
-    /// As [`fail`](Self::fail), on the thread that has the turn.
+    /// As [`fail`](Owner::fail), on the thread that holds the lock.
     ///
-    /// Ends all groups of the rank: what one of them has under way may stand in the GPU's stream behind
-    /// what another one cannot end.
-    fn end(&self, error: Error, turn: &Turn<'_>) -> Error {
+    /// Aborts all groups of the rank: a pending collective of one of them may be queued in the GPU's stream
+    /// behind a collective of another one, and could not end.
+    fn fail_locked(&self, error: Error, lock: &NcclLock<'_>) -> Error {
         self.host.abort(error.clone());
         let first = self.host.fault().unwrap_or(error);
-        let others = self.gpu.groups().clone();
+        let others = self.rank.groups().clone();
         let others = others.iter().map(|group| &**group);
-        let mut alive = Vec::new();
+        let mut connected = Vec::new();
         for group in others.chain([self]) {
-            // Before the abort: what it ends must not look done.
+            // Before the abort: an aborted collective must not look done.
             group.fault.get_or_init(|| first.clone());
-            if let State::Connected(clique) = std::mem::replace(&mut *group.state(), State::Over) {
-                alive.push(clique);
+            let connection = std::mem::replace(&mut *group.connection(), Connection::Ended);
+            if let Connection::Connected(comm) = connection {
+                connected.push(comm);
             }
         }
-        Clique::abort(alive, &self.gpu, turn);
+        NcclComm::abort(connected, self.gpu(), lock);
         self.fault.get().cloned().unwrap_or(first)
     }
 
-    /// Ends the communicator: in order if nothing has failed.
-    pub(super) fn finish(&self) {
-        for flight in self.gpu.watch.of(self) {
-            // Its failure is the group's.
-            let _ = flight.land();
+    /// Ends the communicator: by `ncclCommFinalize` if nothing has failed, else by an abort.
+    fn finish(&self) {
+        for submitted in self.rank.watchdog.of(self) {
+            // A failure is recorded in the group.
+            let _ = submitted.wait_on_host();
         }
-        self.gpu.watch.sweep();
-        let turn = self.gpu.turn();
-        let State::Connected(clique) = std::mem::replace(&mut *self.state(), State::Over) else {
+        self.rank.watchdog.release_done();
+        let lock = self.gpu().lock_nccl();
+        let connection = std::mem::replace(&mut *self.connection(), Connection::Ended);
+        let Connection::Connected(comm) = connection else {
             return;
         };
-        match self.finalize(&clique, &turn) {
-            true => clique.destroy(&turn),
-            false => {
-                // Before the abort, as in `end`.
-                if let Some(fault) = self.host.fault() {
-                    self.fault.get_or_init(|| fault);
-                }
-                Clique::abort(vec![clique], &self.gpu, &turn);
-            }
+        if self.finalize(&comm, &lock) {
+            comm.destroy(&lock);
+            return;
         }
+        // Before the abort, as in `fail_locked`.
+        if let Some(fault) = self.host.fault() {
+            self.fault.get_or_init(|| fault);
+        }
+        NcclComm::abort(vec![comm], self.gpu(), &lock);
     }
 
-    /// Whether the communicator came to an orderly end.
-    fn finalize(&self, clique: &Clique, turn: &Turn<'_>) -> bool {
+    /// Finalizes the communicator; returns whether that has succeeded.
+    fn finalize(&self, comm: &NcclComm, lock: &NcclLock<'_>) -> bool {
         let broken = || self.host.fault().is_some() || self.fault.get().is_some();
-        if broken() || clique.finalize(turn).is_err() {
+        if broken() || comm.finalize(lock).is_err() {
             return false;
         }
         let since = Instant::now();
         loop {
-            match clique.is_settled(turn) {
+            match comm.is_settled(lock) {
                 Ok(true) => return true,
                 Ok(false) if !broken() && since.elapsed() < self.options.deadline => {
-                    std::thread::sleep(GLANCE);
+                    std::thread::sleep(SETTLE_POLL_EVERY);
                 }
                 _ => return false,
             }
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Owner for NcclGroup {
+    fn fault(&self) -> Option<Error> {
+        self.fault.get().cloned()
+    }
+
+    fn wait_error(&self, call: &Call, since: Instant) -> Option<Error> {
+        if let Some(fault) = self.host.fault() {
+            return Some(fault);
+        }
+        // The thread that holds the lock checks for asynchronous errors itself.
+        if let Some(lock) = self.gpu().try_lock_nccl()
+            && let Connection::Connected(comm) = &*self.connection()
+            && let Err(problem) = comm.is_settled(&lock)
+        {
+            return Some(self.failure(call, &problem));
+        }
+        (since.elapsed() >= self.options.deadline).then(|| self.timeout_error(call))
+    }
+
+    fn failure(&self, call: &Call, problem: &Problem) -> Error {
+        Error::PeerFailed {
+            peer: self.host.members()[self.host.rank()],
+            cause: format!("{call} between GPUs: {problem}"),
+        }
+    }
+
+    fn fail(&self, error: Error) -> Error {
+        // Before the lock is taken: the thread that holds it then stops waiting and releases it.
+        self.host.abort(error.clone());
+        self.fail_locked(error, &self.gpu().lock_nccl())
     }
 }

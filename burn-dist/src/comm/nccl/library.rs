@@ -1,6 +1,6 @@
 //! CUDA's driver and NCCL, opened at run time.
 //!
-//! A program built with this feature must start on machines without either, so nothing is linked.
+//! A program built with this feature must start on machines without either, so neither is linked.
 //! `cudarc` has the types; its own loader panics where a library or a symbol is missing, does not
 //! look for `libnccl.so.2` (the name that all packages without headers install), and returns codes
 //! as closed enums, which a newer library's code would break. So the few functions needed are looked
@@ -15,8 +15,8 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
-/// Names the file that is opened as NCCL, where the system does not find it by itself.
-const LIBRARY: &str = "BURN_DIST_NCCL_LIB";
+/// The variable that names NCCL's file, where the system does not find it by itself.
+const LIBRARY_VARIABLE: &str = "BURN_DIST_NCCL_LIB";
 
 /// A library that stays open until the process ends.
 struct Open {
@@ -29,7 +29,7 @@ impl Open {
     fn first(names: &[String]) -> std::result::Result<Self, String> {
         let mut why = Vec::new();
         for name in names {
-            // SAFETY: the library's initialisers are trusted as any installed library's are.
+            // SAFETY: the library's initialisers are trusted as those of any installed library.
             #[allow(unsafe_code)]
             match unsafe { Library::new(name) } {
                 Ok(library) => {
@@ -177,7 +177,7 @@ impl fmt::Debug for Libraries {
 }
 
 impl Libraries {
-    /// The libraries of this process; the first call opens them, and its outcome stays.
+    /// The libraries of this process; the first call opens them, and later ones return its result.
     ///
     /// # Errors
     /// [`Error::Config`] says which library or function is missing, and what to do.
@@ -196,7 +196,9 @@ impl Libraries {
             Error::config("CUDA's driver", expected, why)
         })?;
         // An empty path would open the program itself.
-        let named = std::env::var(LIBRARY).ok().filter(|path| !path.is_empty());
+        let named = std::env::var(LIBRARY_VARIABLE)
+            .ok()
+            .filter(|path| !path.is_empty());
         let names = match named {
             Some(path) => vec![path],
             // The name that `cudarc`, and with it Burn, would open first: one copy for all.
@@ -204,7 +206,7 @@ impl Libraries {
         };
         let nccl = Open::first(&names).map_err(|why| {
             let expected = format!(
-                "libnccl.so.2 where the system finds libraries: install NCCL, or name its file in {LIBRARY}"
+                "libnccl.so.2 where the system finds libraries: install NCCL, or name its file in {LIBRARY_VARIABLE}"
             );
             Error::config("NCCL", expected, why)
         })?;

@@ -1,14 +1,14 @@
 //! Ranks on NVIDIA GPUs, whose memory NCCL moves. Feature `nccl`.
 //!
 //! [`Nccl`] wraps another engine: threads, sockets and shared memory, or MPI. That one still moves
-//! what lies in the host's memory, and it carries everything but the bytes for what lies on a GPU:
-//! NCCL compares nothing, never gives up by itself, and cannot say which rank is gone. So before
-//! each collective between GPUs the ranks meet on the host and compare what they are about to do, and
-//! while one is under way the host's engine is asked whether the world still stands.
+//! what lies in the host's memory, and it does everything but moving the bytes for what lies on a GPU:
+//! NCCL compares no calls, has no deadlines, and cannot tell which rank has failed. So before each
+//! collective between GPUs the ranks compare their calls through the host's engine, and while one is
+//! pending the host's engine is asked whether the world has failed.
 //!
 //! - A program that differs between ranks is a [`Mismatch`](crate::Error::Mismatch), as on the host.
-//! - A rank that does not come is named by the host's engine, with its deadline.
-//! - A rank that fails, or whose GPU does, aborts the communicators of all: nobody hangs in NCCL.
+//! - A rank that does not call is named by the host's engine, after its deadline.
+//! - A rank that fails, or whose GPU does, aborts the communicators of all: no rank hangs in NCCL.
 //! - One stream per rank, one communicator per group, made at the group's first collective on a device
 //!   and kept until the rank leaves.
 //!
@@ -21,85 +21,55 @@
 //! may drop a NaN.
 //!
 //! # Libraries
-//! Nothing is linked: CUDA's driver (`libcuda.so.1`) and NCCL (`libnccl.so`, `libnccl.so.2`, or the file
-//! named in `BURN_DIST_NCCL_LIB`) are opened at run time. [`Nccl::available`] says what is there.
+//! No library is linked: CUDA's driver (`libcuda.so.1`) and NCCL (`libnccl.so`, `libnccl.so.2`, or the file
+//! named in `BURN_DIST_NCCL_LIB`) are opened at run time. [`Nccl::available`] returns what is installed.
 
-mod clique;
-mod flight;
+mod errors;
 mod gpu;
 mod group;
 mod library;
+mod nccl_comm;
+mod options;
 mod preflight;
-mod text;
-mod watch;
+mod submitted;
+mod watchdog;
 
+pub use options::Options;
 pub use preflight::{Info, Version};
 
 use super::{Arrival, Call, DeviceBuffer, DeviceEngine, Engine, Order, Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
-use clique::Transfer;
-use gpu::Gpu;
-use group::Group;
+use group::{NcclGroup, RankGroups};
+use nccl_comm::Transfer;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How collectives between GPUs are waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// How long one may take once every rank has called it, and connecting a group.
-    pub deadline: Duration,
-    /// Who waits; where a rank's driver is older than CUDA 12.5, or ranks of one process share a GPU,
-    /// the host does on all.
-    pub order: Order,
-}
-
-impl Default for Options {
-    /// Five minutes, and the host waits.
-    fn default() -> Self {
-        Self {
-            deadline: Duration::from_secs(300),
-            order: Order::Host,
-        }
-    }
-}
+use submitted::Owner;
 
 /// One rank's engine: another one for the host's memory, and NCCL for a GPU's.
 #[derive(Debug)]
 pub struct Nccl {
-    group: Arc<Group>,
-    session: Arc<Session>,
+    group: Arc<NcclGroup>,
+    rank: Arc<FinishOnDrop>,
 }
 
-/// The engines of one rank, whose groups keep their communicators until the last of them is gone.
+/// Ends the communicators of a rank when the last of its engines is dropped.
 ///
-/// To end a communicator is a collective of its own: if each engine did so when it is dropped, ranks
-/// that drop theirs at different times would wait for each other.
+/// Ending a communicator is a collective: if each engine did so when it is dropped, ranks that drop
+/// theirs in different orders would wait for each other.
 #[derive(Debug)]
-struct Session(Arc<Gpu>);
+struct FinishOnDrop(Arc<RankGroups>);
 
-impl Session {
-    /// Ends all communicators, in the order in which their groups were made.
-    fn finish(&self) {
-        // One that fails in this ends those that are still to come.
-        let groups = self.0.groups().clone();
-        groups.iter().for_each(|group| group.finish());
-        let finished = |group: &Arc<Group>| groups.iter().any(|other| Arc::ptr_eq(group, other));
-        self.0.groups().retain(|group| !finished(group));
-    }
-}
-
-impl Drop for Session {
+impl Drop for FinishOnDrop {
     fn drop(&mut self) {
-        self.finish();
+        self.0.finish();
     }
 }
 
-/// What moves between GPUs in a world, the same on all ranks.
+/// Whether NCCL is used in a world; the same on all ranks.
 #[derive(Debug)]
 pub enum Choice {
-    /// NCCL does.
+    /// NCCL is used.
     Nccl(Nccl),
-    /// Nothing does: NCCL is not for these ranks, and device memory has to travel through the host.
+    /// NCCL cannot be used by these ranks, so device memory has to be copied through the host.
     Host {
         /// The engine that was given.
         host: Arc<dyn Engine>,
@@ -109,7 +79,7 @@ pub enum Choice {
 }
 
 impl Nccl {
-    /// What this machine has, without ranks; never panics, whatever is missing.
+    /// What this machine has, without ranks; returns an error if anything is missing.
     ///
     /// # Errors
     /// [`Error::Config`] says what is missing or too old, and what to do.
@@ -146,21 +116,21 @@ impl Nccl {
         }
     }
 
-    /// As [`new`](Self::new), where a world without NCCL is to go on without it.
+    /// As [`new`](Self::new), for worlds that also work without NCCL.
     ///
     /// # Errors
-    /// As [`new`](Self::new), but a rank that lacks NCCL is no error. Unequal versions are: that is a
-    /// mistake, and going through the host would hide it.
+    /// As [`new`](Self::new), but a rank without NCCL is no error. Unequal versions are an error, which copies
+    /// through the host would hide.
     pub fn if_everywhere(
         host: Arc<dyn Engine>,
         ordinal: usize,
         options: Options,
     ) -> Result<Choice> {
-        Ok(match preflight::everywhere(&*host, ordinal, options)? {
+        Ok(match preflight::on_all_ranks(&*host, ordinal, options)? {
             Ok((gpu, options)) => {
-                let session = Arc::new(Session(gpu.clone()));
-                let group = Group::new(host, gpu, options);
-                Choice::Nccl(Self { group, session })
+                let rank = Arc::new(FinishOnDrop(RankGroups::new(gpu)));
+                let group = rank.0.add(host, options);
+                Choice::Nccl(Self { group, rank })
             }
             Err(reason) => Choice::Host { host, reason },
         })
@@ -208,9 +178,9 @@ impl Engine for Nccl {
 
     fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>> {
         let host = self.host().split(call, color, key)?;
-        let group = Group::new(host, self.group.gpu.clone(), self.group.options);
-        let session = self.session.clone();
-        Ok(Arc::new(Self { group, session }))
+        let rank = self.rank.clone();
+        let group = rank.0.add(host, self.group.options);
+        Ok(Arc::new(Self { group, rank }))
     }
 
     fn device(&self) -> Option<&dyn DeviceEngine> {
@@ -222,13 +192,13 @@ impl Engine for Nccl {
     }
 
     fn abort(&self, error: Error) {
-        // Whoever waits for a GPU asks the host, here and elsewhere.
+        // Threads that wait for a GPU ask the host's engine, on this rank and the others.
         self.host().abort(error);
     }
 
     fn leave(&self) {
-        // While the host's engine can still say that nothing has failed.
-        self.session.finish();
+        // Before the host's engine leaves: `finish` asks it whether the world has failed.
+        self.rank.0.finish();
         self.host().leave();
     }
 }
@@ -239,8 +209,9 @@ impl DeviceEngine for Nccl {
     }
 
     fn all_gather(&self, call: &Call, buffer: &DeviceBuffer) -> Result<Arrival> {
-        let place = (self.rank(), self.members().len());
-        self.group.run(call, Transfer::Gather(buffer, place))
+        let rank_and_size = (self.rank(), self.members().len());
+        let transfer = Transfer::AllGather(buffer, rank_and_size);
+        self.group.run(call, transfer)
     }
 
     fn reduce_scatter(
@@ -250,11 +221,12 @@ impl DeviceEngine for Nccl {
         send: &DeviceBuffer,
         recv: &DeviceBuffer,
     ) -> Result<Arrival> {
-        self.group.run(call, Transfer::Scatter(op, send, recv))
+        self.group
+            .run(call, Transfer::ReduceScatter(op, send, recv))
     }
 
     fn all_reduce(&self, call: &Call, op: Reduce, buffer: &DeviceBuffer) -> Result<Arrival> {
-        self.group.run(call, Transfer::Reduce(op, buffer))
+        self.group.run(call, Transfer::AllReduce(op, buffer))
     }
 
     fn broadcast(&self, call: &Call, root: usize, buffer: &DeviceBuffer) -> Result<Arrival> {

@@ -1,12 +1,12 @@
-//! Whether NCCL can be used: on this machine, and on every rank alike.
+//! Whether NCCL can be used: on this machine, and on every rank.
 //!
-//! A rank without NCCL must not leave the others waiting in NCCL, so the ranks tell each other, through
-//! the host, what they have found before any of them begins.
+//! A rank without NCCL would leave the others waiting in NCCL, so the ranks exchange through the host
+//! what they have found before any of them connects.
 
-use super::Options;
+use super::errors::{Problem, check_cuda, nccl};
 use super::gpu::Gpu;
 use super::library::Libraries;
-use super::text::{Problem, check_cuda, nccl};
+use super::options::Options;
 use crate::comm::{Call, Dtype, Engine, Label, Op, Order, SpanMut, odd_one_out};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -16,13 +16,13 @@ use std::sync::Arc;
 /// The first version with everything that is used here, and no known hang in what is.
 const OLDEST: Version = Version(21_800);
 /// The first version that may connect ranks on one GPU, where `SHARING` asks for it.
-const SHARES: Version = Version(23_000);
+const SHARES_FROM: Version = Version(23_000);
 const BLOCKING: &str = "NCCL_COMM_BLOCKING";
 const SHARING: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
-/// Bytes that a rank tells the others: what it has, and why it has not.
-const ROOM: usize = 1024;
-/// Of these, what is not text.
-const HEAD: usize = 28;
+/// Bytes of a rank's report to the others: what it has, or what it lacks.
+const REPORT_BYTES: usize = 1024;
+/// The part of these before the text.
+const REPORT_HEADER: usize = 28;
 
 /// A version of NCCL, by its own number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,9 +50,9 @@ pub struct Info {
     pub orders_on_device: bool,
 }
 
-/// Looks what this machine has, without ranks.
+/// What this machine has, without ranks.
 pub(super) fn available() -> Result<(Info, &'static Libraries)> {
-    // It would win over what we ask for, and a call that blocks cannot be given up.
+    // It would override the configuration, and a blocking call cannot be aborted.
     if std::env::var(BLOCKING).is_ok_and(|value| value.trim() == "1") {
         return Err(Error::config(BLOCKING, "0, or no such variable", "1"));
     }
@@ -95,7 +95,7 @@ pub(super) fn available() -> Result<(Info, &'static Libraries)> {
 }
 
 /// What this rank has: NCCL, and a GPU number `ordinal`.
-fn mine(ordinal: usize) -> Result<(Info, Arc<Gpu>)> {
+fn probe(ordinal: usize) -> Result<(Info, Arc<Gpu>)> {
     let (info, libraries) = available()?;
     if ordinal >= info.gpus {
         let expected = format!("a number below {}, as many as there are", info.gpus);
@@ -108,9 +108,9 @@ fn mine(ordinal: usize) -> Result<(Info, Arc<Gpu>)> {
     Ok((info, gpu))
 }
 
-/// What one rank tells the others.
+/// What one rank reports to the others.
 #[derive(Debug, PartialEq)]
-struct Word {
+struct Report {
     version: Option<Version>,
     orders: bool,
     /// Whether NCCL lets it share its GPU with another rank.
@@ -120,67 +120,71 @@ struct Word {
     why: String,
 }
 
-impl Word {
-    fn write(mine: &Result<(Info, Arc<Gpu>)>, place: &mut [u8]) {
-        match mine {
+impl Report {
+    fn write(found: &Result<(Info, Arc<Gpu>)>, bytes: &mut [u8]) {
+        match found {
             Ok((info, gpu)) => {
                 let asked = std::env::var(SHARING).is_ok_and(|value| value.trim() == "1");
-                place[..4].copy_from_slice(&info.version.0.to_le_bytes());
-                place[4] = u8::from(info.orders_on_device);
-                place[5] = u8::from(asked && info.version >= SHARES);
-                place[8..12].copy_from_slice(&std::process::id().to_le_bytes());
-                place[12..28].copy_from_slice(&gpu.id);
+                bytes[..4].copy_from_slice(&info.version.0.to_le_bytes());
+                bytes[4] = u8::from(info.orders_on_device);
+                bytes[5] = u8::from(asked && info.version >= SHARES_FROM);
+                bytes[8..12].copy_from_slice(&std::process::id().to_le_bytes());
+                bytes[12..28].copy_from_slice(&gpu.id);
             }
             Err(error) => {
                 let text = error.to_string();
-                let len = text.floor_char_boundary(place.len() - HEAD);
-                place[6..8].copy_from_slice(&(len as u16).to_le_bytes());
-                place[HEAD..HEAD + len].copy_from_slice(&text.as_bytes()[..len]);
+                let len = text.floor_char_boundary(bytes.len() - REPORT_HEADER);
+                bytes[6..8].copy_from_slice(&(len as u16).to_le_bytes());
+                bytes[REPORT_HEADER..REPORT_HEADER + len].copy_from_slice(&text.as_bytes()[..len]);
             }
         }
     }
 
-    fn read(place: &[u8]) -> Self {
+    fn read(bytes: &[u8]) -> Self {
         let number = |at: usize| {
-            let bytes = [place[at], place[at + 1], place[at + 2], place[at + 3]];
-            u32::from_le_bytes(bytes)
+            let word = [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+            u32::from_le_bytes(word)
         };
         let version = number(0);
-        let len = usize::from(u16::from_le_bytes([place[6], place[7]]));
-        let text = &place[HEAD..(HEAD + len).min(place.len())];
+        let len = usize::from(u16::from_le_bytes([bytes[6], bytes[7]]));
+        let text = &bytes[REPORT_HEADER..(REPORT_HEADER + len).min(bytes.len())];
         Self {
             version: (version > 0).then_some(Version(version)),
-            orders: place[4] != 0,
-            shares: place[5] != 0,
+            orders: bytes[4] != 0,
+            shares: bytes[5] != 0,
             process: number(8),
-            gpu: std::array::from_fn(|i| place[12 + i]),
+            gpu: std::array::from_fn(|i| bytes[12 + i]),
             why: String::from_utf8_lossy(text).into_owned(),
         }
     }
 }
 
-/// What all ranks have: a GPU each and what they can do alike, or why NCCL is not for this world.
-pub(super) fn everywhere(
+/// A GPU for this rank and the options that all ranks can follow, or why NCCL cannot be used in this
+/// world.
+pub(super) fn on_all_ranks(
     host: &dyn Engine,
     ordinal: usize,
     mut options: Options,
 ) -> Result<std::result::Result<(Arc<Gpu>, Options), Error>> {
     let (rank, members) = (host.rank(), host.members());
-    let mine = mine(ordinal);
-    let mut words = vec![0u8; ROOM * members.len()];
-    Word::write(&mine, &mut words[ROOM * rank..ROOM * (rank + 1)]);
+    let found = probe(ordinal);
+    let mut reports = vec![0u8; REPORT_BYTES * members.len()];
+    Report::write(
+        &found,
+        &mut reports[REPORT_BYTES * rank..REPORT_BYTES * (rank + 1)],
+    );
     if members.len() > 1 {
-        let call = Call::new(Op::AllGather, &Label::from("NCCL"), Dtype::U8, ROOM);
-        host.all_gather(&call, SpanMut::of(&mut words))?;
+        let call = Call::new(Op::AllGather, &Label::from("NCCL"), Dtype::U8, REPORT_BYTES);
+        host.all_gather(&call, SpanMut::of(&mut reports))?;
     }
-    let words: Vec<Word> = words.chunks(ROOM).map(Word::read).collect();
-    if let Some(place) = words.iter().position(|word| word.version.is_none()) {
+    let reports: Vec<Report> = reports.chunks(REPORT_BYTES).map(Report::read).collect();
+    if let Some(index) = reports.iter().position(|report| report.version.is_none()) {
         return Ok(Err(Error::PeerFailed {
-            peer: members[place],
-            cause: words[place].why.clone(),
+            peer: members[index],
+            cause: reports[index].why.clone(),
         }));
     }
-    let versions: Vec<_> = words.iter().filter_map(|word| word.version).collect();
+    let versions: Vec<_> = reports.iter().filter_map(|report| report.version).collect();
     if let Some((usual, odd)) = odd_one_out(&versions) {
         return Err(Error::Mismatch {
             rank: members[usual],
@@ -189,36 +193,36 @@ pub(super) fn everywhere(
             theirs: format!("NCCL {}", versions[odd]),
         });
     }
-    let gpu = |word: &Word| word.gpu;
-    if let Some((one, other)) = alike(&words, gpu)
-        && !words.iter().all(|word| word.shares)
+    let gpu = |report: &Report| report.gpu;
+    if let Some((one, other)) = first_equal(&reports, gpu)
+        && !reports.iter().all(|report| report.shares)
     {
         let what = format!("GPUs of ranks {} and {}", members[one], members[other]);
-        let expected = format!("two, or {SHARING}=1 on every rank and NCCL {SHARES} or newer");
+        let expected = format!("two, or {SHARING}=1 on every rank and NCCL {SHARES_FROM} or newer");
         let found = format!("one for both, and NCCL {}", versions[one]);
         return Ok(Err(Error::config(what, expected, found)));
     }
-    let hinders = if !words.iter().all(|word| word.orders) {
+    let why_host = if !reports.iter().all(|report| report.orders) {
         Some("a driver is older than CUDA 12.5")
-    } else if alike(&words, |word| (word.gpu, word.process)).is_some() {
-        // All of a process's work on a GPU would wait for one rank's collective, the other rank's part
-        // in it included.
+    } else if first_equal(&reports, |report| (report.gpu, report.process)).is_some() {
+        // All of a process's work on a GPU would wait for one rank's collective, and that includes the other
+        // rank's part of it.
         Some("ranks of one process share a GPU")
     } else {
         None
     };
-    if let (Order::Device, Some(why)) = (options.order, hinders) {
+    if let (Order::Device, Some(why)) = (options.order, why_host) {
         options.order = Order::Host;
         if rank == 0 {
             log::warn!("the host waits for collectives between GPUs, not the device: {why}");
         }
     }
-    mine.map(|(_, gpu)| Ok((gpu, options)))
+    found.map(|(_, gpu)| Ok((gpu, options)))
 }
 
-/// The places of the first two ranks that are alike.
-fn alike<K: Ord>(words: &[Word], by: impl Fn(&Word) -> K) -> Option<(usize, usize)> {
+/// The indices of the first two reports with equal keys.
+fn first_equal<K: Ord>(reports: &[Report], by: impl Fn(&Report) -> K) -> Option<(usize, usize)> {
     let mut seen = BTreeMap::new();
-    let mut places = words.iter().enumerate();
-    places.find_map(|(place, word)| seen.insert(by(word), place).map(|other| (other, place)))
+    let mut indexed = reports.iter().enumerate();
+    indexed.find_map(|(index, report)| seen.insert(by(report), index).map(|other| (other, index)))
 }

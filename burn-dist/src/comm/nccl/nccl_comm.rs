@@ -1,11 +1,11 @@
 //! One NCCL communicator, called so that no call blocks.
 //!
-//! It is non-blocking, because only then may it be aborted while something hangs: every call may
-//! leave work in progress, and the next call must wait until that has settled.
+//! It is non-blocking, because only then may it be aborted while a call hangs: every call may leave work in
+//! progress, and the next call must wait until that has settled.
 
-use super::gpu::{Gpu, Turn};
+use super::errors::{Problem, nccl};
+use super::gpu::{Gpu, NcclLock};
 use super::library::Libraries;
-use super::text::{Problem, nccl};
 use crate::comm::{DeviceBuffer, Dtype, Reduce};
 use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 use std::ffi::{c_int, c_uint, c_void};
@@ -17,63 +17,65 @@ use std::time::{Duration, Instant};
 
 /// NCCL's code for work in progress.
 const IN_PROGRESS: c_uint = 7;
-/// What tells NCCL that a configuration is one (`NCCL_CONFIG_INITIALIZER`).
-const MAGIC: c_uint = 0xcafe_beef;
+/// The first field of a valid configuration (`NCCL_CONFIG_INITIALIZER`).
+const CONFIG_MAGIC: c_uint = 0xcafe_beef;
 /// The version whose configuration `cudarc` has.
 const CONFIG_VERSION: c_uint = 23_000;
-/// How long an abort is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Not said, in a configuration.
-const UNSAID: c_int = c_int::MIN;
+/// How long an abort waits for NCCL.
+const ABORT_WAIT: Duration = Duration::from_secs(5);
+/// An option of a configuration that is left to NCCL (`NCCL_CONFIG_UNDEF_INT`).
+const UNDEFINED: c_int = c_int::MIN;
 
-/// The bytes by which ranks find each other.
+/// NCCL's unique id, by which the ranks of a communicator find each other.
 pub(super) type Id = [u8; 128];
 
-/// A communicator that is alive.
-pub(super) struct Clique {
+/// An NCCL communicator that is neither destroyed nor aborted.
+pub(super) struct NcclComm {
     comm: ncclComm_t,
     libraries: &'static Libraries,
 }
 
-// SAFETY: NCCL's communicators may be used from every thread, by one at a time: the one that has
-// the turn, or, once it has given them away, the one that aborts.
+// SAFETY: NCCL's communicators may be used from every thread, by one at a time: the one that holds the
+// lock, or the thread that it has passed them to for the abort.
 #[allow(unsafe_code)]
-unsafe impl Send for Clique {}
+unsafe impl Send for NcclComm {}
 
-impl fmt::Debug for Clique {
+impl fmt::Debug for NcclComm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Clique({:?})", self.comm)
+        write!(f, "NcclComm({:?})", self.comm)
     }
 }
 
-/// What is to be moved.
+/// A collective and its buffers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Transfer<'a> {
-    /// Everybody's piece to everybody; this rank's has the first number, of the second many.
-    Gather(&'a DeviceBuffer, (usize, usize)),
-    /// Reduced chunks of the first to their ranks, into the second.
-    Scatter(Reduce, &'a DeviceBuffer, &'a DeviceBuffer),
-    /// The reduction to everybody.
-    Reduce(Reduce, &'a DeviceBuffer),
-    /// The buffer of this rank to everybody.
+    /// Concatenates every rank's piece in the buffer; with this rank and the number of ranks.
+    AllGather(&'a DeviceBuffer, (usize, usize)),
+    /// Reduces the first buffer, and leaves each rank its chunk in the second.
+    ReduceScatter(Reduce, &'a DeviceBuffer, &'a DeviceBuffer),
+    /// Replaces the buffer by its reduction.
+    AllReduce(Reduce, &'a DeviceBuffer),
+    /// Replaces the buffer by that of the rank.
     Broadcast(usize, &'a DeviceBuffer),
 }
 
 impl Transfer<'_> {
-    /// The memory it touches.
+    /// The buffers it reads or writes.
     pub(super) fn buffers(&self) -> Vec<DeviceBuffer> {
         match self {
-            Self::Gather(buffer, _) | Self::Reduce(_, buffer) | Self::Broadcast(_, buffer) => {
+            Self::AllGather(buffer, _)
+            | Self::AllReduce(_, buffer)
+            | Self::Broadcast(_, buffer) => {
                 vec![(*buffer).clone()]
             }
-            Self::Scatter(_, send, recv) => vec![(*send).clone(), (*recv).clone()],
+            Self::ReduceScatter(_, send, recv) => vec![(*send).clone(), (*recv).clone()],
         }
     }
 }
 
-impl Clique {
-    /// Draws the bytes by which the ranks of a new communicator find each other.
-    pub(super) fn id(gpu: &Gpu, _turn: &Turn<'_>) -> Result<Id, Problem> {
+impl NcclComm {
+    /// Makes the unique id of a new communicator.
+    pub(super) fn id(gpu: &Gpu, _lock: &NcclLock<'_>) -> Result<Id, Problem> {
         let mut id = ncclUniqueId { internal: [0; 128] };
         // SAFETY: writes to what it is given the address of.
         #[allow(unsafe_code)]
@@ -91,7 +93,7 @@ impl Clique {
     /// Begins to connect; done when it has [settled](Self::is_settled).
     pub(super) fn connect(
         gpu: &Arc<Gpu>,
-        turn: &Turn<'_>,
+        lock: &NcclLock<'_>,
         (rank, size): (usize, usize),
         id: &Id,
     ) -> Result<Self, Problem> {
@@ -121,13 +123,13 @@ impl Clique {
             std::ptr::null_mut(),
         );
         if !comm.is_null() {
-            Self::abort(vec![Self { comm, libraries }], gpu, turn);
+            Self::abort(vec![Self { comm, libraries }], gpu, lock);
         }
         Err(problem)
     }
 
-    /// Whether nothing is in progress; an error that is found here ends the communicator.
-    pub(super) fn is_settled(&self, _turn: &Turn<'_>) -> Result<bool, Problem> {
+    /// Whether nothing is in progress; after an error the communicator must be aborted.
+    pub(super) fn is_settled(&self, _lock: &NcclLock<'_>) -> Result<bool, Problem> {
         let mut state = 0;
         // SAFETY: the communicator lives, and the state is written.
         #[allow(unsafe_code)]
@@ -150,18 +152,18 @@ impl Clique {
     pub(super) fn submit(
         &self,
         gpu: &Gpu,
-        _turn: &Turn<'_>,
+        _lock: &NcclLock<'_>,
         transfer: Transfer<'_>,
     ) -> Result<(), Problem> {
         let (comm, stream, functions) = (self.comm, gpu.stream(), &self.libraries.nccl);
         let at = |buffer: &DeviceBuffer| buffer.address() as *mut c_void;
         let dtype = |buffer: &DeviceBuffer| dtype(buffer.dtype());
-        // SAFETY: the buffers are as long as the communicator above has checked, on this device, and
-        // stay allocated until the stream is through with them: see `Flight`.
+        // SAFETY: the buffers have the lengths that `Communicator` has checked, are on this device, and
+        // stay allocated until the stream has run the collective: see `Submitted`.
         #[allow(unsafe_code)]
         let (function, code) = unsafe {
             match transfer {
-                Transfer::Gather(buffer, (rank, size)) => {
+                Transfer::AllGather(buffer, (rank, size)) => {
                     let piece = buffer.len() / size;
                     let own = buffer.address() + (piece * rank * buffer.dtype().size()) as u64;
                     let own = own as *const c_void;
@@ -175,7 +177,7 @@ impl Clique {
                     );
                     ("ncclAllGather", code)
                 }
-                Transfer::Scatter(op, send, recv) => {
+                Transfer::ReduceScatter(op, send, recv) => {
                     let code = (functions.ncclReduceScatter)(
                         at(send),
                         at(recv),
@@ -187,7 +189,7 @@ impl Clique {
                     );
                     ("ncclReduceScatter", code)
                 }
-                Transfer::Reduce(op, buffer) => {
+                Transfer::AllReduce(op, buffer) => {
                     let code = (functions.ncclAllReduce)(
                         at(buffer),
                         at(buffer),
@@ -217,7 +219,7 @@ impl Clique {
     }
 
     /// Begins the orderly end; done when it has [settled](Self::is_settled).
-    pub(super) fn finalize(&self, _turn: &Turn<'_>) -> Result<(), Problem> {
+    pub(super) fn finalize(&self, _lock: &NcclLock<'_>) -> Result<(), Problem> {
         // SAFETY: the communicator lives.
         #[allow(unsafe_code)]
         let code = unsafe { (self.libraries.nccl.ncclCommFinalize)(self.comm) };
@@ -225,7 +227,7 @@ impl Clique {
     }
 
     /// Frees what was finalized.
-    pub(super) fn destroy(self, _turn: &Turn<'_>) {
+    pub(super) fn destroy(self, _lock: &NcclLock<'_>) {
         // SAFETY: the communicator lives, and nobody has it after this.
         #[allow(unsafe_code)]
         unsafe {
@@ -233,25 +235,25 @@ impl Clique {
         }
     }
 
-    /// Ends whatever is under way in them, and frees them.
+    /// Aborts what is in progress in the communicators, and frees them.
     ///
-    /// NCCL waits in here for the GPU, where one communicator's collectives may stand behind another's
-    /// which has to be told too; so each has a thread. One that does not come back within a few
-    /// seconds, because the GPU does not, is left behind.
-    pub(super) fn abort(cliques: Vec<Self>, gpu: &Arc<Gpu>, _turn: &Turn<'_>) {
+    /// `ncclCommAbort` waits for the GPU, where one communicator's collectives may be queued behind another's
+    /// that must be aborted too; so each call has a thread. A thread that has not ended after `ABORT_WAIT`,
+    /// because the GPU hangs, is left running.
+    pub(super) fn abort(comms: Vec<Self>, gpu: &Arc<Gpu>, _lock: &NcclLock<'_>) {
         let (done, ended) = channel();
-        let abort = |clique: Self| {
+        let abort = |nccl_comm: Self| {
             let (gpu, done) = (gpu.clone(), done.clone());
             let thread = std::thread::Builder::new().name("nccl abort".into());
             thread.spawn(move || {
                 let _ = gpu.enter();
-                clique.abort_alone();
+                nccl_comm.abort_alone();
                 drop(gpu);
                 let _ = done.send(());
             })
         };
-        let threads: Vec<_> = cliques.into_iter().map(abort).collect();
-        let until = Instant::now() + PATIENCE;
+        let threads: Vec<_> = comms.into_iter().map(abort).collect();
+        let until = Instant::now() + ABORT_WAIT;
         for _ in threads.iter().filter(|thread| thread.is_ok()) {
             let left = until.saturating_duration_since(Instant::now());
             if ended.recv_timeout(left).is_err() {
@@ -276,31 +278,31 @@ impl Clique {
     }
 }
 
-/// A configuration that says only that no call may block.
+/// A configuration that sets only that no call may block.
 ///
-/// A library copies as much as it knows of, and ignores what is newer than it.
+/// The library copies the fields that its version knows, and ignores newer ones.
 fn config() -> ncclConfig_t {
     ncclConfig_t {
         size: size_of::<ncclConfig_t>(),
-        magic: MAGIC,
+        magic: CONFIG_MAGIC,
         version: CONFIG_VERSION,
         blocking: 0,
-        cgaClusterSize: UNSAID,
-        minCTAs: UNSAID,
-        maxCTAs: UNSAID,
+        cgaClusterSize: UNDEFINED,
+        minCTAs: UNDEFINED,
+        maxCTAs: UNDEFINED,
         netName: std::ptr::null(),
-        splitShare: UNSAID,
-        trafficClass: UNSAID,
+        splitShare: UNDEFINED,
+        trafficClass: UNDEFINED,
         commName: std::ptr::null(),
-        collnetEnable: UNSAID,
-        CTAPolicy: UNSAID,
-        shrinkShare: UNSAID,
-        nvlsCTAs: UNSAID,
-        nChannelsPerNetPeer: UNSAID,
-        nvlinkCentricSched: UNSAID,
-        graphUsageMode: UNSAID,
-        numRmaCtx: UNSAID,
-        maxP2pPeers: UNSAID,
+        collnetEnable: UNDEFINED,
+        CTAPolicy: UNDEFINED,
+        shrinkShare: UNDEFINED,
+        nvlsCTAs: UNDEFINED,
+        nChannelsPerNetPeer: UNDEFINED,
+        nvlinkCentricSched: UNDEFINED,
+        graphUsageMode: UNDEFINED,
+        numRmaCtx: UNDEFINED,
+        maxP2pPeers: UNDEFINED,
     }
 }
 

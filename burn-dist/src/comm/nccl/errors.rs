@@ -1,4 +1,4 @@
-//! What the two libraries say of their failures.
+//! Error messages from the codes of CUDA's driver and NCCL.
 
 use super::library::{Libraries, text_at};
 use cudarc::nccl::sys::ncclComm_t;
@@ -17,10 +17,10 @@ const CODES: [&str; 9] = [
     "ncclTimeout",
 ];
 
-/// What went wrong in a call of one of the libraries, in words.
+/// The message of a failed call of one of the libraries.
 pub(super) type Problem = String;
 
-/// What code `code` of NCCL's function `function` means; `comm` may be null.
+/// The message for code `code` of NCCL's function `function`; `comm` may be null.
 pub(super) fn nccl(
     libraries: &Libraries,
     function: &str,
@@ -46,7 +46,7 @@ pub(super) fn nccl(
     format!("{function} returned {name} ({code}): {meaning}: {last}")
 }
 
-/// What code `code` of the driver's function `function` means.
+/// The message for code `code` of the driver's function `function`.
 pub(super) fn cuda(libraries: &Libraries, function: &str, code: c_uint) -> Problem {
     let (mut name, mut meaning) = (std::ptr::null(), std::ptr::null());
     // SAFETY: both functions accept every code, and leave null or a string that is never freed.
@@ -65,8 +65,9 @@ pub(super) fn check_cuda(
     function: &str,
     code: c_uint,
 ) -> Result<(), Problem> {
-    match code {
-        0 => Ok(()),
-        _ => Err(cuda(libraries, function, code)),
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(cuda(libraries, function, code))
     }
 }
