@@ -1,101 +1,103 @@
-//! How the ranks of a group exchange bytes: first what they are about to do, then data in rounds.
+//! The exchange of a group's ranks: first their calls, then data in rounds.
 //!
-//! Whatever a rank waits for, it also looks for news that end the wait, and for the deadline.
+//! Every wait also checks for failures and for the deadline.
 
-use super::port::Port;
-use super::traffic::{Backoff, MOST, Parcel, View};
-use super::{Mpi, text};
+use super::endpoint::Endpoint;
+use super::messages::{Backoff, MAX_MESSAGE, Message, Progress};
+use super::{Mpi, wire};
 use crate::comm::{Call, Reduce, agree, reduce::reduce};
 use crate::error::{Error, Result};
 use std::ops::Range;
 use std::time::Instant;
 
-/// Blocks of all peers together that one round may bring.
-const ROUND: usize = 8 << 20;
-/// Smallest block, however many peers there are.
-const LEAST: usize = 16 << 10;
-/// Rounds that are sent before they are waited for.
-const AHEAD: usize = 1;
+/// Bytes of all peers' blocks together in one round.
+const ROUND_BYTES: usize = 8 << 20;
+/// The smallest block, for any number of peers.
+const MIN_BLOCK: usize = 16 << 10;
+/// Rounds that are sent before their data is waited for.
+const ROUNDS_AHEAD: usize = 1;
 
-/// What the peers sent, by their rank in the group.
-pub(super) type Parcels = Vec<Option<Parcel>>;
+/// The message of each peer, by its rank in the group.
+pub(super) type Received = Vec<Option<Message>>;
 
 impl Mpi {
-    pub(super) fn port(&self) -> &Port {
-        &self.group.port
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.group.endpoint
     }
 
     pub(super) fn size(&self) -> usize {
         self.members.len()
     }
 
-    /// The other ranks, each rank beginning behind itself.
+    /// The other ranks, starting with the one after this rank.
     fn others(&self) -> impl Iterator<Item = usize> {
         (1..self.size()).map(|step| (self.rank + step) % self.size())
     }
 
     fn send(&self, peer: usize, parts: &[&[u8]]) -> Result<()> {
-        let sent = self.port().send(self.members[peer], self.group.id, parts);
+        let sent = self
+            .endpoint()
+            .send(self.members[peer], self.group.id, parts);
         sent.map_err(|error| self.fail(error))
     }
 
     pub(super) fn fail(&self, error: Error) -> Error {
-        self.port().fail(self.world, error)
+        self.endpoint().fail(self.world, error)
     }
 
     /// Waits for one message of each of `peers`.
-    fn collect(&self, call: &Call, peers: impl Iterator<Item = usize>) -> Result<Parcels> {
-        let mut parcels: Parcels = (0..self.size()).map(|_| None).collect();
+    fn receive_all(&self, call: &Call, peers: impl Iterator<Item = usize>) -> Result<Received> {
+        let mut received: Received = (0..self.size()).map(|_| None).collect();
         let mut missing: Vec<usize> = peers.collect();
         self.until(call, |view| {
             missing.retain(|peer| {
-                parcels[*peer] = view.take(self.group.id, self.members[*peer]);
-                parcels[*peer].is_none()
+                received[*peer] = view.take(self.group.id, self.members[*peer]);
+                received[*peer].is_none()
             });
             missing.clone()
         })?;
-        Ok(parcels)
+        Ok(received)
     }
 
-    /// Waits until what this rank sent has gone: a rank that computes moves no messages.
+    /// Waits until this rank's messages are sent: MPI sends nothing while a rank computes.
     ///
-    /// All peers came to this collective, so one that has left since has what it needed, whether
-    /// MPI has told the sender yet or not.
-    fn settle(&self, call: &Call) -> Result<()> {
-        let place = |rank: &usize| self.members.iter().position(|m| m == rank);
+    /// Peers that have left are not waited for: they have returned from this collective, so they have
+    /// received what they needed.
+    fn wait_sent(&self, call: &Call) -> Result<()> {
+        let index = |rank: &usize| self.members.iter().position(|m| m == rank);
         self.until(call, |view| {
             let mut sending = view.sending(self.group.id);
             sending.retain(|rank| !view.has_left(self.world, *rank));
-            sending.iter().filter_map(place).collect()
+            sending.iter().filter_map(index).collect()
         })
     }
 
-    /// Looks until `f` misses nobody, or there is reason to give up.
-    fn until(&self, call: &Call, mut f: impl FnMut(&mut View<'_>) -> Vec<usize>) -> Result<()> {
+    /// Polls MPI until `f` returns no missing peers, or the wait must be given up.
+    fn until(&self, call: &Call, mut f: impl FnMut(&mut Progress<'_>) -> Vec<usize>) -> Result<()> {
         let since = Instant::now();
         let mut backoff = Backoff::new();
         loop {
-            let trouble = self.port().look(|view| {
+            let end = self.endpoint().progress(|view| {
                 backoff.moved(view.moved);
                 let missing = f(view);
                 if missing.is_empty() {
                     return Some(Ok(()));
                 }
                 let missing: Vec<usize> = missing.iter().map(|p| self.members[*p]).collect();
-                self.trouble(call, view, missing, since).map(Err)
+                self.wait_error(call, view, missing, since).map(Err)
             });
-            match trouble.map_err(|error| self.fail(error))? {
-                Some(end) => return end.map_err(|error| self.fail(error)),
+            match end.map_err(|error| self.fail(error))? {
+                Some(result) => return result.map_err(|error| self.fail(error)),
                 None => backoff.wait(),
             }
         }
     }
 
-    /// Why a rank that waits for `missing` must give up, if it must.
-    fn trouble(
+    /// The error of a rank that waits for `missing`, if it must give up.
+    fn wait_error(
         &self,
         call: &Call,
-        view: &View<'_>,
+        view: &Progress<'_>,
         mut missing: Vec<usize>,
         since: Instant,
     ) -> Option<Error> {
@@ -119,49 +121,49 @@ impl Mpi {
         Some(Error::PeerLeft { rank, peer, call })
     }
 
-    /// Tells every peer the call, with the data that `give` adds for it, and compares.
+    /// Sends every peer the call's digest with the data that `inline` gives for it, and compares digests.
     ///
-    /// What is returned is the peers' data for this rank.
-    pub(super) fn meet<'a>(
+    /// Returns the peers' messages, with their data for this rank.
+    pub(super) fn exchange_calls<'a>(
         &self,
         call: &Call,
-        give: impl Fn(usize) -> &'a [u8],
-    ) -> Result<Parcels> {
-        let news = self.port().look(|view| view.fault(self.world));
-        if let Some(fault) = news.map_err(|error| self.fail(error))? {
+        inline: impl Fn(usize) -> &'a [u8],
+    ) -> Result<Received> {
+        let fault = self.endpoint().progress(|view| view.fault(self.world));
+        if let Some(fault) = fault.map_err(|error| self.fail(error))? {
             return Err(fault);
         }
-        let ours = text::digest(call);
+        let ours = wire::digest(call);
         for peer in self.others() {
-            self.send(peer, &[&ours, give(peer)])?;
+            self.send(peer, &[&ours, inline(peer)])?;
         }
-        let parcels = self.collect(call, self.others())?;
-        self.settle(call)?;
-        if parcels
+        let received = self.receive_all(call, self.others())?;
+        self.wait_sent(call)?;
+        if received
             .iter()
             .flatten()
             .all(|p| p.data().starts_with(&ours))
         {
-            return Ok(parcels);
+            return Ok(received);
         }
-        Err(self.fail(self.differ(call)?))
+        Err(self.fail(self.mismatch(call)?))
     }
 
-    /// What is different, now that every rank has seen that something is.
-    fn differ(&self, call: &Call) -> Result<Error> {
+    /// The error for calls that differ; every rank runs this, as every rank has compared the digests.
+    fn mismatch(&self, call: &Call) -> Result<Error> {
         let mut ours = call.clone();
-        ours.label.unit = text::cut(&call.label.unit);
-        ours.label.detail = text::cut(&call.label.detail);
-        let text = text::of(&ours);
+        ours.label.unit = wire::shortened(&call.label.unit);
+        ours.label.detail = wire::shortened(&call.label.detail);
+        let encoded = wire::encode(&ours);
         for peer in self.others() {
-            self.send(peer, &[&text])?;
+            self.send(peer, &[&encoded])?;
         }
-        let parcels = self.collect(call, self.others())?;
-        let calls: Vec<Call> = parcels
+        let received = self.receive_all(call, self.others())?;
+        let calls: Vec<Call> = received
             .iter()
-            .map(|parcel| match parcel {
+            .map(|message| match message {
                 None => Ok(ours.clone()),
-                Some(parcel) => text::read(parcel.data()),
+                Some(message) => wire::decode(message.data()),
             })
             .collect::<Result<_>>()?;
         let calls: Vec<&Call> = calls.iter().collect();
@@ -171,8 +173,8 @@ impl Mpi {
         }))
     }
 
-    /// Exchanges what `plan` says in rounds: in round `n`, rank `a` sends rank `b` the bytes
-    /// `plan(n, a, b)` of what `view` shows of the state, and `land` does something with what came.
+    /// Exchanges what `plan` returns in rounds: in round `n`, rank `a` sends rank `b` the bytes
+    /// `plan(n, a, b)` of what `view` returns of the state, and `consume` uses what was received.
     pub(super) fn exchange<S>(
         &self,
         call: &Call,
@@ -180,11 +182,11 @@ impl Mpi {
         state: &mut S,
         plan: impl Fn(usize, usize, usize) -> Range<usize>,
         view: for<'s> fn(&'s S) -> &'s [u8],
-        mut land: impl FnMut(&mut S, usize, &Parcels),
+        mut consume: impl FnMut(&mut S, usize, &Received),
     ) -> Result<()> {
         let mut sent = 0;
         for round in 0..rounds {
-            while sent < rounds && sent <= round + AHEAD {
+            while sent < rounds && sent <= round + ROUNDS_AHEAD {
                 for peer in self.others() {
                     let range = plan(sent, self.rank, peer);
                     if !range.is_empty() {
@@ -194,18 +196,24 @@ impl Mpi {
                 sent += 1;
             }
             let length = |peer: usize| plan(round, peer, self.rank).len();
-            let came = self.collect(call, self.others().filter(|peer| length(*peer) > 0))?;
-            self.check(call, &came, length)?;
-            land(state, round, &came);
-            let done = came.into_iter().flatten();
-            let _ = self.port().look(|view| view.recycle(done));
+            let received =
+                self.receive_all(call, self.others().filter(|peer| length(*peer) > 0))?;
+            self.check(call, &received, length)?;
+            consume(state, round, &received);
+            let done = received.into_iter().flatten();
+            let _ = self.endpoint().progress(|view| view.recycle(done));
         }
-        self.settle(call)
+        self.wait_sent(call)
     }
 
-    /// Everybody agreed on lengths, so another one is a fault below MPI, or in here.
-    fn check(&self, call: &Call, came: &Parcels, length: impl Fn(usize) -> usize) -> Result<()> {
-        let found = |peer: usize| came[peer].as_ref().map_or(0, |p| p.data().len());
+    /// All ranks have agreed on lengths, so another one is a fault of the network or a bug.
+    fn check(
+        &self,
+        call: &Call,
+        received: &Received,
+        length: impl Fn(usize) -> usize,
+    ) -> Result<()> {
+        let found = |peer: usize| received[peer].as_ref().map_or(0, |p| p.data().len());
         match self.others().find(|peer| found(*peer) != length(*peer)) {
             None => Ok(()),
             Some(peer) => Err(self.fail(Error::Corrupt {
@@ -217,8 +225,8 @@ impl Mpi {
         }
     }
 
-    /// Sends each rank's chunk of `buffer` to all ranks but `except`, which has them.
-    pub(super) fn spread(
+    /// Sends each rank's chunk of `buffer` to all ranks but `except`, which has all chunks.
+    pub(super) fn send_chunks(
         &self,
         call: &Call,
         buffer: &mut [u8],
@@ -226,9 +234,12 @@ impl Mpi {
         except: Option<usize>,
     ) -> Result<()> {
         let block = self.block();
-        let plan = |round, from, to| match except == Some(to) {
-            true => 0..0,
-            false => part(chunk(from), round, block),
+        let plan = |round, from, to| {
+            if except == Some(to) {
+                0..0
+            } else {
+                block_of(chunk(from), round, block)
+            }
         };
         let rounds = self.rounds(&chunk);
         self.exchange(
@@ -237,15 +248,15 @@ impl Mpi {
             &mut &mut *buffer,
             plan,
             |b| b,
-            |buffer, round, came| {
-                place(buffer, came, |peer| part(chunk(peer), round, block));
+            |buffer, round, received| {
+                copy_to(buffer, received, |peer| block_of(chunk(peer), round, block));
             },
         )
     }
 
-    /// Bytes that one message carries: few enough that a round of all peers fits.
+    /// Bytes of one message: a round of all peers has at most `ROUND_BYTES`, or `MIN_BLOCK` from each.
     pub(super) fn block(&self) -> usize {
-        (ROUND / self.size()).clamp(LEAST, MOST) / 64 * 64
+        (ROUND_BYTES / self.size()).clamp(MIN_BLOCK, MAX_MESSAGE) / 64 * 64
     }
 
     pub(super) fn rounds(&self, chunk: impl Fn(usize) -> Range<usize>) -> usize {
@@ -253,51 +264,58 @@ impl Mpi {
         longest.div_ceil(self.block())
     }
 
-    /// Reduces what came and this rank's `own` to `out`, in rank order.
+    /// Reduces the `received` data and this rank's `own` to `out`, in rank order.
     pub(super) fn reduce(
         &self,
         call: &Call,
         op: Reduce,
         own: &[u8],
-        came: &[Option<&[u8]>],
+        received: &[Option<&[u8]>],
         out: &mut [u8],
     ) {
-        let sources: Vec<&[u8]> = came.iter().map(|data| data.unwrap_or(own)).collect();
+        let sources: Vec<&[u8]> = received.iter().map(|data| data.unwrap_or(own)).collect();
         reduce(call.dtype, op, &sources, out, None);
     }
 }
 
-/// The data that came with the digests.
-pub(super) fn small(came: &Parcels) -> Vec<Option<&[u8]>> {
-    let data = large(came).into_iter();
-    data.map(|d| d.map(|d| d.get(text::DIGEST..).unwrap_or_default()))
+/// The data that was sent with the digests.
+pub(super) fn inline_data(received: &Received) -> Vec<Option<&[u8]>> {
+    let data = round_data(received).into_iter();
+    data.map(|d| d.map(|d| d.get(wire::DIGEST_BYTES..).unwrap_or_default()))
         .collect()
 }
 
-/// The data that came in a round.
-pub(super) fn large(came: &Parcels) -> Vec<Option<&[u8]>> {
-    came.iter().map(|p| p.as_ref().map(Parcel::data)).collect()
+/// The data that was sent in a round.
+pub(super) fn round_data(received: &Received) -> Vec<Option<&[u8]>> {
+    received
+        .iter()
+        .map(|p| p.as_ref().map(Message::data))
+        .collect()
 }
 
-/// Copies each peer's data to its place.
-pub(super) fn place(buffer: &mut [u8], came: &Parcels, at: impl Fn(usize) -> Range<usize>) {
-    copy(buffer, large(came), at);
+/// Copies each peer's data to where it belongs.
+pub(super) fn copy_to(buffer: &mut [u8], received: &Received, at: impl Fn(usize) -> Range<usize>) {
+    copy_each(buffer, round_data(received), at);
 }
 
-pub(super) fn place_small(buffer: &mut [u8], came: &Parcels, at: impl Fn(usize) -> Range<usize>) {
-    copy(buffer, small(came), at);
+pub(super) fn copy_small_to(
+    buffer: &mut [u8],
+    received: &Received,
+    at: impl Fn(usize) -> Range<usize>,
+) {
+    copy_each(buffer, inline_data(received), at);
 }
 
-fn copy(buffer: &mut [u8], came: Vec<Option<&[u8]>>, at: impl Fn(usize) -> Range<usize>) {
-    for (peer, data) in came.into_iter().enumerate() {
+fn copy_each(buffer: &mut [u8], received: Vec<Option<&[u8]>>, at: impl Fn(usize) -> Range<usize>) {
+    for (peer, data) in received.into_iter().enumerate() {
         if let Some(data) = data {
             buffer[at(peer)].copy_from_slice(data);
         }
     }
 }
 
-/// Block number `index` of `range`; behind its end, nothing.
-pub(super) fn part(range: Range<usize>, index: usize, block: usize) -> Range<usize> {
+/// Block number `index` of `range`; empty after its end.
+pub(super) fn block_of(range: Range<usize>, index: usize, block: usize) -> Range<usize> {
     let at = |n: usize| range.end.min(range.start + n * block);
     at(index)..at(index + 1)
 }

@@ -2,80 +2,84 @@
 //! reached through the site's MPI. Feature `mpi`.
 //!
 //! Of the two bindings, this is built on `ferrompi`: its persistent requests own their buffers, so
-//! that a wait can be given up soundly at a deadline and without `unsafe` here; its errors are
+//! that a wait can end at a deadline, soundly and without `unsafe` here; its errors are
 //! returned, and its handles may be used from the communication thread. `mpi` (rsmpi) leaves MPI's
 //! errors fatal, ties every request to a scope that waits for it, and needs libclang to build.
 //!
 //! # What is promised
 //!
-//! Only point-to-point messages are used, because MPI's own collectives cannot be given up and
-//! leave the order of a sum open. Each rank sends the digest of its call to each other rank, small
+//! Only point-to-point messages are used, because MPI's own collectives cannot be cancelled and
+//! do not define the order of a sum. Each rank sends the digest of its call to each other rank, inline_data
 //! data along with it; larger data follows in blocks, and reductions add in rank order, so that
 //! results are bit for bit those of [`local`](super::local). A rank holds two or three blocks of
-//! each peer at most, whatever the size of the data. As everybody writes to everybody, a collective
-//! costs each rank one message per peer at least: fine for hundreds of ranks, not for thousands.
+//! each peer at most, whatever the size of the data. Every rank sends to every rank, so a
+//! collective costs each rank at least one message per peer: fine for hundreds of ranks, not for thousands.
 //!
-//! - A timeout names exactly the ranks whose message had not come. MPI says nothing of a
-//!   peer's health: one that is only slow, stopped, or cut off looks the same.
-//! - [`abort`](Engine::abort) and [`leave`](Engine::leave) are messages to every rank. A rank learns of
-//!   them when it next waits, and one that computes learns later. Two ranks that fail at the same
+//! - A timeout names exactly the ranks whose message had not come. MPI reports nothing of a
+//!   peer's health: a slow, a stopped and a disconnected one look the same.
+//! - [`abort`](Engine::abort) and [`leave`](Engine::leave) are messages to every rank. A rank receives
+//!   them when it next waits in a collective. Two ranks that fail at the same
 //!   moment may each keep their own cause.
 //! - Where a *process dies*, plain MPI is fatal: `mpirun` kills the whole job, and no rank returns an
-//!   error. That is no hang, and it is all that MPI without ULFM offers.
+//!   error. So nothing hangs, and MPI without ULFM offers no more.
 //! - Every process must end with [`close`]; [`launch::Mpi`](crate::launch::Mpi) does so.
 //!
-//! Hosts are taken to agree on the order of bytes in a word.
+//! All hosts must have the same byte order.
 
+mod endpoint;
 mod exchange;
-mod port;
-mod text;
-mod traffic;
+mod messages;
+mod wire;
 
 use super::{Call, Engine, Reduce, Span, SpanMut, reduce::split_at};
 use crate::error::{Error, Result};
-use exchange::{large, part, place, place_small, small};
-use port::Port;
+use endpoint::Endpoint;
+use exchange::{block_of, copy_small_to, copy_to, inline_data, round_data};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Data of up to so many bytes travels with the digest; together they stay below what MPI sends
-/// without asking the receiver first.
-const SMALL: usize = 2 << 10;
+/// Data of up to so many bytes is sent in one message with the digest, which stays below MPI's limit for
+/// eager sends.
+const INLINE_UP_TO: usize = 2 << 10;
+
 /// The engine of this process's rank in a world of all processes.
 ///
-/// The first call begins MPI; so `mpirun` must have started all processes. Every process calls it
-/// equally often, and each call makes a world of its own: what fails in one leaves the others alone.
+/// The first call starts MPI, so `mpirun` must have started all processes. Every process calls it
+/// equally often, and each call makes a world of its own: a failure in one does not affect the others.
 /// No collective waits longer than `deadline` without hearing from a peer.
 ///
 /// # Errors
-/// [`Error::Config`] if MPI does not start, has ended, was begun by other code, or does not
+/// [`Error::Config`] if MPI does not start, has ended, was started by other code, or does not
 /// allow calls from several threads.
 pub fn world(deadline: Duration) -> Result<Mpi> {
-    let port = Port::open()?;
-    let world = text::child(0, port.next_world(), 0);
+    let endpoint = Endpoint::open()?;
+    let world = wire::group_id(0, endpoint.next_world(), 0);
     Ok(Mpi {
-        rank: port.rank,
-        members: (0..port.size).collect(),
-        group: Arc::new(Group { port, id: world }),
+        rank: endpoint.rank,
+        members: (0..endpoint.size).collect(),
+        group: Arc::new(MpiGroup {
+            endpoint,
+            id: world,
+        }),
         world,
         deadline,
     })
 }
 
-/// Says goodbye, waits until all ranks have, and ends MPI; call it last, on the thread that
+/// Waits until all ranks have called it, and ends MPI; call it last, on the thread that
 /// called [`world`] first.
 ///
 /// # Errors
-/// [`Error::Timeout`] names the ranks that were not heard of for `patience`. MPI is then left as
-/// it is, since ending it would wait for them without end; `mpirun` ends the job when the process
-/// exits. [`Error::Config`] if MPI has not begun, or not here.
-pub fn close(patience: Duration) -> Result<()> {
-    match Port::get() {
-        Some(port) => port.close(patience),
+/// [`Error::Timeout`] names the ranks that have not called it within `timeout`. MPI is then not
+/// ended, because that would wait for them forever; `mpirun` ends the job when the process
+/// exits. [`Error::Config`] if MPI has not started, or on another thread.
+pub fn close(timeout: Duration) -> Result<()> {
+    match Endpoint::get() {
+        Some(endpoint) => endpoint.close(timeout),
         None => Err(Error::config(
             "MPI in this process",
-            "to have begun",
-            "not begun",
+            "to have started",
+            "not started",
         )),
     }
 }
@@ -85,35 +89,35 @@ pub fn close(patience: Duration) -> Result<()> {
 pub struct Mpi {
     rank: usize,
     members: Arc<[usize]>,
-    group: Arc<Group>,
-    /// Whose fate this group shares.
+    group: Arc<MpiGroup>,
+    /// The world that this group was split from: a failure breaks all of its groups.
     world: u64,
     deadline: Duration,
 }
 
-/// Messages of one group.
+/// The messages of one group.
 #[derive(Debug)]
-struct Group {
-    port: Arc<Port>,
+struct MpiGroup {
+    endpoint: Arc<Endpoint>,
     id: u64,
 }
 
-impl Drop for Group {
+impl Drop for MpiGroup {
     fn drop(&mut self) {
-        // A failed collective leaves messages behind.
-        let _ = self.port.look(|view| view.forget(self.id));
+        // A failed collective leaves unread messages.
+        let _ = self.endpoint.progress(|view| view.forget(self.id));
     }
 }
 
 impl Mpi {
     /// How many ranks, this one included, may compute on the cores of this one.
     pub fn sharing(&self) -> usize {
-        self.port().sharing
+        self.endpoint().sharing
     }
 
     /// This rank's number among those of its host.
     pub fn local_rank(&self) -> usize {
-        self.port().local_rank
+        self.endpoint().local_rank
     }
 }
 
@@ -130,12 +134,12 @@ impl Engine for Mpi {
         let piece = call.len * call.dtype.size();
         let chunk = |rank: usize| piece * rank..piece * (rank + 1);
         let buffer = buffer.bytes_mut();
-        if piece > SMALL {
-            self.meet(call, |_| &[])?;
-            return self.spread(call, buffer, chunk, None);
+        if piece > INLINE_UP_TO {
+            self.exchange_calls(call, |_| &[])?;
+            return self.send_chunks(call, buffer, chunk, None);
         }
-        let came = self.meet(call, |_| &buffer[chunk(self.rank)])?;
-        place_small(buffer, &came, chunk);
+        let received = self.exchange_calls(call, |_| &buffer[chunk(self.rank)])?;
+        copy_small_to(buffer, &received, chunk);
         Ok(())
     }
 
@@ -150,14 +154,14 @@ impl Engine for Mpi {
         let chunk = |rank: usize| piece * rank..piece * (rank + 1);
         let send = send.bytes();
         let own = &send[chunk(self.rank)];
-        if piece <= SMALL {
-            let came = self.meet(call, |peer| &send[chunk(peer)])?;
-            self.reduce(call, op, own, &small(&came), recv.bytes_mut());
+        if piece <= INLINE_UP_TO {
+            let received = self.exchange_calls(call, |peer| &send[chunk(peer)])?;
+            self.reduce(call, op, own, &inline_data(&received), recv.bytes_mut());
             return Ok(());
         }
-        self.meet(call, |_| &[])?;
+        self.exchange_calls(call, |_| &[])?;
         let block = self.block();
-        let plan = |round, _, to| part(chunk(to), round, block);
+        let plan = |round, _, to| block_of(chunk(to), round, block);
         let mut state = (send, recv.bytes_mut());
         let rounds = self.rounds(chunk);
         self.exchange(
@@ -166,10 +170,10 @@ impl Engine for Mpi {
             &mut state,
             plan,
             |s| s.0,
-            |state, round, came| {
-                let range = part(0..piece, round, block);
+            |state, round, received| {
+                let range = block_of(0..piece, round, block);
                 let out = &mut state.1[range.clone()];
-                self.reduce(call, op, &own[range], &large(came), out);
+                self.reduce(call, op, &own[range], &round_data(received), out);
             },
         )
     }
@@ -180,19 +184,19 @@ impl Engine for Mpi {
         let chunk =
             |rank: usize| split_at(len, size, rank) * width..split_at(len, size, rank + 1) * width;
         let mut buffer = buffer.bytes_mut();
-        // Words, so that the bytes are aligned for every element type.
+        // 64-bit words, so that the bytes are aligned for every element type.
         let mut sum = vec![0u64; buffer.len().min(self.block()).div_ceil(8)];
         let sum: &mut [u8] = bytemuck::cast_slice_mut(&mut sum);
-        if buffer.len() <= SMALL {
-            let came = self.meet(call, |_| buffer)?;
+        if buffer.len() <= INLINE_UP_TO {
+            let received = self.exchange_calls(call, |_| buffer)?;
             let sum = &mut sum[..buffer.len()];
-            self.reduce(call, op, buffer, &small(&came), sum);
+            self.reduce(call, op, buffer, &inline_data(&received), sum);
             buffer.copy_from_slice(sum);
             return Ok(());
         }
-        self.meet(call, |_| &[])?;
+        self.exchange_calls(call, |_| &[])?;
         let block = self.block();
-        let plan = |round, _, to| part(chunk(to), round, block);
+        let plan = |round, _, to| block_of(chunk(to), round, block);
         let rounds = self.rounds(chunk);
         self.exchange(
             call,
@@ -200,38 +204,41 @@ impl Engine for Mpi {
             &mut buffer,
             plan,
             |b| b,
-            |buffer, round, came| {
-                // Of this chunk, peers are sent nothing before all of it is a sum.
-                let own = &mut buffer[part(chunk(self.rank), round, block)];
+            |buffer, round, received| {
+                // Peers receive this chunk only after all of it is reduced, so it is reduced in place.
+                let own = &mut buffer[block_of(chunk(self.rank), round, block)];
                 let sum = &mut sum[..own.len()];
-                self.reduce(call, op, own, &large(came), sum);
+                self.reduce(call, op, own, &round_data(received), sum);
                 own.copy_from_slice(sum);
             },
         )?;
-        self.spread(call, buffer, chunk, None)
+        self.send_chunks(call, buffer, chunk, None)
     }
 
     fn broadcast(&self, call: &Call, root: usize, mut buffer: SpanMut<'_>) -> Result<()> {
         let size = self.size();
         let mut buffer = buffer.bytes_mut();
         let len = buffer.len();
-        if len <= SMALL {
+        if len <= INLINE_UP_TO {
             let given: &[u8] = if self.rank == root { buffer } else { &[] };
-            let came = self.meet(call, |_| given)?;
-            place_small(
+            let received = self.exchange_calls(call, |_| given)?;
+            copy_small_to(
                 buffer,
-                &came,
+                &received,
                 |peer| if peer == root { 0..len } else { 0..0 },
             );
             return Ok(());
         }
-        self.meet(call, |_| &[])?;
-        // The root sends each byte once, and the others spread it.
+        self.exchange_calls(call, |_| &[])?;
+        // The root sends each byte once: a chunk to each rank, which sends it to the others.
         let chunk = |rank: usize| split_at(len, size, rank)..split_at(len, size, rank + 1);
         let block = self.block();
-        let plan = |round, from, to| match from == root {
-            true => part(chunk(to), round, block),
-            false => 0..0,
+        let plan = |round, from, to| {
+            if from == root {
+                block_of(chunk(to), round, block)
+            } else {
+                0..0
+            }
         };
         let rounds = self.rounds(chunk);
         self.exchange(
@@ -240,25 +247,31 @@ impl Engine for Mpi {
             &mut buffer,
             plan,
             |b| b,
-            |buffer, round, came| {
-                place(buffer, came, |_| part(chunk(self.rank), round, block));
+            |buffer, round, received| {
+                copy_to(buffer, received, |_| {
+                    block_of(chunk(self.rank), round, block)
+                });
             },
         )?;
-        self.spread(call, buffer, chunk, Some(root))
+        self.send_chunks(call, buffer, chunk, Some(root))
     }
 
     fn barrier(&self, call: &Call) -> Result<()> {
-        self.meet(call, |_| &[]).map(drop)
+        self.exchange_calls(call, |_| &[]).map(drop)
     }
 
     fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>> {
         let mine = [color as u64, key as u64];
-        let came = self.meet(call, |_| bytemuck::cast_slice(&mine))?;
-        let wish = |(rank, data): (usize, Option<&[u8]>)| {
+        let received = self.exchange_calls(call, |_| bytemuck::cast_slice(&mine))?;
+        let requested = |(rank, data): (usize, Option<&[u8]>)| {
             let [color, key] = data.map_or(mine, bytemuck::pod_read_unaligned);
             (color, key, rank)
         };
-        let mut members: Vec<_> = small(&came).into_iter().enumerate().map(wish).collect();
+        let mut members: Vec<_> = inline_data(&received)
+            .into_iter()
+            .enumerate()
+            .map(requested)
+            .collect();
         members.retain(|(other, ..)| *other == mine[0]);
         members.sort_by_key(|(_, key, rank)| (*key, *rank));
         Ok(Arc::new(Self {
@@ -267,9 +280,9 @@ impl Engine for Mpi {
                 .position(|(.., r)| *r == self.rank)
                 .unwrap_or(0),
             members: members.iter().map(|(.., r)| self.members[*r]).collect(),
-            group: Arc::new(Group {
-                port: self.group.port.clone(),
-                id: text::child(self.group.id, call.sequence, mine[0]),
+            group: Arc::new(MpiGroup {
+                endpoint: self.group.endpoint.clone(),
+                id: wire::group_id(self.group.id, call.sequence, mine[0]),
             }),
             world: self.world,
             deadline: self.deadline,
@@ -277,8 +290,8 @@ impl Engine for Mpi {
     }
 
     fn fault(&self) -> Option<Error> {
-        let news = self.port().look(|view| view.fault(self.world));
-        news.unwrap_or_else(|error| Some(self.fail(error)))
+        let fault = self.endpoint().progress(|view| view.fault(self.world));
+        fault.unwrap_or_else(|error| Some(self.fail(error)))
     }
 
     fn abort(&self, error: Error) {
@@ -286,6 +299,6 @@ impl Engine for Mpi {
     }
 
     fn leave(&self) {
-        self.port().leave(self.world);
+        self.endpoint().leave(self.world);
     }
 }

@@ -1,11 +1,12 @@
-//! One process's messages to and from all others.
+//! One process's endpoint for messages to and from all others.
 //!
-//! Every buffer that MPI sees belongs to a persistent request, never to the caller of a
-//! collective. So a wait can be given up at any moment: the request is forgotten with its buffer,
-//! and nothing MPI still does can touch memory that is used again.
+//! Every buffer that MPI sees belongs to a persistent request, never to the caller of a collective. So
+//! a wait can end at any time: the request keeps its buffer, and MPI cannot write to memory that is
+//! used again.
 
-use super::traffic::{
-    ABORT, BYE, Backoff, HEAD, LEAVE, MAIL, MOST, NOTHING, Sending, Traffic, View,
+use super::messages::{
+    ABORT, Backoff, CLOSED, DATA, END_RECEIVE, HEAD_WORDS, LEAVE, MAX_MESSAGE, Messages, Progress,
+    Sending,
 };
 use crate::error::{Error, Result};
 use ferrompi::{Communicator, ThreadLevel};
@@ -17,18 +18,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Receives that wait for whatever comes; more only save MPI from putting messages aside.
+/// Open receives; with more of them MPI has to buffer fewer unexpected messages.
 const RECEIVES: usize = 8;
 
-static PORT: OnceLock<Arc<Port>> = OnceLock::new();
+static ENDPOINT: OnceLock<Arc<Endpoint>> = OnceLock::new();
 
 thread_local! {
-    /// Ends MPI when it is dropped, which must happen on the thread that began it.
+    /// Ends MPI when it is dropped, which must happen on the thread that started it.
     static MPI: RefCell<Option<ferrompi::Mpi>> = const { RefCell::new(None) };
 }
 
-/// This process's way to all others.
-pub(super) struct Port {
+/// This process's connection to all others.
+pub(super) struct Endpoint {
     pub(super) rank: usize,
     pub(super) size: usize,
     /// Ranks, this one included, that may run on this one's cores.
@@ -37,26 +38,27 @@ pub(super) struct Port {
     pub(super) local_rank: usize,
     comm: Communicator,
     worlds: AtomicU64,
-    /// MPI calls are made under this lock alone, and none of them waits.
-    traffic: Mutex<Traffic>,
+    /// All MPI calls are made under this lock, and none of them blocks.
+    messages: Mutex<Messages>,
 }
 
-impl fmt::Debug for Port {
+impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Port")
+        f.debug_struct("Endpoint")
             .field("rank", &self.rank)
             .field("size", &self.size)
             .finish_non_exhaustive()
     }
 }
 
-impl Port {
-    /// The port of this process; the first call begins MPI.
+impl Endpoint {
+    /// The endpoint of this process; the first call starts MPI.
     pub(super) fn open() -> Result<Arc<Self>> {
-        if let Some(port) = PORT.get() {
-            return match ferrompi::Mpi::is_finalized() {
-                true => Err(ended()),
-                false => Ok(port.clone()),
+        if let Some(endpoint) = ENDPOINT.get() {
+            return if ferrompi::Mpi::is_finalized() {
+                Err(ended())
+            } else {
+                Ok(endpoint.clone())
             };
         }
         let what = "MPI in this process";
@@ -64,7 +66,7 @@ impl Port {
             return Err(ended());
         }
         if ferrompi::Mpi::is_initialized() {
-            return Err(Error::config(what, "not begun by other code", "begun"));
+            return Err(Error::config(what, "not started by other code", "started"));
         }
         let failed = |e: ferrompi::Error| Error::config(what, "an MPI that starts", e);
         let mpi = ferrompi::Mpi::init_thread(ThreadLevel::Serialized).map_err(failed)?;
@@ -73,31 +75,31 @@ impl Port {
             let expected = "a library with MPI_THREAD_SERIALIZED: communication has its own thread";
             return Err(Error::config(what, expected, format!("{level:?}")));
         }
-        // The program's own messages, if it sends any, stay apart from these.
+        // A communicator of its own separates these messages from the program's.
         let comm = mpi.world().duplicate().map_err(failed)?;
         let host = comm.split_shared().map_err(failed)?;
-        let port = Arc::new(Self {
+        let endpoint = Arc::new(Self {
             rank: comm.rank() as usize,
             size: comm.size() as usize,
             sharing: sharing(&host).map_err(failed)?,
             local_rank: host.rank() as usize,
             comm,
             worlds: AtomicU64::new(0),
-            traffic: Mutex::default(),
+            messages: Mutex::default(),
         });
         {
-            let mut traffic = port.lock();
+            let mut messages = endpoint.lock();
             for _ in 0..RECEIVES {
-                traffic.receive(&port.comm).map_err(failed)?;
+                messages.receive(&endpoint.comm).map_err(failed)?;
             }
         }
         MPI.with(|slot| *slot.borrow_mut() = Some(mpi));
-        Ok(PORT.get_or_init(|| port).clone())
+        Ok(ENDPOINT.get_or_init(|| endpoint).clone())
     }
 
-    /// The port, if MPI has begun.
+    /// The endpoint, if MPI has started.
     pub(super) fn get() -> Option<&'static Arc<Self>> {
-        PORT.get()
+        ENDPOINT.get()
     }
 
     /// A number for the next world, the same in all processes that ask equally often.
@@ -105,37 +107,37 @@ impl Port {
         self.worlds.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Traffic> {
-        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Messages> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends `parts`, together at most [`MOST`] bytes, to `to`, for a collective of `group`.
+    /// Sends `parts`, together at most [`MAX_MESSAGE`] bytes, to `to`, for a collective of `group`.
     pub(super) fn send(&self, to: usize, group: u64, parts: &[&[u8]]) -> Result<()> {
-        self.post(&mut self.lock(), to, group, MAIL, parts)
+        self.post(&mut self.lock(), to, group, DATA, parts)
     }
 
     fn post(
         &self,
-        traffic: &mut Traffic,
+        messages: &mut Messages,
         to: usize,
         group: u64,
         kind: u64,
         parts: &[&[u8]],
     ) -> Result<()> {
         let bytes = parts.iter().map(|p| p.len()).sum::<usize>();
-        let mut words = traffic.spare.pop().unwrap_or_default();
-        words.resize(HEAD + bytes.div_ceil(8), 0);
-        words[..HEAD].copy_from_slice(&[group, kind, bytes as u64]);
-        let mut room: &mut [u8] = bytemuck::cast_slice_mut(&mut words[HEAD..]);
+        let mut words = messages.spare.pop().unwrap_or_default();
+        words.resize(HEAD_WORDS + bytes.div_ceil(8), 0);
+        words[..HEAD_WORDS].copy_from_slice(&[group, kind, bytes as u64]);
+        let mut room: &mut [u8] = bytemuck::cast_slice_mut(&mut words[HEAD_WORDS..]);
         for part in parts {
-            let (here, rest) = room.split_at_mut(part.len());
-            here.copy_from_slice(part);
+            let (start, rest) = room.split_at_mut(part.len());
+            start.copy_from_slice(part);
             room = rest;
         }
         let started = self.comm.send_init(words, to as i32, 0);
         let started = started.and_then(|mut request| request.start().map(|()| request));
         let request = started.map_err(|e| self.failed(e))?;
-        traffic.sends.push(Sending { group, to, request });
+        messages.sends.push(Sending { group, to, request });
         Ok(())
     }
 
@@ -146,26 +148,27 @@ impl Port {
         }
     }
 
-    /// Moves what can be moved, and then looks.
-    pub(super) fn look<T>(&self, f: impl FnOnce(&mut View<'_>) -> T) -> Result<T> {
-        let mut traffic = self.lock();
-        let moved = traffic.poll(&self.comm).map_err(|e| self.failed(e))?;
-        Ok(f(&mut View {
-            traffic: &mut traffic,
+    /// Polls MPI, and runs `f` on the state after that.
+    pub(super) fn progress<T>(&self, f: impl FnOnce(&mut Progress<'_>) -> T) -> Result<T> {
+        let mut messages = self.lock();
+        let moved = messages.poll(&self.comm).map_err(|e| self.failed(e))?;
+        Ok(f(&mut Progress {
+            messages: &mut messages,
             moved,
         }))
     }
 
-    /// Notes that `world` failed and tells all others, unless it is known; returns what counts.
+    /// Records that `world` has failed and tells all others, unless it has failed already; returns the
+    /// first error.
     pub(super) fn fail(&self, world: u64, error: Error) -> Error {
-        let mut traffic = self.lock();
-        let fault = &mut traffic.fates.entry(world).or_default().fault;
+        let mut messages = self.lock();
+        let fault = &mut messages.worlds.entry(world).or_default().fault;
         if let Some(fault) = fault {
             return fault.clone();
         }
         let text = serde_json::to_vec(&error).unwrap_or_default();
         *fault = Some(error.clone());
-        self.tell(&mut traffic, world, ABORT, &text);
+        self.tell(&mut messages, world, ABORT, &text);
         error
     }
 
@@ -174,49 +177,49 @@ impl Port {
         self.tell(&mut self.lock(), world, LEAVE, &[]);
     }
 
-    fn tell(&self, traffic: &mut Traffic, world: u64, kind: u64, text: &[u8]) {
-        // Too long a text arrives as none, and the reader says so.
-        let text = if text.len() > MOST { &[] } else { text };
+    fn tell(&self, messages: &mut Messages, world: u64, kind: u64, text: &[u8]) {
+        // A text that is too long is sent empty; the receiver reports that.
+        let text = if text.len() > MAX_MESSAGE { &[] } else { text };
         for peer in (0..self.size).filter(|peer| *peer != self.rank) {
-            // Who cannot be told will run into the deadline.
-            let _ = self.post(traffic, peer, world, kind, &[text]);
+            // A rank that cannot be told runs into its deadline.
+            let _ = self.post(messages, peer, world, kind, &[text]);
         }
     }
 
-    /// Waits until all others say goodbye too, and ends MPI.
-    pub(super) fn close(&self, patience: Duration) -> Result<()> {
+    /// Tells all others that this process closes, waits until all have closed, and ends MPI.
+    pub(super) fn close(&self, timeout: Duration) -> Result<()> {
         let Some(mpi) = MPI.with(|slot| slot.borrow_mut().take()) else {
-            let expected = "to be ended once, on the thread that began it";
+            let expected = "to be ended once, on the thread that started it";
             return Err(Error::config(
                 "MPI in this process",
                 expected,
                 "another call",
             ));
         };
-        self.tell(&mut self.lock(), 0, BYE, &[]);
+        self.tell(&mut self.lock(), 0, CLOSED, &[]);
         let since = Instant::now();
         let mut backoff = Backoff::new();
         loop {
             let others = (0..self.size).filter(|peer| *peer != self.rank);
-            let missing: Vec<usize> = self.look(|view| {
-                backoff.moved(view.moved);
-                let traffic = &*view.traffic;
-                let sending: BTreeSet<usize> = traffic.sends.iter().map(|s| s.to).collect();
+            let missing: Vec<usize> = self.progress(|state| {
+                backoff.moved(state.moved);
+                let messages = &*state.messages;
+                let sending: BTreeSet<usize> = messages.sends.iter().map(|s| s.to).collect();
                 others
-                    .filter(|peer| !traffic.bye.contains(peer) || sending.contains(peer))
+                    .filter(|peer| !messages.closed.contains(peer) || sending.contains(peer))
                     .collect()
             })?;
             if missing.is_empty() {
                 break;
             }
-            if since.elapsed() >= patience {
-                // Its receives are still open, so this does not end MPI: that would wait for the
-                // others without end. The launcher ends the job when this process exits.
+            if since.elapsed() >= timeout {
+                // Receives are still open, so dropping this does not end MPI, which would wait forever for
+                // the others. The launcher ends the job when this process exits.
                 drop(mpi);
                 return Err(Error::Timeout {
                     rank: self.rank,
                     call: "the end of the program".into(),
-                    waited: patience,
+                    waited: timeout,
                     missing,
                 });
             }
@@ -227,25 +230,25 @@ impl Port {
         Ok(())
     }
 
-    /// Fills the open receives: MPI may not end before.
+    /// Completes the open receives, which MPI requires before it ends.
     fn end_receives(&self) -> Result<()> {
-        let mut traffic = self.lock();
-        let mut open = std::mem::take(&mut traffic.receives);
+        let mut messages = self.lock();
+        let mut open = std::mem::take(&mut messages.receives);
         for _ in 0..open.len() {
-            self.post(&mut traffic, self.rank, 0, NOTHING, &[])?;
+            self.post(&mut messages, self.rank, 0, END_RECEIVE, &[])?;
         }
-        let mut step = || -> ferrompi::Result<bool> {
+        let mut all_done = || -> ferrompi::Result<bool> {
             while let Some(first) = open.front_mut() {
                 if first.test()?.is_none() {
                     return Ok(false);
                 }
                 open.pop_front();
             }
-            traffic.reap()?;
-            Ok(traffic.sends.is_empty())
+            messages.release_sent()?;
+            Ok(messages.sends.is_empty())
         };
-        // Messages to oneself need nobody else, so this ends.
-        while !step().map_err(|e| self.failed(e))? {
+        // Messages to oneself need no other rank, so this ends.
+        while !all_done().map_err(|e| self.failed(e))? {
             std::thread::yield_now();
         }
         Ok(())
@@ -256,13 +259,14 @@ fn ended() -> Error {
     Error::config(
         "MPI in this process",
         "an MPI that runs",
-        "ended; it cannot begin again",
+        "ended; it cannot start again",
     )
 }
 
 /// How many ranks of this host, this one included, may run on this rank's cores.
 ///
-/// Asked instead of counted: whether `mpirun` binds ranks to cores depends on its options.
+/// The ranks exchange their core sets, because whether `mpirun` binds ranks to cores depends on its
+/// options.
 fn sharing(host: &Communicator) -> ferrompi::Result<usize> {
     let mut mine = [0u64; CpuSet::MAX_CPU / 64];
     let cores = sched_getaffinity(None).ok();
@@ -274,6 +278,6 @@ fn sharing(host: &Communicator) -> ferrompi::Result<usize> {
     }
     let mut all = vec![0; mine.len() * host.size() as usize];
     host.allgather(&mine, &mut all)?;
-    let meets = |theirs: &&[u64]| theirs.iter().zip(&mine).any(|(a, b)| a & b != 0);
-    Ok(all.chunks(mine.len()).filter(meets).count().max(1))
+    let overlaps = |theirs: &&[u64]| theirs.iter().zip(&mine).any(|(a, b)| a & b != 0);
+    Ok(all.chunks(mine.len()).filter(overlaps).count().max(1))
 }
