@@ -1,8 +1,7 @@
-//! The fingerprint of a collective.
+//! The description of a collective, which ranks compare before they run it.
 //!
-//! Ranks that run different programs would deadlock, or worse, add unrelated numbers. So every
-//! collective carries a description of itself, and an engine moves no byte before the
-//! descriptions of all ranks are equal.
+//! Ranks that run different programs would deadlock or add unrelated numbers. So every collective
+//! carries a [`Call`], and an engine moves no byte before the calls of all ranks are equal.
 
 use super::Dtype;
 use crate::error::Error;
@@ -14,15 +13,15 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Everybody receives everybody's piece.
+    /// Every rank receives every rank's piece.
     AllGather,
-    /// Everybody receives the reduction of one piece.
+    /// Every rank receives the reduction of its chunk.
     ReduceScatter,
-    /// Everybody receives the reduction of all.
+    /// Every rank receives the reduction of the whole buffer.
     AllReduce,
-    /// Everybody receives one rank's data.
+    /// Every rank receives one rank's buffer.
     Broadcast,
-    /// Nobody goes on before everybody came.
+    /// No rank returns before every rank has called it.
     Barrier,
     /// The group is divided.
     Split,
@@ -50,11 +49,11 @@ pub enum Reduce {
     Sum,
     /// Their sum divided once by the number of ranks; floats only.
     Mean,
-    /// The largest; a NaN anywhere gives NaN.
+    /// The largest element; a NaN anywhere gives NaN.
     Max,
 }
 
-/// What a collective is about: the unit it serves, and anything else the ranks must agree on.
+/// What a collective is for: its unit, and anything else that ranks must agree on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
     /// The unit, as tables and messages name it.
@@ -94,15 +93,15 @@ pub struct Call {
     pub sequence: u64,
     /// The kind.
     pub op: Op,
-    /// What it is about.
+    /// The unit it is for, and what else must agree.
     pub label: Label,
     /// The element type.
     pub dtype: Dtype,
     /// Elements that one rank sends.
     pub len: usize,
-    /// How elements are combined, where they are.
+    /// How elements are combined, in a reduction.
     pub reduce: Option<Reduce>,
-    /// Who sends, where one does.
+    /// The rank that sends, in a broadcast.
     pub root: Option<usize>,
     /// Training steps completed before. For messages only: communication runs beside the program,
     /// so ranks may be a step apart in this and still agree.
@@ -173,11 +172,11 @@ impl fmt::Display for Call {
     }
 }
 
-/// Compares what all ranks of a group are about to do; `members` are their ranks in the world.
+/// Compares the calls of all ranks of a group, in rank order; `members` are their ranks in the world.
 ///
 /// # Errors
 /// [`Error::Mismatch`], the same on every rank: it names the first rank that deviates from the
-/// majority, because with three ranks or more the odd one out is the one to look at.
+/// majority, because with three ranks or more that is the one with the bug.
 pub fn agree(calls: &[&Call], members: &[usize]) -> Result<(), Error> {
     match odd_one_out(calls) {
         None => Ok(()),
@@ -190,20 +189,20 @@ pub fn agree(calls: &[&Call], members: &[usize]) -> Result<(), Error> {
     }
 }
 
-/// Of what the ranks have, the first that has what most have, and the first that has something
-/// else; `None` if all have the same. Of equally many the one that comes first counts as most.
+/// The index of the first value of the majority, and that of the first value which differs from it;
+/// `None` if all are equal. Of equally frequent values the first one is the majority.
 pub(crate) fn odd_one_out<T: PartialEq>(all: &[T]) -> Option<(usize, usize)> {
     if all.windows(2).all(|pair| pair[0] == pair[1]) {
         return None;
     }
     let votes = |one: &T| all.iter().filter(|other| *other == one).count();
-    let mut usual = (0, 0);
+    let mut majority = (0, 0);
     for (rank, one) in all.iter().enumerate() {
         let votes = votes(one);
-        if votes > usual.1 {
-            usual = (rank, votes);
+        if votes > majority.1 {
+            majority = (rank, votes);
         }
     }
-    let odd = all.iter().position(|one| *one != all[usual.0])?;
-    Some((usual.0, odd))
+    let odd = all.iter().position(|one| *one != all[majority.0])?;
+    Some((majority.0, odd))
 }

@@ -1,8 +1,8 @@
 //! Collectives between the memories of devices.
 //!
-//! A device computes long after its host asked it to, so a collective on it has two ends: the
-//! moment when the host has told the device, which is when the call returns, and the moment when the
-//! elements are there. The second one is an [`Arrival`].
+//! A device runs work after its host has submitted it, so a collective on it ends twice: the call
+//! returns when the work is submitted, and the elements are there when the device has run it. An
+//! [`Arrival`] is the pending end of the second kind.
 
 use super::{Call, Dtype, Reduce};
 use crate::error::Result;
@@ -25,9 +25,9 @@ impl DeviceBuffer {
     /// Clones are handles on the same elements, and collectives write through them.
     ///
     /// # Safety
-    /// While `owner` lives, the memory is allocated on the device that collectives are made for,
-    /// aligned for `dtype`, and nobody else writes what a collective under way reads, or touches
-    /// what one writes.
+    /// While `owner` lives, the memory is allocated on the device that collectives are made for and
+    /// aligned for `dtype`; nobody else writes what a pending collective reads, or reads or writes what
+    /// one writes.
     #[allow(unsafe_code)]
     pub unsafe fn new(
         address: u64,
@@ -86,52 +86,51 @@ impl Debug for DeviceBuffer {
     }
 }
 
-/// Who waits for the elements: the host, or the device itself.
+/// Whether the host or the device waits for a collective's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
     /// The host, before and after each collective.
     ///
-    /// The caller hands in buffers on which all work is done, and gets them back done.
+    /// The caller passes buffers whose work is done, and the collective is done when it returns.
     #[default]
     Host,
     /// The device.
     ///
-    /// The caller hands in buffers whose work was submitted to the device; work that is
-    /// submitted after [`Arrival::wait`] sees the elements. Where a collective fails after that, it
-    /// sees whatever is there, and [`Communicator::fault`](super::Communicator::fault) says so from
-    /// before that moment on.
+    /// The caller passes buffers whose work is submitted to the device; work that is submitted after
+    /// [`Arrival::wait`] sees the elements. If the collective fails after that, such work sees undefined
+    /// elements, and [`Communicator::fault`](super::Communicator::fault) returns the cause before it runs.
     Device,
 }
 
-/// When a collective's elements are there.
+/// The pending end of a collective on a device.
 #[must_use = "elements must not be read before they are there"]
 #[derive(Debug, Clone, Default)]
 pub struct Arrival(Option<Arc<dyn Await>>);
 
-/// What an [`Arrival`] waits for.
+/// An event that an [`Arrival`] waits for.
 pub trait Await: Debug + Send + Sync {
-    /// Lets work that this rank submits to its device from here on run after the collective.
+    /// Makes work that this rank submits to its device after this call run after the collective.
     ///
     /// # Errors
-    /// Why the collective failed, as far as that is known by now.
+    /// Why the collective failed, as far as that is known at this time.
     fn wait(&self) -> Result<()>;
 }
 
 impl Arrival {
-    /// They are there.
+    /// The elements are there already.
     pub fn now() -> Self {
         Self(None)
     }
 
-    /// They are there once `event` has been waited for.
+    /// The elements are there once `event` has been waited for.
     pub fn after(event: Arc<dyn Await>) -> Self {
         Self(Some(event))
     }
 
-    /// Lets work that this rank submits to its device from here on see the elements.
+    /// Makes work that this rank submits to its device after this call see the elements.
     ///
     /// # Errors
-    /// Why the collective failed, as far as that is known by now.
+    /// Why the collective failed, as far as that is known at this time.
     pub fn wait(&self) -> Result<()> {
         self.0.as_ref().map_or(Ok(()), |event| event.wait())
     }
@@ -139,15 +138,15 @@ impl Arrival {
 
 /// Moves elements between the memories of the devices of one group's ranks.
 ///
-/// Beside [`Engine`](super::Engine), whose duties it shares: it compares the `call` of all ranks
-/// before anything moves, ends within the deadline, and fails for good after the first error. Only
-/// the order and the type in which it adds are its own.
+/// It has the duties of an [`Engine`](super::Engine): it compares the `call` of all ranks before anything
+/// moves, ends within the deadline, and fails for good after the first error. Only the order of
+/// additions and the type of the sum are not prescribed.
 pub trait DeviceEngine: Debug + Send + Sync {
-    /// Who waits.
+    /// Whether the host or the device waits.
     fn order(&self) -> Order;
 
-    /// `buffer` becomes the concatenation of every rank's piece, in rank order; this rank's own
-    /// lies in its place already.
+    /// `buffer` becomes the concatenation of every rank's piece, in rank order; this rank has
+    /// written its own already.
     ///
     /// # Errors
     /// As the host's; later failures come with the [`Arrival`].

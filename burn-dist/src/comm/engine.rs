@@ -1,4 +1,4 @@
-//! The contract between the library and whatever moves the bytes.
+//! The contract between the library and the transport that moves the bytes.
 //!
 //! An engine knows ranks and bytes, nothing of models. Threads of one process implement it
 //! ([`local`](super::local)), processes over sockets and shared memory ([`mesh`](super::mesh)), and
@@ -22,14 +22,14 @@ use std::sync::Arc;
 /// - fail for good after the first error: the group is then out of step, and every later call
 ///   fails with that same cause at once.
 pub trait Engine: Debug + Send + Sync {
-    /// This rank's place in the group, from 0.
+    /// This rank's index in the group, from 0.
     fn rank(&self) -> usize;
 
     /// The ranks of the group, by their rank in the world.
     fn members(&self) -> &[usize];
 
-    /// `buffer` becomes the concatenation of every rank's piece, in rank order; this rank's own
-    /// lies in its place already.
+    /// `buffer` becomes the concatenation of every rank's piece, in rank order; this rank has
+    /// written its own already.
     fn all_gather(&self, call: &Call, buffer: SpanMut<'_>) -> Result<()>;
 
     /// `recv` is the reduction of every rank's chunk number [`rank`](Self::rank) of `send`.
@@ -47,7 +47,7 @@ pub trait Engine: Debug + Send + Sync {
     /// `buffer` becomes `root`'s `buffer`.
     fn broadcast(&self, call: &Call, root: usize, buffer: SpanMut<'_>) -> Result<()>;
 
-    /// Returns when every rank has come.
+    /// Returns when every rank has called it.
     fn barrier(&self, call: &Call) -> Result<()>;
 
     /// The engine of those ranks that gave the same `color`, ordered by `key`, then by rank.
@@ -58,14 +58,14 @@ pub trait Engine: Debug + Send + Sync {
         None
     }
 
-    /// Why the group is broken, as far as this rank has heard.
+    /// Why the group is broken, as far as this rank has been told; does not wait.
     ///
-    /// For those who wait for something else than a collective meanwhile.
+    /// It is asked while a rank waits for something other than a collective.
     fn fault(&self) -> Option<Error>;
 
     /// Makes every rank's pending and later calls fail with `error`; the first one wins.
     fn abort(&self, error: Error);
 
-    /// Says that this rank will issue no more calls.
+    /// Tells the other ranks that this one will issue no more calls.
     fn leave(&self);
 }

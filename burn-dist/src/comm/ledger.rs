@@ -1,7 +1,7 @@
 //! What was communicated: calls, bytes and time, per kind and unit.
 //!
-//! Tests hold the engine to its plan with these numbers, benches divide by them, and the examples
-//! print them.
+//! Tests compare these numbers with the plan, benches compute rates from them, and the examples print
+//! them.
 
 use super::Op;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ impl Entry {
     }
 }
 
-/// What was called, for which unit.
+/// The kind of a collective and the unit it was for.
 type Key = (Op, Arc<str>);
 
 /// One rank's totals; clones share them.
@@ -83,7 +83,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Forgets everything, and starts to remember the order of calls for [`order`](Self::order).
+    /// Clears all totals, and starts to log the order of calls for [`order`](Self::order).
     pub fn reset(&self) {
         self.entries
             .lock()

@@ -1,10 +1,10 @@
 //! Ranks as threads of one process.
 //!
 //! Every rank copies or adds what *it* needs straight from its peers' memory: one copy per byte,
-//! no staging, and a reduction is spread over the ranks by itself. The ranks meet before, to show
-//! each other where their buffers are, and after, so that no buffer goes before its last reader.
+//! no staging, and each rank reduces its own chunk. The ranks synchronize before, to publish where
+//! their buffers are, and after, so that no buffer is freed while a peer reads it.
 
-use super::meeting::{Fate, Group};
+use super::thread_group::{ThreadGroup, WorldState};
 use super::{
     Call, Engine, Reduce, Span, SpanMut,
     reduce::{reduce, split_at},
@@ -14,17 +14,17 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes that an all-reduce keeps beside its buffer: few, so that they stay in a cache.
+/// Bytes of scratch memory of an all-reduce: few, so that they stay in a cache.
 const SCRATCH: usize = 1 << 16;
-/// The same where there are threads: as many as make a reduction worth them, whatever the type.
+/// The same with a thread pool: enough elements of any type for a reduction to use the pool.
 const SHARED_SCRATCH: usize = 1 << 21;
 
 /// Makes the engines of `size` thread ranks; `threads` is what each may use for reductions.
 ///
 /// Hand one to each thread, in rank order. No collective waits longer than `deadline` for a peer.
 pub fn ranks(size: usize, threads: usize, deadline: Duration) -> Vec<Local> {
-    let fate = Arc::new(Fate::new(size, deadline));
-    let group = Arc::new(Group::new(fate, (0..size).collect()));
+    let world = Arc::new(WorldState::new(size, deadline));
+    let group = Arc::new(ThreadGroup::new(world, (0..size).collect()));
     let pool = || {
         let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
         // Without more threads a reduction is slower, not wrong.
@@ -42,9 +42,9 @@ pub fn ranks(size: usize, threads: usize, deadline: Duration) -> Vec<Local> {
 #[derive(Debug, Clone)]
 pub struct Local {
     rank: usize,
-    group: Arc<Group>,
-    /// For large reductions; never the pool the rank itself runs in, whose only worker may be
-    /// the one that waits for this collective.
+    group: Arc<ThreadGroup>,
+    /// For large reductions; never the pool that the rank itself runs in, whose only worker may be
+    /// blocked in this collective.
     pool: Option<Arc<rayon::ThreadPool>>,
 }
 
@@ -64,17 +64,17 @@ impl Engine for Local {
         // While the round lasts, this memory is touched only through this pointer: peers read
         // this rank's piece, so no reference may cover the whole.
         let memory: *mut [u8] = buffer.bytes_mut();
-        let round = self.group.meet(self.rank, call, memory, 1)?;
-        // Starting behind its own piece, a rank reads another peer than its neighbours do.
+        let round = self.group.begin_round(self.rank, call, memory, 1)?;
+        // Each rank starts with the peer after itself, so that ranks read from different peers.
         for peer in (1..size).map(|step| (self.rank + step) % size) {
-            let place = piece * peer..piece * (peer + 1);
+            let range = piece * peer..piece * (peer + 1);
             // SAFETY: of every buffer, peers read only the piece of its owner, which the owner
-            // does not write. What is written here, the place of another rank's piece in this
-            // rank's buffer, nobody reads, and it lies inside the buffer.
+            // does not write. What is written here, another rank's piece in this rank's buffer,
+            // is read by nobody else, and it lies inside the buffer.
             #[allow(unsafe_code)]
             unsafe {
-                let from = round.part(peer, place.clone());
-                let to = memory.cast::<u8>().add(place.start);
+                let from = round.part(peer, range.clone());
+                let to = memory.cast::<u8>().add(range.start);
                 std::ptr::copy_nonoverlapping(from.as_ptr(), to, piece);
             }
         }
@@ -92,7 +92,7 @@ impl Engine for Local {
             (send.len(), send.len()),
             (call.len, recv.len() * self.members().len())
         );
-        let round = self.group.meet(self.rank, call, send.bytes(), 1)?;
+        let round = self.group.begin_round(self.rank, call, send.bytes(), 1)?;
         let chunk = recv.bytes().len();
         let mine = chunk * self.rank..chunk * (self.rank + 1);
         // SAFETY: what is sent is borrowed, not written, by its owner.
@@ -113,13 +113,13 @@ impl Engine for Local {
         // While the round lasts, this memory is touched only through this pointer: peers read
         // parts of it, so no reference may cover the whole.
         let memory: *mut [u8] = buffer.bytes_mut();
-        let round = self.group.meet(self.rank, call, memory, 2)?;
+        let round = self.group.begin_round(self.rank, call, memory, 2)?;
         let write = |range: Range<usize>, from: &[u8]| {
             assert!(range.end <= memory.len() && range.len() == from.len());
-            // SAFETY: `range` is inside this rank's own buffer. Before the pause, chunk `r` of
+            // SAFETY: `range` is inside this rank's own buffer. Before the sync, chunk `r` of
             // every buffer is read by rank `r` alone, which is the one that writes it here;
-            // after the pause, peers read only the writer's own chunk, and it writes the others.
-            // So nobody else looks at `range`, and `from` is another rank's memory or a copy.
+            // after the sync, peers read only the writer's own chunk, and it writes the others.
+            // So nobody else accesses `range`, and `from` is another rank's memory or a copy.
             #[allow(unsafe_code)]
             unsafe {
                 let to = memory.cast::<u8>().add(range.start);
@@ -127,7 +127,7 @@ impl Engine for Local {
             }
         };
         let mine = chunk(self.rank);
-        // Words, so that the bytes are aligned for every element type.
+        // 64-bit words, so that the bytes are aligned for every element type.
         let portion = if self.pool.is_some() {
             SHARED_SCRATCH
         } else {
@@ -138,16 +138,16 @@ impl Engine for Local {
         for start in mine.clone().step_by(portion) {
             let range = start..mine.end.min(start + portion);
             let sum = &mut sum[..range.len()];
-            // SAFETY: before the pause only this rank writes to its chunk, and only after `sum`
+            // SAFETY: before the sync only this rank writes to its chunk, and only after `sum`
             // was computed from what is read here.
             #[allow(unsafe_code)]
             let sources = unsafe { round.parts(range.clone()) };
             reduce(dtype, op, &sources, sum, self.pool.as_deref());
             write(range, sum);
         }
-        round.pause();
+        round.sync();
         for peer in (0..size).filter(|peer| *peer != self.rank) {
-            // SAFETY: after the pause nobody writes to the chunk of its own number.
+            // SAFETY: after the sync nobody writes to the chunk of its own number.
             #[allow(unsafe_code)]
             write(chunk(peer), unsafe { round.part(peer, chunk(peer)) });
         }
@@ -157,7 +157,7 @@ impl Engine for Local {
     fn broadcast(&self, call: &Call, root: usize, mut buffer: SpanMut<'_>) -> Result<()> {
         assert_eq!((buffer.len(), buffer.dtype()), (call.len, call.dtype));
         let memory: *mut [u8] = buffer.bytes_mut();
-        let round = self.group.meet(self.rank, call, memory, 1)?;
+        let round = self.group.begin_round(self.rank, call, memory, 1)?;
         if self.rank != root {
             // SAFETY: only the root's memory is read, and the root does not write.
             #[allow(unsafe_code)]
@@ -168,17 +168,17 @@ impl Engine for Local {
     }
 
     fn barrier(&self, call: &Call) -> Result<()> {
-        self.group.meet(self.rank, call, &[], 1).map(drop)
+        self.group.begin_round(self.rank, call, &[], 1).map(drop)
     }
 
     fn split(&self, call: &Call, color: usize, key: usize) -> Result<Arc<dyn Engine>> {
         let mine = [color, key, self.rank];
-        let shown: &[u8] = bytemuck::cast_slice(&mine);
-        let round = self.group.meet(self.rank, call, shown, 1)?;
-        // SAFETY: nobody writes what is shown.
+        let published: &[u8] = bytemuck::cast_slice(&mine);
+        let round = self.group.begin_round(self.rank, call, published, 1)?;
+        // SAFETY: nobody writes what is published.
         #[allow(unsafe_code)]
-        let shown = unsafe { round.parts(0..shown.len()) };
-        let mut members: Vec<[usize; 3]> = shown
+        let published = unsafe { round.parts(0..published.len()) };
+        let mut members: Vec<[usize; 3]> = published
             .into_iter()
             .map(bytemuck::pod_read_unaligned::<[usize; 3]>)
             .filter(|[other, ..]| *other == color)
@@ -193,7 +193,7 @@ impl Engine for Local {
     }
 
     fn fault(&self) -> Option<Error> {
-        self.group.fate().fault()
+        self.group.world().fault()
     }
 
     fn abort(&self, error: Error) {

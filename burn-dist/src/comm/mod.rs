@@ -1,24 +1,22 @@
 //! Collectives: what ranks do together.
 //!
-//! A [`Communicator`] is one rank's handle on a group of ranks. Every collective is called by
-//! every rank of the group, in the same order, with equal lengths and types; the ranks compare
-//! that before a byte moves, so a program that differs between ranks is an error on all of them
-//! and never a hang or a wrong sum. After such an error the group is of no further use. Only what a
-//! rank finds out about its own arguments ([`Error::Config`]) leaves the others alone: nobody has
-//! been told yet, and the rank may still call what the others wait for.
-//!
-//! Below it, an [`Engine`] moves the bytes: [`local`] between threads of one process, [`mesh`] between
-//! processes of one or many hosts, and, with the feature `mpi`, the module `mpi` between processes
-//! that `mpirun` has started. With the feature `nccl`, the module `nccl` adds the memory of GPUs to any
-//! of these.
+//! A [`Communicator`] is one rank's handle on a group of ranks. Every rank of the group calls every
+//! collective, in the same order, with equal lengths and types. The ranks compare their calls before
+//! a byte moves, so a program that differs between ranks is an error on all of them and never a hang
+//! or a wrong sum. After such an error the group cannot be used any more. Only an error in a rank's
+//! own arguments ([`Error::Config`](crate::Error::Config)) does not concern the other ranks: they have
+//! not been told of the call, and the rank may still issue the one that they wait for. An [`Engine`]
+//! moves the bytes: [`local`] between threads of one process, [`mesh`] between processes of one or many
+//! hosts, and, with the feature `mpi`, the module `mpi` between processes that `mpirun` has started.
+//! With the feature `nccl`, the module `nccl` adds collectives on the memory of GPUs to any of these.
 
 mod call;
+mod checks;
+mod communicator;
 mod device;
 mod engine;
-mod intent;
 mod ledger;
 pub mod local;
-mod meeting;
 pub mod mesh;
 #[cfg(feature = "mpi")]
 pub mod mpi;
@@ -29,9 +27,11 @@ mod queue;
 mod recorder;
 mod reduce;
 mod span;
+mod thread_group;
 
 pub(crate) use call::odd_one_out;
 pub use call::{Call, Label, Op, Reduce, agree};
+pub use communicator::Communicator;
 pub use device::{Arrival, Await, DeviceBuffer, DeviceEngine, Order};
 pub use engine::Engine;
 pub use ledger::{Entry, Ledger};
@@ -39,302 +39,3 @@ pub use on_device::OnDevice;
 pub use queue::{Queue, Ticket};
 pub use recorder::{Event, Flight, Recorder, State};
 pub use span::{Dtype, Element, Span, SpanMut};
-
-use crate::error::{Error, Result};
-use intent::Elements;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
-
-/// One rank's handle on a group of ranks.
-///
-/// Collectives that several threads of one rank call run one after the other; their order is then
-/// up to the threads, and an order that differs between ranks is an [`Error::Mismatch`].
-///
-/// ```
-/// use burn_dist::comm::{Communicator, Reduce, Span, SpanMut, local};
-/// use std::time::Duration;
-///
-/// let sums: Vec<[f32; 1]> = std::thread::scope(|s| {
-///     let ranks = local::ranks(2, 1, Duration::from_secs(5));
-///     let threads: Vec<_> = ranks
-///         .into_iter()
-///         .map(|engine| {
-///             s.spawn(move || {
-///                 let comm = Communicator::new(engine);
-///                 let mut mine = [0.0f32];
-///                 let send = [1.0f32, 2.0];
-///                 comm.reduce_scatter(&"doc".into(), Reduce::Sum, Span::of(&send), SpanMut::of(&mut mine))
-///                     .map(|()| mine)
-///             })
-///         })
-///         .collect();
-///     threads.into_iter().map(|t| t.join().unwrap().unwrap()).collect()
-/// });
-/// assert_eq!(sums, [[2.0], [4.0]]);
-/// ```
-#[derive(Debug)]
-pub struct Communicator {
-    engine: Arc<dyn Engine>,
-    members: Arc<[usize]>,
-    ledger: Ledger,
-    recorder: Recorder,
-    /// How many collectives were issued; locked while one runs.
-    sequence: Mutex<u64>,
-}
-
-impl Communicator {
-    /// The handle of an engine, with a ledger of its own.
-    pub fn new(engine: impl Engine + 'static) -> Self {
-        Self::from_parts(Arc::new(engine), Ledger::default(), Recorder::default())
-    }
-
-    /// The handle of an engine, with a ledger of its own, whose calls `recorder` remembers.
-    pub fn recorded_by(engine: impl Engine + 'static, recorder: Recorder) -> Self {
-        Self::from_parts(Arc::new(engine), Ledger::default(), recorder)
-    }
-
-    /// The handle of an engine that was chosen at run time, whose calls `recorder` remembers.
-    pub fn of(engine: Arc<dyn Engine>, recorder: Recorder) -> Self {
-        Self::from_parts(engine, Ledger::default(), recorder)
-    }
-
-    fn from_parts(engine: Arc<dyn Engine>, ledger: Ledger, recorder: Recorder) -> Self {
-        Self {
-            members: engine.members().into(),
-            engine,
-            ledger,
-            recorder,
-            sequence: Mutex::new(0),
-        }
-    }
-
-    /// This rank's place in the group, from 0.
-    pub fn rank(&self) -> usize {
-        self.engine.rank()
-    }
-
-    /// Number of ranks in the group.
-    pub fn size(&self) -> usize {
-        self.members().len()
-    }
-
-    /// The ranks of the group, by their rank in the world.
-    pub fn members(&self) -> &[usize] {
-        &self.members
-    }
-
-    /// What was communicated so far, by this group and those split from it.
-    ///
-    /// Groups of one rank communicate nothing, and splitting is not counted.
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    /// What was called last, by this group and those split from it.
-    pub fn recorder(&self) -> &Recorder {
-        &self.recorder
-    }
-
-    /// Concatenates every rank's `send`, in rank order, into every rank's `recv`.
-    ///
-    /// # Shapes
-    /// `send`: `[n]`; `recv`: `[size * n]`.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if `recv` is not `size` times `send`, or if either holds broken or
-    /// misaligned elements, before anything is moved;
-    /// otherwise what every collective may return: [`Error::Mismatch`], [`Error::Timeout`],
-    /// [`Error::PeerLeft`], [`Error::PeerFailed`].
-    ///
-    /// # Source
-    /// NCCL: `ncclAllGather`.
-    pub fn all_gather(&self, label: &Label, send: Span<'_>, mut recv: SpanMut<'_>) -> Result<()> {
-        self.check_memory(Op::AllGather, label, send.bytes(), send.dtype())?;
-        self.check_memory(Op::AllGather, label, recv.bytes(), recv.dtype())?;
-        let whole = Elements::from(&send).times(self.size());
-        let room = Elements::from(&recv);
-        if room != whole {
-            let expected = format!("room for {whole} from {} ranks", self.size());
-            return Err(self.refused(Op::AllGather, label, expected, room));
-        }
-        let place = send.bytes().len() * self.rank();
-        recv.bytes_mut()[place..place + send.bytes().len()].copy_from_slice(send.bytes());
-        self.all_gather_in_place(label, recv)
-    }
-
-    /// [`all_gather`](Self::all_gather) where each rank's piece lies in its place already.
-    ///
-    /// # Shapes
-    /// `buffer`: `[size * n]`, of which this rank has written the part that starts at `rank * n`.
-    ///
-    /// # Errors
-    /// As [`all_gather`](Self::all_gather).
-    pub fn all_gather_in_place(&self, label: &Label, buffer: SpanMut<'_>) -> Result<()> {
-        self.check_memory(Op::AllGather, label, buffer.bytes(), buffer.dtype())?;
-        let (call, sent) = self.gathers(label, &buffer)?;
-        if self.size() == 1 {
-            return Ok(());
-        }
-        self.run(call, sent, |call| self.engine.all_gather(call, buffer))
-    }
-
-    /// Reduces over ranks and leaves each rank the chunk of the result with its own number.
-    ///
-    /// # Shapes
-    /// `send`: `[size * n]`; `recv`: `[n]`.
-    ///
-    /// # Numerics
-    /// Rank 0 first, then rank 1, and so on; f16 and bf16 are summed in f32 and rounded once.
-    /// Sums of integers wrap.
-    ///
-    /// # Errors
-    /// As [`all_gather`](Self::all_gather); also [`Error::Config`] for the mean of integers.
-    ///
-    /// # Source
-    /// NCCL: `ncclReduceScatter`.
-    pub fn reduce_scatter(
-        &self,
-        label: &Label,
-        op: Reduce,
-        send: Span<'_>,
-        mut recv: SpanMut<'_>,
-    ) -> Result<()> {
-        self.check_memory(Op::ReduceScatter, label, send.bytes(), send.dtype())?;
-        self.check_memory(Op::ReduceScatter, label, recv.bytes(), recv.dtype())?;
-        let (call, sent) = self.scatters(label, op, &send, &recv)?;
-        if self.size() == 1 {
-            recv.bytes_mut().copy_from_slice(send.bytes());
-            return Ok(());
-        }
-        self.run(call, sent, |call| {
-            self.engine.reduce_scatter(call, op, send, recv)
-        })
-    }
-
-    /// Replaces `buffer` by its reduction over all ranks.
-    ///
-    /// # Numerics and errors
-    /// As [`reduce_scatter`](Self::reduce_scatter); every rank receives the same bits.
-    ///
-    /// # Source
-    /// NCCL: `ncclAllReduce`.
-    pub fn all_reduce(&self, label: &Label, op: Reduce, buffer: SpanMut<'_>) -> Result<()> {
-        self.check_memory(Op::AllReduce, label, buffer.bytes(), buffer.dtype())?;
-        let (call, sent) = self.reduces(label, op, &buffer)?;
-        if self.size() == 1 {
-            return Ok(());
-        }
-        self.run(call, sent, |call| self.engine.all_reduce(call, op, buffer))
-    }
-
-    /// Replaces `buffer` by that of rank `root`.
-    ///
-    /// # Errors
-    /// As [`all_gather`](Self::all_gather); [`Error::Config`] if there is no rank `root`.
-    ///
-    /// # Source
-    /// NCCL: `ncclBroadcast`.
-    pub fn broadcast(&self, label: &Label, root: usize, buffer: SpanMut<'_>) -> Result<()> {
-        self.check_memory(Op::Broadcast, label, buffer.bytes(), buffer.dtype())?;
-        let (call, sent) = self.broadcasts(label, root, &buffer)?;
-        if self.size() == 1 {
-            return Ok(());
-        }
-        self.run(call, sent, |call| self.engine.broadcast(call, root, buffer))
-    }
-
-    /// Returns when every rank has called it.
-    ///
-    /// # Errors
-    /// As [`all_gather`](Self::all_gather).
-    pub fn barrier(&self, label: &Label) -> Result<()> {
-        if self.size() == 1 {
-            return Ok(());
-        }
-        let call = Call::new(Op::Barrier, label, Dtype::U8, 0);
-        self.run(call, 0, |call| self.engine.barrier(call))
-    }
-
-    /// Divides the group: the ranks that give the same `color` form a new one, ordered by `key`.
-    ///
-    /// # Errors
-    /// As [`all_gather`](Self::all_gather).
-    ///
-    /// # Source
-    /// MPI: `MPI_Comm_split`; NCCL: `ncclCommSplit`.
-    pub fn split(&self, color: usize, key: usize) -> Result<Self> {
-        let call = Call::new(Op::Split, &"group".into(), Dtype::U64, 2);
-        let engine = self.next(call, |call| self.engine.split(call, color, key))?;
-        Ok(self.beside(engine))
-    }
-
-    /// A group of this rank alone, whose collectives move nothing; keeps the same ledger.
-    pub fn alone(&self) -> Self {
-        let mut engines = local::ranks(1, 1, std::time::Duration::MAX);
-        self.beside(Arc::new(engines.remove(0)))
-    }
-
-    /// The handle of another group of this rank: books and records are the rank's.
-    fn beside(&self, engine: Arc<dyn Engine>) -> Self {
-        Self::from_parts(engine, self.ledger.clone(), self.recorder.clone())
-    }
-
-    /// Makes all ranks' pending and later collectives fail with `error`; the first one wins.
-    pub fn abort(&self, error: Error) {
-        self.engine.abort(error);
-    }
-
-    /// Why this group is broken, if it is and this rank has heard of it; waits for nobody.
-    pub fn fault(&self) -> Option<Error> {
-        self.engine.fault()
-    }
-
-    /// Says that this rank will call no more collectives, so that one that waits for it is told.
-    pub fn leave(&self) {
-        self.engine.leave();
-    }
-
-    /// Runs `f` as this group's next collective.
-    fn next<T>(&self, mut call: Call, f: impl FnOnce(&Call) -> Result<T>) -> Result<T> {
-        let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
-        call.sequence = *sequence;
-        call.step = self.recorder.step();
-        *sequence += 1;
-        let key = self.recorder.began(&self.members, &call);
-        let result = f(&call);
-        let state = if result.is_ok() {
-            State::Done
-        } else {
-            State::Failed
-        };
-        self.recorder.ended(key, state);
-        result
-    }
-
-    /// As [`next`](Self::next), and counts it in the ledger.
-    fn run<T>(&self, call: Call, bytes: usize, f: impl FnOnce(&Call) -> Result<T>) -> Result<T> {
-        self.next(call, |call| {
-            let start = Instant::now();
-            let result = f(call);
-            let entry = Entry {
-                calls: 1,
-                bytes: bytes as u64,
-                time: start.elapsed(),
-            };
-            self.ledger.record(call.op, &call.label.unit, entry);
-            result
-        })
-    }
-
-    /// A span is made of any bytes; an engine needs whole elements where their type wants them.
-    fn check_memory(&self, op: Op, label: &Label, bytes: &[u8], dtype: Dtype) -> Result<()> {
-        let address = bytes.as_ptr().addr();
-        let broken = bytes.len() % dtype.size();
-        if broken == 0 && (bytes.is_empty() || address.is_multiple_of(dtype.size())) {
-            return Ok(());
-        }
-        let expected = format!("whole, aligned elements of type {dtype}");
-        let found = format!("{} bytes at address {address:#x}", bytes.len());
-        Err(self.refused(op, label, expected, found))
-    }
-}

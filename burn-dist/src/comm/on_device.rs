@@ -1,4 +1,5 @@
-//! A communicator's collectives between devices: the same checks, books and records as on the host.
+//! A communicator's collectives on device memory, with the same checks, ledger and recorder as on
+//! the host.
 
 use super::device::{Arrival, DeviceBuffer, DeviceEngine};
 use super::{Communicator, Label, Reduce};
@@ -6,7 +7,7 @@ use crate::error::Result;
 
 /// Collectives on one device's memory.
 ///
-/// Groups of one rank communicate too: whether that is worth a call is the caller's to say.
+/// Groups of one rank call the engine too; the caller decides whether to.
 #[derive(Debug, Clone, Copy)]
 pub struct OnDevice<'a> {
     comm: &'a Communicator,
@@ -16,7 +17,7 @@ pub struct OnDevice<'a> {
 impl Communicator {
     /// Collectives between the memories of the ranks' devices, if the engine has them.
     ///
-    /// Where it has none, device memory travels through the host.
+    /// If it has none, the caller copies device memory through the host.
     pub fn on_device(&self) -> Option<OnDevice<'_>> {
         let engine = self.engine.device()?;
         Some(OnDevice { comm: self, engine })
@@ -24,12 +25,12 @@ impl Communicator {
 }
 
 impl OnDevice<'_> {
-    /// Who waits for the elements.
+    /// Whether the host or the device waits for the elements.
     pub fn order(&self) -> super::Order {
         self.engine.order()
     }
 
-    /// Concatenates every rank's piece; each lies in its place already.
+    /// Concatenates every rank's piece, which each has written to `buffer` already.
     ///
     /// # Shapes
     /// `buffer`: `[size * n]`, of which this rank has written the part that starts at `rank * n`.
@@ -40,7 +41,7 @@ impl OnDevice<'_> {
     /// # Source
     /// NCCL: `ncclAllGather`.
     pub fn all_gather_in_place(&self, label: &Label, buffer: &DeviceBuffer) -> Result<Arrival> {
-        let (call, sent) = self.comm.gathers(label, buffer)?;
+        let (call, sent) = self.comm.caller().all_gather(label, buffer)?;
         self.comm
             .run(call, sent, |call| self.engine.all_gather(call, buffer))
     }
@@ -51,7 +52,8 @@ impl OnDevice<'_> {
     /// `send`: `[size * n]`; `recv`: `[n]`.
     ///
     /// # Numerics
-    /// In the order and the type that the engine adds in, which is not the host's.
+    /// The engine chooses the order of additions and the type of the sum, which differ from the
+    /// host's.
     ///
     /// # Errors
     /// As [`Communicator::reduce_scatter`].
@@ -65,7 +67,7 @@ impl OnDevice<'_> {
         send: &DeviceBuffer,
         recv: &DeviceBuffer,
     ) -> Result<Arrival> {
-        let (call, sent) = self.comm.scatters(label, op, send, recv)?;
+        let (call, sent) = self.comm.caller().reduce_scatter(label, op, send, recv)?;
         self.comm.run(call, sent, |call| {
             self.engine.reduce_scatter(call, op, send, recv)
         })
@@ -79,7 +81,7 @@ impl OnDevice<'_> {
     /// # Source
     /// NCCL: `ncclAllReduce`.
     pub fn all_reduce(&self, label: &Label, op: Reduce, buffer: &DeviceBuffer) -> Result<Arrival> {
-        let (call, sent) = self.comm.reduces(label, op, buffer)?;
+        let (call, sent) = self.comm.caller().all_reduce(label, op, buffer)?;
         self.comm
             .run(call, sent, |call| self.engine.all_reduce(call, op, buffer))
     }
@@ -92,7 +94,7 @@ impl OnDevice<'_> {
     /// # Source
     /// NCCL: `ncclBroadcast`.
     pub fn broadcast(&self, label: &Label, root: usize, buffer: &DeviceBuffer) -> Result<Arrival> {
-        let (call, sent) = self.comm.broadcasts(label, root, buffer)?;
+        let (call, sent) = self.comm.caller().broadcast(label, root, buffer)?;
         self.comm
             .run(call, sent, |call| self.engine.broadcast(call, root, buffer))
     }

@@ -1,4 +1,4 @@
-//! Communication beside computation.
+//! Communication that overlaps with computation.
 //!
 //! A rank's collectives run one after the other on one thread of their own, in the order in which
 //! they were submitted: the order stays that of the program, and the compute thread waits only
@@ -19,7 +19,7 @@ pub struct Queue {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The result of a submitted job, when it is there.
+/// The pending result of a submitted job.
 #[derive(Debug)]
 pub struct Ticket<T> {
     rank: usize,
@@ -52,11 +52,11 @@ impl Queue {
         let (reply, result) = channel();
         let rank = self.rank;
         let job = Box::new(move || {
-            // Nobody waits for a dropped ticket.
+            // A dropped ticket has no receiver.
             let _ = reply.send(catch_all(rank, job));
         });
         if let Some(jobs) = &self.jobs {
-            // A thread that is gone drops the reply, which `wait` reports.
+            // If the thread has ended, the reply is dropped, and `wait` returns an error.
             let _ = jobs.send(job);
         }
         Ticket { rank, result }
@@ -72,7 +72,7 @@ impl<T> Ticket<T> {
         self.result.recv().unwrap_or_else(|_| {
             Err(Error::Panicked {
                 rank: self.rank,
-                message: "the communication thread is gone".into(),
+                message: "the communication thread has ended".into(),
             })
         })
     }

@@ -1,7 +1,7 @@
-//! The flight recorder: what a rank did last.
+//! The flight recorder: the last collectives of a rank.
 //!
-//! Always on. Every collective leaves a short entry; when a world fails, each process writes its
-//! entries as JSON, and whoever reads the files of all ranks side by side sees who waits for whom.
+//! It is always on. Every collective adds a short entry; when a world fails, each process writes its
+//! entries as JSON, and the files of all ranks together tell which rank waits for which.
 
 use super::{Call, Dtype, Op};
 use crate::error::{Error, Result};
@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Collectives that are remembered: several steps of a large model.
-const REMEMBERED: usize = 1024;
+/// Collectives that are kept: several steps of a large model.
+const CAPACITY: usize = 1024;
 
-/// One rank's memory of its collectives; clones share it.
+/// One rank's last collectives; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder {
     events: Arc<Mutex<Events>>,
@@ -24,8 +24,8 @@ pub struct Recorder {
 
 #[derive(Debug, Default)]
 struct Events {
-    /// Collectives that are forgotten already.
-    forgotten: usize,
+    /// Collectives that were removed to make room.
+    dropped: usize,
     kept: VecDeque<(Event, Instant)>,
 }
 
@@ -49,17 +49,17 @@ pub struct Event {
     pub step: u64,
     /// Microseconds since 1970 when it was issued.
     pub issued_us: u64,
-    /// How it went.
+    /// Whether it is running, done or failed.
     pub state: State,
     /// How long it took, or how long it had lasted when the record was written.
     pub took_us: u64,
 }
 
-/// How a collective went.
+/// The state of a collective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Not over yet.
+    /// Not ended yet.
     Running,
     /// Completed.
     Done,
@@ -67,7 +67,7 @@ pub enum State {
     Failed,
 }
 
-/// What one rank leaves behind when its world fails.
+/// The flight record that one rank writes when its world fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flight {
     /// The rank.
@@ -87,8 +87,8 @@ pub struct Flight {
 }
 
 impl Recorder {
-    /// Notes that a collective begins; returns the key for [`ended`](Self::ended).
-    pub(super) fn began(&self, group: &[usize], call: &Call) -> usize {
+    /// Records that a collective begins; returns the key for [`end`](Self::end).
+    pub(super) fn begin(&self, group: &[usize], call: &Call) -> usize {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let event = Event {
             group: group.to_vec(),
@@ -103,19 +103,19 @@ impl Recorder {
             took_us: 0,
         };
         let mut events = self.lock();
-        if events.kept.len() == REMEMBERED {
+        if events.kept.len() == CAPACITY {
             events.kept.pop_front();
-            events.forgotten += 1;
+            events.dropped += 1;
         }
         events.kept.push_back((event, Instant::now()));
-        events.forgotten + events.kept.len() - 1
+        events.dropped + events.kept.len() - 1
     }
 
-    /// Notes how the collective with this key went.
-    pub(super) fn ended(&self, key: usize, state: State) {
+    /// Records how the collective with this key ended.
+    pub(super) fn end(&self, key: usize, state: State) {
         let mut events = self.lock();
-        let place = key.checked_sub(events.forgotten);
-        if let Some((event, since)) = place.and_then(|place| events.kept.get_mut(place)) {
+        let index = key.checked_sub(events.dropped);
+        if let Some((event, since)) = index.and_then(|index| events.kept.get_mut(index)) {
             event.state = state;
             event.took_us = micros(since.elapsed());
         }
@@ -145,7 +145,7 @@ impl Recorder {
         self.step.load(Ordering::Relaxed)
     }
 
-    /// Notes that the gradients of a step are complete.
+    /// Records that the gradients of a step are complete.
     pub(crate) fn stepped(&self) {
         self.step.fetch_add(1, Ordering::Relaxed);
     }
@@ -197,12 +197,12 @@ impl Flight {
     }
 }
 
-/// Ranks in a file, as runs of a first and a last one: worlds are large, and records many.
+/// Ranks in a file, as ranges of a first and a last one, so that records of large worlds stay small.
 mod runs {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    /// No world is larger.
-    const MOST: usize = 1 << 20;
+    /// The largest world that is read.
+    const MAX_RANKS: usize = 1 << 20;
 
     pub(super) fn serialize<S: Serializer>(group: &[usize], to: S) -> Result<S::Ok, S::Error> {
         let mut runs: Vec<[usize; 2]> = Vec::new();
@@ -219,7 +219,7 @@ mod runs {
         let runs = Vec::<[usize; 2]>::deserialize(from)?;
         let mut group = Vec::new();
         for [first, last] in runs {
-            if last >= MOST || group.len() + last.saturating_sub(first) >= MOST {
+            if last >= MAX_RANKS || group.len() + last.saturating_sub(first) >= MAX_RANKS {
                 return Err(D::Error::custom("a group of so many ranks"));
             }
             group.extend(first..=last);
@@ -246,26 +246,26 @@ mod tests {
     #[test]
     fn the_last_collectives_are_kept_and_say_how_they_went() {
         let (recorder, group) = (Recorder::default(), [0, 1]);
-        let first = recorder.began(&group, &call(0));
-        for sequence in 1..=REMEMBERED as u64 {
-            let key = recorder.began(&group, &call(sequence));
-            recorder.ended(key, State::Done);
+        let first = recorder.begin(&group, &call(0));
+        for sequence in 1..=CAPACITY as u64 {
+            let key = recorder.begin(&group, &call(sequence));
+            recorder.end(key, State::Done);
         }
         // Forgotten in the meantime: nothing else is touched.
-        recorder.ended(first, State::Failed);
-        let last = recorder.began(&group, &call(5000));
-        recorder.ended(last, State::Failed);
+        recorder.end(first, State::Failed);
+        let last = recorder.begin(&group, &call(5000));
+        recorder.end(last, State::Failed);
         let events = recorder.events();
-        assert_eq!(events.len(), REMEMBERED);
+        assert_eq!(events.len(), CAPACITY);
         assert_eq!((events[0].sequence, events[0].state), (2, State::Done));
-        assert_eq!(events[REMEMBERED - 1].state, State::Failed);
+        assert_eq!(events[CAPACITY - 1].state, State::Failed);
         assert_eq!(recorder.last(), "all_gather of blocks.1 #5000, step 3");
     }
 
     #[test]
     fn a_record_survives_its_file() {
         let recorder = Recorder::default();
-        recorder.began(&[0, 1, 2, 7, 5], &call(7));
+        recorder.begin(&[0, 1, 2, 7, 5], &call(7));
         let mut events = recorder.events();
         assert_eq!(events[0].state, State::Running);
         events[0].took_us = 12;

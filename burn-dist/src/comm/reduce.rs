@@ -1,7 +1,6 @@
 //! The arithmetic of reductions.
 //!
-//! Always rank 0 first, then rank 1, and so on: a fixed order is what makes results repeat bit
-//! for bit. f16 and bf16 are summed in f32 and rounded once, at the end.
+//! Rank 0 comes first, then rank 1, and so on: the fixed order makes results repeat bit for bit. f16 and bf16 are summed in f32 and rounded once, at the end.
 
 use super::{Dtype, Element, Reduce};
 use half::{bf16, f16};
@@ -9,8 +8,8 @@ use rayon::prelude::*;
 
 /// Below this many elements a reduction is not worth another thread.
 const PARALLEL_FROM: usize = 1 << 18;
-/// Elements a thread takes at a time: small enough that the accumulator stays in the cache.
-const BLOCK: usize = 1 << 12;
+/// Elements that a thread reduces at a time: few enough that the accumulator stays in the cache.
+const ELEMENTS_PER_TASK: usize = 1 << 12;
 
 /// Calls a function for the Rust type of a `Dtype`.
 macro_rules! each {
@@ -32,7 +31,7 @@ macro_rules! each {
 
 /// Writes the reduction of `sources`, one per rank and each as long as `out`, to `out`.
 ///
-/// The bytes must be aligned for `dtype`, unless there are none; `pool` is used where it pays.
+/// The bytes must be aligned for `dtype`, unless there are none; `pool` is used for long buffers.
 pub(super) fn reduce(
     dtype: Dtype,
     op: Reduce,
@@ -51,7 +50,7 @@ pub(super) fn split_at(len: usize, ranks: usize, r: usize) -> usize {
     len / ranks * r + (len % ranks).min(r)
 }
 
-/// How many times larger the sum of elements is than an element.
+/// The size of a sum's element divided by the size of an element.
 pub(super) fn widening(dtype: Dtype) -> usize {
     match dtype {
         Dtype::F16 | Dtype::Bf16 => 2,
@@ -59,8 +58,8 @@ pub(super) fn widening(dtype: Dtype) -> usize {
     }
 }
 
-/// Adds one rank's elements to the sum of the ranks before it, of which there may be none: step by
-/// step what [`reduce`] does at once.
+/// Adds one rank's elements to the sum of the ranks before it, if there are any: one step of what
+/// [`reduce`] does for all ranks.
 pub(super) fn accumulate(
     dtype: Dtype,
     op: Reduce,
@@ -71,8 +70,8 @@ pub(super) fn accumulate(
     each!(dtype, add(op, before, own, after));
 }
 
-/// Makes elements of the sum of so many ranks.
-pub(super) fn complete(dtype: Dtype, op: Reduce, ranks: usize, sum: &[u8], out: &mut [u8]) {
+/// Converts the sum over `ranks` ranks to elements.
+pub(super) fn finish_sum(dtype: Dtype, op: Reduce, ranks: usize, sum: &[u8], out: &mut [u8]) {
     each!(dtype, finish(op, ranks, sum, out));
 }
 
@@ -111,8 +110,8 @@ fn typed<T: Number>(
     let sources: Vec<&[T]> = sources.iter().map(|s| bytemuck::cast_slice(s)).collect();
     let out: &mut [T] = bytemuck::cast_slice_mut(out);
     let block = |(index, out): (usize, &mut [T])| {
-        let start = index * BLOCK;
-        let mut sum = [T::Sum::default(); BLOCK];
+        let start = index * ELEMENTS_PER_TASK;
+        let mut sum = [T::Sum::default(); ELEMENTS_PER_TASK];
         let sum = &mut sum[..out.len()];
         for (rank, source) in sources.iter().enumerate() {
             let source = &source[start..start + out.len()];
@@ -141,9 +140,16 @@ fn typed<T: Number>(
     };
     match pool {
         Some(pool) if out.len() >= PARALLEL_FROM && pool.current_num_threads() > 1 => {
-            pool.install(|| out.par_chunks_mut(BLOCK).enumerate().for_each(block));
+            pool.install(|| {
+                out.par_chunks_mut(ELEMENTS_PER_TASK)
+                    .enumerate()
+                    .for_each(block)
+            });
         }
-        _ => out.chunks_mut(BLOCK).enumerate().for_each(block),
+        _ => out
+            .chunks_mut(ELEMENTS_PER_TASK)
+            .enumerate()
+            .for_each(block),
     }
 }
 
@@ -165,7 +171,7 @@ macro_rules! float {
             fn narrow(sum: $sum) -> Self { $narrow(sum) }
             fn add(a: $sum, b: $sum) -> $sum { a + b }
             fn larger(a: $sum, b: $sum) -> $sum {
-                // A NaN must not be hidden by the comparison.
+                // A comparison with NaN is false, so a NaN needs a check of its own.
                 if a.is_nan() || a > b { a } else { b }
             }
             fn divide(sum: $sum, by: usize) -> $sum { sum / by as $sum }
@@ -184,7 +190,7 @@ macro_rules! integer {
             fn narrow(sum: $rust) -> Self { sum }
             fn add(a: $rust, b: $rust) -> $rust { a.wrapping_add(b) }
             fn larger(a: $rust, b: $rust) -> $rust { a.max(b) }
-            // `Communicator` refuses the mean of integers before it comes here.
+            // `Communicator` refuses the mean of integers before this is called.
             fn divide(sum: $rust, _: usize) -> $rust { sum }
         })*
     };

@@ -1,7 +1,7 @@
-//! What collectives move: contiguous elements of one type, seen as bytes.
+//! What collectives move: contiguous elements of one type, as bytes.
 //!
-//! Engines do not need generics over element types: a span carries its type as a value, and only
-//! the reductions look at it.
+//! A span carries its element type as a value, so engines are not generic over it; only reductions
+//! use it.
 
 use bytemuck::Pod;
 use half::{bf16, f16};

@@ -1,9 +1,10 @@
-//! How the links of a group come to be: every rank listens, and calls those before it.
+//! Connects the ranks of a group: every rank listens, and connects to the ranks before it.
 
-use super::door::{Door, GLANCE, Known, MANNERS};
 use super::link::Link;
+use super::listener::{ACCEPT_POLL_EVERY, Authenticated, HANDSHAKE_TIMEOUT, PeerListener};
+use super::options::Options;
 use super::ring::Segment;
-use super::{Options, Transport};
+use super::transport::Transport;
 use crate::error::{Error, Result};
 use crate::rendezvous::Seat;
 use serde::{Deserialize, Serialize};
@@ -11,55 +12,55 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Shared memory on its way in one direction, and of all pairs of a group together as far as each
-/// still gets some.
-const RING: usize = 512 << 10;
-const RINGS: usize = 256 << 20;
+/// Bytes of a pair's ring in one direction, and of all rings of a group together as long as each has
+/// its least size.
+const RING_BYTES: usize = 512 << 10;
+const ALL_RINGS_BYTES: usize = 256 << 20;
 
-/// How a rank is reached, as the store knows it.
+/// How to reach a rank, as it is published in the store.
 #[derive(Debug, Serialize, Deserialize)]
-struct Card {
+struct Contact {
     address: SocketAddr,
     /// Equal on processes that share a kernel.
     host: String,
-    /// Whoever calls must know it.
+    /// What a rank that connects must present.
     token: String,
 }
 
-/// What the called side offers instead of the socket.
+/// The shared memory that the accepting side offers instead of the socket.
 #[derive(Debug, Default)]
-struct Offer {
+struct SegmentOffer {
     pid: u32,
     fd: i32,
     token: [u8; 16],
 }
 
 /// One group that is being connected.
-struct Meeting<'a> {
+struct Connecting<'a> {
     seat: &'a Seat,
     options: &'a Options,
     members: &'a [usize],
-    /// This rank's place in the group, and its number in the world.
-    place: usize,
-    me: usize,
+    /// This rank in the group, and in the world.
+    rank: usize,
+    world_rank: usize,
     token: String,
     until: Instant,
 }
 
-/// The links to all other members, each at its member's place.
+/// The links to all other members, each at its member's rank in the group.
 pub(super) fn connect(
     seat: &Seat,
     options: &Options,
     group: &str,
-    place: usize,
+    rank: usize,
     members: &[usize],
 ) -> Result<Vec<Option<Link>>> {
-    let meeting = Meeting {
+    let connecting = Connecting {
         seat,
         options,
         members,
-        place,
-        me: members[place],
+        rank,
+        world_rank: members[rank],
         token: format!("{:032x}", rand::random::<u128>()),
         until: Instant::now() + seat.terms().patience,
     };
@@ -72,69 +73,69 @@ pub(super) fn connect(
     let listener = TcpListener::bind((seat.local(), 0)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    let card = Card {
+    let contact = Contact {
         address: options
             .advertise
             .as_ref()
             .map_or(bound, |advertise| advertise(bound)),
         host: options.host.clone(),
-        token: meeting.token.clone(),
+        token: connecting.token.clone(),
     };
-    let card = serde_json::to_string(&card).map_err(|e| failed(e.into()))?;
-    seat.set(key(meeting.me), card)?;
-    let (before, after) = links.split_at_mut(place);
+    let contact = serde_json::to_string(&contact).map_err(|e| failed(e.into()))?;
+    seat.set(key(connecting.world_rank), contact)?;
+    let (before, after) = links.split_at_mut(rank);
     std::thread::scope(|scope| {
-        let answering = std::thread::Builder::new()
-            .name(format!("rank {} answers", meeting.me))
-            .spawn_scoped(scope, || meeting.answer(&listener, &mut after[1..]))
+        let accepting = std::thread::Builder::new()
+            .name(format!("rank {} accepts", connecting.world_rank))
+            .spawn_scoped(scope, || connecting.accept(&listener, &mut after[1..]))
             .map_err(failed)?;
-        let calling = before.iter_mut().zip(members).try_for_each(|(link, peer)| {
-            let left = meeting.until.saturating_duration_since(Instant::now());
-            let card = seat.wait(key(*peer), left)?;
-            let card: Card = serde_json::from_str(&card)
+        let connected = before.iter_mut().zip(members).try_for_each(|(link, peer)| {
+            let left = connecting.until.saturating_duration_since(Instant::now());
+            let contact = seat.wait(key(*peer), left)?;
+            let contact: Contact = serde_json::from_str(&contact)
                 .map_err(|e| Error::config(key(*peer), "a rank's address", e))?;
-            let address = seat.reached(card.address);
-            *link = Some(meeting.call(*peer, &Card { address, ..card })?);
+            let address = seat.reached(contact.address);
+            *link = Some(connecting.connect_to(*peer, &Contact { address, ..contact })?);
             Ok(())
         });
-        // Whoever fails tells the other, so that neither waits in vain.
-        let calling = calling.map_err(|error| seat.abort(error));
-        let gone = |_| {
-            let message = "the thread that answers is gone".into();
+        // A failure of either side aborts the world, so that the other side stops waiting.
+        let connected = connected.map_err(|error| seat.abort(error));
+        let panicked = |_| {
+            let message = "the thread that accepts connections has ended".into();
             Err(Error::Panicked {
-                rank: meeting.me,
+                rank: connecting.world_rank,
                 message,
             })
         };
-        let answering = answering
+        let accepting = accepting
             .join()
-            .unwrap_or_else(gone)
+            .unwrap_or_else(panicked)
             .map_err(|error| seat.abort(error));
-        calling.and(answering)
+        connected.and(accepting)
     })?;
     Ok(links)
 }
 
-impl Meeting<'_> {
+impl Connecting<'_> {
     fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
     }
 
-    /// Calls a peer that listens.
-    fn call(&self, peer: usize, card: &Card) -> Result<Link> {
-        let broken = |e: io::Error| self.unreachable(peer, card, &e);
+    /// Connects to a peer that listens.
+    fn connect_to(&self, peer: usize, contact: &Contact) -> Result<Link> {
+        let broken = |e: io::Error| self.unreachable(peer, contact, &e);
         let (mut socket, offer) = loop {
-            match self.ring_up(card) {
-                Ok(answered) => break answered,
+            match self.connect_once(contact) {
+                Ok(connected) => break connected,
                 Err(e) if self.seat.fault().is_some() || self.left().is_zero() => {
                     return Err(broken(e));
                 }
-                // It may have taken this rank for a stranger who is slow.
-                Err(_) => std::thread::sleep(GLANCE),
+                // The peer may have closed the connection because the hello came late.
+                Err(_) => std::thread::sleep(ACCEPT_POLL_EVERY),
             }
         };
         if offer.pid == 0 {
-            self.expect_memory(peer, "it cannot be had")?;
+            self.require_memory(peer, "it cannot be had")?;
             return Link::tcp(socket).map_err(broken);
         }
         let opened = Segment::open((offer.pid, offer.fd), self.capacity(), &offer.token);
@@ -144,36 +145,41 @@ impl Meeting<'_> {
         match opened {
             Ok(segment) => Link::memory(socket, segment.ends(1)).map_err(broken),
             Err(e) => {
-                self.expect_memory(peer, &e.to_string())?;
-                log::debug!("rank {}: no shared memory with rank {peer}: {e}", self.me);
+                self.require_memory(peer, &e.to_string())?;
+                log::debug!(
+                    "rank {}: no shared memory with rank {peer}: {e}",
+                    self.world_rank
+                );
                 Link::tcp(socket).map_err(broken)
             }
         }
     }
 
-    /// One attempt to call a peer, and to hear what it offers.
-    fn ring_up(&self, card: &Card) -> io::Result<(TcpStream, Offer)> {
-        let patience = self.left().clamp(Duration::from_millis(1), MANNERS);
-        let mut socket = TcpStream::connect_timeout(&card.address, patience)?;
+    /// One attempt to connect to a peer and to read its offer.
+    fn connect_once(&self, contact: &Contact) -> io::Result<(TcpStream, SegmentOffer)> {
+        let timeout = self
+            .left()
+            .clamp(Duration::from_millis(1), HANDSHAKE_TIMEOUT);
+        let mut socket = TcpStream::connect_timeout(&contact.address, timeout)?;
         socket.set_nodelay(true)?;
-        let mut hello = card.token.as_bytes().to_vec();
-        hello.extend((self.me as u64).to_le_bytes());
-        hello.push(u8::from(self.shares_memory(&card.host)));
-        socket.set_write_timeout(Some(MANNERS))?;
+        let mut hello = contact.token.as_bytes().to_vec();
+        hello.extend((self.world_rank as u64).to_le_bytes());
+        hello.push(u8::from(self.shares_memory(&contact.host)));
+        socket.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
         socket.write_all(&hello)?;
         let mut offer = [0; 24];
-        // It serves one caller after the other.
+        // The peer serves one connection after the other.
         self.read(&socket, &mut offer, self.until)?;
         let word = |at: usize| [0, 1, 2, 3].map(|i| offer[at + i]);
         let mut token = [0; 16];
         token.copy_from_slice(&offer[8..]);
         let (pid, fd) = (u32::from_le_bytes(word(0)), i32::from_le_bytes(word(4)));
-        Ok((socket, Offer { pid, fd, token }))
+        Ok((socket, SegmentOffer { pid, fd, token }))
     }
 
-    /// Fills `bytes`, until a moment that counts for all of them, while the world is whole.
+    /// Fills `bytes` before `until`; an error if that passes or the world fails first.
     fn read(&self, mut socket: &TcpStream, bytes: &mut [u8], until: Instant) -> io::Result<()> {
-        socket.set_read_timeout(Some(GLANCE))?;
+        socket.set_read_timeout(Some(ACCEPT_POLL_EVERY))?;
         let mut have = 0;
         while have < bytes.len() {
             if Instant::now() >= until || self.seat.fault().is_some() {
@@ -190,9 +196,9 @@ impl Meeting<'_> {
         Ok(())
     }
 
-    /// Answers the peers that call, until all have.
-    fn answer(&self, listener: &TcpListener, links: &mut [Option<Link>]) -> Result<()> {
-        let mut door = Door::new(listener, &self.token, self.me, links.len());
+    /// Accepts the later ranks' connections, until all are there.
+    fn accept(&self, listener: &TcpListener, links: &mut [Option<Link>]) -> Result<()> {
+        let mut listener = PeerListener::new(listener, &self.token, self.world_rank, links.len());
         while links.iter().any(Option::is_none) {
             if let Some(fault) = self.seat.fault() {
                 return Err(fault);
@@ -200,58 +206,58 @@ impl Meeting<'_> {
             if self.left().is_zero() {
                 let missing = links.iter().enumerate().filter(|(_, link)| link.is_none());
                 return Err(Error::Timeout {
-                    rank: self.me,
+                    rank: self.world_rank,
                     call: "connecting the ranks".into(),
                     waited: self.seat.terms().patience,
                     missing: missing
-                        .map(|(i, _)| self.members[self.place + 1 + i])
+                        .map(|(i, _)| self.members[self.rank + 1 + i])
                         .collect(),
                 });
             }
-            let Some(caller) = door.next() else {
+            let Some(peer) = listener.next() else {
                 continue;
             };
-            let from = caller.from;
-            match self.greet(caller) {
+            let from = peer.from;
+            match self.make_link(peer) {
                 Ok((at, link)) if links.get(at).is_some_and(Option::is_none) => {
                     links[at] = Some(link);
                 }
-                Ok(_) => door.turn_away(from, &io::Error::other("it has called before")),
-                Err(e) => door.turn_away(from, &e),
+                Ok(_) => listener.reject(from, &io::Error::other("it has connected before")),
+                Err(e) => listener.reject(from, &e),
             }
         }
         let over_tcp = |link: &Option<Link>| link.as_ref().is_some_and(Link::is_checked);
         match links.iter().position(over_tcp) {
             Some(at) => {
                 let why = "the other could not open it, or was started with another --transport";
-                self.expect_memory(self.members[self.place + 1 + at], why)
+                self.require_memory(self.members[self.rank + 1 + at], why)
             }
             None => Ok(()),
         }
     }
 
-    /// Makes a link of a caller; says which of the later members it is.
-    fn greet(&self, caller: Known) -> io::Result<(usize, Link)> {
-        let Known {
+    /// Makes a link of a connection; returns which of the later members it is of.
+    fn make_link(&self, peer: Authenticated) -> io::Result<(usize, Link)> {
+        let Authenticated {
             mut socket,
             rank,
             shares_memory,
             ..
-        } = caller;
+        } = peer;
         socket.set_nodelay(true)?;
-        socket.set_write_timeout(Some(MANNERS))?;
-        let later = &self.members[self.place + 1..];
+        socket.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
+        let later = &self.members[self.rank + 1..];
         let at = later.iter().position(|m| *m as u64 == rank);
-        let at =
-            at.ok_or_else(|| io::Error::other("it says that it is no rank that calls here"))?;
-        let mut offer = Offer::default();
+        let at = at
+            .ok_or_else(|| io::Error::other("it claims to be a rank that does not connect here"))?;
+        let mut offer = SegmentOffer::default();
         let mut segment = None;
         if shares_memory && self.options.transport != Transport::Tcp {
             offer.token = rand::random();
-            // Without memory for it the socket does.
+            // If the memory cannot be made, the socket is used.
             segment = Segment::new(self.capacity(), &offer.token).ok();
-            if let Some(place) = segment.as_ref().and_then(Segment::place) {
-                (offer.pid, offer.fd) = place;
+            if let Some(descriptor) = segment.as_ref().and_then(Segment::descriptor) {
+                (offer.pid, offer.fd) = descriptor;
             }
         }
         let mut bytes = offer.pid.to_le_bytes().to_vec();
@@ -262,9 +268,9 @@ impl Meeting<'_> {
             None => None,
             Some(mut segment) => {
                 let mut answer = [0];
-                // It knows the token, so it is waited for.
+                // It has presented the token, so waiting for it until the deadline is safe.
                 self.read(&socket, &mut answer, self.until)?;
-                segment.unshare();
+                segment.close_file();
                 (answer[0] == 1).then_some(segment)
             }
         };
@@ -275,7 +281,7 @@ impl Meeting<'_> {
         Ok((at, link))
     }
 
-    /// Whether shared memory with a rank of that host is to be tried.
+    /// Whether to try shared memory with a rank of that host.
     fn shares_memory(&self, host: &str) -> bool {
         match self.options.transport {
             Transport::Tcp => false,
@@ -284,29 +290,29 @@ impl Meeting<'_> {
         }
     }
 
-    /// The same on both sides of a pair.
+    /// Bytes of a ring; the same on both sides of a pair.
     fn capacity(&self) -> usize {
         let ranks = self.members.len();
-        (RINGS / (ranks * ranks)).clamp(RING / 8, RING) / 4096 * 4096
+        (ALL_RINGS_BYTES / (ranks * ranks)).clamp(RING_BYTES / 8, RING_BYTES) / 4096 * 4096
     }
 
-    fn expect_memory(&self, peer: usize, why: &str) -> Result<()> {
+    fn require_memory(&self, peer: usize, why: &str) -> Result<()> {
         if self.options.transport != Transport::Shm {
             return Ok(());
         }
-        let what = format!("shared memory of ranks {} and {peer}", self.me);
+        let what = format!("shared memory of ranks {} and {peer}", self.world_rank);
         let expected = "processes of one host that may open each other's files, as the transport \
                         `shm` demands (`auto` falls back to TCP)";
         Err(Error::config(what, expected, why))
     }
 
-    fn unreachable(&self, peer: usize, card: &Card, e: &io::Error) -> Error {
+    fn unreachable(&self, peer: usize, contact: &Contact, e: &io::Error) -> Error {
         if let Some(fault) = self.seat.fault() {
             return fault;
         }
         Error::Join {
-            rank: self.me,
-            address: card.address.to_string(),
+            rank: self.world_rank,
+            address: contact.address.to_string(),
             problem: format!("rank {peer} does not answer there: {e}"),
             remedy: "ranks need to reach each other on any port: look at the firewall between the \
                      hosts"

@@ -1,14 +1,15 @@
-//! Whose cores these are: some launchers bind each rank to cores of its own, some let all ranks of a
-//! host run on all of its cores, and which of both depends on options and site.
+//! A rank's share of its host's cores.
 //!
-//! So ranks are not counted but asked: each tells the others on which cores it may run.
+//! Some launchers bind each rank to cores of its own, some let all ranks of a host run on all cores,
+//! depending on options and site. So each rank tells the others on which cores it may run.
 
-use super::{Mesh, hash, host};
+use super::Mesh;
+use super::options::{hash, host};
 use crate::comm::{Call, Dtype, Engine, Op, SpanMut};
 use crate::error::Result;
 
-/// Cores that a rank can tell of, 64 in a word: as many as the system's plainest question answers.
-const WORDS: usize = 16;
+/// 64-bit words of a set of cores: as many as `sched_getaffinity` fills in one call.
+const CORE_WORDS: usize = 16;
 
 /// On which cores this rank may run, and how many others may run there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,27 +29,27 @@ impl Mesh {
     /// # Errors
     /// Those of a collective.
     pub fn cores(&self) -> Result<Option<Cores>> {
-        const SENT: usize = 1 + WORDS;
-        let mine = self.rank * SENT..(self.rank + 1) * SENT;
-        let mut all = vec![0u64; SENT * self.members.len()];
-        // Names of hosts may be made up; cores are one kernel's.
+        const WORDS_PER_RANK: usize = 1 + CORE_WORDS;
+        let mine = self.rank * WORDS_PER_RANK..(self.rank + 1) * WORDS_PER_RANK;
+        let mut all = vec![0u64; WORDS_PER_RANK * self.members.len()];
+        // The option `host` may be any text; cores belong to one kernel.
         let kernel = hash(&host());
         all[mine.start] = kernel;
         all[mine.start + 1..mine.end].copy_from_slice(&allowed());
-        let call = Call::new(Op::AllGather, &"cores".into(), Dtype::U64, SENT);
+        let call = Call::new(Op::AllGather, &"cores".into(), Dtype::U64, WORDS_PER_RANK);
         self.all_gather(&call, SpanMut::of(&mut all))?;
-        let beside = all.chunks(SENT).filter(|said| said[0] == kernel);
-        let beside: Vec<&[u64]> = beside.map(|said| &said[1..]).collect();
+        let beside = all.chunks(WORDS_PER_RANK).filter(|sent| sent[0] == kernel);
+        let beside: Vec<&[u64]> = beside.map(|sent| &sent[1..]).collect();
         Ok(divide(&all[mine][1..], &beside))
     }
 }
 
 /// The cores on which this thread may run, a bit each; none where the system does not say.
-fn allowed() -> [u64; WORDS] {
-    let mut words = [0; WORDS];
+fn allowed() -> [u64; CORE_WORDS] {
+    let mut words = [0; CORE_WORDS];
     #[cfg(target_os = "linux")]
     if let Ok(set) = rustix::thread::sched_getaffinity(None) {
-        let most = rustix::thread::CpuSet::MAX_CPU.min(64 * WORDS);
+        let most = rustix::thread::CpuSet::MAX_CPU.min(64 * CORE_WORDS);
         for core in (0..most).filter(|core| set.is_set(*core)) {
             words[core / 64] |= 1 << (core % 64);
         }
@@ -59,9 +60,9 @@ fn allowed() -> [u64; WORDS] {
 /// One rank's part of its cores, given those of all ranks of its host, itself among them.
 fn divide(own: &[u64], all: &[&[u64]]) -> Option<Cores> {
     let has = |words: &[u64], core: usize| words[core / 64] >> (core % 64) & 1 == 1;
-    // One that does not know where it runs may run anywhere.
+    // A rank that does not know its cores may run on all of them.
     let may_run = |words: &&&[u64], core| has(words, core) || words.iter().all(|w| *w == 0);
-    // How many of the cores are shared by so many ranks.
+    // At index `n`, the number of cores that `n` ranks share.
     let mut by_ranks = vec![0; all.len() + 1];
     for core in (0..64 * own.len()).filter(|core| has(own, *core)) {
         by_ranks[all.iter().filter(|words| may_run(words, core)).count()] += 1;
@@ -81,13 +82,13 @@ mod tests {
     use super::*;
 
     /// A set of cores, from and to.
-    fn cores(from: usize, to: usize) -> [u64; WORDS] {
-        let mut words = [0; WORDS];
+    fn cores(from: usize, to: usize) -> [u64; CORE_WORDS] {
+        let mut words = [0; CORE_WORDS];
         (from..to).for_each(|core| words[core / 64] |= 1 << (core % 64));
         words
     }
 
-    fn shares(ranks: &[[u64; WORDS]]) -> Vec<(usize, usize, usize)> {
+    fn shares(ranks: &[[u64; CORE_WORDS]]) -> Vec<(usize, usize, usize)> {
         let all: Vec<&[u64]> = ranks.iter().map(|words| &words[..]).collect();
         let divided = all.iter().filter_map(|own| divide(own, &all));
         divided.map(|c| (c.own, c.sharing, c.share)).collect()
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn who_does_not_know_its_cores_may_run_on_all() {
-        let nowhere = [0; WORDS];
+        let nowhere = [0; CORE_WORDS];
         assert_eq!(shares(&[cores(0, 8), nowhere]), [(8, 2, 4)]);
         assert_eq!(shares(&[nowhere, nowhere]), []);
     }

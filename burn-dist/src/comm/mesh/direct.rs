@@ -1,10 +1,10 @@
-//! The direct way: every rank gets from every other what it needs, and adds it up itself.
+//! The direct algorithm: every rank receives from every other one what it needs, and reduces it itself.
 
 use super::super::reduce::reduce;
 use super::super::{Call, Dtype, Reduce};
 use super::Mesh;
 use super::frame::BLOCK;
-use super::round::Round;
+use super::round::MeshRound;
 use super::transfer::{Incoming, Outgoing};
 use crate::error::Result;
 use std::ops::Range;
@@ -15,24 +15,24 @@ impl Mesh {
     /// `own` is this rank's part; `sends` go out meanwhile.
     pub(super) fn reduce_chunk(
         &self,
-        round: &mut Round<'_>,
+        round: &mut MeshRound<'_>,
         call: &Call,
         (dtype, op): (Dtype, Reduce),
         sends: &mut [Outgoing<'_>],
         own: Chunk<'_>,
     ) -> Result<()> {
         let (peers, len) = (self.members.len() - 1, own.len());
-        let most = BLOCK.min(len);
-        // Words, so that the bytes are aligned for every element type.
-        let stride = most.div_ceil(8);
+        let longest = BLOCK.min(len);
+        // 64-bit words, so that the bytes are aligned for every element type.
+        let stride = longest.div_ceil(8);
         let mut scratch = vec![0u64; stride * peers];
         let scratch: &mut [u8] = bytemuck::cast_slice_mut(&mut scratch);
         let mut own = own;
         for start in (0..len).step_by(BLOCK) {
             let n = BLOCK.min(len - start);
-            let places = scratch.chunks_mut(stride * 8).zip(self.peers());
-            let mut wants: Vec<_> = places
-                .map(|(place, peer)| Incoming::new(peer, call, &mut place[..n]))
+            let targets = scratch.chunks_mut(stride * 8).zip(self.peers());
+            let mut wants: Vec<_> = targets
+                .map(|(target, peer)| Incoming::new(peer, call, &mut target[..n]))
                 .collect();
             round.receive(sends, &mut wants)?;
             drop(wants);
@@ -43,23 +43,23 @@ impl Mesh {
     }
 }
 
-/// A chunk of this rank's own, and where its reduction goes.
+/// This rank's own chunk, and where its reduction is written.
 pub(super) enum Chunk<'a> {
-    /// Somewhere else.
-    Apart(&'a [u8], &'a mut [u8]),
-    /// To its own place.
+    /// To another buffer.
+    Separate(&'a [u8], &'a mut [u8]),
+    /// Over the chunk itself, by way of a scratch buffer.
     InPlace(&'a mut [u8], Vec<u64>),
 }
 
 impl Chunk<'_> {
     fn len(&self) -> usize {
         match self {
-            Self::Apart(own, _) => own.len(),
+            Self::Separate(own, _) => own.len(),
             Self::InPlace(own, _) => own.len(),
         }
     }
 
-    /// Reduces one block of `sources` and, at place `rank`, of this chunk.
+    /// Reduces one block of `sources` and of this chunk, which is that of `rank`.
     fn reduce<'s>(
         &'s mut self,
         dtype: Dtype,
@@ -69,7 +69,7 @@ impl Chunk<'_> {
         block: Range<usize>,
     ) {
         match self {
-            Self::Apart(own, out) => {
+            Self::Separate(own, out) => {
                 sources.insert(rank, &own[block.clone()]);
                 reduce(dtype, op, sources, &mut out[block], None);
             }
@@ -85,8 +85,12 @@ impl Chunk<'_> {
     }
 }
 
-/// Cuts bytes into consecutive parts, one per rank.
-pub(super) fn cut(bytes: &mut [u8], len: impl Fn(usize) -> usize, ranks: usize) -> Vec<&mut [u8]> {
+/// Splits bytes into consecutive parts, one per rank.
+pub(super) fn split_parts(
+    bytes: &mut [u8],
+    len: impl Fn(usize) -> usize,
+    ranks: usize,
+) -> Vec<&mut [u8]> {
     let mut rest = bytes;
     (0..ranks)
         .map(|rank| {
@@ -103,10 +107,11 @@ pub(super) fn take_own<'a>(
     rank: usize,
 ) -> (&'a mut [u8], Vec<&'a mut [u8]>) {
     let (mut own, mut others): (&mut [u8], _) = (&mut [], Vec::with_capacity(parts.len()));
-    for (place, part) in parts.iter_mut().enumerate() {
-        match place == rank {
-            true => own = part,
-            false => others.push(&mut **part),
+    for (owner, part) in parts.iter_mut().enumerate() {
+        if owner == rank {
+            own = part;
+        } else {
+            others.push(&mut **part);
         }
     }
     (own, others)

@@ -1,16 +1,16 @@
-//! What goes over a link: frames, each with a header that says what follows.
+//! The frames that go over a link: a header with the kind and length of the payload, then the payload.
 //!
-//! Everything a peer sends is checked before it is believed: a link may carry another program's
-//! bytes, or a damaged network's.
+//! Everything that a peer sends is checked before it is used: another program may send to the port, and a
+//! network may damage data.
 
 use super::super::{Call, Dtype, Label, Op, Reduce};
 use std::borrow::Cow;
 
-/// The most payload of one data frame: small enough to stay in a cache on its way.
+/// The largest payload of a data frame: small enough to stay in a cache between receiving and reducing.
 pub(super) const BLOCK: usize = 128 << 10;
-/// No description of a collective is longer.
-const LONGEST_CALL: usize = 1 << 20;
-const MAGIC: u32 = u32::from_le_bytes(*b"bdF1");
+/// The largest payload of a call frame.
+const MAX_CALL: usize = 1 << 20;
+const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"bdF1");
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = 28;
@@ -18,30 +18,30 @@ pub(super) const HEADER: usize = 28;
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The description of a collective.
+    /// The call of a collective.
     Call,
     /// A block of its data.
     Data,
-    /// Nothing: the sender will send no more.
+    /// No payload: the sender will send no more.
     Bye,
 }
 
-/// The first bytes of a frame.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(super) kind: Kind,
     /// Bytes that follow.
     pub(super) len: usize,
-    /// The collective it belongs to, as its group counts.
+    /// The sequence number of the collective in its group.
     pub(super) sequence: u64,
-    /// The payload's checksum; zero where the link cannot damage it.
+    /// The payload's checksum; zero on links that do not check data.
     pub(super) crc: u32,
 }
 
 impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
-        bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        bytes[..4].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
         bytes[4] = match self.kind {
             Kind::Call => 1,
             Kind::Data => 2,
@@ -55,17 +55,17 @@ impl Header {
         bytes
     }
 
-    /// Reads a header, or says what is wrong with it.
+    /// Decodes a header, or returns what is wrong with it.
     pub(crate) fn decode(bytes: &[u8; HEADER]) -> Result<Self, String> {
         let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| bytes[at + i]));
-        if word(0) != MAGIC {
+        if word(0) != FRAME_MAGIC {
             return Err(format!("a frame starts with {:08x}", word(0)));
         }
         if word(24) != crc32fast::hash(&bytes[..24]) {
             return Err("the checksum of a frame's header is wrong".into());
         }
         let (kind, longest) = match bytes[4] {
-            1 => (Kind::Call, LONGEST_CALL),
+            1 => (Kind::Call, MAX_CALL),
             2 => (Kind::Data, BLOCK),
             3 => (Kind::Bye, 0),
             other => return Err(format!("a frame is of the unknown kind {other}")),
@@ -126,11 +126,11 @@ const REDUCES: [Option<Reduce>; 4] = [
 ];
 
 fn encode(call: &Call) -> Vec<u8> {
-    let place = |at: Option<usize>| at.unwrap_or(0) as u8;
+    let code = |at: Option<usize>| at.unwrap_or(0) as u8;
     let mut bytes = vec![
-        place(OPS.iter().position(|op| *op == call.op)),
-        place(DTYPES.iter().position(|d| *d == call.dtype)),
-        place(REDUCES.iter().position(|r| *r == call.reduce)),
+        code(OPS.iter().position(|op| *op == call.op)),
+        code(DTYPES.iter().position(|d| *d == call.dtype)),
+        code(REDUCES.iter().position(|r| *r == call.reduce)),
     ];
     let root = call.root.map_or(u64::MAX, |root| root as u64);
     for number in [call.sequence, call.len as u64, root, call.step] {
@@ -144,18 +144,16 @@ fn encode(call: &Call) -> Vec<u8> {
     bytes
 }
 
-/// The text, or of one that is too long for a frame what tells it from others.
+/// The text, or the length and checksum of one that is too long for a frame.
 fn shortened(text: &str) -> Cow<'_, str> {
-    match text.len() > LONGEST_CALL / 4 {
-        false => text.into(),
-        true => {
-            let crc = crc32fast::hash(text.as_bytes());
-            format!("{} bytes with {crc:08x}", text.len()).into()
-        }
+    if text.len() <= MAX_CALL / 4 {
+        return text.into();
     }
+    let crc = crc32fast::hash(text.as_bytes());
+    format!("{} bytes with {crc:08x}", text.len()).into()
 }
 
-/// Reads what [`announce`] wrote behind the header, or says what is wrong with it.
+/// Decodes the payload that [`announce`] encodes, or returns what is wrong with it.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Call, String> {
     let mut rest = bytes;
     let mut take = |n: usize| {

@@ -1,64 +1,68 @@
 //! The connection of two ranks: a stream of bytes both ways that never blocks.
 //!
-//! Between hosts the bytes go through a socket. On one host they go through shared memory, and
-//! the socket only wakes a sleeper, and tells when the other process has ended.
+//! Between hosts the bytes go through a socket. On one host they go through shared memory, and the
+//! socket only wakes a process that sleeps and reports when the other process has ended.
 
 use super::ring::{Reader, Writer};
 use rustix::event::{PollFd, PollFlags};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 
-/// Short reads from a socket take along what follows, up to so many bytes.
-const EARLY: usize = 16 << 10;
+/// Reads shorter than this are served from a buffer that reads so many bytes ahead.
+const READ_AHEAD: usize = 16 << 10;
 
-/// What a socket may hold on its way, where the system allows it.
-const ROOM: usize = 4 << 20;
+/// The size of a socket's send and receive buffers, where the system allows it.
+const SOCKET_BUFFER: usize = 4 << 20;
 
 /// One rank's end of the connection to a peer.
 #[derive(Debug)]
 pub(super) struct Link {
     socket: TcpStream,
-    way: Way,
+    channel: Channel,
     /// The other process has closed the socket.
-    ended: bool,
+    peer_closed: bool,
 }
 
 #[derive(Debug)]
-enum Way {
-    Socket { early: Vec<u8>, taken: usize },
+enum Channel {
+    Socket { ahead: Vec<u8>, taken: usize },
     Memory(Writer, Reader),
 }
 
 impl Link {
     /// A link through a socket alone.
     pub(super) fn tcp(socket: TcpStream) -> io::Result<Self> {
-        widen(&socket)?;
-        let early = Vec::new();
-        Self::new(socket, Way::Socket { early, taken: 0 })
+        enlarge_buffers(&socket)?;
+        let ahead = Vec::new();
+        Self::new(socket, Channel::Socket { ahead, taken: 0 })
     }
 
-    /// A link through shared memory; the socket is its doorbell.
+    /// A link through shared memory; a byte on the socket wakes the other side.
     pub(super) fn memory(socket: TcpStream, ends: (Writer, Reader)) -> io::Result<Self> {
-        Self::new(socket, Way::Memory(ends.0, ends.1))
+        Self::new(socket, Channel::Memory(ends.0, ends.1))
     }
 
-    fn new(socket: TcpStream, way: Way) -> io::Result<Self> {
+    fn new(socket: TcpStream, channel: Channel) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
-        let ended = false;
-        Ok(Self { socket, way, ended })
+        let peer_closed = false;
+        Ok(Self {
+            socket,
+            channel,
+            peer_closed,
+        })
     }
 
-    /// Whether bytes may be damaged on their way.
+    /// Whether data carries checksums: it may be damaged on a network.
     pub(super) fn is_checked(&self) -> bool {
-        matches!(self.way, Way::Socket { .. })
+        matches!(self.channel, Channel::Socket { .. })
     }
 
-    /// Sends as much of `parts` as there is room for, and says how much that was.
+    /// Sends as much of `parts` as there is room for; returns how many bytes that was.
     pub(super) fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &mut self.way {
-            Way::Socket { .. } => or_nothing((&self.socket).write_vectored(parts)),
-            Way::Memory(writer, _) => {
+        match &mut self.channel {
+            Channel::Socket { .. } => or_zero((&self.socket).write_vectored(parts)),
+            Channel::Memory(writer, _) => {
                 let mut sent = 0;
                 for part in parts {
                     let n = writer.write(part)?;
@@ -67,121 +71,121 @@ impl Link {
                         break;
                     }
                 }
-                if sent > 0 && writer.must_ring() {
-                    ring(&self.socket);
+                if sent > 0 && writer.take_sleeper() {
+                    wake_peer(&self.socket);
                 }
                 match sent {
-                    0 if self.ended => Err(ErrorKind::BrokenPipe.into()),
+                    0 if self.peer_closed => Err(ErrorKind::BrokenPipe.into()),
                     sent => Ok(sent),
                 }
             }
         }
     }
 
-    /// Receives into `bytes` what is there, and says how much that was.
+    /// Receives what is available into `bytes`; returns how many bytes that was.
     pub(super) fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        match &mut self.way {
-            Way::Socket { early, taken } => {
-                if *taken == early.len() && bytes.len() < EARLY {
-                    early.resize(EARLY, 0);
-                    let read = read(&self.socket, early);
-                    early.truncate(*read.as_ref().unwrap_or(&0));
+        match &mut self.channel {
+            Channel::Socket { ahead, taken } => {
+                if *taken == ahead.len() && bytes.len() < READ_AHEAD {
+                    ahead.resize(READ_AHEAD, 0);
+                    let read = read(&self.socket, ahead);
+                    ahead.truncate(*read.as_ref().unwrap_or(&0));
                     *taken = 0;
                     read?;
                 }
-                if *taken == early.len() && bytes.len() >= EARLY {
+                if *taken == ahead.len() && bytes.len() >= READ_AHEAD {
                     return read(&self.socket, bytes);
                 }
-                let n = bytes.len().min(early.len() - *taken);
-                bytes[..n].copy_from_slice(&early[*taken..*taken + n]);
+                let n = bytes.len().min(ahead.len() - *taken);
+                bytes[..n].copy_from_slice(&ahead[*taken..*taken + n]);
                 *taken += n;
                 Ok(n)
             }
-            Way::Memory(_, reader) => {
+            Channel::Memory(_, reader) => {
                 let n = reader.read(bytes)?;
-                if n > 0 && reader.must_ring() {
-                    ring(&self.socket);
+                if n > 0 && reader.take_sleeper() {
+                    wake_peer(&self.socket);
                 }
                 match n {
-                    0 if self.ended => Err(ErrorKind::UnexpectedEof.into()),
+                    0 if self.peer_closed => Err(ErrorKind::UnexpectedEof.into()),
                     n => Ok(n),
                 }
             }
         }
     }
 
-    /// Prepares to sleep until the link can go on; `false` if it can already.
-    pub(super) fn doze(&self, receiving: bool, sending: bool) -> io::Result<bool> {
-        let Way::Memory(writer, reader) = &self.way else {
+    /// Announces that this side is about to sleep; `false` if the link can move bytes already.
+    pub(super) fn prepare_sleep(&self, receiving: bool, sending: bool) -> io::Result<bool> {
+        let Channel::Memory(writer, reader) = &self.channel else {
             return Ok(true);
         };
         if receiving {
-            reader.doze();
+            reader.announce_sleep();
         }
         if sending {
-            writer.doze();
+            writer.announce_sleep();
         }
         let ready = (receiving && reader.ready()? > 0) || (sending && writer.room()? > 0);
-        Ok(!ready && !self.ended)
+        Ok(!ready && !self.peer_closed)
     }
 
-    /// What to wait for on the socket.
+    /// The events to poll for on the socket.
     pub(super) fn poll(&self, receiving: bool, sending: bool) -> PollFd<'_> {
         let mut flags = PollFlags::empty();
-        let memory = matches!(self.way, Way::Memory(..));
+        let memory = matches!(self.channel, Channel::Memory(..));
         flags.set(PollFlags::IN, receiving || memory);
         flags.set(PollFlags::OUT, sending && !memory);
         PollFd::new(&self.socket, flags)
     }
 
-    /// Hears the doorbell, or that nobody is left to ring it.
-    pub(super) fn woken(&mut self) {
-        if let Way::Memory(..) = self.way {
-            let mut rings = [0; 64];
-            match (&self.socket).read(&mut rings) {
+    /// Reads the wake-up bytes from the socket, and whether the peer has closed it.
+    pub(super) fn drain_wakeups(&mut self) {
+        if let Channel::Memory(..) = self.channel {
+            let mut bytes = [0; 64];
+            match (&self.socket).read(&mut bytes) {
                 Ok(1..) => {}
-                Err(e) if is_nothing(&e) => {}
-                Ok(0) | Err(_) => self.ended = true,
+                Err(e) if would_block(&e) => {}
+                Ok(0) | Err(_) => self.peer_closed = true,
             }
         }
     }
 }
 
-/// Gives a socket room for a whole block and more, so that a collective of some ten KiB needs no
-/// second round trip. Where the system allows less, its own way of growing with the traffic is
-/// better than a small fixed size.
-fn widen(socket: &TcpStream) -> io::Result<()> {
+/// Sets socket buffers larger than a block, so that a collective of some ten KiB needs no second round
+/// trip. Where the system allows less, its automatic growth is better than a small fixed size.
+fn enlarge_buffers(socket: &TcpStream) -> io::Result<()> {
     let allowed = |name: &str| {
         let most = std::fs::read_to_string(format!("/proc/sys/net/core/{name}")).ok()?;
         most.trim().parse::<usize>().ok()
     };
-    if allowed("wmem_max") >= Some(ROOM) && allowed("rmem_max") >= Some(ROOM) {
+    if allowed("wmem_max") >= Some(SOCKET_BUFFER) && allowed("rmem_max") >= Some(SOCKET_BUFFER) {
         let socket = socket2::SockRef::from(socket);
-        socket.set_send_buffer_size(ROOM)?;
-        socket.set_recv_buffer_size(ROOM)?;
+        socket.set_send_buffer_size(SOCKET_BUFFER)?;
+        socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     }
     Ok(())
 }
 
-/// A bell that cannot be rung has been rung often enough, or nobody hears it any more.
-fn ring(mut socket: &TcpStream) {
+/// Sends a byte that wakes the peer. Errors are ignored: a full socket holds wake-up bytes already, and a
+/// closed one has no peer.
+fn wake_peer(mut socket: &TcpStream) {
     let _ = socket.write(&[1]);
 }
 
 fn read(mut socket: &TcpStream, bytes: &mut [u8]) -> io::Result<usize> {
     match socket.read(bytes) {
         Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-        other => or_nothing(other),
+        other => or_zero(other),
     }
 }
 
-fn or_nothing(result: io::Result<usize>) -> io::Result<usize> {
+fn or_zero(result: io::Result<usize>) -> io::Result<usize> {
     match result {
-        Err(e) if is_nothing(&e) => Ok(0),
+        Err(e) if would_block(&e) => Ok(0),
         other => other,
     }
 }
 
-fn is_nothing(e: &io::Error) -> bool {
+fn would_block(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

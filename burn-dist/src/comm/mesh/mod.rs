@@ -2,22 +2,22 @@
 //!
 //! Every two ranks of a group have a link: shared memory where both run under one kernel, TCP
 //! elsewhere. A collective announces itself on all links, and data may follow at once, but no
-//! rank touches its caller's buffers before the announcements of all ranks are here and equal.
+//! rank reads or writes its caller's buffers before the announcements of all ranks have come and are equal.
 //! Each rank then sends every other one exactly what that one needs, `(n - 1) / n` of the buffer in
 //! all, and adds what it receives in rank order, block by block: results are bit for bit those of
 //! [thread ranks](super::local). Where several hosts have several ranks each, large buffers are
-//! handed on from rank to rank instead, so that they cross the network once (`relay`).
+//! relayed from rank to rank instead, so that they cross the network once (`relay`).
 //!
-//! Sending and receiving take turns on the thread that runs the collective, which is a rank's
-//! communication thread: there is no other. A rank that waits first stays awake for a moment, then
-//! sleeps until a socket says that there is something.
+//! The thread that runs the collective sends and receives alternately; there is no other thread. A rank
+//! that waits first spins, then sleeps until a socket is ready.
 
 mod connect;
 mod cores;
 mod direct;
-mod door;
 pub(crate) mod frame;
 mod link;
+mod listener;
+mod options;
 mod relay;
 mod ring;
 mod round;
@@ -28,77 +28,24 @@ use super::{Call, Dtype, Engine, Op, Reduce, Span, SpanMut, reduce::split_at};
 use crate::error::{Error, Result};
 use crate::rendezvous::Seat;
 pub use cores::Cores;
-use direct::{Chunk, cut, take_own};
+use direct::{Chunk, split_parts, take_own};
 use frame::{Header, Kind, announce};
 use link::Link;
+use options::hash;
+pub use options::{Advertise, Options, host};
 use relay::RELAY_FROM;
-use round::Round;
-use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use round::MeshRound;
 use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use transfer::{Incoming, Outgoing};
 pub use transport::Transport;
 
-/// How long a goodbye waits for room on a link.
-const GOODBYE: Duration = Duration::from_secs(2);
-/// All-reduces up to so many bytes send everything to everybody: one exchange instead of two.
-const SMALL: usize = 16 << 10;
-
-/// Turns the address a rank listens on into the one by which others reach it.
-pub type Advertise = Arc<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>;
-
-/// How a mesh works.
-#[derive(Clone)]
-pub struct Options {
-    /// What carries the bytes.
-    pub transport: Transport,
-    /// No collective waits longer for a peer.
-    pub deadline: Duration,
-    /// Equal on processes that may share memory; see [`host`].
-    pub host: String,
-    /// For ranks behind an address translation, or a test's proxy.
-    pub advertise: Option<Advertise>,
-}
-
-impl Default for Options {
-    /// Any transport, this host, and a deadline of five minutes.
-    fn default() -> Self {
-        Self {
-            transport: Transport::Auto,
-            deadline: Duration::from_secs(300),
-            host: host(),
-            advertise: None,
-        }
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            transport,
-            deadline,
-            host,
-            ..
-        } = self;
-        write!(f, "Options({transport:?}, {deadline:?}, {host})")
-    }
-}
-
-/// What tells kernels apart: the number that each draws when it boots; empty where there is none.
-pub fn host() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    id.unwrap_or_default().trim().to_owned()
-}
-
-fn hash(text: &str) -> u64 {
-    let mut hash = DefaultHasher::new();
-    text.hash(&mut hash);
-    hash.finish()
-}
+/// How long leaving waits for room on a link.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
+/// All-reduces up to so many bytes send the whole buffer to every rank: one exchange instead of two.
+const ONE_STEP_UP_TO: usize = 16 << 10;
 
 /// One process's engine.
 #[derive(Debug)]
@@ -110,10 +57,10 @@ pub struct Mesh {
     rank: usize,
     members: Vec<usize>,
     links: Mutex<Vec<Option<Link>>>,
-    /// Whether large buffers are handed on from rank to rank.
+    /// Whether large buffers are relayed from rank to rank.
     relays: bool,
     broken: Mutex<Option<Error>>,
-    /// Whether this rank has said goodbye.
+    /// Whether this rank has left the group.
     left: AtomicBool,
 }
 
@@ -158,7 +105,7 @@ impl Mesh {
             broken: Mutex::default(),
             left: AtomicBool::new(false),
         };
-        mesh.relays = relay::pays(&mesh.hosts()?);
+        mesh.relays = relay::is_worth_it(&mesh.hosts()?);
         Ok(mesh)
     }
 
@@ -171,21 +118,21 @@ impl Mesh {
         Ok(hosts)
     }
 
-    /// Announces a collective in which this rank sends nothing at once.
-    fn announce(&self, round: &mut Round<'_>, call: &Call) -> Result<()> {
+    /// Announces a collective without data.
+    fn announce(&self, round: &mut MeshRound<'_>, call: &Call) -> Result<()> {
         let announcement = announce(call);
         let mut sends = self.to_all(call, &announcement, &[]);
         round.agree(&mut sends)?;
         round.exchange(&mut sends, &mut [])
     }
 
-    /// Places of the other members.
+    /// The other members' ranks in the group.
     fn peers(&self) -> impl Iterator<Item = usize> + use<> {
         let mine = self.rank;
         (0..self.members.len()).filter(move |peer| *peer != mine)
     }
 
-    /// The same payload for every peer, behind an announcement.
+    /// The same payload for every peer, after an announcement.
     fn to_all<'a>(
         &self,
         call: &Call,
@@ -203,15 +150,15 @@ impl Mesh {
             .clone()
     }
 
-    /// Breaks the world with `error`; returns what this rank reports: the world's first failure.
+    /// Breaks the world with `error`; returns the world's first failure, which this rank reports.
     fn fail(&self, error: Error, call: &Call) -> Error {
-        let error = self.dressed(self.seat.abort(error), call);
+        let error = self.with_context(self.seat.abort(error), call);
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         broken.get_or_insert(error).clone()
     }
 
-    /// The verdict, with what this rank was doing when it heard it.
-    fn dressed(&self, error: Error, call: &Call) -> Error {
+    /// The world's failure, with the call that this rank was in.
+    fn with_context(&self, error: Error, call: &Call) -> Error {
         let me = self.members[self.rank];
         match error {
             Error::PeerLost { peer, why, waiting } if waiting.is_empty() => {
@@ -238,12 +185,12 @@ impl Engine for Mesh {
 
     fn all_gather(&self, call: &Call, mut buffer: SpanMut<'_>) -> Result<()> {
         let piece = call.len * call.dtype.size();
-        let mut round = Round::begin(self, call)?;
+        let mut round = MeshRound::begin(self, call)?;
         let relays = self.relays && buffer.bytes().len() >= RELAY_FROM;
-        let mut parts = cut(buffer.bytes_mut(), |_| piece, self.members.len());
+        let mut parts = split_parts(buffer.bytes_mut(), |_| piece, self.members.len());
         if relays {
             self.announce(&mut round, call)?;
-            return self.gather_around(&mut round, call, &mut parts);
+            return self.ring_all_gather(&mut round, call, &mut parts);
         }
         let (own, others) = take_own(&mut parts, self.rank);
         let announcement = announce(call);
@@ -263,26 +210,26 @@ impl Engine for Mesh {
     ) -> Result<()> {
         let chunk = recv.bytes().len();
         let part = |rank: usize| &send.bytes()[chunk * rank..chunk * (rank + 1)];
-        let mut round = Round::begin(self, call)?;
+        let mut round = MeshRound::begin(self, call)?;
         if self.relays && send.bytes().len() >= RELAY_FROM {
             self.announce(&mut round, call)?;
             let chunks: Vec<&[u8]> = (0..self.members.len()).map(part).collect();
             let kind = (send.dtype(), op);
-            return self.reduce_along(&mut round, call, kind, &chunks, recv.bytes_mut());
+            return self.chain_reduce(&mut round, call, kind, &chunks, recv.bytes_mut());
         }
         let announcement = announce(call);
         let to = |peer| Outgoing::new(peer, call, part(peer)).announced(&announcement);
         let mut sends: Vec<_> = self.peers().map(to).collect();
         round.agree(&mut sends)?;
-        let own = Chunk::Apart(part(self.rank), recv.bytes_mut());
+        let own = Chunk::Separate(part(self.rank), recv.bytes_mut());
         self.reduce_chunk(&mut round, call, (send.dtype(), op), &mut sends, own)
     }
 
     fn all_reduce(&self, call: &Call, op: Reduce, mut buffer: SpanMut<'_>) -> Result<()> {
         let (dtype, len, size) = (buffer.dtype(), buffer.len(), self.members.len());
-        let mut round = Round::begin(self, call)?;
+        let mut round = MeshRound::begin(self, call)?;
         let announcement = announce(call);
-        if buffer.bytes().len() <= SMALL {
+        if buffer.bytes().len() <= ONE_STEP_UP_TO {
             let mine = buffer.bytes().to_vec();
             let mut sends = self.to_all(call, &announcement, &mine);
             round.agree(&mut sends)?;
@@ -293,15 +240,15 @@ impl Engine for Mesh {
             (split_at(len, size, rank + 1) - split_at(len, size, rank)) * dtype.size()
         };
         let relays = self.relays && buffer.bytes().len() >= RELAY_FROM;
-        let mut parts = cut(buffer.bytes_mut(), share, size);
+        let mut parts = split_parts(buffer.bytes_mut(), share, size);
         if relays {
             self.announce(&mut round, call)?;
             let mut mine = vec![0u64; share(self.rank).div_ceil(8)];
             let mine = &mut bytemuck::cast_slice_mut::<_, u8>(&mut mine)[..share(self.rank)];
             let chunks: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
-            self.reduce_along(&mut round, call, (dtype, op), &chunks, mine)?;
+            self.chain_reduce(&mut round, call, (dtype, op), &chunks, mine)?;
             parts[self.rank].copy_from_slice(mine);
-            return self.gather_around(&mut round, call, &mut parts);
+            return self.ring_all_gather(&mut round, call, &mut parts);
         }
         {
             let (own, others) = take_own(&mut parts, self.rank);
@@ -320,7 +267,7 @@ impl Engine for Mesh {
     }
 
     fn broadcast(&self, call: &Call, root: usize, mut buffer: SpanMut<'_>) -> Result<()> {
-        let mut round = Round::begin(self, call)?;
+        let mut round = MeshRound::begin(self, call)?;
         let announcement = announce(call);
         if self.rank == root {
             let mut sends = self.to_all(call, &announcement, buffer.bytes());
@@ -336,7 +283,7 @@ impl Engine for Mesh {
     }
 
     fn barrier(&self, call: &Call) -> Result<()> {
-        let mut round = Round::begin(self, call)?;
+        let mut round = MeshRound::begin(self, call)?;
         let announcement = announce(call);
         let mut sends = self.to_all(call, &announcement, &[]);
         round.agree(&mut sends)?;
@@ -347,11 +294,11 @@ impl Engine for Mesh {
         let mut all = vec![0u64; 2 * self.members.len()];
         all[2 * self.rank..2 * self.rank + 2].copy_from_slice(&[color as u64, key as u64]);
         self.all_gather(call, SpanMut::of(&mut all))?;
-        let same = |place: &usize| all[2 * place] == color as u64;
-        let mut places: Vec<usize> = (0..self.members.len()).filter(same).collect();
-        places.sort_by_key(|place| (all[2 * place + 1], *place));
-        let members: Vec<usize> = places.iter().map(|place| self.members[*place]).collect();
-        let rank = places.iter().position(|p| *p == self.rank).unwrap_or(0);
+        let same = |rank: &usize| all[2 * rank] == color as u64;
+        let mut ranks: Vec<usize> = (0..self.members.len()).filter(same).collect();
+        ranks.sort_by_key(|rank| (all[2 * rank + 1], *rank));
+        let members: Vec<usize> = ranks.iter().map(|rank| self.members[*rank]).collect();
+        let rank = ranks.iter().position(|p| *p == self.rank).unwrap_or(0);
         let group = format!("{}/{}.{color}", self.group, call.sequence);
         let engine = Self::connect(
             self.seat.clone(),
@@ -373,7 +320,7 @@ impl Engine for Mesh {
 
     fn leave(&self) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever goes because the world is broken has not returned: its end is no goodbye.
+        // After a failure no rank has left: peers must get the failure, not `PeerLeft`.
         if self.fault().is_some() || self.left.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -386,8 +333,8 @@ impl Engine for Mesh {
         }
         .encode();
         for link in links.iter_mut().flatten() {
-            // A peer that is gone needs none, one that is slow gets a moment to make room.
-            let (mut sent, until) = (0, Instant::now() + GOODBYE);
+            // A peer that has ended is skipped; a slow one has `LEAVE_WAIT` to make room.
+            let (mut sent, until) = (0, Instant::now() + LEAVE_WAIT);
             while let Ok(n) = link.send(&[IoSlice::new(&bye[sent..])]) {
                 sent += n;
                 if sent == bye.len() || Instant::now() > until {

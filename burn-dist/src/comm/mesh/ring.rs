@@ -1,8 +1,8 @@
 //! A stream of bytes through memory that two processes share.
 //!
-//! One process writes, the other reads; two counters say how far each has come. Waiting happens
-//! elsewhere: a side that goes to sleep says so here, and the other then rings the doorbell, a byte
-//! on the pair's socket.
+//! One process writes and the other reads; two counters hold how many bytes each has moved. This file does
+//! not wait: a side that goes to sleep sets a flag here, and the other side then sends a byte on the
+//! pair's socket to wake it.
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -12,11 +12,11 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// Counters of different sides lie apart by so much, so that their cores do not fight over a line.
-const LINE: usize = 128;
-/// Where the token lies, then the counters of each direction, then the data of each direction.
-const COUNTERS: usize = 4 * LINE;
-const DATA: usize = LINE + 2 * COUNTERS;
+/// The distance of counters that different cores write, so that they do not share a cache line.
+const CACHE_LINE: usize = 128;
+/// The layout: the token, then the counters of each direction, then the data of each direction.
+const COUNTERS: usize = 4 * CACHE_LINE;
+const DATA: usize = CACHE_LINE + 2 * COUNTERS;
 
 /// Memory of two rings, one for each direction.
 #[derive(Debug)]
@@ -46,9 +46,9 @@ pub(super) struct Reader {
 }
 
 impl Segment {
-    /// New memory with room for `capacity` bytes on their way in each direction.
+    /// New memory for rings of `capacity` bytes in each direction.
     ///
-    /// It has no name: it goes with the last process that uses it, however that ends.
+    /// It has no name: the system frees it when the last process that uses it ends.
     pub(super) fn new(capacity: usize, token: &[u8; 16]) -> io::Result<Self> {
         let file = File::from(memfd_create("burn-dist", MemfdFlags::CLOEXEC)?);
         ftruncate(&file, (DATA + 2 * capacity) as u64)?;
@@ -66,15 +66,15 @@ impl Segment {
         })
     }
 
-    /// Where another process of this host finds the memory.
-    pub(super) fn place(&self) -> Option<(u32, i32)> {
+    /// The process and file descriptor by which another process of this host opens the memory.
+    pub(super) fn descriptor(&self) -> Option<(u32, i32)> {
         self.file
             .as_ref()
             .map(|f| (std::process::id(), f.as_raw_fd()))
     }
 
-    /// The other side has it, or will never.
-    pub(super) fn unshare(&mut self) {
+    /// Closes the file, after the other side has opened it or has refused.
+    pub(super) fn close_file(&mut self) {
         self.file = None;
     }
 
@@ -90,7 +90,7 @@ impl Segment {
             .write(true)
             .open(format!("/proc/{pid}/fd/{fd}"))?;
         let other = || io::Error::new(io::ErrorKind::NotFound, "the process is of another host");
-        // Mapping beyond the end of a file would kill this process at the first access.
+        // An access beyond the end of the file would kill this process with SIGBUS.
         if file.metadata()?.len() != (DATA + 2 * capacity) as u64 {
             return Err(other());
         }
@@ -101,17 +101,17 @@ impl Segment {
         unsafe {
             std::ptr::copy_nonoverlapping(map.as_ptr(), found.as_mut_ptr(), found.len());
         }
-        match found == *token {
-            true => Ok(Self {
-                map,
-                capacity,
-                file: None,
-            }),
-            false => Err(other()),
+        if found != *token {
+            return Err(other());
         }
+        Ok(Self {
+            map,
+            capacity,
+            file: None,
+        })
     }
 
-    /// The two ends of one side: it writes in `direction` 0 or 1 and reads in the other.
+    /// The writer and reader of one side: it writes in `direction` 0 or 1 and reads in the other.
     pub(super) fn ends(self, direction: usize) -> (Writer, Reader) {
         let segment = Arc::new(self);
         let writer = Writer {
@@ -130,7 +130,7 @@ impl Segment {
     }
 
     fn word(&self, direction: usize, number: usize) -> *mut u8 {
-        let at = LINE + direction * COUNTERS + number * LINE;
+        let at = CACHE_LINE + direction * COUNTERS + number * CACHE_LINE;
         assert!(direction < 2 && number < 4);
         self.map.as_mut_ptr().wrapping_add(at)
     }
@@ -153,8 +153,8 @@ impl Segment {
         }
     }
 
-    /// Whether a side of a direction sleeps: 0 the reader, 1 the writer.
-    fn asleep(&self, direction: usize, side: usize) -> &AtomicU32 {
+    /// The flag that a side of a direction sleeps: side 0 is the reader, 1 the writer.
+    fn sleep_flag(&self, direction: usize, side: usize) -> &AtomicU32 {
         // SAFETY: as for `head`.
         #[allow(unsafe_code)]
         unsafe {
@@ -172,7 +172,7 @@ impl Segment {
         )
     }
 
-    /// How much lies between the counters; an error if the other side has broken them.
+    /// Bytes between the counters; an error if the other side has written impossible values.
     fn between(&self, head: u64, tail: u64) -> io::Result<usize> {
         let used = head.wrapping_sub(tail);
         if used > self.capacity as u64 {
@@ -190,8 +190,8 @@ impl Writer {
         let (first, until_end) = self.segment.data(self.direction, self.head);
         let n1 = n.min(until_end);
         let (second, _) = self.segment.data(self.direction, self.head + n1 as u64);
-        // SAFETY: both ranges are inside this direction's data. The reader does not look at what
-        // lies beyond `head`, and `room` has read its counter with Acquire: it is done with this
+        // SAFETY: both ranges are inside this direction's data. The reader does not read beyond
+        // `head`, and `room` has read its counter with Acquire: it has read this
         // part of the ring.
         #[allow(unsafe_code)]
         unsafe {
@@ -211,14 +211,14 @@ impl Writer {
         Ok(self.segment.capacity - self.segment.between(self.head, tail)?)
     }
 
-    /// Says that this side is about to sleep until there is room.
-    pub(super) fn doze(&self) {
-        doze(self.segment.asleep(self.direction, 1));
+    /// Sets the flag that this side sleeps until there is room.
+    pub(super) fn announce_sleep(&self) {
+        announce_sleep(self.segment.sleep_flag(self.direction, 1));
     }
 
-    /// Whether the reader has gone to sleep and is to be woken, after something was written.
-    pub(super) fn must_ring(&self) -> bool {
-        must_ring(self.segment.asleep(self.direction, 0))
+    /// Whether the reader sleeps and must be woken after a write; clears its flag.
+    pub(super) fn take_sleeper(&self) -> bool {
+        take_sleeper(self.segment.sleep_flag(self.direction, 0))
     }
 }
 
@@ -230,7 +230,7 @@ impl Reader {
         let n1 = n.min(until_end);
         let (second, _) = self.segment.data(self.direction, self.tail + n1 as u64);
         // SAFETY: both ranges are inside this direction's data, written before `head` was set,
-        // which `ready` has read with Acquire; the writer leaves them alone until `tail` says so.
+        // which `ready` has read with Acquire; the writer does not write them before `tail` passes them.
         #[allow(unsafe_code)]
         unsafe {
             std::ptr::copy_nonoverlapping(first, bytes.as_mut_ptr(), n1);
@@ -249,25 +249,25 @@ impl Reader {
         self.segment.between(head, self.tail)
     }
 
-    /// Says that this side is about to sleep until there is something.
-    pub(super) fn doze(&self) {
-        doze(self.segment.asleep(self.direction, 0));
+    /// Sets the flag that this side sleeps until there are bytes.
+    pub(super) fn announce_sleep(&self) {
+        announce_sleep(self.segment.sleep_flag(self.direction, 0));
     }
 
-    /// Whether the writer has gone to sleep and is to be woken, after something was read.
-    pub(super) fn must_ring(&self) -> bool {
-        must_ring(self.segment.asleep(self.direction, 1))
+    /// Whether the writer sleeps and must be woken after a read; clears its flag.
+    pub(super) fn take_sleeper(&self) -> bool {
+        take_sleeper(self.segment.sleep_flag(self.direction, 1))
     }
 }
 
-/// The flag must be visible before the caller looks a last time at the counters.
-fn doze(flag: &AtomicU32) {
+/// The fence makes the flag visible before the caller checks the counters a last time.
+fn announce_sleep(flag: &AtomicU32) {
     flag.store(1, Ordering::Relaxed);
     fence(Ordering::SeqCst);
 }
 
-/// The counters must be visible before the flag is looked at: one of the two sides sees the other.
-fn must_ring(flag: &AtomicU32) -> bool {
+/// The fence makes the counters visible before the flag is read: so at least one side sees the other.
+fn take_sleeper(flag: &AtomicU32) -> bool {
     fence(Ordering::SeqCst);
     flag.load(Ordering::Relaxed) == 1 && flag.swap(0, Ordering::Relaxed) == 1
 }
@@ -279,7 +279,7 @@ mod tests {
 
     fn pair(capacity: usize) -> ((Writer, Reader), (Writer, Reader)) {
         let ours = Segment::new(capacity, &[7; 16]).unwrap();
-        let theirs = Segment::open(ours.place().unwrap(), capacity, &[7; 16]).unwrap();
+        let theirs = Segment::open(ours.descriptor().unwrap(), capacity, &[7; 16]).unwrap();
         (ours.ends(0), theirs.ends(1))
     }
 
@@ -319,10 +319,10 @@ mod tests {
     #[test]
     fn memory_with_another_token_is_not_taken() {
         let ours = Segment::new(64, &[7; 16]).unwrap();
-        let place = ours.place().unwrap();
-        assert!(Segment::open(place, 64, &[8; 16]).is_err());
-        assert!(Segment::open(place, 128, &[7; 16]).is_err());
-        assert!(Segment::open((place.0, 999_999), 64, &[7; 16]).is_err());
+        let descriptor = ours.descriptor().unwrap();
+        assert!(Segment::open(descriptor, 64, &[8; 16]).is_err());
+        assert!(Segment::open(descriptor, 128, &[7; 16]).is_err());
+        assert!(Segment::open((descriptor.0, 999_999), 64, &[7; 16]).is_err());
     }
 
     #[test]
@@ -337,11 +337,11 @@ mod tests {
     #[test]
     fn a_sleeper_is_woken_once() {
         let ((writer, _), (_, reader)) = pair(64);
-        assert!(!writer.must_ring());
-        reader.doze();
-        assert!(writer.must_ring());
-        assert!(!writer.must_ring());
-        writer.doze();
-        assert!(reader.must_ring());
+        assert!(!writer.take_sleeper());
+        reader.announce_sleep();
+        assert!(writer.take_sleeper());
+        assert!(!writer.take_sleeper());
+        writer.announce_sleep();
+        assert!(reader.take_sleeper());
     }
 }

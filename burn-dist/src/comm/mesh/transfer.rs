@@ -1,22 +1,22 @@
-//! The way of one buffer over one link, as far as it has come.
+//! The progress of one buffer over one link, in either direction.
 
 use super::super::Call;
 use super::frame::{self, BLOCK, HEADER, Header, Kind};
 use super::link::Link;
 use std::io::{self, IoSlice};
 
-/// Why a link is of no further use.
+/// Why a link cannot be used any more.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum LinkError {
     /// The connection broke.
     Broken(io::Error),
-    /// What arrived is not what a peer sends.
+    /// The received bytes are not a valid frame.
     Damaged(String),
-    /// The peer has said goodbye.
+    /// The peer has left its group.
     Left,
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for LinkError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
@@ -25,17 +25,17 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// Something that one peer is to send.
-pub(super) trait Awaited {
-    /// The peer's place in the group.
+/// What this rank is to receive from one peer.
+pub(super) trait Receive {
+    /// The peer's rank in the group.
     fn peer(&self) -> usize;
-    /// Whether all of it is here.
+    /// Whether all of it has arrived.
     fn is_done(&self) -> bool;
-    /// Takes what is there; says whether that was anything.
-    fn pull(&mut self, link: &mut Link) -> Result<bool, Trouble>;
+    /// Receives what is available; returns whether that was anything.
+    fn pull(&mut self, link: &mut Link) -> Result<bool, LinkError>;
 }
 
-/// What goes to one peer: an announcement, then data, cut into frames.
+/// What this rank sends to one peer: an announcement, then data in frames.
 #[derive(Debug)]
 pub(super) struct Outgoing<'a> {
     pub(super) peer: usize,
@@ -62,7 +62,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// The same, behind the frame that announces the collective.
+    /// The same, after the frame that announces the collective.
     pub(super) fn announced(mut self, announcement: &'a [u8]) -> Self {
         self.announcement = announcement;
         self
@@ -72,8 +72,8 @@ impl<'a> Outgoing<'a> {
         self.announcement.is_empty() && self.block == self.payload.len()
     }
 
-    /// Sends what there is room for; says whether that was anything.
-    pub(super) fn push(&mut self, link: &mut Link) -> Result<bool, Trouble> {
+    /// Sends what there is room for; returns whether that was anything.
+    pub(super) fn push(&mut self, link: &mut Link) -> Result<bool, LinkError> {
         let mut moved = false;
         while !self.is_done() {
             let block = &self.payload[self.block..self.payload.len().min(self.block + BLOCK)];
@@ -117,14 +117,14 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// The header of the next frame, as far as it is here.
+/// The received part of the next frame's header.
 #[derive(Debug)]
-struct Head {
+struct HeaderReader {
     bytes: [u8; HEADER],
     have: usize,
 }
 
-impl Head {
+impl HeaderReader {
     fn new() -> Self {
         Self {
             bytes: [0; HEADER],
@@ -132,8 +132,8 @@ impl Head {
         }
     }
 
-    /// The header once it is complete, which must belong to the collective `sequence`.
-    fn pull(&mut self, link: &mut Link, moved: &mut bool) -> Result<Option<Header>, Trouble> {
+    /// The header, once it is complete.
+    fn pull(&mut self, link: &mut Link, moved: &mut bool) -> Result<Option<Header>, LinkError> {
         let n = link.receive(&mut self.bytes[self.have..])?;
         self.have += n;
         *moved |= n > 0;
@@ -141,39 +141,39 @@ impl Head {
             return Ok(None);
         }
         self.have = 0;
-        let header = Header::decode(&self.bytes).map_err(Trouble::Damaged)?;
+        let header = Header::decode(&self.bytes).map_err(LinkError::Damaged)?;
         match header.kind {
-            Kind::Bye => Err(Trouble::Left),
+            Kind::Bye => Err(LinkError::Left),
             _ => Ok(Some(header)),
         }
     }
 }
 
-fn check(header: &Header, hash: crc32fast::Hasher) -> Result<(), Trouble> {
+fn check(header: &Header, hash: crc32fast::Hasher) -> Result<(), LinkError> {
     let found = hash.finalize();
-    match found == header.crc {
-        true => Ok(()),
-        false => Err(Trouble::Damaged(format!(
-            "the checksum of {} bytes is {found:08x}, {:08x} was sent",
-            header.len, header.crc
-        ))),
+    if found == header.crc {
+        return Ok(());
     }
+    Err(LinkError::Damaged(format!(
+        "the checksum of {} bytes is {found:08x}, {:08x} was sent",
+        header.len, header.crc
+    )))
 }
 
-/// The announcement of a peer.
+/// The call that a peer announces.
 #[derive(Debug)]
-pub(super) struct Hearing {
+pub(super) struct PeerCall {
     peer: usize,
-    head: Head,
+    head: HeaderReader,
     header: Option<Header>,
     body: Vec<u8>,
     have: usize,
     pub(super) call: Option<Call>,
 }
 
-impl Hearing {
+impl PeerCall {
     pub(super) fn new(peer: usize) -> Self {
-        let (head, body) = (Head::new(), Vec::new());
+        let (head, body) = (HeaderReader::new(), Vec::new());
         Self {
             peer,
             head,
@@ -185,7 +185,7 @@ impl Hearing {
     }
 }
 
-impl Awaited for Hearing {
+impl Receive for PeerCall {
     fn peer(&self) -> usize {
         self.peer
     }
@@ -194,7 +194,7 @@ impl Awaited for Hearing {
         self.call.is_some()
     }
 
-    fn pull(&mut self, link: &mut Link) -> Result<bool, Trouble> {
+    fn pull(&mut self, link: &mut Link) -> Result<bool, LinkError> {
         let mut moved = false;
         let header = match self.header {
             Some(header) => header,
@@ -206,7 +206,7 @@ impl Awaited for Hearing {
                 }
                 Some(_) => {
                     let problem = "data where the next collective should be announced";
-                    return Err(Trouble::Damaged(problem.into()));
+                    return Err(LinkError::Damaged(problem.into()));
                 }
             },
         };
@@ -216,24 +216,24 @@ impl Awaited for Hearing {
             let mut hash = crc32fast::Hasher::new();
             hash.update(&self.body);
             check(&header, hash)?;
-            self.call = Some(frame::decode(&self.body).map_err(Trouble::Damaged)?);
+            self.call = Some(frame::decode(&self.body).map_err(LinkError::Damaged)?);
         }
         Ok(moved || n > 0)
     }
 }
 
-/// Data from a peer, for which there is a place.
+/// Data from a peer, and the buffer that it is received into.
 #[derive(Debug)]
 pub(super) struct Incoming<'a> {
     peer: usize,
     sequence: u64,
     into: &'a mut [u8],
-    /// The most that a frame holds.
+    /// The payload of a full frame.
     block: usize,
-    /// Bytes that are here, and those of them that belong to the current frame.
+    /// Bytes received, and those of them that belong to the current frame.
     have: usize,
     in_frame: usize,
-    head: Head,
+    head: HeaderReader,
     header: Option<Header>,
     hash: crc32fast::Hasher,
 }
@@ -247,7 +247,7 @@ impl<'a> Incoming<'a> {
             block: BLOCK,
             have: 0,
             in_frame: 0,
-            head: Head::new(),
+            head: HeaderReader::new(),
             header: None,
             hash: crc32fast::Hasher::new(),
         }
@@ -259,8 +259,8 @@ impl<'a> Incoming<'a> {
         self
     }
 
-    /// A frame must hold the next block, no less and no more.
-    fn begin(&mut self, header: Header) -> Result<Header, Trouble> {
+    /// Begins a frame, which must hold exactly the next block.
+    fn begin(&mut self, header: Header) -> Result<Header, LinkError> {
         let wanted = self.block.min(self.into.len() - self.have);
         if header.kind != Kind::Data || header.sequence != self.sequence || header.len != wanted {
             let Header {
@@ -269,7 +269,7 @@ impl<'a> Incoming<'a> {
                 sequence,
                 ..
             } = header;
-            return Err(Trouble::Damaged(format!(
+            return Err(LinkError::Damaged(format!(
                 "a frame {kind:?} of {len} bytes for collective #{sequence}, where {wanted} bytes \
                  of data for #{} belong",
                 self.sequence
@@ -281,7 +281,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-impl Awaited for Incoming<'_> {
+impl Receive for Incoming<'_> {
     fn peer(&self) -> usize {
         self.peer
     }
@@ -290,7 +290,7 @@ impl Awaited for Incoming<'_> {
         self.have == self.into.len()
     }
 
-    fn pull(&mut self, link: &mut Link) -> Result<bool, Trouble> {
+    fn pull(&mut self, link: &mut Link) -> Result<bool, LinkError> {
         let mut moved = false;
         while !self.is_done() {
             let header = match self.header {
@@ -300,8 +300,8 @@ impl Awaited for Incoming<'_> {
                     Some(header) => self.begin(header)?,
                 },
             };
-            let place = self.have..self.have + header.len - self.in_frame;
-            let n = link.receive(&mut self.into[place])?;
+            let range = self.have..self.have + header.len - self.in_frame;
+            let n = link.receive(&mut self.into[range])?;
             if n == 0 {
                 return Ok(moved);
             }

@@ -1,10 +1,11 @@
-//! What a collective is about to do, on whatever memory: checked, described, and counted.
+//! The checks before a collective, for host and device memory alike: each returns the call to
+//! compare between ranks and the bytes to count in the ledger.
 
-use super::{Call, Communicator, DeviceBuffer, Dtype, Label, Op, Reduce, Span, SpanMut};
+use super::{Call, DeviceBuffer, Dtype, Label, Op, Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
 use std::fmt;
 
-/// So many elements of one type, wherever they lie.
+/// A number of elements of one type, in host or device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Elements {
     len: usize,
@@ -16,7 +17,7 @@ impl Elements {
         self.len * self.dtype.size()
     }
 
-    /// As many from each of `ranks`.
+    /// As many elements from each of `ranks` ranks.
     pub(super) fn times(self, ranks: usize) -> Self {
         let len = self.len * ranks;
         Self { len, ..self }
@@ -39,13 +40,20 @@ macro_rules! elements_of {
 }
 elements_of!(Span<'_>, SpanMut<'_>, DeviceBuffer);
 
-/// A collective, and how many bytes this rank sends in it.
-pub(super) type Intent = (Call, usize);
+/// A call whose arguments are valid, and how many bytes this rank sends in it.
+pub(super) type Checked = (Call, usize);
 
-impl Communicator {
-    /// Every rank has written its part of `buffer`.
-    pub(super) fn gathers(&self, label: &Label, buffer: impl Into<Elements>) -> Result<Intent> {
-        let (buffer, size) = (buffer.into(), self.size());
+/// The rank whose arguments are checked, and the size of its group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    pub(super) rank: usize,
+    pub(super) size: usize,
+}
+
+impl Caller {
+    /// An all-gather where every rank has written its piece of `buffer`.
+    pub(super) fn all_gather(self, label: &Label, buffer: impl Into<Elements>) -> Result<Checked> {
+        let (buffer, size) = (buffer.into(), self.size);
         if !buffer.len.is_multiple_of(size) {
             let expected = format!("a buffer that {size} ranks can share evenly");
             return Err(self.refused(Op::AllGather, label, expected, buffer.len));
@@ -54,50 +62,50 @@ impl Communicator {
         Ok((call, buffer.size() / size * (size - 1)))
     }
 
-    /// Every rank's chunk of the reduction goes to it.
-    pub(super) fn scatters(
-        &self,
+    /// A reduce-scatter of `send` into `recv`.
+    pub(super) fn reduce_scatter(
+        self,
         label: &Label,
         op: Reduce,
         send: impl Into<Elements>,
         recv: impl Into<Elements>,
-    ) -> Result<Intent> {
+    ) -> Result<Checked> {
         let (send, recv) = (send.into(), recv.into());
-        let whole = recv.times(self.size());
+        let whole = recv.times(self.size);
         can_reduce(op, send.dtype)?;
         if send != whole {
-            let expected = format!("to send {whole} for {} ranks", self.size());
+            let expected = format!("to send {whole} for {} ranks", self.size);
             return Err(self.refused(Op::ReduceScatter, label, expected, send));
         }
         let mut call = Call::new(Op::ReduceScatter, label, send.dtype, send.len);
         call.reduce = Some(op);
-        Ok((call, recv.size() * (self.size() - 1)))
+        Ok((call, recv.size() * (self.size - 1)))
     }
 
-    /// The reduction goes to every rank.
-    pub(super) fn reduces(
-        &self,
+    /// An all-reduce of `buffer`.
+    pub(super) fn all_reduce(
+        self,
         label: &Label,
         op: Reduce,
         buffer: impl Into<Elements>,
-    ) -> Result<Intent> {
-        let (buffer, size) = (buffer.into(), self.size());
+    ) -> Result<Checked> {
+        let (buffer, size) = (buffer.into(), self.size);
         can_reduce(op, buffer.dtype)?;
         let mut call = Call::new(Op::AllReduce, label, buffer.dtype, buffer.len);
         call.reduce = Some(op);
         Ok((call, 2 * buffer.size() * (size - 1) / size))
     }
 
-    /// The elements of rank `root` go to every rank.
-    pub(super) fn broadcasts(
-        &self,
+    /// A broadcast of the `buffer` of rank `root`.
+    pub(super) fn broadcast(
+        self,
         label: &Label,
         root: usize,
         buffer: impl Into<Elements>,
-    ) -> Result<Intent> {
+    ) -> Result<Checked> {
         let buffer = buffer.into();
-        if root >= self.size() {
-            let expected = format!("a rank below {}", self.size());
+        if root >= self.size {
+            let expected = format!("a rank below {}", self.size);
             return Err(Error::config("root of a broadcast", expected, root));
         }
         let mut call = Call::new(Op::Broadcast, label, buffer.dtype, buffer.len);
@@ -105,15 +113,15 @@ impl Communicator {
         Ok((call, buffer.size()))
     }
 
-    /// The error of a collective that this rank cannot take part in with what it was given.
+    /// The error of a collective whose arguments are invalid on this rank.
     pub(super) fn refused(
-        &self,
+        self,
         op: Op,
         label: &Label,
         expected: String,
         found: impl fmt::Display,
     ) -> Error {
-        let what = format!("{} of {} on rank {}", op.name(), label.unit, self.rank());
+        let what = format!("{} of {} on rank {}", op.name(), label.unit, self.rank);
         Error::config(what, expected, found)
     }
 }
