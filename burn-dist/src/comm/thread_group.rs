@@ -46,7 +46,7 @@ struct RoundState {
     published: Vec<Option<Published>>,
     /// Members that have arrived at the current sync point.
     arrived: usize,
-    /// What everybody may read, or why the calls do not agree; valid once all have arrived.
+    /// What all members may read, or why the calls do not agree; valid once all have arrived.
     agreed: Result<Arc<[Published]>>,
     /// Groups made by splits, until every member has taken its handle.
     children: HashMap<usize, (Arc<ThreadGroup>, usize)>,

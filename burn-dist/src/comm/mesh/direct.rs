@@ -10,7 +10,7 @@ use crate::error::Result;
 use std::ops::Range;
 
 impl Mesh {
-    /// Receives everybody's part of one chunk, block by block, and reduces it to `out`.
+    /// Receives every rank's part of one chunk, block by block, and reduces it to `out`.
     ///
     /// `own` is this rank's part; `sends` go out meanwhile.
     pub(super) fn reduce_chunk(

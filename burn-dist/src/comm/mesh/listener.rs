@@ -15,7 +15,7 @@ pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a rank that connects its group checks for failures and deadlines.
 pub(super) const ACCEPT_POLL_EVERY: Duration = Duration::from_millis(50);
 /// Connections that may be open at once without a hello, beyond one per rank. Beyond that the oldest is
-/// closed, as ranks send their hello at once.
+/// closed: a rank sends its hello immediately after it connects.
 const MAX_UNAUTHENTICATED: usize = 64;
 /// Bytes of the token; a hello is the token, the sender's rank, and whether it can share memory.
 pub(super) const TOKEN: usize = 32;

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 /// The distance of counters that different cores write, so that they do not share a cache line.
 const CACHE_LINE: usize = 128;
 /// The layout: the token, then the counters of each direction, then the data of each direction.
-const COUNTERS: usize = 4 * CACHE_LINE;
-const DATA: usize = CACHE_LINE + 2 * COUNTERS;
+const COUNTERS_BYTES: usize = 4 * CACHE_LINE;
+const DATA_OFFSET: usize = CACHE_LINE + 2 * COUNTERS_BYTES;
 
 /// Memory of two rings, one for each direction.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Segment {
     /// It has no name: the system frees it when the last process that uses it ends.
     pub(super) fn new(capacity: usize, token: &[u8; 16]) -> io::Result<Self> {
         let file = File::from(memfd_create("burn-dist", MemfdFlags::CLOEXEC)?);
-        ftruncate(&file, (DATA + 2 * capacity) as u64)?;
+        ftruncate(&file, (DATA_OFFSET + 2 * capacity) as u64)?;
         let map = MmapOptions::new().map_raw(&file)?;
         // SAFETY: the first bytes of memory that nobody else has yet.
         #[allow(unsafe_code)]
@@ -91,7 +91,7 @@ impl Segment {
             .open(format!("/proc/{pid}/fd/{fd}"))?;
         let other = || io::Error::new(io::ErrorKind::NotFound, "the process is of another host");
         // An access beyond the end of the file would kill this process with SIGBUS.
-        if file.metadata()?.len() != (DATA + 2 * capacity) as u64 {
+        if file.metadata()?.len() != (DATA_OFFSET + 2 * capacity) as u64 {
             return Err(other());
         }
         let map = MmapOptions::new().map_raw(&file)?;
@@ -130,7 +130,7 @@ impl Segment {
     }
 
     fn word(&self, direction: usize, number: usize) -> *mut u8 {
-        let at = CACHE_LINE + direction * COUNTERS + number * CACHE_LINE;
+        let at = CACHE_LINE + direction * COUNTERS_BYTES + number * CACHE_LINE;
         assert!(direction < 2 && number < 4);
         self.map.as_mut_ptr().wrapping_add(at)
     }
@@ -165,7 +165,7 @@ impl Segment {
     /// The address of a direction's byte number `at`, and how many follow before the ring's end.
     fn data(&self, direction: usize, at: u64) -> (*mut u8, usize) {
         let offset = (at % self.capacity as u64) as usize;
-        let start = DATA + direction * self.capacity + offset;
+        let start = DATA_OFFSET + direction * self.capacity + offset;
         (
             self.map.as_mut_ptr().wrapping_add(start),
             self.capacity - offset,

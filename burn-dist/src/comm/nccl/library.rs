@@ -180,7 +180,7 @@ impl Libraries {
     /// The libraries of this process; the first call opens them, and later ones return its result.
     ///
     /// # Errors
-    /// [`Error::Config`] says which library or function is missing, and what to do.
+    /// [`Error::Config`] names the missing library or function, and what to do.
     pub(super) fn get() -> Result<&'static Self> {
         static LIBRARIES: OnceLock<Result<Libraries>> = OnceLock::new();
         LIBRARIES

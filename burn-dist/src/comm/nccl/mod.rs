@@ -82,7 +82,7 @@ impl Nccl {
     /// What this machine has, without ranks; returns an error if anything is missing.
     ///
     /// # Errors
-    /// [`Error::Config`] says what is missing or too old, and what to do.
+    /// [`Error::Config`] names what is missing or too old, and what to do.
     ///
     /// ```
     /// use burn_dist::comm::nccl::Nccl;

@@ -228,7 +228,7 @@ impl NcclComm {
 
     /// Frees what was finalized.
     pub(super) fn destroy(self, _lock: &NcclLock<'_>) {
-        // SAFETY: the communicator lives, and nobody has it after this.
+        // SAFETY: the communicator lives, and this is its last use.
         #[allow(unsafe_code)]
         unsafe {
             (self.libraries.nccl.ncclCommDestroy)(self.comm);
@@ -263,7 +263,7 @@ impl NcclComm {
     }
 
     fn abort_alone(self) {
-        // SAFETY: the communicator lives, nobody is in another call on it, and nobody has it after this.
+        // SAFETY: the communicator lives, no other call on it is running, and this is its last use.
         #[allow(unsafe_code)]
         unsafe {
             (self.libraries.nccl.ncclCommAbort)(self.comm);
