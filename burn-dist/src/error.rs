@@ -302,8 +302,8 @@ impl Error {
         Self::User(bounded(error.to_string()))
     }
 
-    /// What the other ranks are told when `peer` fails with `error`.
-    pub(crate) fn of_peer(peer: usize, error: &Self) -> Self {
+    /// The [`Error::PeerFailed`] that the other ranks get when `peer` fails with `error`.
+    pub fn peer_failed(peer: usize, error: &Self) -> Self {
         Self::PeerFailed {
             peer,
             cause: error.to_string(),

@@ -59,7 +59,7 @@ impl World {
             setting.device = setting.device.autodiff();
         }
         let queue = Queue::new(comm.rank()).inspect_err(|error| {
-            comm.abort(Error::of_peer(comm.rank(), error));
+            comm.abort(Error::peer_failed(comm.rank(), error));
         })?;
         let inner = Inner {
             comm: Arc::new(comm),
@@ -275,7 +275,7 @@ impl World {
             Error::PeerFailed { .. } | Error::Mismatch { .. } | Error::GradientSet { .. } => {
                 error.clone()
             }
-            other => Error::of_peer(self.rank(), other),
+            other => Error::peer_failed(self.rank(), other),
         };
         self.inner.comm.abort(shared);
     }

@@ -53,6 +53,18 @@ pub enum Reduce {
     Max,
 }
 
+impl Reduce {
+    /// Refuses the mean of integers.
+    pub(super) fn check(self, dtype: Dtype) -> Result<(), Error> {
+        let float = matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16);
+        if self == Self::Mean && !float {
+            let expected = "a float type (sum integers and divide)";
+            return Err(Error::config("mean over ranks", expected, dtype));
+        }
+        Ok(())
+    }
+}
+
 /// What a collective is for: its unit, and anything else that ranks must agree on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
@@ -103,7 +115,7 @@ pub struct Call {
     pub reduce: Option<Reduce>,
     /// The rank that sends, in a broadcast.
     pub root: Option<usize>,
-    /// Training steps completed before. For messages only: communication runs beside the program,
+    /// Training steps completed before. For messages only: communication overlaps with the program,
     /// so ranks may be a step apart in this and still agree.
     pub step: u64,
 }
@@ -133,8 +145,11 @@ impl PartialEq for Call {
 impl Eq for Call {}
 
 impl Call {
-    /// A call without reduction and root, not issued yet.
-    pub(super) fn new(op: Op, label: &Label, dtype: Dtype, len: usize) -> Self {
+    /// A call with sequence number 0, without reduction and root.
+    ///
+    /// An engine needs it only for collectives of its own, such as an exchange of addresses; those of its
+    /// users come with their call.
+    pub fn new(op: Op, label: &Label, dtype: Dtype, len: usize) -> Self {
         Self {
             sequence: 0,
             op,

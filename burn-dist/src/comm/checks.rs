@@ -72,7 +72,7 @@ impl Caller {
     ) -> Result<Checked> {
         let (send, recv) = (send.into(), recv.into());
         let whole = recv.times(self.size);
-        can_reduce(op, send.dtype)?;
+        op.check(send.dtype)?;
         if send != whole {
             let expected = format!("to send {whole} for {} ranks", self.size);
             return Err(self.refused(Op::ReduceScatter, label, expected, send));
@@ -90,7 +90,7 @@ impl Caller {
         buffer: impl Into<Elements>,
     ) -> Result<Checked> {
         let (buffer, size) = (buffer.into(), self.size);
-        can_reduce(op, buffer.dtype)?;
+        op.check(buffer.dtype)?;
         let mut call = Call::new(Op::AllReduce, label, buffer.dtype, buffer.len);
         call.reduce = Some(op);
         Ok((call, 2 * buffer.size() * (size - 1) / size))
@@ -124,13 +124,4 @@ impl Caller {
         let what = format!("{} of {} on rank {}", op.name(), label.unit, self.rank);
         Error::config(what, expected, found)
     }
-}
-
-fn can_reduce(op: Reduce, dtype: Dtype) -> Result<()> {
-    let float = matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16);
-    if op == Reduce::Mean && !float {
-        let expected = "a float type (sum integers and divide)";
-        return Err(Error::config("mean over ranks", expected, dtype));
-    }
-    Ok(())
 }

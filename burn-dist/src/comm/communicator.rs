@@ -305,11 +305,10 @@ impl Communicator {
 
     /// A span holds any bytes; an engine needs whole elements that are aligned for their type.
     fn check_memory(&self, op: Op, label: &Label, bytes: &[u8], dtype: Dtype) -> Result<()> {
-        let address = bytes.as_ptr().addr();
-        let broken = bytes.len() % dtype.size();
-        if broken == 0 && (bytes.is_empty() || address.is_multiple_of(dtype.size())) {
+        if dtype.is_aligned(bytes) {
             return Ok(());
         }
+        let address = bytes.as_ptr().addr();
         let expected = format!("whole, aligned elements of type {dtype}");
         let found = format!("{} bytes at address {address:#x}", bytes.len());
         Err(self.caller().refused(op, label, expected, found))

@@ -1,8 +1,16 @@
 //! The contract between the library and the transport that moves the bytes.
 //!
-//! An engine knows ranks and bytes, nothing of models. Threads of one process implement it
-//! ([`local`](super::local)), processes over sockets and shared memory ([`mesh`](super::mesh)), and
-//! MPI; all pass the same conformance suite (`tests/collectives.rs`).
+//! An engine knows ranks and bytes, nothing of models. There are engines for threads of one process
+//! ([`local`](super::local)), for processes over sockets and shared memory ([`mesh`](super::mesh)), and
+//! for MPI. Another one can be written in another crate with public items only:
+//!
+//! - [`agree`](super::agree) compares the [`Call`]s of all ranks and makes the error where they differ;
+//! - [`reduce_into`](super::reduce_into) is the arithmetic of reductions;
+//! - [`Error::Timeout`], [`Error::PeerLeft`] and [`Error::PeerFailed`] ([`Error::peer_failed`]) are the
+//!   errors of a rank that waits.
+//!
+//! All engines pass the conformance suite, the crate `burn-dist-conformance` in this repository. Its
+//! `tests/outside` is a small engine of this kind, written as an example.
 
 use super::{Call, DeviceEngine, Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
@@ -12,8 +20,9 @@ use std::sync::Arc;
 /// Moves bytes between the ranks of one group.
 ///
 /// The caller, [`Communicator`](super::Communicator), has checked lengths and types against the
-/// `call`, and alignment, and issues one collective of a group after the other. The engine's duties
-/// are:
+/// `call`, and alignment, and issues one collective of a group after the other; groups of one rank move
+/// nothing, so only their splits come here. Several groups may be used at once, by several threads. The
+/// engine's duties are:
 ///
 /// - compare the `call` of all ranks before any byte is written, and fail on all of them alike if
 ///   they differ ([`agree`](super::agree));

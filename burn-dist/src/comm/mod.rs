@@ -38,4 +38,5 @@ pub use ledger::{Entry, Ledger};
 pub use on_device::OnDevice;
 pub use queue::{Queue, Ticket};
 pub use recorder::{Event, Flight, Recorder, State};
+pub use reduce::reduce_into;
 pub use span::{Dtype, Element, Span, SpanMut};

@@ -2,7 +2,8 @@
 //!
 //! Rank 0 comes first, then rank 1, and so on: the fixed order makes results repeat bit for bit. f16 and bf16 are summed in f32 and rounded once, at the end.
 
-use super::{Dtype, Element, Reduce};
+use super::{Dtype, Element, Reduce, Span, SpanMut};
+use crate::error::{Error, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -27,6 +28,83 @@ macro_rules! each {
             Dtype::U8 => $f::<u8>($($arg),*),
         }
     };
+}
+
+/// Writes the reduction of `sources`, one per rank in rank order, to `out`: what an engine's results must be,
+/// bit for bit.
+///
+/// A source may be misaligned, as received bytes are; it is copied then.
+///
+/// # Numerics
+/// Rank 0 first, then rank 1, and so on; f16 and bf16 are summed in f32 and rounded once. Sums of
+/// integers wrap.
+///
+/// # Errors
+/// [`Error::Config`] if there is no source, a source has another type or length than `out`, `out` is
+/// misaligned, or for the mean of integers.
+///
+/// ```
+/// use burn_dist::comm::{Reduce, Span, SpanMut, reduce_into};
+///
+/// let (rank_0, rank_1) = ([1.0f32, 2.0], [10.0f32, 20.0]);
+/// let mut sum = [0.0f32; 2];
+/// let sources = [Span::of(&rank_0), Span::of(&rank_1)];
+/// reduce_into(Reduce::Sum, &sources, SpanMut::of(&mut sum))?;
+/// assert_eq!(sum, [11.0, 22.0]);
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+pub fn reduce_into(op: Reduce, sources: &[Span<'_>], mut out: SpanMut<'_>) -> Result<()> {
+    let dtype = out.dtype();
+    let refused = |found: String| {
+        let expected = format!(
+            "one source or more, each like the output of {} {dtype}",
+            out.len()
+        );
+        Err(Error::config("a reduction", expected, found))
+    };
+    if sources.is_empty() {
+        return refused("none".into());
+    }
+    let differs = |s: &&Span<'_>| s.dtype() != dtype || s.bytes().len() != out.bytes().len();
+    if let Some(source) = sources.iter().find(differs) {
+        return refused(format!("a source of {} {}", source.len(), source.dtype()));
+    }
+    op.check(dtype)?;
+    if !dtype.is_aligned(out.bytes()) {
+        let expected = format!("an output of whole, aligned elements of type {dtype}");
+        return Err(Error::config("a reduction", expected, "misaligned memory"));
+    }
+    let aligned: Vec<Vec<u64>> = sources
+        .iter()
+        .map(|s| {
+            if dtype.is_aligned(s.bytes()) {
+                Vec::new()
+            } else {
+                words(s.bytes())
+            }
+        })
+        .collect();
+    let len = out.bytes().len();
+    let sources: Vec<&[u8]> = sources
+        .iter()
+        .zip(&aligned)
+        .map(|(s, copy)| {
+            if copy.is_empty() {
+                s.bytes()
+            } else {
+                &bytemuck::cast_slice(copy)[..len]
+            }
+        })
+        .collect();
+    reduce(dtype, op, &sources, out.bytes_mut(), None);
+    Ok(())
+}
+
+/// The bytes in memory that is aligned for every element type.
+fn words(bytes: &[u8]) -> Vec<u64> {
+    let mut words = vec![0; bytes.len().div_ceil(8)];
+    bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+    words
 }
 
 /// Writes the reduction of `sources`, one per rank and each as long as `out`, to `out`.
@@ -228,6 +306,33 @@ mod tests {
             run(Reduce::Sum, &sources, None),
             vec![bf16::from_f32(258.0)]
         );
+    }
+
+    #[test]
+    fn an_engine_outside_reduces_received_bytes_and_is_refused_others() {
+        let mut sum = [0f32; 2];
+        let mut received = [0u8; 17];
+        let start = received.as_ptr().align_offset(8) + 1;
+        received[start..start + 8].copy_from_slice(bytemuck::cast_slice(&[1f32, 2.0]));
+        let misaligned = Span::new(&received[start..start + 8], Dtype::F32);
+        let own = [0.5f32; 2];
+        let sources = [Span::of(&own), misaligned];
+        let done = reduce_into(Reduce::Mean, &sources, SpanMut::of(&mut sum));
+        assert_eq!((done, sum), (Ok(()), [0.75, 1.25]));
+        let refused = |op, sources: &[Span<'_>], out: SpanMut<'_>| {
+            let error = reduce_into(op, sources, out);
+            assert!(matches!(error, Err(Error::Config { .. })), "{error:?}");
+        };
+        refused(Reduce::Sum, &[], SpanMut::of(&mut sum));
+        refused(Reduce::Sum, &[Span::of(&own[..1])], SpanMut::of(&mut sum));
+        refused(Reduce::Sum, &[Span::of(&[1i32; 2])], SpanMut::of(&mut sum));
+        refused(
+            Reduce::Mean,
+            &[Span::of(&[1i32; 2])],
+            SpanMut::of(&mut [0i32; 2]),
+        );
+        let out = SpanMut::new(&mut received[start..start + 8], Dtype::F32);
+        refused(Reduce::Sum, &[Span::of(&own)], out);
     }
 
     #[test]

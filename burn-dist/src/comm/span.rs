@@ -45,6 +45,13 @@ impl Dtype {
         }
     }
 
+    /// Whether the bytes are whole elements of this type and aligned for it.
+    pub(super) fn is_aligned(self, bytes: &[u8]) -> bool {
+        let address = bytes.as_ptr().addr();
+        bytes.is_empty()
+            || (bytes.len().is_multiple_of(self.size()) && address.is_multiple_of(self.size()))
+    }
+
     /// The name used in messages and files.
     pub fn name(self) -> &'static str {
         match self {

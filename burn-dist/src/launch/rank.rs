@@ -37,7 +37,7 @@ impl Start {
         let engine: Arc<dyn Engine> = Arc::new(engine);
         // Whoever cannot even start still tells the others.
         let absent = |error: Error| {
-            engine.abort(Error::of_peer(rank, &error));
+            engine.abort(Error::peer_failed(rank, &error));
             error
         };
         let pool = rayon::ThreadPoolBuilder::new()

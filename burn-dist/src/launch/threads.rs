@@ -189,7 +189,7 @@ fn cores() -> usize {
 
 /// Tells the other ranks that this one could not even start, and returns why.
 fn absent(engine: &local::Local, error: Error) -> Error {
-    engine.abort(Error::of_peer(engine.rank(), &error));
+    engine.abort(Error::peer_failed(engine.rank(), &error));
     error
 }
 

@@ -205,7 +205,7 @@ impl Seat {
     pub fn abort(&self, error: Error) -> Error {
         // What is wrong here does not say where that is.
         let named = match error {
-            Error::Config { .. } => Error::of_peer(self.terms.rank, &error),
+            Error::Config { .. } => Error::peer_failed(self.terms.rank, &error),
             other => other,
         };
         self.watch.abort(named)
