@@ -3,12 +3,11 @@
 //! A program of its own: worlds of 128 ranks would starve the tests of `tests/sockets`, which wait for
 //! deadlines.
 
-mod conformance;
 mod mesh;
 
 use burn_dist::Result;
 use burn_dist::comm::{Communicator, local};
-use conformance::Body;
+use burn_dist_conformance::Body;
 use std::time::Duration;
 
 /// Ranks as threads of this process, with so many threads each for reductions.
@@ -23,37 +22,37 @@ fn local_ranks(ranks: usize, threads: usize, body: Body<'_>) -> Vec<Result<()>> 
 }
 
 mod local_threads {
-    crate::conformance::suite!(|ranks: usize, body: crate::Body<'_>| crate::local_ranks(
+    burn_dist_conformance::suite!(|ranks: usize, body: crate::Body<'_>| crate::local_ranks(
         ranks, 1, body
     ));
 }
 
 mod local_threads_with_a_pool_each {
-    crate::conformance::suite!(|ranks: usize, body: crate::Body<'_>| crate::local_ranks(
+    burn_dist_conformance::suite!(|ranks: usize, body: crate::Body<'_>| crate::local_ranks(
         ranks, 2, body
     ));
 }
 
 mod mesh_over_tcp {
-    use crate::{conformance, mesh};
+    use crate::{Body, mesh};
     use burn_dist::comm::mesh::Transport::Tcp;
-    conformance::suite!(|ranks: usize, body: conformance::Body<'_>| {
+    burn_dist_conformance::suite!(|ranks: usize, body: Body<'_>| {
         mesh::World::new(ranks, Tcp).run(body)
     });
 }
 
 mod mesh_through_shared_memory {
-    use crate::{conformance, mesh};
+    use crate::{Body, mesh};
     use burn_dist::comm::mesh::Transport::Shm;
-    conformance::suite!(|ranks: usize, body: conformance::Body<'_>| {
+    burn_dist_conformance::suite!(|ranks: usize, body: Body<'_>| {
         mesh::World::new(ranks, Shm).run(body)
     });
 }
 
 mod mesh_of_hosts_with_two_ranks_each {
-    use crate::{conformance, mesh};
+    use crate::{Body, mesh};
     use burn_dist::comm::mesh::Transport::Auto;
-    conformance::suite!(|ranks: usize, body: conformance::Body<'_>| {
+    burn_dist_conformance::suite!(|ranks: usize, body: Body<'_>| {
         let ranks_a_host = 2;
         let world = mesh::World {
             ranks_a_host,

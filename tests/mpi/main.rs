@@ -3,8 +3,6 @@
 //! This program starts itself again under `mpirun`, once per case, and each of those processes is
 //! one rank. It has no harness of its own, because a rank is not a test.
 
-#[path = "../conformance/mod.rs"]
-mod conformance;
 mod mpirun;
 #[path = "../oracle/mod.rs"]
 mod oracle;
@@ -14,7 +12,7 @@ use burn::tensor::DType;
 use burn_dist::comm::{Communicator, Span, SpanMut, mpi};
 use burn_dist::launch::{self, Threads};
 use burn_dist::{Error, Result, Strategy, World};
-use conformance::Body;
+use burn_dist_conformance::{Body, suite};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
@@ -152,7 +150,7 @@ fn conformance_suite() {
         results
     };
     let (mut ran, mut failed) = (0, 0);
-    for (name, check) in conformance::suite!(table: launch) {
+    for (name, check) in suite!(table: launch) {
         if name == "worlds_of_one_process_do_not_meet" {
             if wire.rank() == 0 {
                 println!("- {name}: left out, because a process is one rank of one world");

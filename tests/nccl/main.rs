@@ -5,8 +5,6 @@
 //! starts itself again with it, once per case. It has no harness of its own, because a case is a
 //! process.
 
-#[path = "../conformance/mod.rs"]
-mod conformance;
 mod endings;
 mod faults;
 mod machine;

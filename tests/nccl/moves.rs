@@ -1,12 +1,12 @@
 //! Every collective moves what it should, whoever waits.
 
-use crate::conformance::sample::{Sample, every_type, reduced, samples};
-use crate::conformance::{self, Body};
 use crate::memory::{buffer, read, write};
 use crate::mock;
 use crate::ranks::{FAR, ORDERS, Rank, guarded, options, run, succeed};
 use burn_dist::comm::{Arrival, DeviceBuffer, Label, Order, Reduce};
 use burn_dist::{Error, Result};
+use burn_dist_conformance::sample::{Sample, reduced, samples};
+use burn_dist_conformance::{Body, every_type, suite};
 use std::sync::mpsc::channel;
 
 /// What the host's memory goes through is the host's engine.
@@ -34,7 +34,7 @@ pub(crate) fn conformance_suite() {
             running.into_iter().map(|t| t.join().unwrap()).collect()
         })
     };
-    let checks = conformance::suite!(table: launch);
+    let checks = suite!(table: launch);
     println!("- {} checks of the host's collectives", checks.len());
     for (_, check) in checks {
         check();

@@ -1,7 +1,7 @@
 //! Results repeat bit for bit, because reductions have one defined order and one rounding.
 
-use super::sample::scramble;
-use super::{Launch, on_ranks};
+use crate::sample::scramble;
+use crate::{Launch, on_ranks};
 use burn_dist::Result;
 use burn_dist::comm::{Communicator, Element, Reduce, Span, SpanMut};
 use half::{bf16, f16};
@@ -36,7 +36,8 @@ fn reductions<T: Element>(
     ))
 }
 
-pub(crate) fn results_repeat_bit_for_bit(launch: &impl Launch) {
+/// Results repeat bit for bit.
+pub fn results_repeat_bit_for_bit(launch: &impl Launch) {
     const LEN: usize = 1013;
     for world in [2, 3, 4, 8] {
         let mut runs = Vec::new();
@@ -70,7 +71,8 @@ pub(crate) fn results_repeat_bit_for_bit(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn reductions_add_in_rank_order(launch: &impl Launch) {
+/// Reductions add in rank order.
+pub fn reductions_add_in_rank_order(launch: &impl Launch) {
     // Few elements, and so many that an engine may take another way.
     for (world, len) in [
         (3, 257),
@@ -96,7 +98,8 @@ pub(crate) fn reductions_add_in_rank_order(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn half_precision_is_rounded_once(launch: &impl Launch) {
+/// Half precision is rounded once.
+pub fn half_precision_is_rounded_once(launch: &impl Launch) {
     on_ranks(launch, 4, |comm| {
         // 2049 is no f16 and 257 no bf16: sums in these types would lose every one of the ones.
         let first = |large: f32| if comm.rank() == 0 { large } else { 1.0 };
@@ -120,7 +123,8 @@ pub(crate) fn half_precision_is_rounded_once(launch: &impl Launch) {
     });
 }
 
-pub(crate) fn a_nan_survives_and_infinities_cancel(launch: &impl Launch) {
+/// A nan survives and infinities cancel.
+pub fn a_nan_survives_and_infinities_cancel(launch: &impl Launch) {
     for world in [2, 3] {
         for odd in 0..world {
             on_ranks(launch, world, |comm| {

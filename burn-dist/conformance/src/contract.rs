@@ -1,6 +1,6 @@
 //! What a collective refuses, how threads share a rank, and what the ledger counts.
 
-use super::{Launch, WORLDS, assert_refused, on_ranks};
+use crate::{Launch, WORLDS, assert_refused, on_ranks};
 use burn_dist::Result;
 use burn_dist::comm::{Communicator, Dtype, Label, Op, Reduce, Span, SpanMut};
 
@@ -13,7 +13,8 @@ fn assert_works(comm: &Communicator) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn wrong_lengths_are_refused_before_anything_moves(launch: &impl Launch) {
+/// Wrong lengths are refused before anything moves.
+pub fn wrong_lengths_are_refused_before_anything_moves(launch: &impl Launch) {
     for world in WORLDS {
         on_ranks(launch, world, |comm| {
             // One rank is wrong and the others wait; none of them hears of it.
@@ -41,7 +42,8 @@ pub(crate) fn wrong_lengths_are_refused_before_anything_moves(launch: &impl Laun
     }
 }
 
-pub(crate) fn unlike_types_are_refused(launch: &impl Launch) {
+/// Unlike types are refused.
+pub fn unlike_types_are_refused(launch: &impl Launch) {
     on_ranks(launch, 2, |comm| {
         let label = "types".into();
         let (sent, mut recv) = ([1.0f32; 2], [7i32; 4]);
@@ -55,7 +57,8 @@ pub(crate) fn unlike_types_are_refused(launch: &impl Launch) {
     });
 }
 
-pub(crate) fn broken_memory_is_refused(launch: &impl Launch) {
+/// Broken memory is refused.
+pub fn broken_memory_is_refused(launch: &impl Launch) {
     on_ranks(launch, 2, |comm| {
         let label = "memory".into();
         let mut words = [0u64; 8];
@@ -87,7 +90,8 @@ pub(crate) fn broken_memory_is_refused(launch: &impl Launch) {
     });
 }
 
-pub(crate) fn the_mean_of_integers_is_refused(launch: &impl Launch) {
+/// The mean of integers is refused.
+pub fn the_mean_of_integers_is_refused(launch: &impl Launch) {
     for world in [1, 2] {
         on_ranks(launch, world, |comm| {
             let label = "count".into();
@@ -104,7 +108,8 @@ pub(crate) fn the_mean_of_integers_is_refused(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn an_unknown_root_is_refused(launch: &impl Launch) {
+/// An unknown root is refused.
+pub fn an_unknown_root_is_refused(launch: &impl Launch) {
     for world in [1, 3] {
         on_ranks(launch, world, |comm| {
             let mut buffer = [7u8];
@@ -116,7 +121,8 @@ pub(crate) fn an_unknown_root_is_refused(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn threads_of_one_rank_take_turns(launch: &impl Launch) {
+/// Threads of one rank take turns.
+pub fn threads_of_one_rank_take_turns(launch: &impl Launch) {
     // Four threads per rank issue equal calls: it does not matter which of them are paired, but
     // each must have a collective to itself, or ranks would read memory that is gone.
     on_ranks(launch, 3, |comm| {
@@ -135,7 +141,8 @@ pub(crate) fn threads_of_one_rank_take_turns(launch: &impl Launch) {
     });
 }
 
-pub(crate) fn the_ledger_counts_what_a_ring_sends(launch: &impl Launch) {
+/// The ledger counts what a ring sends.
+pub fn the_ledger_counts_what_a_ring_sends(launch: &impl Launch) {
     for world in WORLDS {
         on_ranks(launch, world, |comm| {
             let n = world as u64;
@@ -185,7 +192,8 @@ pub(crate) fn the_ledger_counts_what_a_ring_sends(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn the_ledger_remembers_the_order(launch: &impl Launch) {
+/// The ledger remembers the order.
+pub fn the_ledger_remembers_the_order(launch: &impl Launch) {
     on_ranks(launch, 2, |comm| {
         comm.barrier(&"start".into())?;
         assert_eq!(comm.ledger().order(), [], "only from a reset on");

@@ -1,7 +1,7 @@
 //! Every rank receives what it should: each collective, type, reduction and awkward length.
 
-use super::sample::{Sample, every_type, reduced, samples};
-use super::{Launch, WORLDS, on_ranks};
+use crate::sample::{Sample, reduced, samples};
+use crate::{Launch, WORLDS, every_type, on_ranks};
 use burn_dist::Result;
 use burn_dist::comm::{Communicator, Element, Label, Reduce, Span, SpanMut};
 use half::bf16;
@@ -61,9 +61,10 @@ fn all_reduce<T: Sample>(comm: &Communicator, len: usize) -> Result<()> {
 
 fn broadcast<T: Sample>(comm: &Communicator, len: usize) -> Result<()> {
     for root in 0..comm.size() {
-        let mut buffer = match comm.rank() == root {
-            true => samples::<T>(root, 0, len),
-            false => stale(len),
+        let mut buffer = if comm.rank() == root {
+            samples::<T>(root, 0, len)
+        } else {
+            stale(len)
         };
         comm.broadcast(&label::<T>(len), root, SpanMut::of(&mut buffer))?;
         assert_eq!(buffer, samples(root, 0, len), "from rank {root}");
@@ -71,7 +72,8 @@ fn broadcast<T: Sample>(comm: &Communicator, len: usize) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn all_gather_concatenates_in_rank_order(launch: &impl Launch) {
+/// All gather concatenates in rank order.
+pub fn all_gather_concatenates_in_rank_order(launch: &impl Launch) {
     for world in WORLDS {
         on_ranks(launch, world, |comm| {
             for len in LENGTHS {
@@ -82,7 +84,8 @@ pub(crate) fn all_gather_concatenates_in_rank_order(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn reduce_scatter_leaves_each_rank_its_chunk(launch: &impl Launch) {
+/// Reduce scatter leaves each rank its chunk.
+pub fn reduce_scatter_leaves_each_rank_its_chunk(launch: &impl Launch) {
     for world in WORLDS {
         on_ranks(launch, world, |comm| {
             for len in LENGTHS {
@@ -93,7 +96,8 @@ pub(crate) fn reduce_scatter_leaves_each_rank_its_chunk(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn all_reduce_gives_every_rank_the_reduction(launch: &impl Launch) {
+/// All reduce gives every rank the reduction.
+pub fn all_reduce_gives_every_rank_the_reduction(launch: &impl Launch) {
     for world in WORLDS {
         on_ranks(launch, world, |comm| {
             for len in LENGTHS {
@@ -104,7 +108,8 @@ pub(crate) fn all_reduce_gives_every_rank_the_reduction(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn broadcast_copies_the_root(launch: &impl Launch) {
+/// Broadcast copies the root.
+pub fn broadcast_copies_the_root(launch: &impl Launch) {
     for world in WORLDS {
         on_ranks(launch, world, |comm| {
             for len in LENGTHS {
@@ -115,7 +120,8 @@ pub(crate) fn broadcast_copies_the_root(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn barrier_waits_for_everybody(launch: &impl Launch) {
+/// Barrier waits for everybody.
+pub fn barrier_waits_for_everybody(launch: &impl Launch) {
     // The clock is what ranks share, whether they are threads or processes of one host.
     let now = || UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     for world in WORLDS {
@@ -142,7 +148,8 @@ pub(crate) fn barrier_waits_for_everybody(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn large_buffers_arrive_whole(launch: &impl Launch) {
+/// Large buffers arrive whole.
+pub fn large_buffers_arrive_whole(launch: &impl Launch) {
     for world in [2, 3, 4, 5] {
         on_ranks(launch, world, |comm| {
             all_gather::<f32>(comm, LARGE)?;
@@ -155,7 +162,8 @@ pub(crate) fn large_buffers_arrive_whole(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn a_world_of_128_ranks_works(launch: &impl Launch) {
+/// A world of 128 ranks works.
+pub fn a_world_of_128_ranks_works(launch: &impl Launch) {
     on_ranks(launch, 128, |comm| {
         for len in [1, 131] {
             all_gather::<f32>(comm, len)?;

@@ -1,6 +1,6 @@
 //! Groups of ranks: who is in one, in which order, and that groups do not disturb each other.
 
-use super::{Launch, WORLDS, on_ranks};
+use crate::{Launch, WORLDS, on_ranks};
 use burn_dist::Result;
 use burn_dist::comm::{Communicator, Reduce, Span, SpanMut};
 
@@ -29,7 +29,8 @@ fn assert_members(group: &Communicator, world_rank: usize, members: &[usize]) ->
     Ok(())
 }
 
-pub(crate) fn split_divides_by_color(launch: &impl Launch) {
+/// Split divides by color.
+pub fn split_divides_by_color(launch: &impl Launch) {
     for world in WORLDS {
         on_ranks(launch, world, |comm| {
             let rank = comm.rank();
@@ -46,7 +47,8 @@ pub(crate) fn split_divides_by_color(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn keys_order_the_new_group(launch: &impl Launch) {
+/// Keys order the new group.
+pub fn keys_order_the_new_group(launch: &impl Launch) {
     for world in WORLDS {
         on_ranks(launch, world, |comm| {
             let rank = comm.rank();
@@ -62,7 +64,8 @@ pub(crate) fn keys_order_the_new_group(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn groups_split_again(launch: &impl Launch) {
+/// Groups split again.
+pub fn groups_split_again(launch: &impl Launch) {
     on_ranks(launch, 8, |comm| {
         let rank = comm.rank();
         // Backwards: its rank r is rank 7 - r of the world.
@@ -83,7 +86,8 @@ pub(crate) fn groups_split_again(launch: &impl Launch) {
     });
 }
 
-pub(crate) fn rows_and_columns_cover_the_world(launch: &impl Launch) {
+/// Rows and columns cover the world.
+pub fn rows_and_columns_cover_the_world(launch: &impl Launch) {
     for (rows, columns) in [(2, 2), (2, 4), (3, 2)] {
         on_ranks(launch, rows * columns, |comm| {
             let rank = comm.rank();
@@ -103,7 +107,8 @@ pub(crate) fn rows_and_columns_cover_the_world(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn a_group_of_one_talks_to_itself(launch: &impl Launch) {
+/// A group of one talks to itself.
+pub fn a_group_of_one_talks_to_itself(launch: &impl Launch) {
     for world in [1, 3] {
         on_ranks(launch, world, |comm| {
             let rank = comm.rank();
@@ -123,7 +128,8 @@ pub(crate) fn a_group_of_one_talks_to_itself(launch: &impl Launch) {
     }
 }
 
-pub(crate) fn groups_go_their_own_way_and_come_back(launch: &impl Launch) {
+/// Groups go their own way and come back.
+pub fn groups_go_their_own_way_and_come_back(launch: &impl Launch) {
     on_ranks(launch, 5, |comm| {
         let rank = comm.rank();
         let group = comm.split(rank / 3, rank)?;

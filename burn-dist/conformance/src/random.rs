@@ -1,6 +1,6 @@
 //! Long runs of random collectives, ranks out of step with each other: what races would show in.
 
-use super::{Launch, on_ranks};
+use crate::{Launch, on_ranks};
 use burn_dist::comm::{Communicator, Reduce, Span, SpanMut};
 use burn_dist::{Error, Result};
 use std::time::Duration;
@@ -67,11 +67,13 @@ fn wander(comm: &Communicator, seed: u64, turns: usize) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn thousands_of_collectives_at_random_all_come_out_right(launch: &impl Launch) {
+/// Thousands of collectives at random all come out right.
+pub fn thousands_of_collectives_at_random_all_come_out_right(launch: &impl Launch) {
     on_ranks(launch, 4, |comm| wander(comm, 1, 2000));
 }
 
-pub(crate) fn worlds_of_one_process_do_not_meet(launch: &impl Launch) {
+/// Worlds of one process do not meet.
+pub fn worlds_of_one_process_do_not_meet(launch: &impl Launch) {
     // Some of them fail while the others work.
     let world = |seed: usize| {
         let ranks = 2 + seed % 3;
@@ -79,10 +81,10 @@ pub(crate) fn worlds_of_one_process_do_not_meet(launch: &impl Launch) {
         let cause = Error::user(format!("world {seed}"));
         let results = launch.run(ranks, &|comm: &Communicator| {
             wander(comm, seed as u64, 300)?;
-            match fails && comm.rank() == 1 {
-                true => Err(cause.clone()),
-                false => wander(comm, seed as u64, 100),
+            if fails && comm.rank() == 1 {
+                return Err(cause.clone());
             }
+            wander(comm, seed as u64, 100)
         });
         assert!(results.iter().all(|r| r.is_err() == fails), "{results:?}");
         if fails {

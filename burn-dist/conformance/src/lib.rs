@@ -1,26 +1,65 @@
-//! What every engine must do, whatever moves its bytes.
+//! The conformance suite of burn-dist's collective engines.
 //!
-//! An engine is held to the contract of [`burn_dist::comm::Engine`] by handing [`suite!`] a way to
-//! run ranks on it; each check becomes a test of the module where that stands.
+//! It checks the contract of [`burn_dist::comm::Engine`] on any engine, inside or outside of burn-dist:
+//! results, bits, groups, refused arguments, the ledger, and failures. An engine's test hands [`suite!`] a
+//! function that runs ranks on the engine, and each check becomes a test. What depends on the engine's
+//! options is left to its own tests: its deadline, and the loss of a process.
+//!
+//! `tests/outside` of this crate is an engine that uses only public items, with its test.
+//!
+//! ```
+//! use burn_dist::Result;
+//! use burn_dist::comm::{Communicator, local};
+//! use burn_dist_conformance::Body;
+//! use std::time::Duration;
+//!
+//! fn run(ranks: usize, body: Body<'_>) -> Vec<Result<()>> {
+//!     std::thread::scope(|scope| {
+//!         let rank = |engine| {
+//!             scope.spawn(move || {
+//!                 let comm = Communicator::new(engine);
+//!                 let result = body(&comm);
+//!                 match &result {
+//!                     Ok(()) => comm.leave(),
+//!                     Err(error) => comm.abort(error.clone()),
+//!                 }
+//!                 result
+//!             })
+//!         };
+//!         let engines = local::ranks(ranks, 1, Duration::from_secs(60));
+//!         let threads: Vec<_> = engines.into_iter().map(rank).collect();
+//!         threads.into_iter().map(|t| t.join().unwrap()).collect()
+//!     })
+//! }
+//!
+//! mod my_engine {
+//!     burn_dist_conformance::suite!(crate::run);
+//! }
+//! # burn_dist_conformance::groups::split_divides_by_color(&run);
+//! ```
 
-pub(crate) mod bits;
-pub(crate) mod contract;
-pub(crate) mod data;
-pub(crate) mod groups;
-pub(crate) mod random;
-pub(crate) mod sample;
+pub mod bits;
+pub mod contract;
+pub mod data;
+pub mod failures;
+pub mod groups;
+pub mod random;
+pub mod sample;
+
+#[doc(hidden)]
+pub use half;
 
 use burn_dist::comm::Communicator;
 use burn_dist::{Error, Result};
 
-/// What a rank does.
-pub(crate) type Body<'a> = &'a (dyn Fn(&Communicator) -> Result<()> + Sync);
+/// What a check runs on each rank.
+pub type Body<'a> = &'a (dyn Fn(&Communicator) -> Result<()> + Sync);
 
-/// A way to run ranks: so many of them, each with its handle on the group of all.
+/// Runs ranks on the engine that is checked: a function or closure of this form is one.
 ///
-/// A rank that returns an error or panics must make the collectives of the others fail, or a
-/// failed check takes as long as the engine's deadline.
-pub(crate) trait Launch: Sync {
+/// A rank that returns an error must abort its world with that error, and one that returns `Ok` must
+/// leave it; a panic must be an error to the other ranks.
+pub trait Launch: Sync {
     /// Runs `body` on every rank and returns what they returned, in rank order.
     fn run(&self, ranks: usize, body: Body<'_>) -> Vec<Result<()>>;
 }
@@ -31,8 +70,8 @@ impl<F: Fn(usize, Body<'_>) -> Vec<Result<()>> + Sync> Launch for F {
     }
 }
 
-/// World sizes of most checks: none, even and uneven cuts, more ranks than cores.
-pub(crate) const WORLDS: [usize; 5] = [1, 2, 3, 4, 8];
+/// World sizes of most checks: one rank, even and uneven cuts, more ranks than cores.
+pub const WORLDS: [usize; 5] = [1, 2, 3, 4, 8];
 
 /// Runs `body` on `ranks` ranks, all of which must succeed.
 fn on_ranks(launch: &impl Launch, ranks: usize, body: impl Fn(&Communicator) -> Result<()> + Sync) {
@@ -59,10 +98,11 @@ fn assert_refused(result: Result<()>, words: &[&str]) {
 /// Makes each check a test that runs on the ranks of one launcher.
 ///
 /// With `table:` before the launcher the checks become an array of names and closures instead, for
-/// a program that is not a test of its own.
+/// programs without a test harness.
+#[macro_export]
 macro_rules! suite {
     (@checks $form:ident $launch:expr) => {
-        $crate::conformance::suite! { @$form $launch;
+        $crate::suite! { @$form $launch;
             data: [
                 all_gather_concatenates_in_rank_order,
                 reduce_scatter_leaves_each_rank_its_chunk,
@@ -96,6 +136,11 @@ macro_rules! suite {
                 the_ledger_counts_what_a_ring_sends,
                 the_ledger_remembers_the_order,
             ],
+            failures: [
+                different_calls_are_an_error_on_all_ranks,
+                an_abort_ends_pending_collectives,
+                a_rank_that_has_left_is_named,
+            ],
             random: [
                 thousands_of_collectives_at_random_all_come_out_right,
                 worlds_of_one_process_do_not_meet,
@@ -106,21 +151,20 @@ macro_rules! suite {
         $($(
             #[test]
             fn $check() {
-                $crate::conformance::$module::$check(&$launch);
+                $crate::$module::$check(&$launch);
             }
         )*)*
     };
     (@table $launch:expr; $($module:ident: [$($check:ident),* $(,)?]),* $(,)?) => {
         [$($((
             stringify!($check),
-            &(|| $crate::conformance::$module::$check(&$launch)) as &dyn Fn(),
+            &(|| $crate::$module::$check(&$launch)) as &dyn Fn(),
         )),*),*]
     };
     (table: $launch:expr) => {
-        $crate::conformance::suite! { @checks table $launch }
+        $crate::suite! { @checks table $launch }
     };
     ($launch:expr) => {
-        $crate::conformance::suite! { @checks tests $launch }
+        $crate::suite! { @checks tests $launch }
     };
 }
-pub(crate) use suite;

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use std::fmt::Debug;
 
 /// An element type under test.
-pub(crate) trait Sample: Element + PartialEq + Debug {
+pub trait Sample: Element + PartialEq + Debug {
     /// The reductions that this type has.
     const REDUCTIONS: &'static [Reduce];
 
@@ -21,12 +21,12 @@ pub(crate) trait Sample: Element + PartialEq + Debug {
 }
 
 /// What `rank` sends from index `from` to index `to`.
-pub(crate) fn samples<T: Sample>(rank: usize, from: usize, to: usize) -> Vec<T> {
+pub fn samples<T: Sample>(rank: usize, from: usize, to: usize) -> Vec<T> {
     (from..to).map(|index| T::sample(rank, index)).collect()
 }
 
 /// The reduction over `ranks` ranks of what they send from index `from` to index `to`.
-pub(crate) fn reduced<T: Sample>(op: Reduce, ranks: usize, from: usize, to: usize) -> Vec<T> {
+pub fn reduced<T: Sample>(op: Reduce, ranks: usize, from: usize, to: usize) -> Vec<T> {
     (from..to)
         .map(|index| {
             let values: Vec<T> = (0..ranks).map(|rank| T::sample(rank, index)).collect();
@@ -36,7 +36,7 @@ pub(crate) fn reduced<T: Sample>(op: Reduce, ranks: usize, from: usize, to: usiz
 }
 
 /// A number that looks random and depends on rank and index only.
-pub(crate) fn scramble(rank: usize, index: usize) -> u64 {
+pub fn scramble(rank: usize, index: usize) -> u64 {
     // The finaliser of SplitMix64.
     let mut z = (rank as u64) << 40 ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -93,12 +93,13 @@ macro_rules! integer {
 integer!(i64, i32, i8, u64, u32, u8);
 
 /// Calls a generic function once for every element type.
+#[macro_export]
 macro_rules! every_type {
     ($function:ident($($argument:expr),*)) => {
         $function::<f64>($($argument),*)?;
         $function::<f32>($($argument),*)?;
-        $function::<half::f16>($($argument),*)?;
-        $function::<half::bf16>($($argument),*)?;
+        $function::<$crate::half::f16>($($argument),*)?;
+        $function::<$crate::half::bf16>($($argument),*)?;
         $function::<i64>($($argument),*)?;
         $function::<i32>($($argument),*)?;
         $function::<i8>($($argument),*)?;
@@ -107,4 +108,3 @@ macro_rules! every_type {
         $function::<u8>($($argument),*)?;
     };
 }
-pub(crate) use every_type;
