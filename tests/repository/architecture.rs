@@ -17,14 +17,14 @@ use std::path::{Path, PathBuf};
 /// mapping a file.
 const UNSAFE: [&str; 21] = [
     "burn-dist/src/comm/local.rs",
-    "burn-dist/src/comm/meeting.rs",
+    "burn-dist/src/comm/thread_group.rs",
     "burn-dist/src/comm/mesh/ring.rs",
     "burn-dist/src/comm/device.rs",
-    "burn-dist/src/comm/nccl/clique.rs",
+    "burn-dist/src/comm/nccl/nccl_comm.rs",
     "burn-dist/src/comm/nccl/gpu.rs",
     "burn-dist/src/comm/nccl/library.rs",
     "burn-dist/src/comm/nccl/preflight.rs",
-    "burn-dist/src/comm/nccl/text.rs",
+    "burn-dist/src/comm/nccl/errors.rs",
     "burn-dist/src/launch/supervise/child.rs",
     "burn-dist/src/shard/memory/device.rs",
     "burn-dist/src/telemetry/memory.rs",

@@ -16,12 +16,7 @@ pub(crate) const CIRCLES: &[Circle] = &[
         why: "to be opened: a manifest holds what a trial of the optimizer found, and whose contents it describes; it also writes itself",
     },
     Circle {
-        files: &["burn-dist/src/comm/intent.rs", "burn-dist/src/comm/mod.rs"],
-        why: "to be opened: `Communicator` stands in the parent module, and an intent is one of its calls",
-    },
-    Circle {
         files: &[
-            "burn-dist/src/comm/mesh/connect.rs",
             "burn-dist/src/comm/mesh/direct.rs",
             "burn-dist/src/comm/mesh/mod.rs",
             "burn-dist/src/comm/mesh/relay.rs",
@@ -35,18 +30,6 @@ pub(crate) const CIRCLES: &[Circle] = &[
             "burn-dist/src/comm/mpi/mod.rs",
         ],
         why: "to be opened: `Mpi` stands in the parent module, and an exchange is one of its calls",
-    },
-    Circle {
-        files: &[
-            "burn-dist/src/comm/nccl/clique.rs",
-            "burn-dist/src/comm/nccl/flight.rs",
-            "burn-dist/src/comm/nccl/gpu.rs",
-            "burn-dist/src/comm/nccl/group.rs",
-            "burn-dist/src/comm/nccl/mod.rs",
-            "burn-dist/src/comm/nccl/preflight.rs",
-            "burn-dist/src/comm/nccl/watch.rs",
-        ],
-        why: "to be opened in part: a GPU holds the groups and the watch that hold it; the second half was looked at and dropped",
     },
     Circle {
         files: &[

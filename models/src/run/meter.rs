@@ -219,7 +219,10 @@ impl Meter {
             throughput: self.throughput(),
             time: split(&self.phases),
             sent_bytes: (self.sent as f64 / self.steps.max(1) as f64, sent as f64),
-            held_bytes: (self.held.unwrap_or(now), (memory.parameters + memory.optimizer) as f64),
+            held_bytes: (
+                self.held.unwrap_or(now),
+                (memory.parameters + memory.optimizer) as f64,
+            ),
             peak_bytes: (peak, memory.total() as f64),
         };
         if self.world.is_chief() {
