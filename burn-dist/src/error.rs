@@ -10,6 +10,15 @@ use std::time::Duration;
 /// What every fallible function of this library returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What a collective was about: [`Label`](crate::comm::Label) as an error carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallLabel {
+    /// The unit.
+    pub unit: String,
+    /// More that must be equal on all ranks.
+    pub detail: String,
+}
+
 /// Why a rank could not go on.
 ///
 /// It can be sent to other ranks, hence the serialization; its form is not stable.
@@ -96,6 +105,8 @@ pub enum Error {
         peer: usize,
         /// What the deviating rank does.
         theirs: String,
+        /// What the calls of both were about, where they are collectives: of `rank`, then of `peer`.
+        labels: Option<Box<[CallLabel; 2]>>,
     },
 
     /// Ranks were given different values of what has to be alike.

@@ -97,7 +97,7 @@ mod unwind;
 pub mod weights;
 mod world;
 
-pub use error::{Error, Result};
+pub use error::{CallLabel, Error, Result};
 pub use launch::launch;
 pub use noise::Noise;
 pub use plan::{Memory, Plan, Traffic};

@@ -232,6 +232,7 @@ fn ranks_that_differ_all_learn_which_one_is_odd() {
                 peer,
                 ours: majority,
                 theirs: minority,
+                ..
             } = &error
             else {
                 panic!("{what}: {error}");

@@ -4,7 +4,7 @@
 //! carries a [`Call`], and an engine moves no byte before the calls of all ranks are equal.
 
 use super::Dtype;
-use crate::error::Error;
+use crate::error::{CallLabel, Error};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -88,6 +88,15 @@ impl Label {
         Self {
             unit: self.unit.clone(),
             detail: detail.into(),
+        }
+    }
+}
+
+impl Label {
+    fn to_error(&self) -> CallLabel {
+        CallLabel {
+            unit: self.unit.to_string(),
+            detail: self.detail.to_string(),
         }
     }
 }
@@ -200,6 +209,9 @@ pub fn agree(calls: &[&Call], members: &[usize]) -> Result<(), Error> {
             ours: calls[reference].to_string(),
             peer: members[odd],
             theirs: calls[odd].to_string(),
+            labels: Some(Box::new(
+                [reference, odd].map(|at| calls[at].label.to_error()),
+            )),
         }),
     }
 }

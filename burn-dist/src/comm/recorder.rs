@@ -26,7 +26,44 @@ pub struct Recorder {
 struct Events {
     /// Collectives that were removed to make room.
     dropped: usize,
-    kept: VecDeque<(Event, Instant)>,
+    kept: VecDeque<Recorded>,
+}
+
+/// One collective, with what many of them have in common shared: a rank keeps [`CAPACITY`] of them.
+#[derive(Debug)]
+struct Recorded {
+    group: Arc<[usize]>,
+    unit: Arc<str>,
+    sequence: u64,
+    op: Op,
+    dtype: Dtype,
+    len: usize,
+    step: u64,
+    issued_us: u64,
+    state: State,
+    took_us: u64,
+    since: Instant,
+}
+
+impl Recorded {
+    fn event(&self) -> Event {
+        Event {
+            group: self.group.to_vec(),
+            sequence: self.sequence,
+            op: self.op,
+            unit: self.unit.to_string(),
+            dtype: self.dtype,
+            len: self.len,
+            step: self.step,
+            issued_us: self.issued_us,
+            state: self.state,
+            took_us: if self.state == State::Running {
+                micros(self.since.elapsed())
+            } else {
+                self.took_us
+            },
+        }
+    }
 }
 
 /// One collective of one rank.
@@ -88,26 +125,27 @@ pub struct Flight {
 
 impl Recorder {
     /// Records that a collective begins; returns the key for [`end`](Self::end).
-    pub(super) fn begin(&self, group: &[usize], call: &Call) -> usize {
+    pub(super) fn begin(&self, group: &Arc<[usize]>, call: &Call) -> usize {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let event = Event {
-            group: group.to_vec(),
+        let recorded = Recorded {
+            group: group.clone(),
+            unit: call.label.unit.clone(),
             sequence: call.sequence,
             op: call.op,
-            unit: call.label.unit.to_string(),
             dtype: call.dtype,
             len: call.len,
             step: call.step,
             issued_us: micros(since_1970.unwrap_or_default()),
             state: State::Running,
             took_us: 0,
+            since: Instant::now(),
         };
         let mut events = self.lock();
         if events.kept.len() == CAPACITY {
             events.kept.pop_front();
             events.dropped += 1;
         }
-        events.kept.push_back((event, Instant::now()));
+        events.kept.push_back(recorded);
         events.dropped + events.kept.len() - 1
     }
 
@@ -115,29 +153,22 @@ impl Recorder {
     pub(super) fn end(&self, key: usize, state: State) {
         let mut events = self.lock();
         let index = key.checked_sub(events.dropped);
-        if let Some((event, since)) = index.and_then(|index| events.kept.get_mut(index)) {
-            event.state = state;
-            event.took_us = micros(since.elapsed());
+        if let Some(recorded) = index.and_then(|index| events.kept.get_mut(index)) {
+            recorded.state = state;
+            recorded.took_us = micros(recorded.since.elapsed());
         }
     }
 
     /// The last collectives, oldest first.
     pub fn events(&self) -> Vec<Event> {
-        let as_of_now = |(event, since): &(Event, Instant)| {
-            let mut event = event.clone();
-            if event.state == State::Running {
-                event.took_us = micros(since.elapsed());
-            }
-            event
-        };
-        self.lock().kept.iter().map(as_of_now).collect()
+        self.lock().kept.iter().map(Recorded::event).collect()
     }
 
     /// The last collective, in words; empty before the first.
     pub fn last(&self) -> String {
         let events = self.lock();
         let last = events.kept.back();
-        last.map_or_else(String::new, |(event, _)| event.to_string())
+        last.map_or_else(String::new, |recorded| recorded.event().to_string())
     }
 
     /// Completed training steps.
@@ -245,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_last_collectives_are_kept_and_say_how_they_went() {
-        let (recorder, group) = (Recorder::default(), [0, 1]);
+        let (recorder, group) = (Recorder::default(), [0, 1].into());
         let first = recorder.begin(&group, &call(0));
         for sequence in 1..=CAPACITY as u64 {
             let key = recorder.begin(&group, &call(sequence));
@@ -265,7 +296,7 @@ mod tests {
     #[test]
     fn a_record_survives_its_file() {
         let recorder = Recorder::default();
-        recorder.begin(&[0, 1, 2, 7, 5], &call(7));
+        recorder.begin(&[0, 1, 2, 7, 5].into(), &call(7));
         let mut events = recorder.events();
         assert_eq!(events[0].state, State::Running);
         events[0].took_us = 12;

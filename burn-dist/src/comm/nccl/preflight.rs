@@ -191,6 +191,7 @@ pub(super) fn on_all_ranks(
             ours: format!("NCCL {}", versions[usual]),
             peer: members[odd],
             theirs: format!("NCCL {}", versions[odd]),
+            labels: None,
         });
     }
     let gpu = |report: &Report| report.gpu;

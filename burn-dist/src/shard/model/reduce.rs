@@ -6,7 +6,7 @@
 //! one that is. Hybrid's sum over replicas is made once a step too.
 
 use super::session::{BackwardSession, FullGradients, GradientSums, Reducing, UnitGradients, mark};
-use super::sharding::{Sharding, Unit};
+use super::sharding::Sharding;
 use crate::comm::{Label, Ticket};
 use crate::error::{Error, Result};
 use crate::shard::memory::{Flat, PendingFlat, Primitive};
@@ -224,9 +224,9 @@ impl Sharding {
     /// The set of parameters that have one is part of it: adding one rank's gradient to another's absence
     /// would be wrong without anybody noticing.
     fn gradient_label(&self, unit: usize, present: &[bool], backwards: usize) -> Label {
-        let bits: String = present.iter().map(|p| if *p { '1' } else { '0' }).collect();
-        let detail = format!("gradients {bits}, passes {backwards}");
-        self.unit(unit).label.with_detail(detail)
+        self.unit(unit)
+            .label
+            .with_detail(detail(present, backwards))
     }
 
     fn submit_reduction(
@@ -264,36 +264,47 @@ impl Sharding {
     /// Whatever this rank waited for then fails with it, so the unit is read from the error.
     pub(crate) fn name_missing(&self, error: Error) -> Error {
         let Error::Mismatch {
-            rank,
-            ours,
-            peer,
-            theirs,
+            rank, peer, labels, ..
         } = &error
         else {
             return error;
         };
-        let bits = |call: &str| {
-            let (_, bits) = call.split_once("[gradients ")?;
-            Some(bits.split_once(',')?.0.to_string())
-        };
         let named = || {
-            let (a, b) = (bits(ours)?, bits(theirs)?);
-            let is_about = |unit: &&Unit| ours.contains(&format!(" of {} #", unit.layout.name));
-            let unit = self.units().iter().find(is_about)?;
+            let [ours, theirs] = labels.as_deref()?;
+            let mut units = self.units().iter();
+            let unit = units.find(|unit| *unit.layout.name == *ours.unit)?;
+            let has = present(&ours.detail)?;
             // Parts of one model that were sharded apart may have units of one name.
-            if unit.layout.slots.len() != a.len() {
+            if ours.unit != theirs.unit || has.len() != unit.layout.slots.len() {
                 return None;
             }
-            let slot = a.chars().zip(b.chars()).position(|(a, b)| a != b)?;
-            let has = a.chars().nth(slot)? == '1';
+            let both = has.iter().zip(present(&theirs.detail)?);
+            let (slot, has) = both
+                .enumerate()
+                .find_map(|(slot, (a, b))| (*a != b).then_some((slot, *a)))?;
+            let (with, without) = if has { (*rank, *peer) } else { (*peer, *rank) };
             Some(Error::GradientSet {
-                parameter: unit.layout.slots.get(slot)?.path.clone(),
-                with: if has { *rank } else { *peer },
-                without: if has { *peer } else { *rank },
+                parameter: unit.layout.slots[slot].path.clone(),
+                with,
+                without,
             })
         };
         named().unwrap_or(error)
     }
+}
+
+/// What a label says of gradients: which parameters have one, and of how many backward passes.
+fn detail(present: &[bool], backwards: usize) -> String {
+    let bits: String = present.iter().map(|p| if *p { '1' } else { '0' }).collect();
+    format!("{GRADIENTS}{bits}, passes {backwards}")
+}
+
+const GRADIENTS: &str = "gradients ";
+
+/// Which parameters have a gradient, as [`detail`] says it.
+fn present(detail: &str) -> Option<Vec<bool>> {
+    let (bits, _) = detail.strip_prefix(GRADIENTS)?.split_once(',')?;
+    Some(bits.chars().map(|bit| bit == '1').collect())
 }
 
 /// The sum of all, added in order.
