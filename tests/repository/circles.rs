@@ -33,37 +33,6 @@ pub(crate) const CIRCLES: &[Circle] = &[
     },
     Circle {
         files: &[
-            "burn-dist/src/launch/environment/agreement.rs",
-            "burn-dist/src/launch/environment/local.rs",
-            "burn-dist/src/launch/environment/master.rs",
-            "burn-dist/src/launch/environment/mod.rs",
-            "burn-dist/src/launch/environment/slurm.rs",
-        ],
-        why: "to be opened: constants of the parent module, which asks all of these",
-    },
-    Circle {
-        files: &[
-            "burn-dist/src/launch/flags/hosts.rs",
-            "burn-dist/src/launch/flags/master.rs",
-            "burn-dist/src/launch/flags/mod.rs",
-            "burn-dist/src/launch/flags/nproc.rs",
-            "burn-dist/src/launch/flags/resolve.rs",
-        ],
-        why: "to be opened: `Flags` stands in the parent module, and these check its fields",
-    },
-    Circle {
-        files: &[
-            "burn-dist/src/launch/supervise/child.rs",
-            "burn-dist/src/launch/supervise/environment.rs",
-            "burn-dist/src/launch/supervise/group.rs",
-            "burn-dist/src/launch/supervise/mod.rs",
-            "burn-dist/src/launch/supervise/records.rs",
-            "burn-dist/src/launch/supervise/summary.rs",
-        ],
-        why: "to be opened: `Program` stands in the parent module, and a summary names a group's outcome",
-    },
-    Circle {
-        files: &[
             "burn-dist/src/rendezvous/guests.rs",
             "burn-dist/src/rendezvous/server.rs",
         ],

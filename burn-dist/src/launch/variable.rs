@@ -71,6 +71,16 @@ impl Variable {
     pub(super) fn wrong(&self, expected: impl Into<String>) -> Error {
         Error::config(self.name, expected, format!("{:?}", shortened(&self.value)))
     }
+
+    /// An error about a flag's value, made one about this variable, in which the value was found.
+    pub(super) fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Config {
+                expected, found, ..
+            } => Error::config(self.name, expected, found),
+            other => other,
+        }
+    }
 }
 
 impl Display for Variable {

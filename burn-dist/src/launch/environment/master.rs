@@ -1,8 +1,8 @@
 //! Where the ranks meet.
 
-use super::PARENT;
 use super::claim::Claim;
 use super::origin::Sourced;
+use super::process_variable::PARENT;
 use crate::error::{Error, Result};
 use crate::launch::variable::{Environment, Variable};
 

@@ -11,6 +11,7 @@ mod local;
 mod master;
 mod mpi;
 mod origin;
+mod process_variable;
 mod slurm;
 mod torch;
 
@@ -18,17 +19,13 @@ pub(super) use master::{host, number as port};
 
 pub use launcher::Launcher;
 pub use origin::{Origin, Origins};
+pub use process_variable::process_variable;
 
 use super::identity::Identity;
 use super::variable::{Environment, MOST_RANKS};
 use crate::error::{Error, Result};
 use origin::Sourced;
 use std::fmt::{self, Display};
-
-/// Not set by anyone: [`process_variable`] answers it with the number of the parent process.
-const PARENT: &str = "BURN_DIST_PARENT_PID";
-/// Not set by anyone either: [`process_variable`] has it where this process has a terminal.
-const TERMINAL: &str = "BURN_DIST_TERMINAL";
 
 /// An identity found in an environment.
 ///
@@ -107,22 +104,6 @@ pub fn detect(env: impl Fn(&str) -> Option<String>) -> Result<Option<Detected>> 
             master_port: port.origin,
         },
     }))
-}
-
-/// A variable of this process, as [`detect`] and [`Flags`](super::Flags) look it up in a program.
-pub fn process_variable(name: &str) -> Option<String> {
-    // Not `var`: a value that is no Unicode shall be an error, not look as if it were not set.
-    let value = std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    #[cfg(unix)]
-    if name == PARENT && value.is_none() {
-        return Some(std::os::unix::process::parent_id().to_string());
-    }
-    #[cfg(unix)]
-    if name == TERMINAL && value.is_none() {
-        // Only a process with a terminal can open this, wherever its output goes.
-        return std::fs::File::open("/dev/tty").ok().map(|_| "1".into());
-    }
-    value
 }
 
 /// Checks that a rank is one of so many.
@@ -287,14 +268,6 @@ mod tests {
             assert!(OWN.contains(from), "{from}");
             refused(&OWN.replacen(from, to, 1), &words);
         }
-    }
-
-    #[test]
-    fn what_this_process_has_is_read() {
-        assert!(process_variable("PATH").is_some());
-        assert_eq!(process_variable("BURN_DIST_NO_SUCH_VARIABLE"), None);
-        #[cfg(unix)]
-        assert!(process_variable(PARENT).unwrap().parse::<u32>().is_ok());
     }
 
     /// Every name that is looked at.

@@ -1,9 +1,9 @@
 //! What `srun` says.
 
-use super::TERMINAL;
 use super::claim::{Claim, missing};
 use super::launcher::Launcher;
 use super::origin::Sourced;
+use super::process_variable::TERMINAL;
 use crate::error::{Error, Result};
 use crate::launch::hostlist::{Hostlist, tasks_on};
 use crate::launch::variable::Environment;

@@ -1,6 +1,7 @@
 //! How many hosts there are, and which of them this is.
 
-use super::{Flags, named, nodes};
+use super::arguments::Flags;
+use super::nnodes::nodes;
 use crate::error::{Error, Result};
 use crate::launch::variable::{Environment, MOST_RANKS};
 
@@ -38,7 +39,7 @@ pub(super) fn count(flags: &Flags, env: Environment<'_>) -> Result<Said<usize>> 
     let said = match (flag("--nnodes", &flags.nnodes), env.variable("PET_NNODES")) {
         (Some(nodes), _) => nodes,
         (None, Some(variable)) => Said {
-            value: nodes(&variable.value).map_err(|e| named(e, variable.name))?,
+            value: nodes(&variable.value).map_err(|e| variable.named(e))?,
             by: variable.to_string(),
         },
         (None, None) => match env.variable("LWS_GROUP_SIZE") {
@@ -52,13 +53,11 @@ pub(super) fn count(flags: &Flags, env: Environment<'_>) -> Result<Said<usize>> 
             },
         },
     };
-    match (1..=MOST_RANKS).contains(&said.value) {
-        true => Ok(said),
-        false => {
-            let expected = format!("a number of hosts from 1 to {MOST_RANKS}");
-            Err(Error::config("number of hosts", expected, said.by))
-        }
+    if !(1..=MOST_RANKS).contains(&said.value) {
+        let expected = format!("a number of hosts from 1 to {MOST_RANKS}");
+        return Err(Error::config("number of hosts", expected, said.by));
     }
+    Ok(said)
 }
 
 /// This host's number.
@@ -83,11 +82,9 @@ pub(super) fn number(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -
             return Err(Error::config("--node-rank", expected, "nothing"));
         }
     };
-    match said.value < nodes.value {
-        true => Ok(said.value),
-        false => {
-            let expected = format!("less than {} ({})", nodes.value, nodes.by);
-            Err(Error::config("number of this host", expected, said.by))
-        }
+    if said.value >= nodes.value {
+        let expected = format!("less than {} ({})", nodes.value, nodes.by);
+        return Err(Error::config("number of this host", expected, said.by));
     }
+    Ok(said.value)
 }

@@ -1,6 +1,6 @@
 //! Where the ranks of all hosts meet.
 
-use super::Flags;
+use super::arguments::Flags;
 use super::hosts::Said;
 use crate::error::{Error, Result};
 use crate::launch::environment::{host, port as number};
@@ -12,10 +12,10 @@ const DEFAULT_PORT: u16 = 29_500;
 /// The host of rank 0.
 pub(super) fn addr(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -> Result<String> {
     if let Some(addr) = &flags.master_addr {
-        return match addr.trim().is_empty() {
-            true => Err(Error::config("--master-addr", "a host", "an empty text")),
-            false => Ok(addr.clone()),
-        };
+        if addr.trim().is_empty() {
+            return Err(Error::config("--master-addr", "a host", "an empty text"));
+        }
+        return Ok(addr.clone());
     }
     // Nobody else comes to a single host, whatever name the cluster has for it.
     if nodes.value == 1 {

@@ -1,13 +1,33 @@
 //! One host's part of a world, from the flags and from what a cluster says beside them.
 
+use super::arguments::Flags;
 use super::hardware::Hardware;
-use super::{Flags, hosts, master, nproc};
+use super::local_world_size::local_world_size;
+use super::{hosts, master};
 use crate::error::{Error, Result};
 use crate::launch::node::Node;
 use crate::launch::variable::{Environment, MOST_RANKS};
 
+impl Flags {
+    /// What to start on this host; `None` if neither a flag nor the environment asks for it.
+    ///
+    /// What no flag says is taken from torchrun's own variables (`PET_*`, which Kubeflow sets),
+    /// from the index of a Kubernetes Indexed Job, and from a LeaderWorkerSet. Those of the three
+    /// that ask for processes by themselves are `PET_NNODES`, `PET_NPROC_PER_NODE` and a
+    /// `LWS_GROUP_SIZE` above 1. As the processes started inherit all of them, ask
+    /// [`Role::find`](crate::launch::Role::find), which knows them, rather than this.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for flags or variables that contradict each other, that are out of range,
+    /// or that say how to start processes where nothing says that any are to be started.
+    pub fn node(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<Node>> {
+        let env = Environment::new(&env);
+        node(self, env, Hardware::here)
+    }
+}
+
 /// See [`Flags::node`].
-pub(super) fn node(
+fn node(
     flags: &Flags,
     env: Environment<'_>,
     hardware: impl FnOnce(Environment<'_>) -> Hardware,
@@ -32,7 +52,7 @@ pub(super) fn node(
     }
     let nodes = hosts::count(flags, env)?;
     let node_rank = hosts::number(flags, env, &nodes)?;
-    let ranks = nproc::ranks(flags, env, hardware)?;
+    let ranks = local_world_size(flags, env, hardware)?;
     if nodes.value.saturating_mul(ranks) > MOST_RANKS {
         let found = format!("{} on {} hosts", ranks, nodes.value);
         return Err(Error::config(

@@ -1,7 +1,7 @@
 //! One rank's process, together with whatever it starts itself.
 
-use super::Program;
 use super::end::End;
+use super::program::Program;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_process_group};
 use std::ffi::OsString;
 use std::io;

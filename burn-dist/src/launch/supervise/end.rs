@@ -1,6 +1,7 @@
-//! How a process came to its end.
+//! How a process ended, and how all ranks of a host did.
 
 use super::signals;
+use crate::launch::ErrorFile;
 use std::fmt;
 
 /// The end of a child.
@@ -12,6 +13,27 @@ pub(super) enum End {
     Killed(i32),
     /// Somebody else in this process has waited for it, and kept what they learned.
     Unknown,
+}
+
+/// How one rank ended.
+#[derive(Debug, Clone)]
+pub(super) struct Ended {
+    pub(super) rank: usize,
+    pub(super) pid: u32,
+    pub(super) end: End,
+    /// Whether the signal that killed it came from this launcher.
+    pub(super) ours: bool,
+    /// What it said itself.
+    pub(super) error: Option<ErrorFile>,
+}
+
+/// How a group ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// All ranks, in the order in which they ended.
+    pub(super) ends: Vec<Ended>,
+    /// The signal that asked the launcher to stop.
+    pub(super) stop: Option<i32>,
 }
 
 impl End {

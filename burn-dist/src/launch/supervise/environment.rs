@@ -3,9 +3,9 @@
 //! torchrun's variables, so that a program written for it finds what it looks for, and our own,
 //! which win in burn-dist and say what torchrun has no word for.
 
-use super::Program;
+use super::program::Program;
 use crate::launch::Node;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// What all ranks of one start of the group have in common.
@@ -79,16 +79,6 @@ impl Environment<'_> {
             variables.extend(THREADS.map(|name| (name, text(&threads))));
         }
         variables
-    }
-}
-
-impl Program {
-    /// A variable as a rank would find it without the launcher.
-    pub(super) fn variable(&self, name: &str) -> Option<OsString> {
-        let given = self.env.iter().rev().find(|(n, _)| n == OsStr::new(name));
-        given
-            .map(|(_, value)| value.clone())
-            .or_else(|| std::env::var_os(name))
     }
 }
 

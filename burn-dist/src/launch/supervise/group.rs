@@ -1,13 +1,12 @@
 //! All ranks of this host, from their start until nothing of them is left.
 
-use super::Program;
 use super::child::Child;
-use super::end::End;
+use super::end::{End, Ended, Outcome};
 use super::environment::Environment;
 use super::output::Output;
+use super::program::Program;
 use super::records::{Records, ranks};
 use super::signals::{self, Event, Watch};
-use super::summary::Ended;
 use super::terminal::{Stream, Terminal, Voice};
 use crate::error::{Error, Result};
 use crate::launch::host;
@@ -59,15 +58,6 @@ pub(super) struct Group<'a> {
     failed: bool,
     terminate_at: Option<Instant>,
     kill_at: Option<Instant>,
-}
-
-/// How a group ended.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    /// All ranks, in the order in which they ended.
-    pub(super) ends: Vec<Ended>,
-    /// The signal that asked the launcher to stop.
-    pub(super) stop: Option<i32>,
 }
 
 impl<'a> Group<'a> {

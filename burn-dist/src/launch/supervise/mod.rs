@@ -11,46 +11,26 @@ mod environment;
 mod group;
 mod output;
 mod port;
+mod program;
 mod records;
 mod signals;
 mod summary;
 mod terminal;
 
+pub use program::Program;
+
 use super::diagnosis::diagnose;
 use super::node::Node;
 use super::variable::YEAR;
 use crate::error::{Error, Result};
+use end::Ended;
 use environment::Environment;
 use group::{Desk, FAIL_GRACE, Group, STOP_GRACE};
 use port::Port;
 use records::Records;
 use signals::Watch;
-use std::ffi::OsString;
 use std::time::Duration;
-use summary::Ended;
 use terminal::{Terminal, Voice};
-
-/// What every rank of a host runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
-    /// Its path, or its name if it is in `PATH`.
-    pub path: OsString,
-    /// What it is called with.
-    pub args: Vec<OsString>,
-    /// Environment variables, besides those of this process.
-    pub env: Vec<(OsString, OsString)>,
-}
-
-impl Program {
-    /// A program without arguments.
-    pub fn new(path: impl Into<OsString>) -> Self {
-        Self {
-            path: path.into(),
-            args: Vec::new(),
-            env: Vec::new(),
-        }
-    }
-}
 
 /// Runs a program as the ranks of this host, and returns when all of them are gone.
 ///

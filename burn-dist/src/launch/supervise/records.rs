@@ -1,6 +1,6 @@
 //! Where ranks leave what outlives them: their output, their errors, their last collectives.
 
-use super::Program;
+use super::program::Program;
 use super::terminal::Stream;
 use crate::comm::Flight;
 use crate::error::{Error, Result};

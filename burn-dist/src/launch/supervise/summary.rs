@@ -3,25 +3,12 @@
 //! When one rank fails, all others do, because they need it. The one that matters is rarely the one
 //! that printed last.
 
-use super::end::End;
-use super::group::Outcome;
+use super::end::{End, Ended, Outcome};
 use super::signals;
 use crate::error::Error;
+use crate::launch::host;
 use crate::launch::ranks::Ranks;
-use crate::launch::{ErrorFile, host};
 use std::collections::BTreeSet;
-
-/// How one rank ended.
-#[derive(Debug, Clone)]
-pub(super) struct Ended {
-    pub(super) rank: usize,
-    pub(super) pid: u32,
-    pub(super) end: End,
-    /// Whether the signal that killed it came from this launcher.
-    pub(super) ours: bool,
-    /// What it said itself.
-    pub(super) error: Option<ErrorFile>,
-}
 
 /// What the failed ranks of a group come down to.
 #[derive(Debug)]
@@ -138,6 +125,7 @@ fn table(failed: &[&Ended], ranks: usize) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::launch::ErrorFile;
 
     fn ended(rank: usize, end: End, error: Option<(&str, bool, u64)>) -> Ended {
         let error = error.map(|(message, secondary, time)| {
