@@ -115,14 +115,9 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
                 meter.time(Phase::Backward, || gradients.add_sum(sum, count))?;
             }
             let gradients = meter.time(Phase::Backward, || gradients.finish())?;
+            // Clipped by the norm of the whole model; Burn's own optimizer steps the shards.
             let (stepped, norm) = meter.time(Phase::Optimizer, || {
-                // In f16 an overflow on any rank skips the step on all.
-                let Some(gradients) = scaler.unscale(gradients)? else {
-                    return Ok((model, None));
-                };
-                let clipped = gradients.clip_norm(run.clip)?;
-                let stepped = optimizer.step(course.rate(), model, clipped.grads);
-                Ok::<_, Error>((stepped, Some(clipped.norm)))
+                run.update(&mut scaler, gradients, &mut optimizer, course.rate(), model)
             })?;
             model = stepped;
             course.advance();
@@ -130,14 +125,8 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
 
             // (5) SIGTERM or Ctrl-C on any rank: the step is done, so save, and leave.
             if world.should_stop()? {
-                if let Some(folder) = &run.save {
-                    world.save(
-                        folder,
-                        &model,
-                        &optimizer,
-                        &(course.progress(), &scaler, &classes),
-                    )?;
-                }
+                let state = (course.progress(), &scaler, &classes);
+                run.checkpoint(world, &model, &optimizer, &state)?;
                 return meter.stop(course.done(), run.save.as_deref());
             }
         }
@@ -146,14 +135,8 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         meter.between_steps()?;
 
         // (6) Every rank writes its shards; a kill at any moment leaves the save before.
-        if let Some(folder) = &run.save {
-            world.save(
-                folder,
-                &model,
-                &optimizer,
-                &(course.progress(), &scaler, &classes),
-            )?;
-        }
+        let state = (course.progress(), &scaler, &classes);
+        run.checkpoint(world, &model, &optimizer, &state)?;
         let Some(score) = evaluated(&model)? else {
             return meter.stop(course.done(), run.save.as_deref());
         };

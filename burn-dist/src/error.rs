@@ -58,7 +58,7 @@ pub enum Error {
         remedy: String,
     },
 
-    /// An optimizer would compute something else on pieces than on whole tensors.
+    /// An optimizer would compute something else on shards than on whole tensors.
     #[error("this optimizer is wrong on shards: {problem}; {remedy}")]
     Optimizer {
         /// What was seen.

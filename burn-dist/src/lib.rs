@@ -21,9 +21,9 @@
 //!         let x = world.noise(step).random([16, 8], Distribution::Default, &world.device(), 0);
 //!         let loss = (model.forward(x) - 1.0).powi_scalar(2).mean();
 //!         losses.push(loss.clone().into_scalar::<f32>());
-//!         let grads = world.backward(loss, &model)?; // averaged over ranks, already cut
+//!         let grads = world.backward(loss, &model)?; // averaged over ranks, sharded
 //!         let clipped = grads.clip_norm(1.0)?; // by the true global norm
-//!         model = optim.step(0.05, model, clipped.grads); // Burn's own step, on pieces
+//!         model = optim.step(0.05, model, clipped.grads); // Burn's own step, on shards
 //!     }
 //!     Ok(losses)
 //! })?;
@@ -38,9 +38,9 @@
 //!
 //! - **Units.** The parameters of a transformer block are gathered together: they form a *unit*.
 //!   What no unit claims is the *root*. A model marks the boundary with one call, [`unit()`].
-//! - **Layout.** A unit's parameters lie back to back in one flat buffer, cut evenly over the
+//! - **Layout.** A unit's parameters lie back to back in one flat buffer, sharded evenly over the
 //!   ranks. Gathering gives the buffer back; parameters are views into it ([`layout`]).
-//! - **Shards.** A sharded `Param` stores this rank's piece, and `param.val()` yields the gathered
+//! - **Shards.** A sharded `Param` stores this rank's shard, and `param.val()` yields the gathered
 //!   weight, so unmodified layers work. Gathering is an operation on the autodiff tape whose
 //!   backward reduces the gradient over ranks, and which the tape can repeat: after a unit's forward
 //!   the weight is gone, and backward gathers it again. The engine's own page tells how ([`shard`]).
@@ -59,12 +59,12 @@
 //! |---|---|
 //! | [`launch`](mod@launch) | ranks as threads or processes, by flags and environment: [`launch()`](launch()) |
 //! | [`World`] | what a rank knows; `backward`, `optimizer`, `save`, `load`, `full`, `export`, `shadow` |
-//! | [`Strategy`], [`Plan`] | which state is cut, and what follows from it |
+//! | [`Strategy`], [`Plan`] | which state is sharded, and what follows from it |
 //! | [`Precision`], [`GradScaler`] | types of gathers, reductions and outputs; loss scaling for f16 |
 //! | [`Shadow`] | one plain device beside the sharded run, for [`World::shadow`] |
 //! | [`Noise`] | random numbers and dropout that come out the same again |
 //! | [`shard`] | the engine |
-//! | [`weights`] | from and to Hugging Face's files, a rank its own pieces |
+//! | [`weights`] | from and to Hugging Face's files, a rank its own shards |
 //! | [`data`], [`telemetry`] | sampler and loader; where time and memory go |
 //! | [`layout`], [`comm`] | who owns which element; who sends what. They do not know each other |
 //! | [`rendezvous`] | where processes meet, and learn of each other's end |

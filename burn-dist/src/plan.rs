@@ -163,7 +163,7 @@ impl Plan {
     }
 
     /// The collectives of one step with `micro_batches` backward passes, kind by kind; a global
-    /// norm adds one all-reduce of 8 bytes where parameters are cut.
+    /// norm adds one all-reduce of 8 bytes where parameters are sharded.
     pub fn traffic(&self, micro_batches: usize) -> Vec<Traffic> {
         let replicas = self.size / self.shard_group_size;
         let ring = |bytes: usize, ranks: usize| bytes * (ranks - 1) / ranks;

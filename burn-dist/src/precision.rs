@@ -13,7 +13,7 @@ use std::str::FromStr;
 /// The types of gathered parameters, of reductions, and of what a model returns.
 ///
 /// Four types are in play. Three are fields, each `None` for "as stored"; the fourth, that of the
-/// stored pieces and so of the optimizer, is f32 as soon as any field is set.
+/// stored shards and so of the optimizer, is f32 as soon as any field is set.
 ///
 /// Inputs of [`unit`](crate::unit()) are cast to `param_dtype`, because Burn's operations refuse
 /// mixed types; what the outermost call returns is cast to `output_dtype`.

@@ -51,7 +51,7 @@ fn explained(message: String) -> String {
     let loading = ["Failed to load record", "Failed to load module from file"];
     match loading.iter().any(|start| message.starts_with(start)) {
         true => format!(
-            "{message}; a sharded model stores pieces, which a record of whole parameters does not \
+            "{message}; a sharded model stores shards, which a record of whole parameters does not \
              fit: load it into the model before Strategy::shard, use Strategy::shard_from, or \
              world.load for what world.save has written"
         ),

@@ -6,6 +6,7 @@
 
 mod bert;
 mod foreign;
+mod minimal;
 mod options;
 mod run;
 mod vit;

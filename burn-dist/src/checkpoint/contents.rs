@@ -26,7 +26,7 @@ pub(super) struct Contents {
     /// The strategies of the parts that the model was sharded in.
     pub(super) strategies: String,
     pub(super) parameters: Vec<Described>,
-    /// Pieces and running state, in the order of the model.
+    /// Shards and running state, in the order of the model.
     pub(super) shards: Vec<Stored>,
     /// The path of each parameter's id.
     pub(super) paths: HashMap<u64, String>,

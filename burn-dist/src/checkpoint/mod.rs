@@ -1,6 +1,6 @@
 //! Saving and resuming a sharded run.
 //!
-//! A save is a folder: one safetensors file per rank, with the pieces of parameters and optimizer
+//! A save is a folder: one safetensors file per rank, with the shards of parameters and optimizer
 //! states that the rank holds, and a manifest that says what belongs together.
 //!
 //! ```text

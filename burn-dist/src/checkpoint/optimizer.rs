@@ -15,7 +15,7 @@ use std::path::Path;
 /// The number that Burn keeps beside each state: the dimensions of its parameter.
 const RANK: &str = "__rank";
 
-/// What an optimizer remembers of the pieces of one rank.
+/// What an optimizer remembers of the shards of one rank.
 #[derive(Debug, Default)]
 pub(super) struct States {
     /// Tensors, named by parameter path and field.
@@ -33,7 +33,7 @@ pub(super) struct StateTensor {
     pub(super) bytes: Bytes,
 }
 
-/// One thing that is kept of a parameter: a rank keeps nothing of one whose piece is empty.
+/// One thing that is kept of a parameter: a rank keeps nothing of one whose shard is empty.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Kept {
     /// Parameter path and field.
@@ -41,7 +41,7 @@ pub(super) struct Kept {
     /// A tensor's type; nothing for a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dtype: Option<String>,
-    /// A tensor's shape, where that is not the shape of the rank's piece.
+    /// A tensor's shape, where that is not the shape of the rank's shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shape: Option<Vec<usize>>,
 }

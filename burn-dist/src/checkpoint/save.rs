@@ -28,7 +28,7 @@ impl World {
     /// removed. The folder belongs to this run from then on ([`claim_saves`](Self::claim_saves)).
     ///
     /// # Cost
-    /// Each rank writes what it holds: its pieces of parameters and optimizer states. It holds the
+    /// Each rank writes what it holds: its shards of parameters and optimizer states. It holds the
     /// states once more meanwhile. Files are as readable for others as the umask says.
     ///
     /// # Errors

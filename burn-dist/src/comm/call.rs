@@ -13,7 +13,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Op {
-    /// Every rank receives every rank's piece.
+    /// Every rank receives every rank's shard.
     AllGather,
     /// Every rank receives the reduction of its chunk.
     ReduceScatter,

@@ -51,7 +51,7 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// An all-gather where every rank has written its piece of `buffer`.
+    /// An all-gather where every rank has written its shard of `buffer`.
     pub(super) fn all_gather(self, label: &Label, buffer: impl Into<Elements>) -> Result<Checked> {
         let (buffer, size) = (buffer.into(), self.size);
         if !buffer.len.is_multiple_of(size) {

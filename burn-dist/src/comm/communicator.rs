@@ -125,7 +125,7 @@ impl Communicator {
         self.all_gather_in_place(label, recv)
     }
 
-    /// [`all_gather`](Self::all_gather) where each rank has written its piece to `buffer` already.
+    /// [`all_gather`](Self::all_gather) where each rank has written its shard to `buffer` already.
     ///
     /// # Shapes
     /// `buffer`: `[size * n]`, of which this rank has written the part that starts at `rank * n`.

@@ -145,7 +145,7 @@ pub trait DeviceEngine: Debug + Send + Sync {
     /// Whether the host or the device waits.
     fn order(&self) -> Order;
 
-    /// `buffer` becomes the concatenation of every rank's piece, in rank order; this rank has
+    /// `buffer` becomes the concatenation of every rank's shard, in rank order; this rank has
     /// written its own already.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub trait Engine: Debug + Send + Sync {
     /// The ranks of the group, by their rank in the world.
     fn members(&self) -> &[usize];
 
-    /// `buffer` becomes the concatenation of every rank's piece, in rank order; this rank has
+    /// `buffer` becomes the concatenation of every rank's shard, in rank order; this rank has
     /// written its own already.
     fn all_gather(&self, call: &Call, buffer: SpanMut<'_>) -> Result<()>;
 

@@ -30,7 +30,7 @@ impl OnDevice<'_> {
         self.engine.order()
     }
 
-    /// Concatenates every rank's piece, which each has written to `buffer` already.
+    /// Concatenates every rank's shard, which each has written to `buffer` already.
     ///
     /// # Shapes
     /// `buffer`: `[size * n]`, of which this rank has written the part that starts at `rank * n`.

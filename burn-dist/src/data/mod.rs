@@ -36,7 +36,7 @@
 //! of the order (or, with `drop_last=True`, by dropping the tail). That lets a loop average local means,
 //! but an epoch then holds some samples twice or not at all, a metric over the test set is slightly off,
 //! and the result depends on the number of ranks. It also deals the order out with a stride and batches per
-//! rank afterwards. Here the order is first cut into global batches and those are cut over the ranks,
+//! rank afterwards. Here the order is first cut into global batches and those are divided over the ranks,
 //! which is what makes batches comparable between worlds. There is no `set_epoch` to forget either: the
 //! epoch is an argument.
 //!

@@ -1,4 +1,4 @@
-//! The engine: how a Burn module trains while each rank holds a piece of it.
+//! The engine: how a Burn module trains while each rank holds a shard of it.
 //!
 //! A sharded parameter is a Burn [reparameterization]: the `Param` stores this rank's shard, and
 //! `param.val()` yields the full parameter. So unmodified layers gather by themselves, while

@@ -125,7 +125,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the ranks, types and layout: the pieces in a row are the converted whole.
+        /// Whatever the ranks, types and layout: the shards in a row are the converted whole.
         #[test]
         fn pieces_in_a_row_are_the_whole(
             rows in 1usize..40,

@@ -82,7 +82,7 @@ impl Export {
         if StoredShards::of_sharded(model).is_ok() {
             return Err(Error::model(
                 "this model",
-                "is sharded, and this rank has only its pieces",
+                "is sharded, and this rank has only its shards",
                 "call world.export on every rank",
             ));
         }

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// The file of a checkpoint that is in one piece.
+/// The file of a checkpoint that is not divided.
 pub(super) const SINGLE: &str = "model.safetensors";
 /// Says which file has which tensor, where there are several.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
@@ -40,7 +40,7 @@ pub(super) struct Totals {
     pub(super) total_size: u64,
 }
 
-/// Weights on disk in Hugging Face's layout, ready to be read piece by piece.
+/// Weights on disk in Hugging Face's layout, ready to be read range by range.
 ///
 /// The files are mapped, and must not be written to while they are in use: a file that shrinks under
 /// a map kills the process that reads it. Give every rank its own: opening costs the headers only.

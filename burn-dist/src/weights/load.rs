@@ -1,4 +1,4 @@
-//! Filling a model from files: each rank its own pieces, or one device all of it.
+//! Filling a model from files: each rank its own shards, or one device all of it.
 
 use super::elements::file_float;
 use super::files::Weights;

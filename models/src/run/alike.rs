@@ -1,7 +1,7 @@
 //! What all ranks must be told alike.
 //!
 //! A learning rate of its own on one rank causes no error anywhere: replicas part, or a sharded model is
-//! stepped piece by piece at two rates. So the whole command line is compared before anything is made,
+//! stepped shard by shard at two rates. So the whole command line is compared before anything is made,
 //! but for what is listed here.
 
 use burn_dist::{Error, Result, World};

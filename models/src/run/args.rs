@@ -1,9 +1,11 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
 use super::{Course, Schedule, WeightArgs};
+use burn::module::Module;
+use burn::optim::ModuleOptimizer;
 use burn_dist::data::{BatchInfo, Dataset, DistributedSampler, Loader};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
-use burn_dist::{Error, GradScaler, Precision, Result, Shadow, Strategy, World};
+use burn_dist::{Error, GradScaler, Precision, Result, Shadow, ShardedGradients, Strategy, World};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -149,6 +151,44 @@ impl RunArgs {
             ))),
             (false, _) => Ok(saved.then_some(folder)),
         }
+    }
+
+    /// Saves where this run saves at all (`--save`). Collective.
+    ///
+    /// # Errors
+    /// As [`World::save`].
+    pub fn checkpoint<M: Module, S: Serialize>(
+        &self,
+        world: &World,
+        model: &M,
+        optimizer: &ModuleOptimizer,
+        state: &S,
+    ) -> Result<()> {
+        match &self.save {
+            Some(folder) => world.save(folder, model, optimizer, state),
+            None => Ok(()),
+        }
+    }
+
+    /// Unscales and clips gradients, and steps the optimizer. Returns the norm too; an overflow on any rank
+    /// skips the step on all, and there is none. Collective.
+    ///
+    /// # Errors
+    /// As [`ShardedGradients::clip_norm`] and [`GradScaler::unscale`].
+    pub fn update<M: Module>(
+        &self,
+        scaler: &mut GradScaler,
+        gradients: ShardedGradients,
+        optimizer: &mut ModuleOptimizer,
+        rate: f64,
+        model: M,
+    ) -> Result<(M, Option<f64>)> {
+        let Some(gradients) = scaler.unscale(gradients)? else {
+            return Ok((model, None));
+        };
+        let clipped = gradients.clip_norm(self.clip)?;
+        let model = optimizer.step(rate, model, clipped.grads);
+        Ok((model, Some(clipped.norm)))
     }
 
     /// This rank's share of a training set, in an order that changes with the epoch.

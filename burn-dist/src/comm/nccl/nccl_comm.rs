@@ -49,7 +49,7 @@ impl fmt::Debug for NcclComm {
 /// A collective and its buffers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Transfer<'a> {
-    /// Concatenates every rank's piece in the buffer; with this rank and the number of ranks.
+    /// Concatenates every rank's shard in the buffer; with this rank and the number of ranks.
     AllGather(&'a DeviceBuffer, (usize, usize)),
     /// Reduces the first buffer, and leaves each rank its chunk in the second.
     ReduceScatter(Reduce, &'a DeviceBuffer, &'a DeviceBuffer),

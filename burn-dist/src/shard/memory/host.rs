@@ -1,6 +1,6 @@
 //! Memory of Burn's CPU backend, as bytes.
 //!
-//! Everything that knows how Flex stores a tensor is here: a stored piece, a unit's flat buffer,
+//! Everything that knows how Flex stores a tensor is here: a stored shard, a unit's flat buffer,
 //! and views into it that share its memory.
 
 use burn::tensor::{Bytes, DType, Shape};

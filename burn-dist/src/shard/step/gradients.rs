@@ -31,8 +31,8 @@ impl TrainedParam {
             part: 0,
             unit: 0,
             slot: 0,
-            register: |gradients, id, piece| {
-                gradients.register(id, piece.into_tensor::<D>());
+            register: |gradients, id, shard| {
+                gradients.register(id, shard.into_tensor::<D>());
             },
         }
     }
