@@ -178,20 +178,23 @@ impl Engine for Slow {
     }
 }
 
-/// Blocks whose backward takes its time too.
+/// Blocks that take their time, also when they are run again in backward.
 #[derive(Module, Debug)]
 struct Tower {
     blocks: Vec<Linear>,
 }
 
 const BLOCKS: usize = 5;
-const WAIT: Duration = Duration::from_millis(40);
+const WAIT: Duration = Duration::from_millis(30);
 
 impl Tower {
     fn loss(&self, x: Tensor<2>) -> Tensor<1> {
         unit(self, x, |tower: &Self, mut x| {
             for block in &tower.blocks {
-                x = unit(block, x, |block: &Linear, x| gelu(block.forward(x)));
+                x = unit(block, x, |block: &Linear, x| {
+                    std::thread::sleep(WAIT);
+                    gelu(block.forward(x))
+                });
             }
             x
         })
@@ -210,10 +213,11 @@ fn slow(strategy: &Strategy, size: usize, said: bool) -> (Vec<String>, Vec<Strin
         };
         let world = World::new(Communicator::new(engine), Device::flex(), 0)?;
         let device = world.device();
-        let block = |_| LinearConfig::new(256, 256).init(&device);
+        let block = |_| LinearConfig::new(16, 16).init(&device);
         let blocks = (0..BLOCKS).map(block).collect();
-        let model = strategy.clone().shard(Tower { blocks }, &world)?;
-        let x = || Tensor::<2>::ones([2048, 256], &device).require_grad();
+        let strategy = strategy.clone().recompute(true);
+        let model = strategy.shard(Tower { blocks }, &world)?;
+        let x = || Tensor::<2>::ones([4, 16], &device).require_grad();
         let mut sums = world.accumulate(&model)?;
         if said {
             sums = sums.micro_batches(2);
@@ -246,17 +250,19 @@ fn the_last_backward_reduces_while_it_runs() {
         (Strategy::zero1(), 2),
         (Strategy::hybrid(1), 2),
     ] {
-        let (during, after, waited) = slow(&strategy, size, false);
-        assert_eq!(after, all, "{strategy}: {during:?}");
-        let (during, after, overlapped) = slow(&strategy, size, true);
-        assert_eq!((&during, &after), (&all, &Vec::new()), "{strategy}");
-        println!("{strategy}: {waited:?} exposed, {overlapped:?} overlapped");
-        // All waits against the last one and what computation is shorter than.
-        assert!(waited >= WAIT * BLOCKS as u32, "{strategy}: {waited:?}");
-        assert!(
-            overlapped < waited * 3 / 4,
-            "{strategy}: {overlapped:?} of {waited:?}"
-        );
+        // A busy machine may delay a rank, and the other one waits for it then.
+        let mut times = Vec::new();
+        let is_overlapped = (0..5).any(|_| {
+            let (during, after, waited) = slow(&strategy, size, false);
+            assert_eq!(after, all, "{strategy}: {during:?}");
+            let (during, after, overlapped) = slow(&strategy, size, true);
+            assert_eq!((&during, &after), (&all, &Vec::new()), "{strategy}");
+            assert!(waited >= WAIT * BLOCKS as u32, "{strategy}: {waited:?}");
+            times.push((waited, overlapped));
+            overlapped < waited / 2
+        });
+        println!("{strategy}: exposed without and with overlap: {times:?}");
+        assert!(is_overlapped, "{strategy}: {times:?}");
     }
 }
 
