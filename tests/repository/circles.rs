@@ -33,13 +33,6 @@ pub(crate) const CIRCLES: &[Circle] = &[
     },
     Circle {
         files: &[
-            "burn-dist/src/rendezvous/guests.rs",
-            "burn-dist/src/rendezvous/server.rs",
-        ],
-        why: "to be opened: who came and who waits at a barrier is judged in both",
-    },
-    Circle {
-        files: &[
             "models/src/bert/block.rs",
             "models/src/bert/classifier.rs",
             "models/src/bert/config.rs",

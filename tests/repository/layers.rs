@@ -22,7 +22,21 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("stop", &["error"]),
     row("unwind", &["error"]),
     row("data", &["error"]),
-    row("rendezvous", &["error"]),
+    row("rendezvous/message", &["error"]),
+    row("rendezvous/untrusted", &["error"]),
+    row(
+        "rendezvous/state",
+        &["error", "rendezvous/message", "rendezvous/untrusted"],
+    ),
+    row(
+        "rendezvous",
+        &[
+            "error",
+            "rendezvous/message",
+            "rendezvous/untrusted",
+            "rendezvous/state",
+        ],
+    ),
     row("strategy", &["error", "precision"]),
     row("comm", &["error", "unwind", "rendezvous"]),
     row("plan", &["error", "layout", "strategy", "comm"]),

@@ -1,25 +1,29 @@
-//! What seats and server say to each other.
+//! The messages between ranks and the server.
 
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Changes whenever processes of two builds could misunderstand each other.
 pub(super) const PROTOCOL: u32 = 1;
-/// No message is longer: keys and values are small.
-pub(super) const LONGEST: usize = 1 << 20;
-/// No message of a side that has not proven anything yet is longer.
-pub(super) const LONGEST_UNPROVEN: usize = 4 << 10;
+/// The longest message, in bytes: keys and values are small.
+pub(super) const MAX_MESSAGE: usize = 1 << 20;
+/// The longest message of a side that has not proven the secret yet.
+pub(super) const MAX_UNPROVEN_MESSAGE: usize = 4 << 10;
+
+/// How long either side may take for each message of the handshake up to the proofs.
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Purpose {
-    /// Signs of life, failures, goodbyes.
+    /// Heartbeats, failures, goodbyes.
     Watch,
     /// Requests to the store.
     Store,
 }
 
-/// The first words of a rank.
+/// The first message of a rank.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Hello {
     pub(super) protocol: u32,
@@ -36,20 +40,20 @@ pub(super) struct Hello {
 /// Everything that goes over a connection, in both directions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Message {
-    /// Rank to server: who calls, with a number used once.
+    /// Rank to server: who calls, with a nonce.
     Hello(Hello, String),
-    /// Server to rank: a number used once, and proof of the secret for the rank's number.
+    /// Server to rank: a nonce, and proof of the secret for the rank's nonce.
     Challenge(String, String),
-    /// Rank to server: proof of the secret for the server's number.
+    /// Rank to server: proof of the secret for the server's nonce.
     Proof(String),
-    /// Server to rank: come in.
+    /// Server to rank: it has joined.
     Welcome,
-    /// Server to rank: stay out, and whether to try again.
+    /// Server to rank: it may not join, and whether to try again.
     Refused { problem: String, again: bool },
 
-    /// Alive; ranks add what they did last.
+    /// Heartbeat; ranks add what they do.
     Beat(String),
-    /// Rank to server: the world is broken. Server to ranks: it is, by this.
+    /// Rank to server: this rank has failed. Server to ranks: the first failure.
     Fault(Error),
     /// Rank to server: this rank's connection to a peer broke.
     Suspect { peer: usize, why: String },

@@ -1,24 +1,26 @@
-//! Where the processes of a world meet, and how they learn of each other's end.
+//! The rendezvous of a world of processes: how ranks join, share small values, and learn which failed first.
 //!
-//! Rank 0 serves; every rank, rank 0 included, takes a [`Seat`] with two connections to it. On one
-//! a small key-value store answers: addresses, names and counts go through it, never tensors. On
-//! the other both sides show that they are alive, and the server is the judge of failures: the
-//! first one that is reported counts, and every rank is told that one. A survivor therefore
-//! names the rank that failed, and never one that only ended because of it.
+//! Rank 0 runs a [`Server`], as torchrun's agent runs a TCP store. Every rank, rank 0 included, takes a
+//! [`Seat`] with two connections to it. One carries requests to a small key-value store: addresses, names
+//! and counts, never tensors. The other carries heartbeats both ways and reports of failures. The server
+//! decides which failure was the first (`state.rs`, without sockets), and tells every rank that one. A
+//! survivor therefore names the rank that failed, and never one that only ended because of it.
 //!
-//! Connections prove with a shared secret that they belong to this world, both ways. Whatever else
-//! connects is dropped. What that protects from, and what it does not, is in `SECURITY.md`.
+//! Both sides of a connection prove with a shared secret that they belong to this world. Any other
+//! connection is dropped. What that protects from, and what it does not, is in `SECURITY.md`.
 
-mod entry;
-mod guests;
+mod connection;
+mod join;
 mod message;
+mod registry;
 mod seat;
 mod secret;
 mod server;
+mod state;
 mod stream;
 mod terms;
+mod untrusted;
 mod watch;
-mod words;
 
 pub use seat::Seat;
 pub use secret::Secret;
@@ -26,4 +28,4 @@ pub use server::Server;
 #[cfg(fuzzing)]
 pub(crate) use stream::fuzz;
 pub use terms::Terms;
-pub(crate) use words::TurnedAway;
+pub(crate) use untrusted::TurnedAway;

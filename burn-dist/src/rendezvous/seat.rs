@@ -1,26 +1,25 @@
-//! A rank's side: requests to the store, and the verdict on the world.
+//! A rank's membership in its world: requests to rank 0's store, and what broke the world.
 
-use super::entry::{Ends, QUIET, enter};
+use super::join::{Ends, LOG_WAITING_EVERY, join};
 use super::message::{Answer, Message, Purpose, Request};
 use super::stream::{Inbox, Outbox};
 use super::terms::Terms;
+use super::untrusted::line;
 use super::watch::Watch;
-use super::words::line;
 use crate::error::{Error, Result};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One rank's place in a world of processes.
+/// One rank's membership in a world of processes, held until it is dropped.
 ///
-/// Cheap requests go through the small key-value store that rank 0 serves; [`fault`](Self::fault)
-/// costs one atomic load while all is well.
+/// Requests go to the small key-value store that rank 0 serves; [`fault`](Self::fault) costs one atomic
+/// load as long as nothing has failed.
 #[derive(Debug)]
 pub struct Seat {
     terms: Terms,
     watch: Watch,
     store: Mutex<(Inbox, Outbox)>,
-    /// The address by which this host reaches rank 0, and the one that it reaches.
     ends: Ends,
 }
 
@@ -33,10 +32,10 @@ impl Seat {
     /// which it names. What ends another rank meanwhile ends this one too.
     pub fn take(terms: Terms) -> Result<Self> {
         let until = Instant::now() + terms.patience;
-        let (inbox, outbox, ends) = enter(&terms, Purpose::Watch, until)?;
+        let (inbox, outbox, ends) = join(&terms, Purpose::Watch, until)?;
         let watch = Watch::start(terms.rank, terms.heartbeat, inbox, outbox)?;
         let (inbox, outbox, _) =
-            enter(&terms, Purpose::Store, until).map_err(|error| watch.fault().unwrap_or(error))?;
+            join(&terms, Purpose::Store, until).map_err(|error| watch.fault().unwrap_or(error))?;
         let seat = Self {
             watch,
             store: Mutex::new((inbox, outbox)),
@@ -47,7 +46,7 @@ impl Seat {
         Ok(seat)
     }
 
-    /// Returns when all ranks have joined, and says meanwhile for whom it waits.
+    /// Returns when all ranks have joined; meanwhile rank 0 logs for which ones it waits.
     fn wait_for_all(&self, until: Instant) -> Result<()> {
         let Terms {
             rank,
@@ -57,21 +56,21 @@ impl Seat {
         } = self.terms;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let missing = match self.barrier("joined", left.min(QUIET)) {
+            let missing = match self.barrier("joined", left.min(LOG_WAITING_EVERY)) {
                 Err(Error::Timeout { missing, .. }) => missing,
                 other => return other,
             };
             let come = world - missing.len();
-            if left > QUIET {
+            if left > LOG_WAITING_EVERY {
                 if rank == 0 {
-                    let left = (left - QUIET).as_secs();
+                    let left = (left - LOG_WAITING_EVERY).as_secs();
                     log::warn!(
                         "{come} of {world} ranks are here; waiting {left} s more for {missing:?}"
                     );
                 }
                 continue;
             }
-            // Who is missing is missing for all: the others are not to blame this rank.
+            // These ranks are missing for all: the others must not blame this rank, which gives up.
             return Err(self.abort(Error::Join {
                 rank,
                 address: self.terms.address(),
@@ -86,7 +85,7 @@ impl Seat {
         }
     }
 
-    /// What this rank joined under.
+    /// With which this rank joined.
     pub fn terms(&self) -> &Terms {
         &self.terms
     }
@@ -140,7 +139,7 @@ impl Seat {
     /// The value of a key, as soon as a rank has set it.
     ///
     /// # Errors
-    /// What broke the world; [`Error::Timeout`] if nobody sets it within `patience`.
+    /// What broke the world; [`Error::Timeout`] if no rank sets it within `patience`.
     pub fn wait(&self, key: impl Into<String>, patience: Duration) -> Result<String> {
         let (key, millis) = (key.into(), patience.as_millis() as u64);
         let request = Request::Wait {
@@ -203,7 +202,7 @@ impl Seat {
 
     /// Breaks the world, and returns what all ranks are told: the first failure of any of them.
     pub fn abort(&self, error: Error) -> Error {
-        // What is wrong here does not say where that is.
+        // A configuration error does not say which rank it is about.
         let named = match error {
             Error::Config { .. } => Error::peer_failed(self.terms.rank, &error),
             other => other,
@@ -211,25 +210,25 @@ impl Seat {
         self.watch.abort(named)
     }
 
-    /// Reports that the connection to a peer broke, and returns the verdict on who is to blame.
+    /// Reports that the connection to a peer broke, and returns what all ranks are told: which rank
+    /// failed first.
     pub fn suspect(&self, peer: usize, why: impl Into<String>) -> Error {
         self.watch.suspect(peer, why.into())
     }
 
-    /// What broke the world, if that is heard of within `patience`.
+    /// What broke the world, if this rank is told of it within `patience`.
     pub fn fault_within(&self, patience: Duration) -> Option<Error> {
         self.watch.fault_within(patience)
     }
 
-    /// Has `describe` say what this rank does, as others are told if it dies.
+    /// Has `describe` say what this rank does: the others are told the last of it if this rank dies.
     pub fn describe(&self, describe: impl Fn() -> String + Send + 'static) {
         self.watch.describe(Box::new(describe));
     }
 
     /// Says that this rank is done, and returns when all are.
     ///
-    /// This waits as long as the others are alive: one may well be busy for long after its last
-    /// collective.
+    /// This waits as long as the others are alive: one may compute for long after its last collective.
     ///
     /// # Errors
     /// What broke the world.

@@ -4,50 +4,49 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use std::fmt;
 
-/// What all processes of a world know and nobody else: the proof goes over the network, never the
-/// secret.
+/// What all processes of a world know, and no others do. Only proofs of it go over the network.
 ///
-/// It keeps strangers and other jobs out; it does not encrypt.
+/// It keeps other programs and other jobs out; it does not encrypt.
 #[derive(Clone, Default)]
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// The secret with this text; an empty one lets everybody in who speaks the protocol.
+    /// The secret with this text; with an empty one any program can join.
     pub fn new(text: &str) -> Self {
         Self(text.as_bytes().to_vec())
     }
 
-    /// Proof of knowing the secret, for a number that the other side has chosen.
-    pub(super) fn prove(&self, side: &str, number: &str) -> String {
-        let mac = self.mac(side, number).map(Mac::finalize);
+    /// Proof of knowing the secret, for a nonce that the other side has chosen.
+    pub(super) fn prove(&self, side: &str, nonce: &str) -> String {
+        let mac = self.mac(side, nonce).map(Mac::finalize);
         let bytes = mac.map(|mac| mac.into_bytes().to_vec());
         let bytes = bytes.unwrap_or_default();
         bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
     /// Whether `proof` is right; takes as long for a wrong one as for a right one.
-    pub(super) fn check(&self, side: &str, number: &str, proof: &str) -> bool {
+    pub(super) fn check(&self, side: &str, nonce: &str, proof: &str) -> bool {
         let bytes: Option<Vec<u8>> = (0..proof.len() / 2)
             .map(|i| u8::from_str_radix(proof.get(2 * i..2 * i + 2)?, 16).ok())
             .collect();
-        match (self.mac(side, number), bytes) {
+        match (self.mac(side, nonce), bytes) {
             (Some(mac), Some(bytes)) => mac.verify_slice(&bytes).is_ok(),
             _ => false,
         }
     }
 
-    fn mac(&self, side: &str, number: &str) -> Option<Hmac<Sha256>> {
+    fn mac(&self, side: &str, nonce: &str) -> Option<Hmac<Sha256>> {
         // HMAC takes keys of every length.
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
         mac.update(side.as_bytes());
         mac.update(b"\0");
-        mac.update(number.as_bytes());
+        mac.update(nonce.as_bytes());
         Some(mac)
     }
 }
 
-/// A number used once.
-pub(super) fn number() -> String {
+/// A nonce: a random number that is used once.
+pub(super) fn nonce() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 

@@ -1,13 +1,13 @@
 //! Messages over a socket: a length, then JSON.
 
-use super::message::{LONGEST, LONGEST_UNPROVEN, Message};
+use super::message::{MAX_MESSAGE, MAX_UNPROVEN_MESSAGE, Message};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A message that cannot be written in this time finds a peer that is stuck or gone.
-const WRITING: Duration = Duration::from_secs(5);
+/// How long a message may take to write; a peer that reads nothing for so long is stuck or gone.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The receiving end of a connection.
 #[derive(Debug)]
@@ -15,14 +15,14 @@ pub(super) struct Inbox {
     socket: Arc<TcpStream>,
     /// What has arrived of the next message.
     buffer: Vec<u8>,
-    /// The other side may not say more at once.
+    /// The longest message that is accepted.
     longest: usize,
 }
 
 /// How long the other side of a connection has been silent.
 ///
-/// Time in which this process stood still itself, stopped or without a core, does not count: what
-/// the other side said meanwhile has not been read yet.
+/// Time in which this process was stopped itself, or had no core, does not count: what the other side
+/// has sent meanwhile has not been read yet.
 #[derive(Debug, Default)]
 pub(super) struct Silence(Duration);
 
@@ -51,7 +51,7 @@ impl Silence {
 #[derive(Debug, Clone)]
 pub(super) struct Outbox {
     socket: Arc<TcpStream>,
-    turn: Arc<Mutex<()>>,
+    sending: Arc<Mutex<()>>,
 }
 
 /// Both ends of a connection.
@@ -59,15 +59,15 @@ pub(super) fn split(socket: impl Into<Arc<TcpStream>>) -> io::Result<(Inbox, Out
     let socket = socket.into();
     socket.set_nodelay(true)?;
     socket.set_nonblocking(false)?;
-    socket.set_write_timeout(Some(WRITING))?;
+    socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let outbox = Outbox {
         socket: socket.clone(),
-        turn: Arc::default(),
+        sending: Arc::default(),
     };
     let inbox = Inbox {
         socket,
         buffer: Vec::new(),
-        longest: LONGEST_UNPROVEN,
+        longest: MAX_UNPROVEN_MESSAGE,
     };
     Ok((inbox, outbox))
 }
@@ -76,13 +76,13 @@ impl Outbox {
     /// Sends a message.
     pub(super) fn send(&self, message: &Message) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
-        if text.len() > LONGEST {
-            let problem = format!("a message of {} bytes, at most {LONGEST}", text.len());
+        if text.len() > MAX_MESSAGE {
+            let problem = format!("a message of {} bytes, at most {MAX_MESSAGE}", text.len());
             return Err(io::Error::new(ErrorKind::InvalidInput, problem));
         }
         let mut bytes = (text.len() as u32).to_le_bytes().to_vec();
         bytes.extend(text);
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         (&*self.socket).write_all(&bytes)
     }
 
@@ -94,9 +94,9 @@ impl Outbox {
 }
 
 impl Inbox {
-    /// The other side has proven that it belongs here, and may say all it has to.
+    /// Accepts messages of full length, now that the other side has proven the secret.
     pub(super) fn trust(&mut self) {
-        self.longest = LONGEST;
+        self.longest = MAX_MESSAGE;
     }
 
     /// The next message, or `None` if none is complete after `patience`.
@@ -157,18 +157,22 @@ pub(super) fn read(stream: &[u8], piece: usize) -> (Vec<Message>, Option<io::Err
     for bytes in stream.chunks(piece.max(1)) {
         buffer.extend(bytes);
         loop {
-            match take(&mut buffer, LONGEST) {
+            match take(&mut buffer, MAX_MESSAGE) {
                 Ok(Some(message)) => messages.push(message),
                 Ok(None) => break,
                 Err(error) => return (messages, Some(error)),
             }
         }
-        assert!(buffer.len() < 4 + LONGEST, "{} bytes wait", buffer.len());
+        assert!(
+            buffer.len() < 4 + MAX_MESSAGE,
+            "{} bytes wait",
+            buffer.len()
+        );
     }
     (messages, None)
 }
 
-/// What the fuzzer calls: a stream that is cut differently says the same.
+/// What the fuzzer calls: a stream has the same messages however it is cut.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(stream: &[u8]) {
     let piece = usize::from(stream.first().copied().unwrap_or(0));
@@ -257,9 +261,9 @@ mod tests {
         }
 
         #[test]
-        fn a_length_beyond_the_limit_is_refused_at_once(more in 1..u32::MAX - LONGEST as u32) {
-            let mut buffer = (LONGEST as u32 + more).to_le_bytes().to_vec();
-            let error = take(&mut buffer, LONGEST).unwrap_err();
+        fn a_length_beyond_the_limit_is_refused_at_once(more in 1..u32::MAX - MAX_MESSAGE as u32) {
+            let mut buffer = (MAX_MESSAGE as u32 + more).to_le_bytes().to_vec();
+            let error = take(&mut buffer, MAX_MESSAGE).unwrap_err();
             prop_assert_eq!(error.kind(), ErrorKind::InvalidData);
             prop_assert!(buffer.capacity() < 64);
         }
@@ -267,16 +271,16 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_free_for_what_is_only_announced() {
-        let mut buffer = (LONGEST as u32).to_le_bytes().to_vec();
+        let mut buffer = (MAX_MESSAGE as u32).to_le_bytes().to_vec();
         buffer.push(b'"');
-        assert!(take(&mut buffer, LONGEST).unwrap().is_none());
+        assert!(take(&mut buffer, MAX_MESSAGE).unwrap().is_none());
         assert!(buffer.capacity() < 64);
         // The longest message there can be, and one nested as deep as that allows.
         let quotes = 2 + r#"{"Beat":}"#.len();
-        let longest = Message::Beat("x".repeat(LONGEST - quotes));
+        let longest = Message::Beat("x".repeat(MAX_MESSAGE - quotes));
         let (found, error) = read(&stream(std::slice::from_ref(&longest)), 4096);
         assert!(found == [longest] && error.is_none());
-        let (found, error) = read(&framed(&vec![b'['; LONGEST]), 4096);
+        let (found, error) = read(&framed(&vec![b'['; MAX_MESSAGE]), 4096);
         assert!(found.is_empty() && error.is_some());
     }
 }

@@ -1,11 +1,11 @@
-//! Under which terms a rank joins its world.
+//! What a rank must know to join its world.
 
 use super::secret::Secret;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-/// Under which terms a rank joins its world.
+/// What a rank must know to join its world, and the limits that it joins with.
 #[derive(Debug, Clone)]
 pub struct Terms {
     /// This rank.
@@ -16,10 +16,10 @@ pub struct Terms {
     pub master: String,
     /// Its port.
     pub port: u16,
-    /// Whether ranks of other hosts take part; their name for `master` may be another one. Without
-    /// them everything stays on a loopback address, which no other host reaches.
+    /// Whether other hosts have ranks too; their name for `master` may be another one. If not, rank 0
+    /// listens on a loopback address alone, which no other host reaches.
     pub several_hosts: bool,
-    /// How many ports from there on rank 0 may take instead, and the others look at: not 0 where
+    /// How many ports after `port` rank 0 may listen on instead, and the others try: not 0 where
     /// something else may have the first.
     pub more_ports: u16,
     /// Whether a launcher holds the port for rank 0.
@@ -28,7 +28,7 @@ pub struct Terms {
     pub secret: Secret,
     /// How often the world was started again.
     pub attempt: usize,
-    /// A rank that gives no sign of life for so long is lost.
+    /// How long a rank may give no sign of life before it is taken for lost.
     pub heartbeat: Duration,
     /// How long to wait for the other ranks to come.
     pub patience: Duration,
@@ -49,7 +49,7 @@ impl Terms {
         }
         let here: Vec<_> = all.into_iter().filter(|a| a.ip().is_loopback()).collect();
         if here.is_empty() {
-            // The name is right, and other hosts reach it: what is meant is this host all the same.
+            // A name that other hosts use for this one: all ranks are here all the same.
             let v4 = (Ipv4Addr::LOCALHOST, port).into();
             return Ok(vec![v4, (Ipv6Addr::LOCALHOST, port).into()]);
         }

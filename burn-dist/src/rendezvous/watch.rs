@@ -1,8 +1,8 @@
-//! A rank's watch connection: signs of life both ways, and what the judge decides.
+//! A rank's watch connection: heartbeats both ways, and what rank 0 says has broken the world.
 
 use super::message::Message;
 use super::stream::{Inbox, Outbox, Silence};
-use super::words::shortened;
+use super::untrusted::shortened;
 use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,30 +10,30 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a rank that reports a failure waits for the verdict of rank 0.
-const VERDICT: Duration = Duration::from_secs(3);
+/// How long a rank that reports a failure waits for rank 0 to say which one was the first.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// One rank's view of whether its world is whole; dropping it closes the connection.
+/// One rank's watch connection, and what broke the world; dropping it closes the connection.
 #[derive(Debug)]
 pub(super) struct Watch {
-    seen: Arc<Seen>,
+    shared: Arc<Shared>,
     outbox: Outbox,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct Shared {
     rank: usize,
-    /// Whether there is a fault: cheap to look at.
+    /// Whether there is a fault, without the lock.
     broken: AtomicBool,
     closing: AtomicBool,
-    news: Mutex<News>,
+    status: Mutex<Status>,
     changed: Condvar,
     describe: Mutex<Describe>,
 }
 
 #[derive(Debug, Default)]
-struct News {
+struct Status {
     fault: Option<Error>,
     all_done: bool,
 }
@@ -56,35 +56,35 @@ impl Watch {
         inbox: Inbox,
         outbox: Outbox,
     ) -> Result<Self> {
-        let seen = Arc::new(Seen {
+        let shared = Arc::new(Shared {
             rank,
             broken: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            news: Mutex::default(),
+            status: Mutex::default(),
             changed: Condvar::new(),
             describe: Mutex::default(),
         });
-        let (mine, sender) = (seen.clone(), outbox.clone());
+        let (mine, sender) = (shared.clone(), outbox.clone());
         let thread = std::thread::Builder::new()
             .name(format!("rank {rank} watch"))
             .spawn(move || mine.watch(heartbeat, inbox, &sender))
             .map_err(|e| Error::config("watch", "a new thread", e))?;
         Ok(Self {
-            seen,
+            shared,
             outbox,
             thread: Some(thread),
         })
     }
 
     pub(super) fn fault(&self) -> Option<Error> {
-        if !self.seen.broken.load(Ordering::Relaxed) {
+        if !self.shared.broken.load(Ordering::Relaxed) {
             return None;
         }
-        self.seen.news().fault.clone()
+        self.shared.status().fault.clone()
     }
 
     pub(super) fn fault_within(&self, patience: Duration) -> Option<Error> {
-        self.seen.until(patience, |news| news.fault.clone())
+        self.shared.until(patience, |status| status.fault.clone())
     }
 
     pub(super) fn abort(&self, error: Error) -> Error {
@@ -92,7 +92,7 @@ impl Watch {
             return fault;
         }
         let error = shortened(&error);
-        // A rank 0 that is gone cannot judge; its end is then the verdict, or this error.
+        // If rank 0 is gone, its end is the fault, or else this error.
         let _ = self.outbox.send(&Message::Fault(error.clone()));
         self.verdict(error)
     }
@@ -109,16 +109,16 @@ impl Watch {
         self.verdict(Error::PeerLost { peer, why, waiting })
     }
 
-    /// What rank 0 decides; `otherwise` if it does not.
+    /// What rank 0 says was the first failure; `otherwise` if it says nothing in time.
     fn verdict(&self, otherwise: Error) -> Error {
-        self.seen
-            .until(VERDICT, |news| news.fault.clone())
-            .unwrap_or_else(|| self.seen.fail(otherwise))
+        self.shared
+            .until(VERDICT_TIMEOUT, |status| status.fault.clone())
+            .unwrap_or_else(|| self.shared.fail(otherwise))
     }
 
     pub(super) fn describe(&self, words: Words) {
         let mut describe = self
-            .seen
+            .shared
             .describe
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -127,12 +127,12 @@ impl Watch {
 
     pub(super) fn leave(&self) -> Result<()> {
         let _ = self.outbox.send(&Message::Bye);
-        let over = |news: &News| match &news.fault {
+        let over = |status: &Status| match &status.fault {
             Some(fault) => Some(Err(fault.clone())),
-            None => news.all_done.then_some(Ok(())),
+            None => status.all_done.then_some(Ok(())),
         };
         loop {
-            if let Some(result) = self.seen.until(Duration::from_secs(60), over) {
+            if let Some(result) = self.shared.until(Duration::from_secs(60), over) {
                 return result;
             }
         }
@@ -141,7 +141,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.seen.closing.store(true, Ordering::Relaxed);
+        self.shared.closing.store(true, Ordering::Relaxed);
         self.outbox.close();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -149,40 +149,40 @@ impl Drop for Watch {
     }
 }
 
-impl Seen {
-    fn news(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the fault unless there is one already, and returns the one that counts.
     fn fail(&self, error: Error) -> Error {
-        let fault = self.news().fault.get_or_insert(error).clone();
+        let fault = self.status().fault.get_or_insert(error).clone();
         self.broken.store(true, Ordering::Relaxed);
         self.changed.notify_all();
         fault
     }
 
-    /// Waits for news, but no longer than `patience`.
-    fn until<T>(&self, patience: Duration, ready: impl Fn(&News) -> Option<T>) -> Option<T> {
+    /// Waits until `ready` gives something, but no longer than `patience`.
+    fn until<T>(&self, patience: Duration, ready: impl Fn(&Status) -> Option<T>) -> Option<T> {
         let until = Instant::now() + patience;
-        let mut news = self.news();
+        let mut status = self.status();
         loop {
-            if let Some(result) = ready(&news) {
+            if let Some(result) = ready(&status) {
                 return Some(result);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;
             }
-            let woken = self.changed.wait_timeout(news, left);
-            news = woken.unwrap_or_else(PoisonError::into_inner).0;
+            let woken = self.changed.wait_timeout(status, left);
+            status = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Exchanges signs of life with rank 0 until the world ends.
+    /// Exchanges heartbeats with rank 0 until the world ends.
     fn watch(&self, heartbeat: Duration, mut inbox: Inbox, outbox: &Outbox) {
-        let pulse = heartbeat / 4;
-        let (mut silence, mut spoke) = (Silence::default(), None::<Instant>);
+        let beat_every = heartbeat / 4;
+        let (mut silence, mut sent) = (Silence::default(), None::<Instant>);
         let lost = |why: String| {
             let waiting = String::new();
             self.fail(Error::PeerLost {
@@ -192,8 +192,8 @@ impl Seen {
             })
         };
         while !self.closing.load(Ordering::Relaxed) {
-            if spoke.is_none_or(|at| at.elapsed() >= pulse) {
-                spoke = Some(Instant::now());
+            if sent.is_none_or(|at| at.elapsed() >= beat_every) {
+                sent = Some(Instant::now());
                 let did = {
                     let describe = self.describe.lock().unwrap_or_else(PoisonError::into_inner);
                     describe
@@ -201,13 +201,13 @@ impl Seen {
                         .as_ref()
                         .map_or_else(String::new, |words| words())
                 };
-                // The end of the connection shows below.
+                // If the connection has ended, the next read says so.
                 let _ = outbox.send(&Message::Beat(did));
             }
-            match silence.listen(&mut inbox, pulse.min(Duration::from_millis(250))) {
+            match silence.listen(&mut inbox, beat_every.min(Duration::from_millis(250))) {
                 Ok(Some(Message::Fault(error))) => drop(self.fail(error)),
                 Ok(Some(Message::AllDone)) => {
-                    self.news().all_done = true;
+                    self.status().all_done = true;
                     self.changed.notify_all();
                     return;
                 }
@@ -220,7 +220,7 @@ impl Seen {
                     "no sign of life for {heartbeat:?} at rank {}",
                     self.rank
                 ));
-                // Should rank 0 wake up, it learns that it is the one that was missed.
+                // If rank 0 was only stopped, it learns so that it was taken for lost.
                 let _ = outbox.send(&Message::Fault(fault));
                 return;
             }

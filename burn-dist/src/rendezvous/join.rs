@@ -1,45 +1,42 @@
-//! The way to a seat: reaching rank 0, and showing each other who one is.
+//! How a rank joins: it connects to rank 0, and both prove that they know the secret.
 
-use super::message::{Hello, Message, PROTOCOL, Purpose};
-use super::secret::number;
+use super::message::{HELLO_TIMEOUT, Hello, Message, PROTOCOL, Purpose};
+use super::secret::nonce;
 use super::stream::{Inbox, Outbox, split};
 use super::terms::Terms;
-use super::words::line;
+use super::untrusted::line;
 use crate::error::{Error, Result};
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// How long one attempt to connect may take.
-const CONNECTING: Duration = Duration::from_secs(3);
-/// How long the server may take for each step of a greeting.
-const MANNERS: Duration = Duration::from_secs(5);
-/// How long it may take until this rank has its seat.
-const SEATING: Duration = Duration::from_secs(60);
-/// After so long a rank says for whom it waits, and again as often.
-pub(super) const QUIET: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a server that has this rank's proof may take to welcome it.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a rank that waits for others logs for which ones.
+pub(super) const LOG_WAITING_EVERY: Duration = Duration::from_secs(10);
+/// How long rank 0 tries to reach its own server. The server is listening already; if the address is
+/// another host's, waiting longer does not help.
+const OWN_SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long rank 0 tries to reach what it has itself opened: that is there, or the address is another
-/// host's, and then no patience helps.
-const OWN: Duration = Duration::from_secs(10);
-
-/// The address by which this host reaches rank 0, and the one that it reaches.
+/// The local and the remote address of a connection to rank 0.
 pub(super) type Ends = (IpAddr, IpAddr);
 
-/// Why a greeting failed.
-enum Turned {
+/// Why a handshake failed.
+enum Failed {
     /// It may succeed later.
-    Later(String),
-    /// It will not.
-    Away(String, String),
-    /// Somebody else answers at this port.
-    Stranger(String, String),
+    Retry(String),
+    /// It will not succeed: the problem, and what to do.
+    Refused(String, String),
+    /// Something else than this world's rank 0 listens at this port: the problem, and what to do.
+    OtherServer(String, String),
     /// The world is broken already.
-    Broken(Error),
+    Fault(Error),
 }
 
-/// Connects to rank 0 and comes in, trying again until the time is up.
-pub(super) fn enter(
+/// Connects to rank 0 and joins, trying again until the time is up.
+pub(super) fn join(
     terms: &Terms,
     purpose: Purpose,
     until: Instant,
@@ -51,26 +48,26 @@ pub(super) fn enter(
         problem,
         remedy: remedy.into(),
     };
-    let (since, mut told) = (Instant::now(), Instant::now());
+    let (since, mut logged) = (Instant::now(), Instant::now());
     let until = match terms.rank {
-        0 => until.min(since + OWN),
+        0 => until.min(since + OWN_SERVER_TIMEOUT),
         _ => until,
     };
     let last = terms.last_port();
     let mut ports = (terms.port..=last).cycle();
     loop {
         let port = ports.next().unwrap_or(terms.port);
-        let problem = match greet(terms, port, purpose, until) {
+        let problem = match handshake(terms, port, purpose, until) {
             Ok(connection) => return Ok(connection),
-            Err(Turned::Stranger(problem, _)) if last > terms.port => problem,
-            Err(Turned::Away(problem, remedy) | Turned::Stranger(problem, remedy)) => {
+            Err(Failed::OtherServer(problem, _)) if last > terms.port => problem,
+            Err(Failed::Refused(problem, remedy) | Failed::OtherServer(problem, remedy)) => {
                 return Err(refused(problem, &remedy));
             }
-            Err(Turned::Broken(fault)) => return Err(fault),
-            Err(Turned::Later(problem)) => problem,
+            Err(Failed::Fault(fault)) => return Err(fault),
+            Err(Failed::Retry(problem)) => problem,
         };
-        if since.elapsed() > QUIET && told.elapsed() > QUIET {
-            told = Instant::now();
+        if since.elapsed() > LOG_WAITING_EVERY && logged.elapsed() > LOG_WAITING_EVERY {
+            logged = Instant::now();
             let (rank, address) = (terms.rank, terms.address());
             log::warn!("rank {rank}: waiting for rank 0 at {address}: {problem}");
         }
@@ -95,21 +92,21 @@ pub(super) fn enter(
     }
 }
 
-/// One attempt to come in.
-fn greet(
+/// One attempt to join.
+fn handshake(
     terms: &Terms,
     port: u16,
     purpose: Purpose,
     until: Instant,
-) -> std::result::Result<(Inbox, Outbox, Ends), Turned> {
-    let later = |e: io::Error| Turned::Later(e.to_string());
-    let socket = connect(terms, port, until).map_err(later)?;
-    let near = socket.local_addr().map_err(later)?.ip();
-    let far = socket.peer_addr().map_err(later)?.ip();
-    let (mut inbox, outbox) = split(socket).map_err(later)?;
-    let strange = |what: String| {
+) -> std::result::Result<(Inbox, Outbox, Ends), Failed> {
+    let retry = |e: io::Error| Failed::Retry(e.to_string());
+    let socket = connect(terms, port, until).map_err(retry)?;
+    let local = socket.local_addr().map_err(retry)?.ip();
+    let remote = socket.peer_addr().map_err(retry)?.ip();
+    let (mut inbox, outbox) = split(socket).map_err(retry)?;
+    let other_server = |what: String| {
         let remedy = "something else listens there: choose another --master-port";
-        Turned::Stranger(what, remedy.into())
+        Failed::OtherServer(what, remedy.into())
     };
     let hello = Hello {
         protocol: PROTOCOL,
@@ -121,47 +118,49 @@ fn greet(
         host: terms.host.clone(),
         pid: std::process::id(),
     };
-    let ours = number();
-    let expect = |inbox: &mut Inbox, patience| match inbox.soon(patience) {
+    let ours = nonce();
+    let expect = |inbox: &mut Inbox, timeout| match inbox.soon(timeout) {
         Ok(Message::Refused {
             problem,
             again: true,
-        }) => Err(Turned::Later(line(&problem))),
+        }) => Err(Failed::Retry(line(&problem))),
         Ok(Message::Refused {
             problem,
             again: false,
         }) => {
             let remedy = "start all ranks of one job with the same build, sizes and secret";
-            Err(Turned::Away(line(&problem), remedy.into()))
+            Err(Failed::Refused(line(&problem), remedy.into()))
         }
         Ok(message) => Ok(message),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
             let e = line(&e.to_string());
-            Err(strange(format!("what answered is not burn-dist ({e})")))
+            Err(other_server(format!(
+                "what answered is not burn-dist ({e})"
+            )))
         }
         // A server that is just closing.
-        Err(e) => Err(Turned::Later(e.to_string())),
+        Err(e) => Err(Failed::Retry(e.to_string())),
     };
     outbox
         .send(&Message::Hello(hello, ours.clone()))
-        .map_err(later)?;
-    let theirs = match expect(&mut inbox, MANNERS)? {
+        .map_err(retry)?;
+    let theirs = match expect(&mut inbox, HELLO_TIMEOUT)? {
         Message::Challenge(theirs, proof) if terms.secret.check("server", &ours, &proof) => theirs,
         Message::Challenge(..) => {
             let problem = "its rank 0 has another secret: it is another job's".into();
             let remedy = "choose another --master-port, or give all processes one BURN_DIST_SECRET";
-            return Err(Turned::Stranger(problem, remedy.into()));
+            return Err(Failed::OtherServer(problem, remedy.into()));
         }
-        other => return Err(strange(unexpected(&other))),
+        other => return Err(other_server(unexpected(&other))),
     };
     inbox.trust();
     let proof = terms.secret.prove("rank", &theirs);
-    outbox.send(&Message::Proof(proof)).map_err(later)?;
-    // A server that has the proof may be slow, and counts this rank as seated.
-    match expect(&mut inbox, SEATING)? {
-        Message::Welcome => Ok((inbox, outbox, (near, far))),
-        Message::Fault(fault) => Err(Turned::Broken(fault)),
-        other => Err(strange(unexpected(&other))),
+    outbox.send(&Message::Proof(proof)).map_err(retry)?;
+    // A server that has the proof may be slow, and counts this rank as joined.
+    match expect(&mut inbox, WELCOME_TIMEOUT)? {
+        Message::Welcome => Ok((inbox, outbox, (local, remote))),
+        Message::Fault(fault) => Err(Failed::Fault(fault)),
+        other => Err(other_server(unexpected(&other))),
     }
 }
 
@@ -173,8 +172,8 @@ fn connect(terms: &Terms, port: u16, until: Instant) -> io::Result<TcpStream> {
     let mut problem = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in terms.addresses(port)? {
         let left = until.saturating_duration_since(Instant::now());
-        let patience = left.clamp(Duration::from_millis(1), CONNECTING);
-        match TcpStream::connect_timeout(&address, patience) {
+        let timeout = left.clamp(Duration::from_millis(1), CONNECT_TIMEOUT);
+        match TcpStream::connect_timeout(&address, timeout) {
             Ok(socket) => return Ok(socket),
             Err(e) => problem = e,
         }
