@@ -1,4 +1,4 @@
-//! One entrance for every way of starting ranks.
+//! `launch`: one call for every way of starting ranks.
 
 use super::Devices;
 use super::flags::Flags;
@@ -22,8 +22,8 @@ use std::time::Duration;
 /// - **a rank**, where a launcher has started it: burn-dist-run, torchrun, mpirun, srun and others,
 ///   told apart by their environment variables ([`detect`](super::detect));
 /// - **a launcher**, where flags like `--nproc-per-node 4` or a cluster's variables ask for
-///   processes: it starts itself so often, and looks after the ranks ([`supervise`]);
-/// - **all ranks**, as threads of this process, where nobody asks for anything.
+///   processes: it starts itself as each of them, and supervises them ([`supervise`]);
+/// - **all ranks**, as threads of this process, where nothing asks for processes.
 ///
 /// ```
 /// use burn_dist::launch::Flags;
@@ -123,7 +123,7 @@ impl Launch {
         stop: &Stop,
         f: impl Fn(World) -> Result<T> + Sync,
     ) -> Result<T> {
-        // What our own launcher sets is no news.
+        // What our own launcher sets need not be said.
         let level = match (found.identity.rank, found.launcher) {
             (0, launcher) if launcher != Launcher::BurnDist => log::Level::Info,
             _ => log::Level::Debug,

@@ -1,7 +1,6 @@
-//! The last words of a process: the file in which a rank leaves the reason of its failure.
+//! The file in which a rank writes why it failed, for its launcher to read.
 //!
-//! An exit code says little, and the output of many ranks is long. The form is torchrun's, so that
-//! either launcher understands either kind of program.
+//! Its form is torchrun's, so that either launcher understands either kind of program.
 
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
@@ -9,10 +8,10 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// More than this is no message; the rest of a file is not read.
-const LONGEST: u64 = 1 << 20;
+/// The most that is read of a file.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Why a process failed, in its own words.
+/// Why a process failed, as it said itself.
 ///
 /// ```
 /// use burn_dist::launch::ErrorFile;
@@ -88,8 +87,8 @@ impl ErrorFile {
     /// [`Error::File`] if the file is there and cannot be read.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let mut bytes = Vec::new();
-        let read =
-            std::fs::File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
+        let read = std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes));
         match read {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::file(path, "the error of a failed process", e)),

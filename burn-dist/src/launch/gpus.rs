@@ -1,4 +1,4 @@
-//! What carries collectives between the ranks' GPUs.
+//! The choice between NCCL and the host's memory for collectives between GPUs.
 
 #[cfg(feature = "cuda")]
 use super::process_variable;
@@ -20,8 +20,8 @@ pub(super) fn connect(engine: Arc<dyn Engine>, _: &Device, _: Duration) -> Resul
     Ok(engine)
 }
 
-/// An engine over `engine` that knows the way from GPU to GPU, if the device is one and there is
-/// such a way; without one, collectives between GPUs go through the host. Collective.
+/// An engine over `engine` that moves bytes from GPU to GPU with NCCL, if the device is an NVIDIA GPU and
+/// NCCL can be used; else collectives go through the memory of the host. Collective.
 #[cfg(feature = "cuda")]
 pub(super) fn connect(
     engine: Arc<dyn Engine>,
@@ -35,17 +35,22 @@ pub(super) fn connect(
     let env = Environment::new(&process_variable);
     let orders = [("host", Order::Host), ("device", Order::Device)];
     let order = chosen(&env, "BURN_DIST_GPU_ORDER", orders, "host or device")?;
-    let ways = [
-        ("auto", Way::Auto),
-        ("nccl", Way::Nccl),
-        ("host", Way::Host),
+    let transports = [
+        ("auto", GpuTransport::Auto),
+        ("nccl", GpuTransport::Nccl),
+        ("host", GpuTransport::Host),
     ];
-    let way = chosen(&env, "BURN_DIST_GPU_TRANSPORT", ways, "auto, nccl or host")?;
+    let transport = chosen(
+        &env,
+        "BURN_DIST_GPU_TRANSPORT",
+        transports,
+        "auto, nccl or host",
+    )?;
     let options = Options { deadline, order };
-    match way {
-        Way::Host => Ok(engine),
-        Way::Nccl => Ok(Arc::new(Nccl::new(engine, ordinal, options)?)),
-        Way::Auto => Ok(match Nccl::if_everywhere(engine, ordinal, options)? {
+    match transport {
+        GpuTransport::Host => Ok(engine),
+        GpuTransport::Nccl => Ok(Arc::new(Nccl::new(engine, ordinal, options)?)),
+        GpuTransport::Auto => Ok(match Nccl::if_everywhere(engine, ordinal, options)? {
             Choice::Nccl(nccl) => Arc::new(nccl),
             Choice::Host { host, reason } => {
                 if host.rank() == 0 {
@@ -75,10 +80,10 @@ fn ordinal(device: &Device) -> Option<usize> {
     }
 }
 
-/// What carries collectives between GPUs.
+/// How bytes get from GPU to GPU.
 #[cfg(feature = "cuda")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum GpuTransport {
     Auto,
     Nccl,
     Host,

@@ -1,4 +1,4 @@
-//! SLURM's way to write many host names, and how many tasks each host has.
+//! SLURM's lists of host names, and of how many tasks each host has.
 //!
 //! A list is read into its ranges and never expanded as a whole, so a short text that stands for
 //! a great many names costs nothing but an error.
@@ -8,7 +8,7 @@ use crate::error::{self, Error};
 /// No list stands for more names than this.
 const MOST_HOSTS: u64 = 65_536;
 /// As long as a host name can be in the DNS.
-const LONGEST_NAME: usize = 253;
+const MAX_HOST_NAME: usize = 253;
 /// The longest number that surely fits in 64 bits.
 const MOST_DIGITS: usize = 18;
 
@@ -28,7 +28,7 @@ pub struct Hostlist {
     items: Vec<Item>,
 }
 
-/// What stands between two commas: every combination of its numbers is a name.
+/// One entry of a list: every combination of its numbers is a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Item {
     parts: Vec<Part>,
@@ -112,8 +112,8 @@ impl Item {
                 }
             };
             length += part.longest();
-            if length > LONGEST_NAME {
-                return Err(format!("a name of more than {LONGEST_NAME} bytes"));
+            if length > MAX_HOST_NAME {
+                return Err(format!("a name of more than {MAX_HOST_NAME} bytes"));
             }
             count = count.saturating_mul(part.count());
             if count > MOST_HOSTS {
@@ -122,10 +122,10 @@ impl Item {
             parts.push(part);
             rest = after;
         }
-        match parts.is_empty() {
-            true => Err("an empty name".into()),
-            false => Ok(Self { parts, count }),
+        if parts.is_empty() {
+            return Err("an empty name".into());
         }
+        Ok(Self { parts, count })
     }
 
     fn name(&self, mut index: u64) -> String {

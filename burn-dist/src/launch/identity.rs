@@ -1,6 +1,6 @@
 //! Which rank this process is.
 
-/// One rank of a world of processes, and where the ranks meet.
+/// One rank of a world of processes, and the address of rank 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// This rank's number, from 0.

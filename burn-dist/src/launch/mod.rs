@@ -1,4 +1,4 @@
-//! How ranks come to be: as threads of this process, or as processes that a launcher looks after.
+//! How ranks are started: as threads of this process, or as processes that a launcher supervises.
 //!
 //! A program calls [`launch()`] and runs everywhere:
 //!
@@ -13,17 +13,18 @@
 //! On several hosts, the same command on each, as with torchrun:
 //! `--nnodes=2 --nproc_per_node=2 --node_rank=<0,1> --master_addr=<ip> --master_port=<port>`.
 //!
-//! Rank 0 serves a [rendezvous](crate::rendezvous) at the master's address; there all ranks meet,
-//! compare who they are, and learn of each other's end. Then they connect
-//! [with each other](crate::comm::mesh). What ends one rank ends all, with one cause.
+//! Rank 0 serves a [rendezvous](crate::rendezvous) at the master's address. All ranks join it, and learn
+//! there when another one fails. Then they connect [with each other](crate::comm::mesh). What ends one rank
+//! ends all, with one cause.
 //!
 //! # Variables
 //!
-//! Who a rank is comes from its launcher's variables ([`detect`]). These are ours:
+//! Its number, and the number of ranks, come from its launcher's variables ([`detect`]). These are
+//! ours:
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
-//! | `BURN_DIST_RANK`, `_WORLD_SIZE`, `_LOCAL_RANK`, `_LOCAL_WORLD_SIZE` | who this rank is | its launcher's |
+//! | `BURN_DIST_RANK`, `_WORLD_SIZE`, `_LOCAL_RANK`, `_LOCAL_WORLD_SIZE` | which rank this is | its launcher's |
 //! | `BURN_DIST_MASTER_ADDR`, `_MASTER_PORT` | where rank 0 listens | its launcher's |
 //! | `BURN_DIST_SECRET` | what only this world's processes know | random under our launcher on one host; else none (a job's number counts as none) |
 //! | `BURN_DIST_HEARTBEAT` | seconds without a sign of life until a rank is lost | 10 |
@@ -38,14 +39,14 @@
 //! | `BURN_DIST_GRACE`, `BURN_DIST_FAIL_GRACE` | seconds until the launcher kills, told to end or after a failure | 30, 5 |
 //! | `RAYON_NUM_THREADS` | compute threads of a rank | the cores that it may run on, each divided among the ranks that may run there |
 //!
-//! The secret keeps strangers and other jobs out of the rendezvous. With several hosts and without one,
+//! The secret keeps other programs and other jobs out of the rendezvous. With several hosts and without one,
 //! rank 0 warns. Nothing is encrypted: run on a network you trust, as with NCCL, gloo and MPI.
 //! `SECURITY.md` says who may do what.
 
+mod detection;
 mod device;
 mod diagnosis;
 mod entry;
-mod environment;
 mod error_file;
 mod flags;
 mod gpus;
@@ -56,20 +57,20 @@ mod identity;
 mod mpi;
 mod node;
 mod process;
-mod rank;
-mod ranks;
+mod rank_set;
 mod role;
 mod secrecy;
 mod settings;
+mod start;
 mod supervise;
 mod threads;
 mod variable;
 
 pub use crate::comm::mesh::Transport;
+pub use detection::{Detected, Launcher, Origin, Origins, detect, process_variable};
 pub use device::{DeviceKind, Devices};
 pub use diagnosis::diagnose;
 pub use entry::{Launch, launch};
-pub use environment::{Detected, Launcher, Origin, Origins, detect, process_variable};
 pub use error_file::ErrorFile;
 pub use flags::{Flags, NProc};
 pub use hostlist::Hostlist;

@@ -1,7 +1,7 @@
 //! Ranks as processes that `mpirun` has started: this process is one of them.
 
 use super::Devices;
-use super::rank::Start;
+use super::start::Start;
 use super::threads::compute_threads;
 use crate::comm::{Recorder, mpi};
 use crate::error::Result;
@@ -10,7 +10,7 @@ use crate::world::World;
 use std::time::Duration;
 
 /// How long a rank that failed waits for the others to come to their end too.
-const AFTER_FAILURE: Duration = Duration::from_secs(10);
+const CLOSE_AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 /// Runs one function on this process's rank of a world that `mpirun` (or `srun`) has started.
 ///
@@ -91,7 +91,7 @@ impl Mpi {
             Ok(value) => mpi::close(self.deadline).map(|()| value),
             Err(error) => {
                 // The cause counts, not what follows from it.
-                let _ = mpi::close(self.deadline.min(AFTER_FAILURE));
+                let _ = mpi::close(self.deadline.min(CLOSE_AFTER_FAILURE));
                 Err(error)
             }
         }

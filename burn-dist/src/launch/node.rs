@@ -1,4 +1,4 @@
-//! What a launcher is to start on this host.
+//! What a launcher starts on this host.
 
 use std::path::PathBuf;
 

@@ -1,8 +1,8 @@
-//! One rank as this process.
+//! This process as one rank.
 
 use super::error_file::ErrorFile;
-use super::rank::Start;
 use super::settings::Settings;
+use super::start::Start;
 use super::threads::threads_on;
 use super::{Devices, Identity, host};
 use crate::comm::mesh::{Mesh, Options, Transport};
@@ -14,7 +14,7 @@ use crate::world::World;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a process brings along to become a rank.
+/// What a process needs to become a rank.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) identity: Identity,
@@ -30,14 +30,14 @@ impl Process {
     /// Joins the world, runs `f` in it, and leaves when all ranks are done.
     ///
     /// # Errors
-    /// Those of the way in ([`Seat::take`], [`Mesh::new`]), then those of `f`; what ends another
+    /// Those of joining ([`Seat::take`], [`Mesh::new`]), then those of `f`; what ends another
     /// rank ends this one with the same cause. The cause is also written to the files that the
     /// launcher has named.
     pub(super) fn run<T: Send>(&self, f: impl FnOnce(World) -> Result<T> + Send) -> Result<T> {
         let recorder = Recorder::default();
         let result = self.join_and_run(&recorder, f);
         if let Err(error) = &result {
-            self.leave_word(error, &recorder);
+            self.write_records(error, &recorder);
         }
         result
     }
@@ -48,7 +48,7 @@ impl Process {
         f: impl FnOnce(World) -> Result<T> + Send,
     ) -> Result<T> {
         let mut terms = self.terms();
-        // Dropped last: the others hear what happened before rank 0 goes.
+        // Dropped last: the others are told what happened before rank 0 ends.
         let server = match terms.rank {
             0 => Some(Server::start(&terms)?),
             _ => None,
@@ -107,13 +107,13 @@ impl Process {
         }
     }
 
-    /// Leaves what others need to find out what happened; failing at that hides nothing.
-    fn leave_word(&self, error: &Error, recorder: &Recorder) {
+    /// Writes the error file and the flight record; that it fails does not hide the error.
+    fn write_records(&self, error: &Error, recorder: &Recorder) {
         let Identity {
             rank, world_size, ..
         } = self.identity;
         if let Some(path) = &self.settings.error_file {
-            let blames = blames(error).filter(|guilty| *guilty != rank);
+            let blames = blames(error).filter(|blamed| *blamed != rank);
             let mut file = ErrorFile::new(error.to_string(), blames.is_some(), rank);
             file.blames = blames;
             let _ = file

@@ -1,11 +1,11 @@
-//! What a process is to do: be a rank, start ranks, or work alone.
+//! The role of a process: a rank, a launcher, or alone.
 
-use super::environment::{Detected, detect};
+use super::detection::{Detected, detect};
 use super::flags::Flags;
 use super::node::Node;
 use crate::error::Result;
 
-/// The part of a process in a world.
+/// What a process is in its world.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// A launcher made it a rank.
@@ -63,7 +63,7 @@ mod tests {
         Role::find(flags, value).unwrap()
     }
 
-    const CHILD: [(&str, &str); 6] = [
+    const OWN_VARIABLES: [(&str, &str); 6] = [
         ("BURN_DIST_RANK", "1"),
         ("BURN_DIST_WORLD_SIZE", "2"),
         ("BURN_DIST_LOCAL_RANK", "1"),
@@ -71,7 +71,7 @@ mod tests {
         ("BURN_DIST_MASTER_ADDR", "127.0.0.1"),
         ("BURN_DIST_MASTER_PORT", "29500"),
     ];
-    const STEP: [(&str, &str); 6] = [
+    const SLURM_VARIABLES: [(&str, &str); 6] = [
         ("SLURM_PROCID", "1"),
         ("SLURM_STEP_ID", "0"),
         ("SLURM_NTASKS", "2"),
@@ -90,8 +90,8 @@ mod tests {
     #[test]
     fn a_started_rank_does_not_start_ranks() {
         assert!(matches!(role(&two(), &[]), Role::Launch(_)));
-        assert!(matches!(role(&two(), &CHILD), Role::Rank(_)));
-        let mut pod = CHILD.to_vec();
+        assert!(matches!(role(&two(), &OWN_VARIABLES), Role::Rank(_)));
+        let mut pod = OWN_VARIABLES.to_vec();
         pod.push(("PET_NPROC_PER_NODE", "2"));
         assert!(matches!(
             role(&Flags::default(), &pod[6..]),
@@ -102,11 +102,11 @@ mod tests {
 
     #[test]
     fn flags_ask_for_ranks_within_a_task() {
-        let mut step = STEP.to_vec();
+        let mut step = SLURM_VARIABLES.to_vec();
         step.push(("SLURM_TASKS_PER_NODE", "1(x2)"));
         assert!(matches!(role(&Flags::default(), &step), Role::Rank(_)));
         assert!(matches!(role(&two(), &step), Role::Launch(_)));
-        step.extend(CHILD);
+        step.extend(OWN_VARIABLES);
         let Role::Rank(found) = role(&two(), &step) else {
             unreachable!("not a rank")
         };

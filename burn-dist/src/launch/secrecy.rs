@@ -1,4 +1,4 @@
-//! Whether strangers can join a world, and a line for whoever has started one that they can.
+//! A warning if a world of several hosts can be joined by any program.
 
 use super::identity::Identity;
 use super::settings::Settings;
@@ -6,9 +6,9 @@ use std::io::Write;
 
 /// A secret with fewer bytes can be guessed: whoever calls rank 0 gets a proof of it to try guesses
 /// on, as many and as fast as it likes.
-const SHORTEST: usize = 16;
+const MIN_SECRET_BYTES: usize = 16;
 
-/// Warns once, on rank 0 of a world of several hosts, if its secret keeps nobody out.
+/// Warns once, on rank 0 of a world of several hosts, if its secret is missing or can be guessed.
 pub(super) fn check(identity: &Identity, settings: &Settings) {
     if let Some(line) = warning(identity, settings.secret_length) {
         say(&line);
@@ -30,7 +30,7 @@ fn warning(identity: &Identity, length: Option<usize>) -> Option<String> {
     }
     let problem = match length {
         None => "BURN_DIST_SECRET is not set (a job's number is no secret)".to_string(),
-        Some(length) if length < SHORTEST => {
+        Some(length) if length < MIN_SECRET_BYTES => {
             format!("BURN_DIST_SECRET has {length} bytes, which can be guessed")
         }
         Some(_) => return None,
@@ -80,7 +80,7 @@ mod tests {
         }
         let line = warning(&rank(0, 2), Some(4)).unwrap();
         assert!(line.contains("has 4 bytes"), "{line}");
-        assert_eq!(warning(&rank(0, 2), Some(SHORTEST)), None);
+        assert_eq!(warning(&rank(0, 2), Some(MIN_SECRET_BYTES)), None);
         assert_eq!(warning(&rank(0, 4), None), None);
         assert_eq!(warning(&rank(2, 2), None), None);
     }

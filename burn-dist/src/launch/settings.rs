@@ -1,4 +1,4 @@
-//! What the environment says about a process's world, beside who the process is.
+//! The variables that say how a rank works with the others; which rank it is stands in `detection`.
 
 use super::variable::Environment;
 use crate::comm::mesh::{Transport, host};
@@ -11,10 +11,10 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) secret: Secret,
-    /// Bytes of the secret that somebody has set; a job's number is known to others.
+    /// The length of the secret in bytes, if a user has set one: a job's number does not count.
     pub(super) secret_length: Option<usize>,
     pub(super) attempt: usize,
-    /// How often all of this was started again: by the launcher, and by a scheduler around it.
+    /// How often the world was started again, by the launcher and by a scheduler around it.
     pub(super) restarts: usize,
     pub(super) heartbeat: Duration,
     /// How long a collective may wait, where the environment says so.
@@ -33,10 +33,10 @@ pub(super) struct Settings {
     pub(super) more_ports: u16,
 }
 
-/// No world is started again more often.
-const MOST_RESTARTS: usize = u32::MAX as usize;
-/// torchrun's agent has the master's port, and nobody holds the next one for us.
-const BESIDE_AGENT: u16 = 15;
+/// The largest restart count that is accepted.
+const MAX_RESTARTS: usize = u32::MAX as usize;
+/// torchrun's agent has the master's port, and nothing reserves the next one: so many after it are tried.
+const PORTS_AFTER_AGENT: u16 = 15;
 
 impl Settings {
     /// Reads the variables; see the table in [`launch`](super).
@@ -55,11 +55,11 @@ impl Settings {
         let agent = text("TORCHELASTIC_USE_AGENT_STORE").as_deref() == Some("True");
         let beside_agent = agent && env.variable("BURN_DIST_MASTER_PORT").is_none();
         let restarts = env.first_of(&["BURN_DIST_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"]);
-        let attempt = restarts.map(|count| count.number(0..=MOST_RESTARTS));
+        let attempt = restarts.map(|count| count.number(0..=MAX_RESTARTS));
         let attempt = attempt.transpose()?.unwrap_or(0);
         // Only for the program: ranks that `mpirun` starts over ssh need not have it.
         let requeued = env.variable("SLURM_RESTART_COUNT");
-        let requeued = requeued.map(|count| count.number(0..=MOST_RESTARTS));
+        let requeued = requeued.map(|count| count.number(0..=MAX_RESTARTS));
         let transport = env.variable("BURN_DIST_TRANSPORT").map(|variable| {
             let known = variable.value.parse();
             known.map_err(|_| variable.wrong("auto, tcp or shm"))
@@ -77,7 +77,7 @@ impl Settings {
             flights: path("BURN_DIST_FLIGHT_DIR"),
             error_file: path("TORCHELASTIC_ERROR_FILE"),
             port_reserved: env.variable("BURN_DIST_PORT_RESERVED").is_some(),
-            more_ports: if beside_agent { BESIDE_AGENT } else { 0 },
+            more_ports: if beside_agent { PORTS_AFTER_AGENT } else { 0 },
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Ranks as threads of this process.
 
-use super::rank::Start;
+use super::start::Start;
 use super::{Devices, Identity};
 use crate::comm::mesh::Cores;
 use crate::comm::{Engine, Recorder, local};
@@ -78,7 +78,7 @@ impl Threads {
         if self.ranks == 0 {
             return Err(Error::config("number of ranks", "at least 1", 0));
         }
-        let threads = (told_threads().unwrap_or_else(cores) / self.ranks).max(1);
+        let threads = (threads_variable().unwrap_or_else(cores) / self.ranks).max(1);
         let engines = local::ranks(self.ranks, threads, self.deadline);
         let world = engines[0].clone();
         let f = &f;
@@ -86,12 +86,12 @@ impl Threads {
             let running: Vec<_> = engines
                 .into_iter()
                 .map(|engine| {
-                    let spare = engine.clone();
+                    let own = engine.clone();
                     let name = format!("rank {}", engine.rank());
                     std::thread::Builder::new()
                         .name(name.clone())
                         .spawn_scoped(scope, move || self.rank(engine, threads, f))
-                        .map_err(|e| absent(&spare, Error::config(name, "a thread", e)))
+                        .map_err(|e| not_started(&own, Error::config(name, "a thread", e)))
                 })
                 .collect();
             let joined = running.into_iter().enumerate();
@@ -142,21 +142,23 @@ impl Threads {
     }
 }
 
-/// Compute threads of a rank that shares its cores with so many, itself included, unless somebody has said how many.
+/// Compute threads of a rank that shares its cores with so many, itself included, unless a variable says
+/// how many.
 #[cfg(feature = "mpi")]
 pub(super) fn compute_threads(ranks: usize) -> usize {
-    told_threads().unwrap_or_else(|| (cores() / ranks.max(1)).max(1))
+    threads_variable().unwrap_or_else(|| (cores() / ranks.max(1)).max(1))
 }
 
-/// Compute threads of a rank that knows who else may run on its cores, unless somebody has said how
-/// many.
+/// Compute threads of a rank that knows who else may run on its cores, unless a variable says
+/// how many.
 pub(super) fn threads_on(cores: Option<Cores>, identity: &Identity) -> usize {
     let Identity {
         rank,
         local_world_size,
         ..
     } = *identity;
-    let threads = told_threads().unwrap_or_else(|| share(cores, self::cores(), local_world_size));
+    let threads =
+        threads_variable().unwrap_or_else(|| share(cores, self::cores(), local_world_size));
     if let Some(Cores { own, sharing, .. }) = cores {
         log::debug!(
             "rank {rank}: {threads} compute thread(s) on {own} core(s), shared by up to {sharing} \
@@ -177,18 +179,18 @@ fn share(cores: Option<Cores>, usable: usize, ranks: usize) -> usize {
     }
 }
 
-/// How many threads the environment gives this process.
-fn told_threads() -> Option<usize> {
-    let told = std::env::var("RAYON_NUM_THREADS").ok()?;
-    told.trim().parse().ok().filter(|n| *n > 0)
+/// The number of threads in `RAYON_NUM_THREADS`, if it is set.
+fn threads_variable() -> Option<usize> {
+    let value = std::env::var("RAYON_NUM_THREADS").ok()?;
+    value.trim().parse().ok().filter(|n| *n > 0)
 }
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Tells the other ranks that this one could not even start, and returns why.
-fn absent(engine: &local::Local, error: Error) -> Error {
+/// Tells the other ranks that this one could not be started, and returns why.
+fn not_started(engine: &local::Local, error: Error) -> Error {
     engine.abort(Error::peer_failed(engine.rank(), &error));
     error
 }

@@ -10,7 +10,7 @@ pub(super) const MOST_RANKS: usize = 1 << 20;
 /// No wait is longer: it would overflow the clock.
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What variables are looked up in: a process's own, or a test's.
+/// The environment that variables are looked up in: a process's own, or a test's.
 #[derive(Clone, Copy)]
 pub(super) struct Environment<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,

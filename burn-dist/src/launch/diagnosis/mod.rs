@@ -1,24 +1,24 @@
-//! Who waits for whom: the last collectives of all ranks, side by side.
+//! Which ranks wait for which, from the flight records of all ranks.
 //!
-//! Ranks that wait say for how long; which of the others went elsewhere, and where, can only be seen
-//! from all records together.
+//! One rank's record says in which collective it waits; which ranks did not come to it, and what they did
+//! instead, shows only when all records are compared.
 
 mod past;
 mod site;
 
-use super::ranks::Ranks;
+use super::rank_set::RankSet;
 use crate::comm::{Event, Flight, State};
 use site::{Site, stuck};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-/// What is known of the ranks.
+/// The flight records of the ranks, and how they ended.
 struct Ranking<'a> {
     flights: BTreeMap<usize, &'a Flight>,
     ends: &'a BTreeMap<usize, String>,
 }
 
-/// Says in a few lines who waits for whom, from the records that ranks have left.
+/// Says in a few lines which ranks wait for which, from the flight records that ranks have left.
 ///
 /// `world` is the number of ranks, and `ends` says how ranks ended, as in "was killed by signal 9",
 /// where that is known. Empty if there are no records.
@@ -50,12 +50,12 @@ pub fn diagnose(flights: &[Flight], world: usize, ends: &BTreeMap<usize, String>
     let done = ranking.flights.values().filter(|f| f.error.is_empty());
     let done: BTreeSet<_> = done.map(|f| f.rank).collect();
     if !done.is_empty() {
-        let _ = writeln!(text, "{} had finished", Ranks(&done));
+        let _ = writeln!(text, "{} had finished", RankSet(&done));
     }
     let stuck: BTreeSet<_> = sites.values().flatten().copied().collect();
     let origin: BTreeSet<_> = wanted.difference(&stuck).copied().collect();
     if !origin.is_empty() {
-        let _ = writeln!(text, "look at {} first", Ranks(&origin));
+        let _ = writeln!(text, "look at {} first", RankSet(&origin));
     }
     text
 }
@@ -92,7 +92,7 @@ impl<'a> Ranking<'a> {
             };
             let (most, ours) = variants[0];
             for (site, theirs) in &variants[1..] {
-                let (ranks, ours) = (Ranks(theirs), Ranks(ours));
+                let (ranks, ours) = (RankSet(theirs), RankSet(ours));
                 let _ = writeln!(
                     text,
                     "{ranks} {} {} where {ours} {} {}, at #{} of {}",
@@ -107,13 +107,13 @@ impl<'a> Ranking<'a> {
         }
     }
 
-    /// Says for whom the ranks at one place wait, and returns them.
+    /// Says for which ranks those in one collective wait, and returns the former.
     fn waits(&self, site: &Site<'a>, at: &BTreeSet<usize>, text: &mut String) -> BTreeSet<usize> {
         let event = |rank: &usize| self.flights.get(rank).copied().and_then(stuck);
         let Some(what) = at.iter().find_map(event) else {
             return BTreeSet::new();
         };
-        // Who came after the first had given up is one the others waited for, too.
+        // A rank that came after the first had given up is one the others waited for, too.
         let gave_up = at.iter().filter_map(event);
         let gave_up = gave_up.filter(|e| e.state == State::Failed);
         let gave_up = gave_up.map(|e| e.issued_us.saturating_add(e.took_us)).min();
@@ -124,20 +124,16 @@ impl<'a> Ranking<'a> {
         let members = site.group.iter().copied();
         let absent = members.filter(|rank| !at.contains(rank) && !self.was_there(*rank, site));
         let missing: BTreeSet<_> = absent.chain(late.iter().copied()).collect();
-        let ranks = Ranks(&waiting);
+        let ranks = RankSet(&waiting);
         let there = format!("{what} ({})", site.group());
-        let _ = match missing.is_empty() {
-            false => {
-                let verb = ranks.verb("waits", "wait");
-                writeln!(text, "{ranks} {verb} in {there} for {}", Ranks(&missing))
-            }
-            // It says more about those who do something else there.
-            true if self.is_disputed(site) => Ok(()),
-            true => {
-                let verb = ranks.verb("was", "were");
-                writeln!(text, "{ranks} {verb} in {there}, and everybody came")
-            }
-        };
+        if !missing.is_empty() {
+            let verb = ranks.verb("waits", "wait");
+            let _ = writeln!(text, "{ranks} {verb} in {there} for {}", RankSet(&missing));
+        } else if !self.is_disputed(site) {
+            // If it is, the line about the mismatch says more.
+            let verb = ranks.verb("was", "were");
+            let _ = writeln!(text, "{ranks} {verb} in {there}, and everybody came");
+        }
         for rank in &late {
             let ms = came(rank).saturating_sub(gave_up.unwrap_or_default()) / 1000;
             let seconds = std::time::Duration::from_millis(ms);
@@ -176,7 +172,7 @@ mod tests {
     use super::*;
     use crate::comm::{Dtype, Op};
 
-    const GROUP: &[usize] = &[0, 1, 2, 3];
+    const FOUR_RANKS: &[usize] = &[0, 1, 2, 3];
 
     fn event(group: &[usize], sequence: u64, op: Op, unit: &str, state: State) -> Event {
         Event {
@@ -194,11 +190,11 @@ mod tests {
     }
 
     fn gather(sequence: u64, state: State) -> Event {
-        event(GROUP, sequence, Op::AllGather, "blocks.1", state)
+        event(FOUR_RANKS, sequence, Op::AllGather, "blocks.1", state)
     }
 
     fn reduce(sequence: u64, state: State) -> Event {
-        event(GROUP, sequence, Op::ReduceScatter, "root", state)
+        event(FOUR_RANKS, sequence, Op::ReduceScatter, "root", state)
     }
 
     fn flight(rank: usize, error: &str, events: Vec<Event>) -> Flight {
@@ -273,7 +269,7 @@ mod tests {
 
     #[test]
     fn one_that_comes_too_late_was_waited_for() {
-        let mut flights = GROUP
+        let mut flights = FOUR_RANKS
             .iter()
             .map(|&rank| at(rank, gather(17, State::Failed)))
             .collect::<Vec<_>>();

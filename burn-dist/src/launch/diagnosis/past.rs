@@ -1,9 +1,9 @@
-//! What ranks have behind them, where they wait for nobody.
+//! What ranks did last, for those that wait for no other.
 
 use super::Ranking;
 use super::site::{Site, stuck};
 use crate::comm::{Event, Flight, State};
-use crate::launch::ranks::Ranks;
+use crate::launch::rank_set::RankSet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -27,7 +27,7 @@ impl Ranking<'_> {
         let mut lines: Vec<_> = same.into_iter().collect();
         lines.sort_by_key(|(_, ranks)| ranks.first().copied());
         for (known, ranks) in lines {
-            let _ = writeln!(text, "{} {known}", Ranks(&ranks));
+            let _ = writeln!(text, "{} {known}", RankSet(&ranks));
         }
     }
 
@@ -54,7 +54,7 @@ impl Ranking<'_> {
             };
             let group = Site::of(front).group();
             for (event, ranks) in places.values() {
-                let (ranks, verb) = (Ranks(ranks), Ranks(ranks).verb("is", "are"));
+                let (ranks, verb) = (RankSet(ranks), RankSet(ranks).verb("is", "are"));
                 let _ = writeln!(
                     text,
                     "{ranks} {verb} behind: last {event}, where others of {group} did {front}"

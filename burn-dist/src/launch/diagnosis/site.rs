@@ -1,7 +1,7 @@
-//! Where a rank is: the collective that it did not come out of.
+//! The collective that a rank is in.
 
 use crate::comm::{Event, Flight, Op, State};
-use crate::launch::ranks::ranges;
+use crate::launch::rank_set::ranges;
 
 /// A collective that ranks are in: all of this must be equal on all ranks of the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -27,7 +27,7 @@ const HEADING: &str = "Launch";
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-// Else a program that says nothing about itself would show this comment in its help.
+// Without this, a program with no description would show this comment in its help.
 #[cfg_attr(
     feature = "cli",
     derive(clap::Args),
@@ -116,7 +116,7 @@ impl Flags {
     /// Whether any of these flags asks for processes to be started.
     ///
     /// The others only say how; given without one of these, they may be meant for a launcher that
-    /// the environment speaks of.
+    /// has set the environment.
     pub fn is_launch(&self) -> bool {
         self.standalone || self.nnodes.is_some() || self.nproc_per_node.is_some()
     }

@@ -1,9 +1,9 @@
-//! What this host has for ranks to compute on.
+//! The cores and GPUs of this host.
 
 use super::super::variable::Environment;
 use std::fs;
 
-/// Numbers of things that one rank each can have for itself.
+/// The numbers of cores and GPUs that ranks of this host may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hardware {
     pub(super) cores: usize,

@@ -1,4 +1,4 @@
-//! How many hosts there are, and which of them this is.
+//! The number of hosts, and this host's number.
 
 use super::arguments::Flags;
 use super::nnodes::nodes;
@@ -6,19 +6,19 @@ use crate::error::{Error, Result};
 use crate::launch::variable::{Environment, MOST_RANKS};
 
 /// A value and the flag or the variable that it is from, as errors name it.
-pub(super) struct Said<T> {
+pub(super) struct Given<T> {
     pub(super) value: T,
     pub(super) by: String,
 }
 
-fn flag<T: Clone + ToString>(name: &str, value: &Option<T>) -> Option<Said<T>> {
+fn flag<T: Clone + ToString>(name: &str, value: &Option<T>) -> Option<Given<T>> {
     let value = value.clone()?;
     let by = format!("{name}={}", value.to_string());
-    Some(Said { value, by })
+    Some(Given { value, by })
 }
 
 /// The number of hosts; standalone is a way to say 1.
-pub(super) fn count(flags: &Flags, env: Environment<'_>) -> Result<Said<usize>> {
+pub(super) fn count(flags: &Flags, env: Environment<'_>) -> Result<Given<usize>> {
     if flags.standalone {
         let other = flag("--nnodes", &flags.nnodes).filter(|nodes| nodes.value != 1);
         let rank = flag("--node-rank", &flags.node_rank).filter(|rank| rank.value != 0);
@@ -30,38 +30,38 @@ pub(super) fn count(flags: &Flags, env: Environment<'_>) -> Result<Said<usize>> 
                 "no flag that speaks of other hosts beside it",
                 other,
             )),
-            None => Ok(Said {
+            None => Ok(Given {
                 value: 1,
                 by: "--standalone".into(),
             }),
         };
     }
-    let said = match (flag("--nnodes", &flags.nnodes), env.variable("PET_NNODES")) {
+    let given = match (flag("--nnodes", &flags.nnodes), env.variable("PET_NNODES")) {
         (Some(nodes), _) => nodes,
-        (None, Some(variable)) => Said {
+        (None, Some(variable)) => Given {
             value: nodes(&variable.value).map_err(|e| variable.named(e))?,
             by: variable.to_string(),
         },
         (None, None) => match env.variable("LWS_GROUP_SIZE") {
-            Some(size) => Said {
+            Some(size) => Given {
                 value: size.number(1..=MOST_RANKS)?,
                 by: size.to_string(),
             },
-            None => Said {
+            None => Given {
                 value: 1,
                 by: "no --nnodes".into(),
             },
         },
     };
-    if !(1..=MOST_RANKS).contains(&said.value) {
+    if !(1..=MOST_RANKS).contains(&given.value) {
         let expected = format!("a number of hosts from 1 to {MOST_RANKS}");
-        return Err(Error::config("number of hosts", expected, said.by));
+        return Err(Error::config("number of hosts", expected, given.by));
     }
-    Ok(said)
+    Ok(given)
 }
 
 /// This host's number.
-pub(super) fn number(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -> Result<usize> {
+pub(super) fn number(flags: &Flags, env: Environment<'_>, nodes: &Given<usize>) -> Result<usize> {
     // A single host that a flag asks for has nothing to do with the job around it; and an Indexed
     // Job may well be many runs of one host each.
     let one_by_flag = flags.standalone || flags.nnodes == Some(1);
@@ -70,9 +70,9 @@ pub(super) fn number(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -
         1 => env.variable("PET_NODE_RANK"),
         _ => env.first_of(&["PET_NODE_RANK", "JOB_COMPLETION_INDEX", "LWS_WORKER_INDEX"]),
     };
-    let said = match (flag("--node-rank", &flags.node_rank), variable) {
+    let given = match (flag("--node-rank", &flags.node_rank), variable) {
         (Some(rank), _) => rank,
-        (None, Some(variable)) => Said {
+        (None, Some(variable)) => Given {
             value: variable.number(0..=MOST_RANKS)?,
             by: variable.to_string(),
         },
@@ -82,9 +82,9 @@ pub(super) fn number(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -
             return Err(Error::config("--node-rank", expected, "nothing"));
         }
     };
-    if said.value >= nodes.value {
+    if given.value >= nodes.value {
         let expected = format!("less than {} ({})", nodes.value, nodes.by);
-        return Err(Error::config("number of this host", expected, said.by));
+        return Err(Error::config("number of this host", expected, given.by));
     }
-    Ok(said.value)
+    Ok(given.value)
 }

@@ -1,16 +1,16 @@
-//! Where the ranks of all hosts meet.
+//! The address and the port of rank 0.
 
 use super::arguments::Flags;
-use super::hosts::Said;
+use super::hosts::Given;
 use crate::error::{Error, Result};
-use crate::launch::environment::{host, port as number};
+use crate::launch::detection::{host, port as number};
 use crate::launch::variable::Environment;
 
 /// torchrun's, for several hosts.
 const DEFAULT_PORT: u16 = 29_500;
 
 /// The host of rank 0.
-pub(super) fn addr(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -> Result<String> {
+pub(super) fn addr(flags: &Flags, env: Environment<'_>, nodes: &Given<usize>) -> Result<String> {
     if let Some(addr) = &flags.master_addr {
         if addr.trim().is_empty() {
             return Err(Error::config("--master-addr", "a host", "an empty text"));
@@ -31,7 +31,7 @@ pub(super) fn addr(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -> 
 }
 
 /// The port of rank 0.
-pub(super) fn port(flags: &Flags, env: Environment<'_>, nodes: &Said<usize>) -> Result<u16> {
+pub(super) fn port(flags: &Flags, env: Environment<'_>, nodes: &Given<usize>) -> Result<u16> {
     let several = nodes.value > 1;
     match (flags.master_port, env.variable("PET_MASTER_PORT")) {
         (Some(0), _) if several => {

@@ -1,4 +1,4 @@
-//! What a user says about processes to start, in torchrun's words.
+//! The flags that say which processes to start, named as torchrun's.
 
 mod arguments;
 mod hardware;

@@ -1,4 +1,4 @@
-//! One host's part of a world, from the flags and from what a cluster says beside them.
+//! What to start on this host, from the flags and from a cluster's variables.
 
 use super::arguments::Flags;
 use super::hardware::Hardware;
@@ -139,7 +139,8 @@ mod tests {
 
     const KUBEFLOW: &str = "PET_NNODES=2 PET_NPROC_PER_NODE=auto PET_NODE_RANK=1 \
         PET_MASTER_ADDR=job-node-0-0.job PET_MASTER_PORT=29500 JOB_COMPLETION_INDEX=1";
-    const GROUP: &str = "LWS_GROUP_SIZE=3 LWS_WORKER_INDEX=2 LWS_LEADER_ADDRESS=lws-0.lws.default";
+    const LEADER_WORKER_SET: &str =
+        "LWS_GROUP_SIZE=3 LWS_WORKER_INDEX=2 LWS_LEADER_ADDRESS=lws-0.lws.default";
 
     #[test]
     fn flags_with_the_defaults_of_torchrun() {
@@ -174,7 +175,7 @@ mod tests {
             (2, 1, 4, "job-node-0-0.job".into(), 29_500)
         );
         assert_eq!(
-            parts(&none, GROUP),
+            parts(&none, LEADER_WORKER_SET),
             (3, 2, 1, "lws-0.lws.default".into(), 29_500)
         );
         let job = "JOB_COMPLETION_INDEX=1";
@@ -207,7 +208,7 @@ mod tests {
             master_port: Some(4000),
             ..two()
         };
-        for env in [KUBEFLOW, GROUP] {
+        for env in [KUBEFLOW, LEADER_WORKER_SET] {
             assert_eq!(parts(&flags, env), (2, 0, 3, "10.0.0.1".into(), 4000));
         }
         let one = Flags {

@@ -1,4 +1,4 @@
-//! One rank's process, together with whatever it starts itself.
+//! One rank's process, and the processes that it starts itself.
 
 use super::end::End;
 use super::program::Program;
@@ -10,9 +10,9 @@ use std::process::{self, ChildStderr, ChildStdout, Command, Stdio};
 
 /// A process that leads a process group of its own.
 ///
-/// It is not waited for before the whole group of ranks is over: until then the system gives its
-/// number, which is also that of its process group, to nobody else, so that a signal to leftovers
-/// of a rank cannot reach a stranger.
+/// It is waited for only once all ranks have ended. Until then the system gives its process id, which is
+/// also that of its process group, to no other process, so that a signal to what a rank has left running
+/// cannot reach another one.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) rank: usize,
@@ -20,8 +20,8 @@ pub(super) struct Child {
     process: process::Child,
     pid: Pid,
     sent: Vec<i32>,
-    /// Whether its number is still its own.
-    ours: bool,
+    /// Whether the process id is still its own.
+    has_pid: bool,
 }
 
 impl Child {
@@ -59,7 +59,7 @@ impl Child {
             pid: Pid::from_child(&process),
             process,
             sent: Vec::new(),
-            ours: true,
+            has_pid: true,
         })
     }
 
@@ -77,8 +77,8 @@ impl Child {
         self.sent.contains(&signal)
     }
 
-    /// Looks whether it has ended; returns true the first time it has.
-    pub(super) fn look(&mut self) -> bool {
+    /// Whether it has ended since the last call.
+    pub(super) fn has_just_ended(&mut self) -> bool {
         if self.end.is_some() {
             return false;
         }
@@ -91,7 +91,7 @@ impl Child {
                 (None, None) => None,
             },
             Err(_) => {
-                self.ours = false;
+                self.has_pid = false;
                 Some(End::Unknown)
             }
         };
@@ -100,24 +100,24 @@ impl Child {
 
     /// Sends a signal to the process and all it has started, as far as that is in its group.
     pub(super) fn signal(&mut self, signal: Signal) {
-        if self.ours && kill_process_group(self.pid, signal).is_ok() && self.end.is_none() {
+        if self.has_pid && kill_process_group(self.pid, signal).is_ok() && self.end.is_none() {
             self.sent.push(signal.as_raw());
         }
     }
 
-    /// Kills what is left, and gives the number back to the system.
-    pub(super) fn bury(&mut self) {
-        if self.ours {
+    /// Kills what is left of it, and gives the process id back to the system.
+    pub(super) fn reap(&mut self) {
+        if self.has_pid {
             self.signal(Signal::KILL);
             let _ = self.process.wait();
-            self.ours = false;
+            self.has_pid = false;
         }
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.bury();
+        self.reap();
     }
 }
 
@@ -125,9 +125,9 @@ impl Drop for Child {
 fn die_with(launcher: Pid) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Too late if the parent went before that; somebody else is the parent then.
-    match getppid() == Some(launcher) {
-        true => Ok(()),
-        false => Err(rustix::io::Errno::SRCH.into()),
+    // Too late if the parent has ended before that: then another process is the parent.
+    if getppid() != Some(launcher) {
+        return Err(rustix::io::Errno::SRCH.into());
     }
+    Ok(())
 }

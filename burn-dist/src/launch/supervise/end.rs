@@ -11,7 +11,7 @@ pub(super) enum End {
     Exited(u8),
     /// This signal killed it.
     Killed(i32),
-    /// Somebody else in this process has waited for it, and kept what they learned.
+    /// Other code of this process has waited for it, so that its exit code is not known.
     Unknown,
 }
 
@@ -23,11 +23,11 @@ pub(super) struct Ended {
     pub(super) end: End,
     /// Whether the signal that killed it came from this launcher.
     pub(super) ours: bool,
-    /// What it said itself.
+    /// Its error file.
     pub(super) error: Option<ErrorFile>,
 }
 
-/// How a group ended.
+/// How all ranks of this host ended.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// All ranks, in the order in which they ended.
@@ -41,7 +41,7 @@ impl End {
         self == Self::Exited(0)
     }
 
-    /// What a shell makes of it.
+    /// The exit code that a shell reports for it.
     pub(super) fn code(self) -> u8 {
         match self {
             Self::Exited(code) => code,

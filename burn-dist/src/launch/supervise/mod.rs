@@ -1,17 +1,17 @@
-//! A launcher for one host: starts its ranks, passes on what they print and what it is told, and
-//! leaves nothing behind.
+//! The launcher of one host: it starts the host's ranks, prints their output, passes signals on, and ends
+//! when no process of theirs is left.
 //!
-//! As torchrun does it, with three things more: ranks die with the launcher even if that is killed,
-//! the first failure is found among those that follow from it, and the ranks' last collectives are
-//! put side by side.
+//! It does what torchrun's agent does, and three things more: ranks are killed with the launcher even if
+//! that is killed itself, the first failure is told from those that follow from it, and the ranks' flight
+//! records are compared.
 
 mod child;
 mod end;
-mod environment;
-mod group;
+mod local_ranks;
 mod output;
 mod port;
 mod program;
+mod rank_variables;
 mod records;
 mod signals;
 mod summary;
@@ -24,17 +24,17 @@ use super::node::Node;
 use super::variable::YEAR;
 use crate::error::{Error, Result};
 use end::Ended;
-use environment::Environment;
-use group::{Desk, FAIL_GRACE, Group, STOP_GRACE};
+use local_ranks::{FAIL_GRACE, LocalRanks, STOP_GRACE, Supervisor};
 use port::Port;
+use rank_variables::RankVariables;
 use records::Records;
 use signals::Watch;
 use std::time::Duration;
-use terminal::{Terminal, Voice};
+use terminal::{Stderr, Terminal};
 
 /// Runs a program as the ranks of this host, and returns when all of them are gone.
 ///
-/// Each rank finds its place in the variables that torchrun sets, and in `BURN_DIST_RANK`,
+/// Each rank is told its numbers by the variables that torchrun sets, and by `BURN_DIST_RANK`,
 /// `BURN_DIST_WORLD_SIZE`, `BURN_DIST_LOCAL_RANK`, `BURN_DIST_LOCAL_WORLD_SIZE`,
 /// `BURN_DIST_MASTER_ADDR`, `BURN_DIST_MASTER_PORT`, `BURN_DIST_PORT_RESERVED` (rank 0 must bind
 /// the port with `SO_REUSEPORT`), `BURN_DIST_RESTART_COUNT`, `BURN_DIST_SECRET`,
@@ -82,18 +82,18 @@ pub fn supervise(node: &Node, program: &Program) -> Result<()> {
     check(node)?;
     let records = Records::open(node, program)?;
     let terminal = Terminal::default();
-    let desk = Desk {
+    let supervisor = Supervisor {
         stop_grace: grace("BURN_DIST_GRACE", STOP_GRACE)?,
         fail_grace: grace("BURN_DIST_FAIL_GRACE", FAIL_GRACE)?,
         watch: Watch::start()?,
-        voice: Voice::new(&terminal),
+        stderr: Stderr::new(&terminal),
         terminal,
     };
-    let result = run(node, program, &records, &desk);
-    // In this order: if nobody reads the launcher's words, a signal can still end it.
-    let Desk { watch, voice, .. } = desk;
+    let result = run(node, program, &records, &supervisor);
+    // In this order: if nothing reads the launcher's messages, a signal can still end it.
+    let Supervisor { watch, stderr, .. } = supervisor;
     drop(watch);
-    voice.end();
+    stderr.end();
     result
 }
 
@@ -107,8 +107,8 @@ pub fn exit_code<T>(result: &Result<T>) -> u8 {
     }
 }
 
-fn run(node: &Node, program: &Program, records: &Records, desk: &Desk) -> Result<()> {
-    // With several hosts nobody could tell the others.
+fn run(node: &Node, program: &Program, records: &Records, supervisor: &Supervisor) -> Result<()> {
+    // With several hosts, the other launchers could not be told it.
     let alone = node.nodes == 1 && program.variable("BURN_DIST_SECRET").is_none();
     let secret = alone.then(|| format!("{:032x}", rand::random::<u128>()));
     let mut attempt = 0;
@@ -116,7 +116,7 @@ fn run(node: &Node, program: &Program, records: &Records, desk: &Desk) -> Result
         let free = node.master_port == 0;
         let port = free.then(|| Port::reserve(&node.master_addr)).transpose()?;
         records.clear(node)?;
-        let environment = Environment {
+        let variables = RankVariables {
             node,
             program,
             port: port.as_ref().map_or(node.master_port, Port::number),
@@ -126,14 +126,14 @@ fn run(node: &Node, program: &Program, records: &Records, desk: &Desk) -> Result
             flights: records.flight_folder(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let mut outcome = Group::start(desk, &environment, records)?.look_after();
+        let mut outcome = LocalRanks::start(supervisor, &variables, records)?.wait();
         for ended in outcome.ends.iter_mut().filter(|e| !e.end.is_success()) {
             ended.error = records.error(ended.rank);
         }
         let Some(failure) = summary::failure(&outcome) else {
             return Ok(());
         };
-        desk.voice.say(&failure.text);
+        supervisor.stderr.print(&failure.text);
         if !failure.expected {
             let ends = outcome.ends.iter();
             let by = |e: &Ended| if e.ours { " of the launcher" } else { "" };
@@ -141,21 +141,22 @@ fn run(node: &Node, program: &Program, records: &Records, desk: &Desk) -> Result
                 .map(|e| (e.rank, format!("{}{}", e.end, by(e))))
                 .collect();
             let world = node.nodes * node.ranks;
-            desk.voice
-                .say(&diagnose(&records.flights(node), world, &ends));
+            supervisor
+                .stderr
+                .print(&diagnose(&records.flights(node), world, &ends));
         }
-        let stop = outcome.stop.or_else(|| desk.watch.stop());
+        let stop = outcome.stop.or_else(|| supervisor.watch.stop());
         if stop.is_some() || attempt == node.max_restarts {
             return Err(failure.error);
         }
         attempt += 1;
         let most = node.max_restarts;
         let again = format!("starting all ranks of this host again: restart {attempt} of {most}");
-        desk.voice.say(&again);
+        supervisor.stderr.print(&again);
     }
 }
 
-/// How long a grace is, as the environment says, in seconds.
+/// A time that a variable gives in seconds.
 pub(super) fn grace(name: &str, default: Duration) -> Result<Duration> {
     let Some(value) = std::env::var_os(name) else {
         return Ok(default);
@@ -168,7 +169,7 @@ pub(super) fn grace(name: &str, default: Duration) -> Result<Duration> {
     Ok(duration.ok_or_else(refused)?.min(YEAR))
 }
 
-/// The node a group runs on, checked before anything is started.
+/// Checks a node before anything is started.
 pub(super) fn check(node: &Node) -> Result<()> {
     let Node {
         nodes,

@@ -1,4 +1,4 @@
-//! What the ranks print: each line with its rank in front, and never two ranks in one line.
+//! The output of ranks: each line is printed after its rank, and never two ranks in one line.
 //!
 //! Bytes, not strings: what a rank prints need not be text, and arrives as it was.
 
@@ -10,10 +10,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// The longest line; the rest of it becomes lines of their own, so that memory stays bounded.
-const LONGEST: usize = 64 * 1024;
+const MAX_LINE_BYTES: usize = 64 * 1024;
 
 /// The most that is still read once the rank is gone: what a pipe can hold.
-const LEFT: usize = 1 << 20;
+const PIPE_CAPACITY: usize = 1 << 20;
 
 /// Bytes to lines with a prefix.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Lines {
             {
                 bytes = rest;
             }
-            let room = LONGEST - self.begun.len();
+            let room = MAX_LINE_BYTES - self.begun.len();
             let end = bytes
                 .iter()
                 .take(room)
@@ -88,19 +88,19 @@ pub(super) struct Output<R> {
     pub(super) from: R,
     pub(super) log: Option<File>,
     pub(super) terminal: Terminal,
-    /// Ends when the launcher wants no more than what the pipe holds: some other process may have
-    /// it open for ever.
-    pub(super) enough: Arc<PipeReader>,
+    /// Ends when only what the pipe holds is still to be read: another process may have it open for
+    /// ever.
+    pub(super) stop_reading: Arc<PipeReader>,
 }
 
 impl<R: Read + AsFd> Output<R> {
-    /// Copies until the rank, and whoever else has its pipe, is gone.
+    /// Copies until the rank, and every other process with its pipe, has closed it.
     pub(super) fn copy(mut self) {
         let mut lines = Lines::new(self.rank);
-        let mut buffer = vec![0; LONGEST];
-        let mut left = LEFT;
-        while let Ok(enough) = self.wait() {
-            if enough && (left == 0 || !self.ready()) {
+        let mut buffer = vec![0; MAX_LINE_BYTES];
+        let mut left = PIPE_CAPACITY;
+        while let Ok(stop_reading) = self.wait() {
+            if stop_reading && (left == 0 || !self.ready()) {
                 break;
             }
             let read = match self.from.read(&mut buffer) {
@@ -109,7 +109,7 @@ impl<R: Read + AsFd> Output<R> {
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => break,
             };
-            if enough {
+            if stop_reading {
                 left = left.saturating_sub(read);
             }
             self.log(&buffer[..read]);
@@ -119,11 +119,11 @@ impl<R: Read + AsFd> Output<R> {
         self.terminal.write(self.stream, &lines.finish());
     }
 
-    /// Waits for output, or until the launcher wants no more; returns whether it does not.
+    /// Waits for output, or for the end of `stop_reading`; returns whether that has ended.
     fn wait(&self) -> io::Result<bool> {
         let mut both = [
             PollFd::new(&self.from, PollFlags::IN),
-            PollFd::new(&*self.enough, PollFlags::IN),
+            PollFd::new(&*self.stop_reading, PollFlags::IN),
         ];
         loop {
             match poll(&mut both, None) {
@@ -182,14 +182,16 @@ mod tests {
         let mut found = Vec::new();
         for _ in 0..100 {
             found.append(&mut lines.push(&[b'x'; 10_000]));
-            assert!(lines.begun.len() < LONGEST);
+            assert!(lines.begun.len() < MAX_LINE_BYTES);
         }
         found.append(&mut lines.push(b"\nnext\n"));
         assert_eq!(lines.finish(), b"");
         let pieces: Vec<_> = found.split(|&b| b == b'\n').collect();
-        assert_eq!(pieces.len(), 1_000_000_usize.div_ceil(LONGEST) + 2);
-        let long = pieces.iter().filter(|p| p.len() == LONGEST + "[0]: ".len());
-        assert_eq!(long.count(), 1_000_000 / LONGEST);
+        assert_eq!(pieces.len(), 1_000_000_usize.div_ceil(MAX_LINE_BYTES) + 2);
+        let long = pieces
+            .iter()
+            .filter(|p| p.len() == MAX_LINE_BYTES + "[0]: ".len());
+        assert_eq!(long.count(), 1_000_000 / MAX_LINE_BYTES);
         assert_eq!(pieces[pieces.len() - 2], b"[0]: next");
     }
 }

@@ -1,4 +1,4 @@
-//! A port that nobody else can take before rank 0 listens on it.
+//! A port that no other program can take before rank 0 listens on it.
 //!
 //! Asking the system for a free port and giving it back leaves a moment in which another program
 //! takes it. Instead the launcher keeps the port bound, without listening, and rank 0 binds it a
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 
-/// A port of this host, free for rank 0 and for nobody else as long as this lives.
+/// A port of this host, which only rank 0 can take as long as this lives.
 #[derive(Debug)]
 pub(super) struct Port {
     _bound: Socket,
@@ -71,9 +71,9 @@ mod tests {
         assert!(TcpStream::connect(address).is_err());
         let shared = Port::bind(address).unwrap();
         shared._bound.listen(8).unwrap();
-        // A machine that is short of memory for sockets may drop the first knocks.
-        let knock = || TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok();
-        assert!((0..10).any(|_| knock()));
+        // A machine that is short of memory for sockets may drop the first attempts.
+        let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok();
+        assert!((0..10).any(|_| connect()));
     }
 
     #[test]

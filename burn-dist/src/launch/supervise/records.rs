@@ -1,4 +1,4 @@
-//! Where ranks leave what outlives them: their output, their errors, their last collectives.
+//! The files that outlive ranks: their output, their errors, their flight records.
 
 use super::program::Program;
 use super::terminal::Stream;
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
-/// What private folders are called, before something random.
-const PREFIX: &str = "burn-dist-";
+/// The name of private folders begins with this.
+const FOLDER_PREFIX: &str = "burn-dist-";
 /// The file in a private folder that its launcher holds locked: who is killed cannot remove the folder.
-const LOCK: &str = "launcher.lock";
+const LOCK_FILE: &str = "launcher.lock";
 
-/// The folders of one supervision.
+/// The folders of one call of `supervise`.
 #[derive(Debug)]
 pub(super) struct Records {
     logs: Option<PathBuf>,
@@ -27,7 +27,7 @@ pub(super) struct Records {
     _private: Option<Private>,
 }
 
-/// A folder that nobody else looks at.
+/// A folder of this launcher alone.
 #[derive(Debug)]
 struct Private {
     folder: TempDir,
@@ -35,17 +35,17 @@ struct Private {
 }
 
 impl Private {
-    /// Makes one in the system's place for such folders, and removes those of launchers that are gone.
+    /// Makes one in the system's folder for temporary files, and removes those of launchers that have ended.
     fn new() -> io::Result<Self> {
         sweep(&std::env::temp_dir());
-        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?;
-        // A lock that can be seen is held: it has another name before.
+        let folder = tempfile::Builder::new().prefix(FOLDER_PREFIX).tempdir()?;
+        // It gets its name once it is locked, so that no other launcher finds it unlocked.
         let unlocked = folder.path().join("new.lock");
         let lock = Lock::take(&unlocked, Duration::ZERO).map_err(|denied| match denied {
             Denied::Held(who) => io::Error::other(format!("locked by {who}")),
             Denied::Failed(e) => e,
         })?;
-        std::fs::rename(unlocked, folder.path().join(LOCK))?;
+        std::fs::rename(unlocked, folder.path().join(LOCK_FILE))?;
         Ok(Self {
             folder,
             _lock: lock,
@@ -58,11 +58,11 @@ fn sweep(place: &Path) {
     let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
     for entry in entries {
         let (path, name) = (entry.path(), entry.file_name());
-        let is_ours = name.to_string_lossy().starts_with(PREFIX)
+        let is_ours = name.to_string_lossy().starts_with(FOLDER_PREFIX)
             && entry.file_type().is_ok_and(|kind| kind.is_dir())
-            && path.join(LOCK).is_file();
+            && path.join(LOCK_FILE).is_file();
         if is_ours
-            && let Ok(lock) = Lock::take(&path.join(LOCK), Duration::ZERO)
+            && let Ok(lock) = Lock::take(&path.join(LOCK_FILE), Duration::ZERO)
             && lock.is_real
             && let Err(e) = std::fs::remove_dir_all(&path)
         {
@@ -72,7 +72,7 @@ fn sweep(place: &Path) {
 }
 
 impl Records {
-    /// Makes the folders: inside `node.log_dir`, or where nobody else looks, for as long as needed.
+    /// Makes the folders: inside `node.log_dir`, or in a private folder, which is removed at the end.
     pub(super) fn open(node: &Node, program: &Program) -> Result<Self> {
         let absolute = |path: &Path| {
             std::path::absolute(path).map_err(|e| Error::file(path, "a folder for records", e))
@@ -100,7 +100,7 @@ impl Records {
             flights,
             _private: private,
         };
-        let folders = ranks(node).map(|rank| records.rank(rank));
+        let folders = ranks_of(node).map(|rank| records.rank(rank));
         for folder in folders.chain([records.flights.clone()]) {
             std::fs::create_dir_all(&folder)
                 .map_err(|e| Error::file(&folder, "a folder for records", e))?;
@@ -110,7 +110,7 @@ impl Records {
 
     /// Removes what the ranks of this host have left before.
     pub(super) fn clear(&self, node: &Node) -> Result<()> {
-        for rank in ranks(node) {
+        for rank in ranks_of(node) {
             for path in [self.error_path(rank), Flight::file(&self.flights, rank)] {
                 match std::fs::remove_file(&path) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -159,16 +159,16 @@ impl Records {
         ErrorFile::read(&self.error_path(rank)).ok().flatten()
     }
 
-    /// Where ranks write what they did last.
+    /// Where ranks write their flight records.
     pub(super) fn flight_folder(&self) -> &Path {
         &self.flights
     }
 
-    /// What ranks did last: those of this host, and all others that share the folder.
+    /// The flight records of all ranks that write to this folder.
     pub(super) fn flights(&self, node: &Node) -> Vec<Flight> {
         let world = node.nodes * node.ranks;
         let read = |rank| Flight::read(&self.flights, rank).ok();
-        // One of another world lies there by chance.
+        // Another world may have left records in the same folder.
         let of_this = |flight: &Flight| flight.world == world;
         (0..world).filter_map(read).filter(of_this).collect()
     }
@@ -179,6 +179,6 @@ impl Records {
 }
 
 /// The ranks of a host.
-pub(super) fn ranks(node: &Node) -> std::ops::Range<usize> {
+pub(super) fn ranks_of(node: &Node) -> std::ops::Range<usize> {
     node.node_rank * node.ranks..(node.node_rank + 1) * node.ranks
 }

@@ -1,4 +1,4 @@
-//! What the system tells the launcher: that it is to stop, or that a child has ended.
+//! Signals to the launcher: that it is to stop, or that a child has ended.
 //!
 //! Signals become messages in a channel, which the readers of the children's output use too, so
 //! that the launcher waits for everything in one place.
@@ -32,8 +32,8 @@ pub(super) struct Watch {
     default: Arc<AtomicBool>,
 }
 
-/// Whether signals do what they did before, now that nobody watches any more. The library for
-/// signals never takes its handlers out again, so one that is asked for the default is added once.
+/// Whether signals have their default action again, as no [`Watch`] exists. signal-hook never removes its
+/// handlers, so one that does the default action if this is set is added once.
 static DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 impl Watch {
@@ -78,12 +78,12 @@ impl Watch {
         })
     }
 
-    /// Where readers of output say that they are done.
+    /// For readers of output, to send that they are done.
     pub(super) fn sender(&self) -> Sender<Event> {
         self.sender.clone()
     }
 
-    /// The signal that asks to stop, if one has come and nobody has seen it yet.
+    /// The signal that asks to stop, if one has come that [`next`](Self::next) has not returned.
     pub(super) fn stop(&self) -> Option<i32> {
         self.events.try_iter().find_map(|event| match event {
             Event::Stop(signal) => Some(signal),
@@ -96,7 +96,7 @@ impl Watch {
         match self.events.recv_timeout(wait) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout) => None,
-            // Cannot be, since this holds a sender; then at least do not spin.
+            // Cannot be, since this holds a sender; do not spin if it is.
             Err(RecvTimeoutError::Disconnected) => {
                 std::thread::sleep(wait);
                 None

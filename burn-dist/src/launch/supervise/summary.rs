@@ -1,16 +1,15 @@
-//! Who failed, and who failed first.
+//! Which ranks failed, and which failed first.
 //!
-//! When one rank fails, all others do, because they need it. The one that matters is rarely the one
-//! that printed last.
+//! When one rank fails, all others do, because they need it, and most print more and later than it does.
 
 use super::end::{End, Ended, Outcome};
 use super::signals;
 use crate::error::Error;
 use crate::launch::host;
-use crate::launch::ranks::Ranks;
+use crate::launch::rank_set::RankSet;
 use std::collections::BTreeSet;
 
-/// What the failed ranks of a group come down to.
+/// The failure of all ranks of this host, if any failed.
 #[derive(Debug)]
 pub(super) struct Failure {
     /// The first failure.
@@ -21,7 +20,7 @@ pub(super) struct Failure {
     pub(super) expected: bool,
 }
 
-/// The failure of a group, if any rank failed.
+/// The failure of this host's ranks, if any failed.
 pub(super) fn failure(outcome: &Outcome) -> Option<Failure> {
     let first = first(&outcome.ends)?;
     let mut failed: Vec<_> = outcome
@@ -36,7 +35,7 @@ pub(super) fn failure(outcome: &Outcome) -> Option<Failure> {
     });
     let expected = stopped.is_some() && failed.iter().all(|ended| ended.ours);
     let message = |ended: &Ended| ended.error.as_ref().map(|error| error.message.clone());
-    // One that only the launcher could end says nothing: the others have said why it had to.
+    // A rank that the launcher had to kill has written no error; those that blame it have.
     let blames = |ended: &&&Ended| {
         let blamed = ended.error.as_ref().and_then(|error| error.blames);
         first.ours && blamed == Some(first.rank)
@@ -55,16 +54,13 @@ pub(super) fn failure(outcome: &Outcome) -> Option<Failure> {
             .or(stopped)
             .unwrap_or_default(),
     };
-    let text = match expected {
-        true => {
-            let ranks = failed.iter().map(|ended| ended.rank).collect();
-            {
-                let ranks = Ranks(&ranks);
-                let verb = ranks.verb("was", "were");
-                format!("{ranks} {verb} ended by the launcher's signal")
-            }
-        }
-        false => table(&failed, outcome.ends.len()),
+    let text = if expected {
+        let ranks = failed.iter().map(|ended| ended.rank).collect();
+        let ranks = RankSet(&ranks);
+        let verb = ranks.verb("was", "were");
+        format!("{ranks} {verb} ended by the launcher's signal")
+    } else {
+        table(&failed, outcome.ends.len())
     };
     Some(Failure {
         error,
@@ -73,9 +69,9 @@ pub(super) fn failure(outcome: &Outcome) -> Option<Failure> {
     })
 }
 
-/// The failure that the others follow from: a signal from outside, since who is killed says nothing;
-/// else the first that says it is nobody else's; else the one that the others blame; else the first
-/// at all.
+/// The failure that the others follow from. That is a rank killed by a signal from outside, as it cannot
+/// write an error; else the earliest whose error does not follow from another's; else the one that the
+/// others blame; else the first that ended.
 fn first(ends: &[Ended]) -> Option<&Ended> {
     let failed = || ends.iter().filter(|ended| !ended.end.is_success());
     let killed = |ended: &&Ended| matches!(ended.end, End::Killed(_)) && !ended.ours;
@@ -113,7 +109,7 @@ fn table(failed: &[&Ended], ranks: usize) -> String {
     };
     let set: BTreeSet<_> = failed.iter().map(|ended| ended.rank).collect();
     let host = host::name();
-    let mut text = format!("{} failed, of {ranks} on {host}:\n", Ranks(&set));
+    let mut text = format!("{} failed, of {ranks} on {host}:\n", RankSet(&set));
     text += &row("", &head);
     for (number, cells) in cells.iter().enumerate() {
         text += &row(if number == 0 { "first" } else { "" }, cells);

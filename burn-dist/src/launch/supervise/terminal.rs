@@ -1,8 +1,8 @@
 //! The launcher's own standard output and error, which all ranks share.
 //!
-//! They may be gone (a closed terminal, a reader such as `head` that has seen enough) or stand still
-//! (a pager). Neither may hurt the ranks or keep the launcher from looking after them: what cannot
-//! be written is dropped, and the launcher's own words wait in a thread of their own.
+//! They may be closed (a closed terminal, a reader such as `head` that has ended) or not read (a pager).
+//! Neither may end the ranks or keep the launcher from supervising them: what cannot be written is
+//! dropped, and the launcher's own messages are written by a thread of their own.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -26,7 +26,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Writes whole lines, or nothing if nobody reads them any more.
+    /// Writes whole lines, or nothing if the output is closed.
     pub(super) fn write(&self, stream: Stream, lines: &[u8]) {
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = &mut closed[stream as usize];
@@ -48,7 +48,7 @@ fn write_all(to: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            // Whoever shares the terminal has made it so.
+            // Another program with the same terminal has made it non-blocking.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -58,41 +58,41 @@ fn write_all(to: &impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The launcher's own words, on standard error.
+/// The launcher's own messages, written to standard error by a thread.
 #[derive(Debug)]
-pub(super) struct Voice {
-    says: Sender<Vec<u8>>,
+pub(super) struct Stderr {
+    lines: Sender<Vec<u8>>,
     writer: Option<JoinHandle<()>>,
 }
 
-impl Voice {
+impl Stderr {
     pub(super) fn new(terminal: &Terminal) -> Self {
-        let (says, said) = channel::<Vec<u8>>();
+        let (lines, queued) = channel::<Vec<u8>>();
         let terminal = terminal.clone();
         let write = move || {
-            for lines in said {
+            for lines in queued {
                 terminal.write(Stream::Err, &lines);
             }
         };
-        let thread = std::thread::Builder::new().name("launcher's words".into());
-        // Without a thread it stays silent.
+        let thread = std::thread::Builder::new().name("launcher's stderr".into());
+        // Without a thread nothing is printed.
         let writer = thread.spawn(write).ok();
-        Self { says, writer }
+        Self { lines, writer }
     }
 
-    /// Says `text`, each line marked as the launcher's. Returns at once.
-    pub(super) fn say(&self, text: &str) {
+    /// Prints `text`, each line marked as the launcher's. Returns at once.
+    pub(super) fn print(&self, text: &str) {
         let mark = |line: &str| match line {
             "" => "burn-dist:\n".to_string(),
             line => format!("burn-dist: {line}\n"),
         };
         let lines: String = text.lines().map(mark).collect();
-        let _ = self.says.send(lines.into_bytes());
+        let _ = self.lines.send(lines.into_bytes());
     }
 
-    /// Returns when everything was said.
+    /// Returns when everything is written.
     pub(super) fn end(self) {
-        drop(self.says);
+        drop(self.lines);
         if let Some(writer) = self.writer {
             let _ = writer.join();
         }

@@ -6,8 +6,8 @@ use super::origin::Sourced;
 use crate::error::{Error, Result};
 use crate::launch::variable::{Environment, MOST_RANKS};
 
-/// What torchrun's agent, or whoever sets the same variables, says.
-pub(super) fn ranks(env: Environment<'_>) -> Result<Option<Claim>> {
+/// What torchrun's agent says about this process, or something else that sets the same variables.
+pub(super) fn claim(env: Environment<'_>) -> Result<Option<Claim>> {
     let Some(rank) = Sourced::number(env, &["RANK"])? else {
         return Ok(None);
     };
@@ -25,7 +25,7 @@ pub(super) fn ranks(env: Environment<'_>) -> Result<Option<Claim>> {
     let Some(size) = Sourced::number(env, &["WORLD_SIZE"])? else {
         return Err(missing("WORLD_SIZE", &rank));
     };
-    // Only the agent sets the run's id; RANK alone may be anybody's.
+    // Only the agent sets the run's id; any program may set RANK alone.
     let launcher = match env.variable("TORCHELASTIC_RUN_ID") {
         Some(_) => Launcher::Torchrun,
         None => Launcher::Plain,
@@ -38,7 +38,8 @@ pub(super) fn ranks(env: Environment<'_>) -> Result<Option<Claim>> {
     }))
 }
 
-/// What Lightning's plain variables say; `others` if another launcher speaks too.
+/// What Lightning's plain variables say about this process; `others` if those of another launcher are set
+/// too.
 ///
 /// `NODE_RANK` describes a host. Beside a launcher that describes processes it says nothing new,
 /// unless `LOCAL_RANK` makes it a process's too.
@@ -75,7 +76,7 @@ pub(super) fn lightning(env: Environment<'_>, others: bool) -> Result<Option<Cla
     }))
 }
 
-/// Refuses variables that speak of more ranks while nothing says which one this is.
+/// Refuses variables that mean more than one rank where none says which one this is.
 pub(super) fn refuse_rest(env: Environment<'_>) -> Result<()> {
     // For a launcher to read, which sets the others.
     if env
@@ -99,11 +100,11 @@ pub(super) fn refuse_rest(env: Environment<'_>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::launch::environment::tests::{detected, nothing, numbers, refused};
-    use crate::launch::environment::{Launcher, Origin};
+    use crate::launch::detection::tests::{detected, nothing, numbers, refused};
+    use crate::launch::detection::{Launcher, Origin};
 
     /// `torchrun --nnodes 2 --nproc-per-node 2 --node-rank 1`, of the third process.
-    const TORCHRUN: &str = "LOCAL_RANK=0 RANK=2 GROUP_RANK=1 ROLE_RANK=2 ROLE_NAME=default \
+    const TORCHRUN_RANK_2: &str = "LOCAL_RANK=0 RANK=2 GROUP_RANK=1 ROLE_RANK=2 ROLE_NAME=default \
         LOCAL_WORLD_SIZE=2 WORLD_SIZE=4 GROUP_WORLD_SIZE=2 ROLE_WORLD_SIZE=4 \
         MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 TORCHELASTIC_RESTART_COUNT=0 \
         TORCHELASTIC_MAX_RESTARTS=0 TORCHELASTIC_RUN_ID=none TORCHELASTIC_USE_AGENT_STORE=True \
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn torchrun_listens_on_its_own_port() {
-        let found = detected(TORCHRUN);
+        let found = detected(TORCHRUN_RANK_2);
         assert_eq!(found.launcher, Launcher::Torchrun);
         assert_eq!(numbers(&found), [2, 4, 0, 2]);
         assert_eq!(found.identity.master_addr, "10.0.0.1");
@@ -121,10 +122,10 @@ mod tests {
         };
         assert!(rule.starts_with("MASTER_PORT=29500 + 1"), "{rule}");
 
-        let own_store = TORCHRUN.replace("STORE=True", "STORE=False");
+        let own_store = TORCHRUN_RANK_2.replace("STORE=True", "STORE=False");
         assert_eq!(detected(&own_store).identity.master_port, 29500);
 
-        let last = TORCHRUN.replace("29500", "65535");
+        let last = TORCHRUN_RANK_2.replace("29500", "65535");
         refused(
             &last,
             &["MASTER_PORT", "65535", "65534", "BURN_DIST_MASTER_PORT"],
@@ -149,7 +150,7 @@ mod tests {
             PET_NPROC_PER_NODE=2 PET_NNODES=2 PET_NODE_RANK=1";
         nothing(launching);
         // torchrun in such a pod has started this.
-        let child = format!("{launching} {TORCHRUN}");
+        let child = format!("{launching} {TORCHRUN_RANK_2}");
         assert_eq!(numbers(&detected(&child)), [2, 4, 0, 2]);
     }
 

@@ -1,13 +1,13 @@
-//! Sets of ranks in words: worlds are large, and lines are short.
+//! A set of ranks as it is printed in a message: short, also in a large world.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// Prints as `rank 2` or `ranks 0-3,7`.
+/// A set of ranks; prints as `rank 2` or `ranks 0-3,7`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ranks<'a>(pub(super) &'a BTreeSet<usize>);
+pub(super) struct RankSet<'a>(pub(super) &'a BTreeSet<usize>);
 
-impl Ranks<'_> {
+impl RankSet<'_> {
     /// The form of a verb that goes with them.
     pub(super) fn verb<'v>(&self, one: &'v str, many: &'v str) -> &'v str {
         match self.0.len() {
@@ -17,7 +17,7 @@ impl Ranks<'_> {
     }
 }
 
-impl fmt::Display for Ranks<'_> {
+impl fmt::Display for RankSet<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ranges = ranges(self.0.iter().copied());
         write!(f, "{} {ranges}", self.verb("rank", "ranks"))
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn sets_are_short() {
-        let print = |ranks: &[usize]| Ranks(&ranks.iter().copied().collect()).to_string();
+        let print = |ranks: &[usize]| RankSet(&ranks.iter().copied().collect()).to_string();
         assert_eq!(print(&[2]), "rank 2");
         assert_eq!(print(&[0, 1, 3]), "ranks 0,1,3");
         assert_eq!(print(&[0, 1, 2, 3, 7]), "ranks 0-3,7");

@@ -1,4 +1,4 @@
-//! Which of its host's ranks a process is.
+//! The local rank and the local world size.
 
 use super::claim::Claim;
 use super::launcher::Launcher;
@@ -11,7 +11,7 @@ use crate::launch::variable::Environment;
 ///
 /// Guesses are only made where nothing else can be meant, because a wrong one puts two ranks on
 /// one GPU.
-pub(super) fn ranks(
+pub(super) fn rank_and_size(
     env: Environment<'_>,
     claim: &Claim,
 ) -> Result<(Sourced<usize>, Sourced<usize>)> {
@@ -55,9 +55,10 @@ fn is_loopback(host: &str) -> bool {
 }
 
 fn undecided(launcher: Launcher, no_rank: bool) -> Error {
-    let (name, what) = match no_rank {
-        true => ("LOCAL_RANK", "this rank's number on its host"),
-        false => ("LOCAL_WORLD_SIZE", "the number of ranks on this host"),
+    let (name, what) = if no_rank {
+        ("LOCAL_RANK", "this rank's number on its host")
+    } else {
+        ("LOCAL_WORLD_SIZE", "the number of ranks on this host")
     };
     let expected = format!("{what}, which {launcher} did not give: set BURN_DIST_{name}");
     Error::config(name, expected, "nothing")

@@ -1,12 +1,12 @@
-//! Who starts ranks.
+//! The launchers whose variables are known.
 
 use std::fmt::{self, Display};
 
-/// What started a process and told it its rank.
+/// The program that started a process and told it its rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Launcher {
-    /// `BURN_DIST_RANK` and its companions: this library's launcher, or a hand.
+    /// `BURN_DIST_RANK` and its companions: this library's launcher, or set by hand.
     BurnDist,
     /// torchrun's agent.
     Torchrun,

@@ -1,16 +1,16 @@
-//! All ranks of this host, from their start until nothing of them is left.
+//! All ranks of this host, from their start until all that they have started has ended.
 
 use super::child::Child;
 use super::end::{End, Ended, Outcome};
-use super::environment::Environment;
 use super::output::Output;
 use super::program::Program;
-use super::records::{Records, ranks};
+use super::rank_variables::RankVariables;
+use super::records::{Records, ranks_of};
 use super::signals::{self, Event, Watch};
-use super::terminal::{Stream, Terminal, Voice};
+use super::terminal::{Stderr, Stream, Terminal};
 use crate::error::{Error, Result};
 use crate::launch::host;
-use crate::launch::ranks::Ranks;
+use crate::launch::rank_set::RankSet;
 use rustix::process::Signal;
 use signal_hook::consts::SIGINT;
 use std::collections::BTreeSet;
@@ -23,21 +23,21 @@ use std::time::{Duration, Instant};
 /// How long ranks have to finish their step, save and leave after a signal to the launcher.
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(30);
 
-/// How long ranks have to end by themselves after another has failed: they tell each other. The
-/// same again after SIGTERM.
+/// How long ranks have to end by themselves after another has failed, as they tell each other; and as
+/// long again after SIGTERM.
 pub(super) const FAIL_GRACE: Duration = Duration::from_secs(5);
 
-/// How long the output of what ranks have started, and left behind, is waited for.
-const LEFTOVERS: Duration = Duration::from_secs(1);
+/// How long the output of processes that ranks have started, and left running, is waited for.
+const LEFTOVER_OUTPUT_WAIT: Duration = Duration::from_secs(1);
 
-/// How often children are looked at without a reason; a signal may get lost.
-const TICK: Duration = Duration::from_secs(1);
+/// How often children are checked without a signal, which may get lost.
+const CHILD_POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// What a group needs besides its ranks.
+/// What the launcher watches, prints to, and allows its ranks.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct Supervisor {
     pub(super) watch: Watch,
-    pub(super) voice: Voice,
+    pub(super) stderr: Stderr,
     pub(super) terminal: Terminal,
     pub(super) stop_grace: Duration,
     pub(super) fail_grace: Duration,
@@ -45,14 +45,15 @@ pub(super) struct Desk {
 
 /// The ranks of this host.
 #[derive(Debug)]
-pub(super) struct Group<'a> {
-    desk: &'a Desk,
+pub(super) struct LocalRanks<'a> {
+    supervisor: &'a Supervisor,
     children: Vec<Child>,
     /// Ended ranks in the order in which they were found so.
     order: Vec<usize>,
     /// Outputs that are still read.
     readers: usize,
-    enough: (Arc<PipeReader>, Option<PipeWriter>),
+    /// Readers of output end when the writing end is dropped.
+    stop_reading: (Arc<PipeReader>, Option<PipeWriter>),
     /// The signal that asked the launcher to stop.
     stop: Option<i32>,
     failed: bool,
@@ -60,39 +61,39 @@ pub(super) struct Group<'a> {
     kill_at: Option<Instant>,
 }
 
-impl<'a> Group<'a> {
+impl<'a> LocalRanks<'a> {
     /// Starts all ranks, or none.
     pub(super) fn start(
-        desk: &'a Desk,
-        environment: &Environment<'_>,
+        supervisor: &'a Supervisor,
+        variables: &RankVariables<'_>,
         records: &Records,
     ) -> Result<Self> {
         let pipe = io::pipe().map_err(|e| Error::config("the launcher", "a pipe", e))?;
-        let mut group = Self {
-            desk,
+        let mut started = Self {
+            supervisor,
             children: Vec::new(),
             order: Vec::new(),
             readers: 0,
-            enough: (Arc::new(pipe.0), Some(pipe.1)),
+            stop_reading: (Arc::new(pipe.0), Some(pipe.1)),
             stop: None,
             failed: false,
             terminate_at: None,
             kill_at: None,
         };
-        let Environment { node, program, .. } = environment;
-        for (local, rank) in ranks(node).enumerate() {
+        let RankVariables { node, program, .. } = variables;
+        for (local, rank) in ranks_of(node).enumerate() {
             let logs = [Stream::Out, Stream::Err]
-                .map(|stream| records.log(rank, stream, environment.attempt));
+                .map(|stream| records.log(rank, stream, variables.attempt));
             let [out_log, err_log] = logs;
-            let variables = environment.of(local, records.error_path(rank));
-            let mut child = Child::start(rank, program, variables)
-                .map_err(|e| not_started(rank, program, e))?;
+            let own = variables.of(local, records.error_path(rank));
+            let mut child =
+                Child::start(rank, program, own).map_err(|e| not_started(rank, program, e))?;
             let (out, err) = child.outputs();
-            group.children.push(child);
-            group.read(rank, Stream::Out, out, out_log?)?;
-            group.read(rank, Stream::Err, err, err_log?)?;
+            started.children.push(child);
+            started.read(rank, Stream::Out, out, out_log?)?;
+            started.read(rank, Stream::Err, err, err_log?)?;
         }
-        Ok(group)
+        Ok(started)
     }
 
     fn read<R>(
@@ -113,10 +114,10 @@ impl<'a> Group<'a> {
             stream,
             from,
             log,
-            terminal: self.desk.terminal.clone(),
-            enough: self.enough.0.clone(),
+            terminal: self.supervisor.terminal.clone(),
+            stop_reading: self.stop_reading.0.clone(),
         };
-        let done = self.desk.watch.sender();
+        let done = self.supervisor.watch.sender();
         let copy = move || {
             output.copy();
             let _ = done.send(Event::Read);
@@ -128,14 +129,14 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    /// Returns when all ranks, all they have started and all they have printed are done with.
-    pub(super) fn look_after(mut self) -> Outcome {
+    /// Returns when all ranks and what they have started have ended, and all their output is read.
+    pub(super) fn wait(mut self) -> Outcome {
         loop {
-            self.look();
+            self.note_ended();
             if self.children.iter().all(|child| child.end.is_some()) {
                 break;
             }
-            self.act();
+            self.send_due_signals();
             let deadline = self.terminate_at.into_iter().chain(self.kill_at).min();
             match self.next(deadline) {
                 Some(Event::Stop(signal)) => self.stop(signal),
@@ -143,22 +144,22 @@ impl<'a> Group<'a> {
                 Some(Event::Child) | None => {}
             }
         }
-        self.drain(Some(Instant::now() + LEFTOVERS));
+        self.drain(Some(Instant::now() + LEFTOVER_OUTPUT_WAIT));
         for child in &mut self.children {
-            child.bury();
+            child.reap();
         }
-        // What still has a pipe open has left its group on purpose: only what it has written by
-        // now counts. Nobody reading the terminal is a reason to wait.
-        self.enough.1 = None;
+        // A process that still has the pipe open has left its process group on purpose: only what it has
+        // written by now is read. That may block for as long as the terminal is not read.
+        self.stop_reading.1 = None;
         self.drain(None);
         self.outcome()
     }
 
-    /// Notices who has ended.
-    fn look(&mut self) {
+    /// Notes which ranks have ended; after the first failure the others have `fail_grace` to end.
+    fn note_ended(&mut self) {
         for at in 0..self.children.len() {
             let child = &mut self.children[at];
-            let Some(end) = child.look().then_some(child.end).flatten() else {
+            let Some(end) = child.has_just_ended().then_some(child.end).flatten() else {
                 continue;
             };
             self.order.push(at);
@@ -166,26 +167,26 @@ impl<'a> Group<'a> {
                 continue;
             }
             self.failed = true;
-            let grace = self.desk.fail_grace;
+            let grace = self.supervisor.fail_grace;
             self.terminate_at = Some(Instant::now() + grace);
             let failed = format!("rank {} {end}", self.children[at].rank);
             let others = match self.running() {
                 running if running.is_empty() => String::new(),
-                running => format!("; {} may end within {grace:?}", Ranks(&running)),
+                running => format!("; {} may end within {grace:?}", RankSet(&running)),
             };
-            self.desk.voice.say(&format!("{failed}{others}"));
+            self.supervisor.stderr.print(&format!("{failed}{others}"));
         }
     }
 
-    /// Does what is due.
-    fn act(&mut self) {
+    /// Sends the signals whose time has come.
+    fn send_due_signals(&mut self) {
         let now = Instant::now();
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.terminate_at) {
             self.terminate_at = None;
-            self.kill_at = Some(now + self.desk.fail_grace);
+            self.kill_at = Some(now + self.supervisor.fail_grace);
             self.signal(Signal::TERM, "does not end", "do not end");
-            // One that stands still cannot even hear it.
+            // A stopped process receives it only once it continues.
             for child in &mut self.children {
                 child.signal(Signal::CONT);
             }
@@ -209,15 +210,15 @@ impl<'a> Group<'a> {
         // Ranks that must end after a failure keep the time that they have for it.
         if self.kill_at.is_none() {
             self.terminate_at = None;
-            self.kill_at = Some(Instant::now() + self.desk.stop_grace);
+            self.kill_at = Some(Instant::now() + self.supervisor.stop_grace);
         }
         for child in &mut self.children {
             child.signal(Signal::TERM);
         }
-        let (name, grace) = (signals::name(signal), self.desk.stop_grace);
+        let (name, grace) = (signals::name(signal), self.supervisor.stop_grace);
         let running = self.running();
-        let text = format!("{name}: {} may finish within {grace:?}", Ranks(&running));
-        self.desk.voice.say(&text);
+        let text = format!("{name}: {} may finish within {grace:?}", RankSet(&running));
+        self.supervisor.stderr.print(&text);
     }
 
     fn signal(&mut self, signal: Signal, one: &str, many: &str) {
@@ -225,9 +226,9 @@ impl<'a> Group<'a> {
         for child in &mut self.children {
             child.signal(signal);
         }
-        let (ranks, name) = (Ranks(&running), signals::name(signal.as_raw()));
+        let (ranks, name) = (RankSet(&running), signals::name(signal.as_raw()));
         let text = format!("{ranks} {}: {name}", ranks.verb(one, many));
-        self.desk.voice.say(&text);
+        self.supervisor.stderr.print(&text);
     }
 
     fn running(&self) -> BTreeSet<usize> {
@@ -251,9 +252,9 @@ impl<'a> Group<'a> {
 
     fn next(&self, deadline: Option<Instant>) -> Option<Event> {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        self.desk
+        self.supervisor
             .watch
-            .next(left.map_or(TICK, |left| left.min(TICK)))
+            .next(left.map_or(CHILD_POLL_EVERY, |left| left.min(CHILD_POLL_EVERY)))
     }
 
     fn outcome(self) -> Outcome {
@@ -275,7 +276,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// A program that cannot be run is nobody's failure but the caller's; the codes are a shell's.
+/// The error for a program that cannot be run; the exit codes are a shell's.
 fn not_started(rank: usize, program: &Program, error: io::Error) -> Error {
     let path = std::path::Path::new(&program.path).display();
     let (code, remedy) = match error.kind() {

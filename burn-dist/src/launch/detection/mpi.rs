@@ -1,4 +1,4 @@
-//! What the `mpirun`s say.
+//! The variables of `mpirun`, of each implementation of MPI.
 
 use super::claim::Claim;
 use super::launcher::Launcher;
@@ -15,7 +15,7 @@ struct Names {
     local_world_size: &'static [&'static str],
 }
 
-const ALL: [Names; 3] = [
+const IMPLEMENTATIONS: [Names; 3] = [
     // OMPI_COMM_WORLD_NODE_RANK is not here: it is no host's number, but this process's number on
     // its host among the ranks of all jobs.
     Names {
@@ -43,9 +43,9 @@ const ALL: [Names; 3] = [
 ];
 
 /// The claims of all implementations that left their variables.
-pub(super) fn ranks(env: Environment<'_>) -> Result<Vec<Claim>> {
+pub(super) fn claims(env: Environment<'_>) -> Result<Vec<Claim>> {
     let mut claims = Vec::new();
-    for names in ALL {
+    for names in IMPLEMENTATIONS {
         if let Some(claim) = Claim::read(env, names.launcher, names.rank, names.world_size)? {
             claims.push(Claim {
                 local_rank: Sourced::number(env, names.local_rank)?,
@@ -59,12 +59,12 @@ pub(super) fn ranks(env: Environment<'_>) -> Result<Vec<Claim>> {
 
 #[cfg(test)]
 mod tests {
-    use crate::launch::environment::Launcher;
-    use crate::launch::environment::tests::{detected, numbers, refused};
+    use crate::launch::detection::Launcher;
+    use crate::launch::detection::tests::{detected, numbers, refused};
 
     /// `mpirun -n 4 -H n1:2,n2:2` of Open MPI 5, of the third process; its node rank is that of a
     /// host where another job has a rank already.
-    const OPEN_MPI: &str = "OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=4 \
+    const OPEN_MPI_RANK_2: &str = "OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=4 \
         OMPI_COMM_WORLD_LOCAL_RANK=0 OMPI_COMM_WORLD_LOCAL_SIZE=2 OMPI_COMM_WORLD_NODE_RANK=1 \
         OMPI_UNIVERSE_SIZE=4 OMPI_APP_CTX_NUM_PROCS=4 OMPI_FIRST_RANKS=0 PMIX_RANK=2 \
         PMIX_NAMESPACE=prterun-n1-4711@1 PMIX_VERSION=5.0.3";
@@ -79,7 +79,7 @@ mod tests {
         let mvapich2 = "MV2_COMM_WORLD_RANK=2 MV2_COMM_WORLD_SIZE=4 MV2_COMM_WORLD_LOCAL_RANK=0 \
             MV2_COMM_WORLD_LOCAL_SIZE=2 MPIRUN_RSH_LAUNCH=1";
         for (env, launcher, option) in [
-            (OPEN_MPI, Launcher::OpenMpi, "-x MASTER_ADDR"),
+            (OPEN_MPI_RANK_2, Launcher::OpenMpi, "-x MASTER_ADDR"),
             (cray, Launcher::Mpich, "-genv MASTER_ADDR"),
             (intel, Launcher::Mpich, "-genv MASTER_ADDR"),
             (mvapich2, Launcher::Mvapich2, "MASTER_ADDR="),
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_ranks_of_one_host_find_a_port() {
-        let here = OPEN_MPI.replace("LOCAL_SIZE=2", "LOCAL_SIZE=4");
+        let here = OPEN_MPI_RANK_2.replace("LOCAL_SIZE=2", "LOCAL_SIZE=4");
         let first = detected(&here);
         assert_eq!(first.identity.master_addr, "127.0.0.1");
         assert!((25_000..29_096).contains(&first.identity.master_port));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_rank_needs_no_place_to_meet() {
+    fn a_single_rank_needs_no_address() {
         let found = detected("OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=1");
         assert_eq!(numbers(&found), [0, 1, 0, 1]);
         assert_eq!(found.identity.master_port, 0);

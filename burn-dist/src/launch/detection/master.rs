@@ -1,4 +1,4 @@
-//! Where the ranks meet.
+//! The address and the port of rank 0.
 
 use super::claim::Claim;
 use super::origin::Sourced;
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::launch::variable::{Environment, Variable};
 
 /// As long as a host name can be in the DNS.
-const LONGEST_NAME: usize = 253;
+const MAX_HOST_NAME: usize = 253;
 /// Below this system's ports for outgoing connections, and beside those of Lightning's rule.
 const FIRST_DERIVED: u16 = 25_000;
 const DERIVED: u64 = 4_096;
@@ -23,10 +23,10 @@ pub(super) fn given_addr(env: Environment<'_>) -> Result<Option<Sourced<String>>
 /// A variable's value, if it can be a host.
 pub(in crate::launch) fn host(addr: &Variable) -> Result<String> {
     let wrong = |c: char| c.is_whitespace() || c.is_control() || c == '/';
-    match addr.value.contains(wrong) || addr.value.len() > LONGEST_NAME {
-        true => Err(addr.wrong("the name or the address of a host")),
-        false => Ok(addr.value.clone()),
+    if addr.value.contains(wrong) || addr.value.len() > MAX_HOST_NAME {
+        return Err(addr.wrong("the name or the address of a host"));
     }
+    Ok(addr.value.clone())
 }
 
 /// The host of rank 0.
@@ -41,7 +41,7 @@ pub(super) fn addr(env: Environment<'_>, claim: &Claim, one_host: bool) -> Resul
 /// The port of rank 0.
 pub(super) fn port(env: Environment<'_>, claim: &Claim, one_host: bool) -> Result<Sourced<u16>> {
     let alone = claim.world_size.value == 1;
-    // Nobody comes to meet a single rank, so any free port will do.
+    // No other rank connects to a single one, so any free port will do.
     let least = u16::from(!alone);
     if let Some(port) = env.variable("BURN_DIST_MASTER_PORT") {
         return Ok(Sourced::new(number(&port, least)?, port));
@@ -72,7 +72,7 @@ pub(super) fn port(env: Environment<'_>, claim: &Claim, one_host: bool) -> Resul
     }
 }
 
-/// The port in `MASTER_PORT`, or the next one where torchrun's agent sits on it.
+/// The port in `MASTER_PORT`, or the next one where torchrun's agent listens on it.
 fn beside_agent(env: Environment<'_>, port: u16, variable: Variable) -> Result<Sourced<u16>> {
     let agent = env.variable("TORCHELASTIC_USE_AGENT_STORE");
     let Some(agent) = agent.filter(|agent| agent.value.eq_ignore_ascii_case("true")) else {

@@ -14,7 +14,7 @@ pub enum Origin {
         /// Its value.
         value: String,
     },
-    /// A rule, in words, because no variable says it outright.
+    /// A rule, as text, where no variable holds the value itself.
     Rule(String),
 }
 

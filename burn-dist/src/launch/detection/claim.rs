@@ -1,4 +1,4 @@
-//! What one launcher says about a process.
+//! The claim of one launcher: which rank a process is, by its variables.
 
 use super::launcher::Launcher;
 use super::origin::Sourced;

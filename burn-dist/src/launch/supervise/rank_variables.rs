@@ -1,32 +1,32 @@
-//! What a rank learns from its environment.
+//! The environment variables that the launcher sets for each rank.
 //!
-//! torchrun's variables, so that a program written for it finds what it looks for, and our own,
-//! which win in burn-dist and say what torchrun has no word for.
+//! These are torchrun's, for programs written for it, and our own, which burn-dist prefers and which say
+//! what torchrun has no variable for.
 
 use super::program::Program;
 use crate::launch::Node;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// What all ranks of one start of the group have in common.
+/// What all ranks of one attempt have in common.
 #[derive(Debug)]
-pub(super) struct Environment<'a> {
+pub(super) struct RankVariables<'a> {
     pub(super) node: &'a Node,
     pub(super) program: &'a Program,
     pub(super) port: u16,
     /// Whether the launcher holds the port, so that rank 0 must share it.
     pub(super) reserved: bool,
     pub(super) attempt: usize,
-    /// Shared by all ranks, so that nobody else can join.
+    /// Shared by all ranks, so that no other process can join.
     pub(super) secret: Option<&'a str>,
     pub(super) flights: &'a Path,
     pub(super) cores: usize,
 }
 
-/// Which threads a rank may use, as those who start them ask.
+/// The variables that say how many compute threads a rank has.
 const THREADS: [&str; 2] = ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"];
 
-impl Environment<'_> {
+impl RankVariables<'_> {
     /// The variables of the rank with this number on this host; `None` where one must not be set.
     pub(super) fn of(&self, local: usize, error: PathBuf) -> Vec<(&'static str, Option<OsString>)> {
         let Node {
@@ -70,7 +70,7 @@ impl Environment<'_> {
         if let Some(secret) = self.secret {
             variables.push(("BURN_DIST_SECRET", text(&secret)));
         }
-        // Ranks that compute on more threads than there are cores wait for each other.
+        // Ranks with more threads than cores slow each other down.
         if THREADS
             .iter()
             .all(|name| self.program.variable(name).is_none())
@@ -97,7 +97,7 @@ mod tests {
             max_restarts: 4,
             log_dir: None,
         };
-        let environment = Environment {
+        let shared = RankVariables {
             node: &node,
             program,
             port: 29500,
@@ -107,7 +107,7 @@ mod tests {
             flights: Path::new("/flights"),
             cores: 8,
         };
-        environment.of(local, "/error".into())
+        shared.of(local, "/error".into())
     }
 
     fn value(variables: &[(&str, Option<OsString>)], name: &str) -> Option<String> {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_of_a_second_host_finds_its_place() {
+    fn a_rank_of_a_second_host_is_told_its_numbers() {
         let found = variables(&Program::new("x"), 2);
         let expected = [
             ("RANK", "5"),

@@ -1,4 +1,4 @@
-//! What `srun` says.
+//! The variables of `srun`.
 
 use super::claim::{Claim, missing};
 use super::launcher::Launcher;
@@ -13,11 +13,11 @@ const FIRST_RESERVED_STEP: u64 = 0xffff_fff0;
 /// Ports of steps are this one and the 9999 behind it.
 const FIRST_PORT: u16 = 15_000;
 
-/// What a SLURM step says.
+/// What a SLURM step says about this process.
 ///
 /// `SLURM_NTASKS` means nothing alone: a script of `sbatch` has it too, and runs once. The first
 /// host and the port follow Lightning's rules, so that a mixed job meets in the same place.
-pub(super) fn ranks(env: Environment<'_>) -> Result<Option<Claim>> {
+pub(super) fn claim(env: Environment<'_>) -> Result<Option<Claim>> {
     let (Some(rank), Some(step)) = (
         Sourced::number(env, &["SLURM_PROCID"])?,
         env.first_of(&["SLURM_STEP_ID", "SLURM_STEPID"]),
@@ -118,11 +118,11 @@ fn port(env: Environment<'_>, step: u64) -> Sourced<u16> {
 
 #[cfg(test)]
 mod tests {
-    use crate::launch::environment::Launcher;
-    use crate::launch::environment::tests::{detected, nothing, numbers, refused};
+    use crate::launch::detection::Launcher;
+    use crate::launch::detection::tests::{detected, nothing, numbers, refused};
 
     /// `srun -N 4 -n 7 train` in a job of five hosts, of the sixth task.
-    const STEP: &str = "SLURM_JOB_ID=1234567 SLURM_JOBID=1234567 SLURM_JOB_NAME=train \
+    const SLURM_RANK_5: &str = "SLURM_JOB_ID=1234567 SLURM_JOBID=1234567 SLURM_JOB_NAME=train \
         SLURM_JOB_NODELIST=n[001-005] SLURM_NODELIST=n[001-005] SLURM_JOB_NUM_NODES=5 \
         SLURM_NNODES=4 SLURM_NTASKS=7 SLURM_NPROCS=7 SLURM_TASKS_PER_NODE=2(x3),1 \
         SLURM_STEP_ID=0 SLURM_STEPID=0 SLURM_STEP_NODELIST=n[002-005] SLURM_STEP_NUM_NODES=4 \
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_task_of_a_step() {
-        let found = detected(STEP);
+        let found = detected(SLURM_RANK_5);
         assert_eq!(found.launcher, Launcher::Slurm);
         assert_eq!(numbers(&found), [5, 7, 1, 2]);
         assert_eq!(found.identity.master_addr, "n002");
@@ -142,7 +142,7 @@ mod tests {
             "{line}"
         );
 
-        let given = detected(&format!("{STEP} MASTER_ADDR=n009 MASTER_PORT=4000"));
+        let given = detected(&format!("{SLURM_RANK_5} MASTER_ADDR=n009 MASTER_PORT=4000"));
         assert_eq!(
             (
                 given.identity.master_addr.as_str(),
@@ -153,22 +153,22 @@ mod tests {
         let port = |env: &str| detected(env).identity.master_port;
         assert_eq!(
             port(
-                &STEP
+                &SLURM_RANK_5
                     .replace("JOB_ID=1234567", "JOB_ID=42")
                     .replace("JOBID", "X")
             ),
             15_042
         );
         assert_eq!(
-            port(&STEP.replace("JOB_ID", "X").replace("JOBID", "X")),
+            port(&SLURM_RANK_5.replace("JOB_ID", "X").replace("JOBID", "X")),
             12_910
         );
     }
 
     #[test]
-    fn steps_side_by_side_meet_apart() {
+    fn steps_side_by_side_have_ports_of_their_own() {
         let port = |step: u64| {
-            let step = STEP.replace("STEP_ID=0", &format!("STEP_ID={step}"));
+            let step = SLURM_RANK_5.replace("STEP_ID=0", &format!("STEP_ID={step}"));
             let found = detected(&step);
             (found.identity.master_port, found.to_string())
         };
@@ -186,12 +186,12 @@ mod tests {
     #[test]
     fn what_is_no_task_of_a_step() {
         // The script of `sbatch` itself, and the shell of `salloc`.
-        nothing(&STEP.replace("SLURM_STEP_ID=0 SLURM_STEPID=0", ""));
-        nothing(&STEP.replace("SLURM_PROCID=5", ""));
+        nothing(&SLURM_RANK_5.replace("SLURM_STEP_ID=0 SLURM_STEPID=0", ""));
+        nothing(&SLURM_RANK_5.replace("SLURM_PROCID=5", ""));
         nothing("SLURM_NTASKS=8 SLURM_JOB_ID=1 SLURM_PROCID=0");
-        nothing(&STEP.replace("ID=0", "ID=4294967290"));
+        nothing(&SLURM_RANK_5.replace("ID=0", "ID=4294967290"));
         for shell in ["JOB_NAME=bash", "JOB_NAME=interactive"] {
-            let shell = STEP.replace("JOB_NAME=train", shell);
+            let shell = SLURM_RANK_5.replace("JOB_NAME=train", shell);
             let in_shell = format!("{shell} SLURM_PTY_PORT=40001");
             nothing(&format!("{in_shell} BURN_DIST_TERMINAL=1"));
             nothing("SLURM_PROCID=0 SLURM_STEP_ID=0 SLURM_NTASKS=1 SLURM_JOB_NAME=bash");
@@ -231,8 +231,8 @@ mod tests {
                 ["SLURM_LOCALID=2", "2(x3)"],
             ),
         ] {
-            assert!(STEP.contains(from), "{from}");
-            refused(&STEP.replace(from, to), &words);
+            assert!(SLURM_RANK_5.contains(from), "{from}");
+            refused(&SLURM_RANK_5.replace(from, to), &words);
         }
         refused(
             "SLURM_PROCID=1 SLURM_STEP_ID=0",

@@ -1,8 +1,8 @@
 //! Which rank of which world this process is, from the variables its launcher set.
 //!
-//! Each launcher has its own names for the same few numbers. What one of them says is a
-//! [`Claim`](claim::Claim); several may speak at once, so the claims are compared
-//! ([`agreement`]) before one of them is believed.
+//! Each launcher has its own names for the same few numbers. What one of them has set is a
+//! [`Claim`](claim::Claim). There may be variables of several, so the claims are compared ([`agreement`])
+//! before one of them is used.
 
 mod agreement;
 mod claim;
@@ -35,13 +35,13 @@ use std::fmt::{self, Display};
 pub struct Detected {
     /// Which rank this process is.
     pub identity: Identity,
-    /// Who said so.
+    /// The launcher that said so.
     pub launcher: Launcher,
     /// Where each value of the identity came from.
     pub origins: Origins,
 }
 
-/// Finds out which rank a process is, whoever started it; `None` if nobody made it one.
+/// Finds out which rank a process is, whichever launcher started it; `None` if none made it a rank.
 ///
 /// The order is `BURN_DIST_*`, torchrun, Lightning's plain variables, Open MPI, MPICH and Intel
 /// MPI, MVAPICH2, a SLURM step. Single `BURN_DIST_*` variables replace single values of the others.
@@ -75,7 +75,7 @@ pub fn detect(env: impl Fn(&str) -> Option<String>) -> Result<Option<Detected>> 
         claim.world_size = size;
     }
     below("rank", &claim.rank, "world size", &claim.world_size)?;
-    let (local_rank, local_size) = local::ranks(env, &claim)?;
+    let (local_rank, local_size) = local::rank_and_size(env, &claim)?;
     below("local rank", &local_rank, "local world size", &local_size)?;
     if local_size.value > claim.world_size.value {
         let expected = format!("at most the world size ({})", claim.world_size.origin);
@@ -193,13 +193,13 @@ mod tests {
         [id.rank, id.world_size, id.local_rank, id.local_world_size]
     }
 
-    const OWN: &str = "BURN_DIST_RANK=1 BURN_DIST_WORLD_SIZE=4 BURN_DIST_LOCAL_RANK=1 \
+    const OWN_RANK_1: &str = "BURN_DIST_RANK=1 BURN_DIST_WORLD_SIZE=4 BURN_DIST_LOCAL_RANK=1 \
         BURN_DIST_LOCAL_WORLD_SIZE=2 BURN_DIST_MASTER_ADDR=n1 BURN_DIST_MASTER_PORT=29500";
 
     #[test]
     fn one_line_says_all_and_why() {
         assert_eq!(
-            detected(OWN).to_string(),
+            detected(OWN_RANK_1).to_string(),
             "rank 1 of 4 (BURN_DIST_RANK=1, BURN_DIST_WORLD_SIZE=4), local rank 1 of 2 \
              (BURN_DIST_LOCAL_RANK=1, BURN_DIST_LOCAL_WORLD_SIZE=2), meeting at n1 port 29500 \
              (BURN_DIST_MASTER_ADDR=n1, BURN_DIST_MASTER_PORT=29500), by BURN_DIST_* variables"
@@ -265,8 +265,8 @@ mod tests {
                 ["BURN_DIST_MASTER_ADDR", "host", "a/b"],
             ),
         ] {
-            assert!(OWN.contains(from), "{from}");
-            refused(&OWN.replacen(from, to, 1), &words);
+            assert!(OWN_RANK_1.contains(from), "{from}");
+            refused(&OWN_RANK_1.replacen(from, to, 1), &words);
         }
     }
 

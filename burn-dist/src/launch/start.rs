@@ -1,4 +1,4 @@
-//! What every launcher does for one rank, wherever it runs.
+//! How one rank is started, as a thread or as a process.
 
 use super::{Devices, gpus};
 use crate::comm::{Communicator, Engine, Order, Recorder};
@@ -9,7 +9,7 @@ use crate::world::{Setting, World};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How a rank is to run.
+/// What a rank is started with.
 #[derive(Debug)]
 pub(super) struct Start {
     pub(super) devices: Devices,
@@ -35,8 +35,8 @@ impl Start {
     ) -> Result<T> {
         let (rank, threads) = (engine.rank(), self.threads);
         let engine: Arc<dyn Engine> = Arc::new(engine);
-        // Whoever cannot even start still tells the others.
-        let absent = |error: Error| {
+        // A rank that cannot start tells the others.
+        let not_started = |error: Error| {
             engine.abort(Error::peer_failed(rank, &error));
             error
         };
@@ -45,9 +45,9 @@ impl Start {
             .thread_name(move |i| format!("rank {rank} compute {i}"))
             .build()
             .map_err(|e| Error::config("compute threads", format!("{threads} threads"), e))
-            .map_err(absent)?;
-        let device = self.devices.of(self.local_rank).map_err(absent)?;
-        let engine = gpus::connect(engine.clone(), &device, self.deadline).map_err(absent)?;
+            .map_err(not_started)?;
+        let device = self.devices.of(self.local_rank).map_err(not_started)?;
+        let engine = gpus::connect(engine.clone(), &device, self.deadline).map_err(not_started)?;
         let setting = Setting {
             device,
             seed: self.seed,
@@ -60,13 +60,12 @@ impl Start {
         let result = pool.install(|| catch_all(rank, || f(world)));
         match result {
             Ok(value) => {
-                // What was submitted and never waited for still needs the others.
+                // Collectives that were submitted and never waited for still need the other ranks.
                 let _ = guard.submit(|| Ok(())).wait();
                 guard.comm().leave();
                 match guard.comm().fault() {
-                    // Nothing has told `f`, and what it has read may be what was left by a
-                    // collective that was aborted behind its back.
-                    Some(fault) if is_behind(guard.comm()) => Err(fault),
+                    // `f` was not told, and may have read what an aborted collective has left.
+                    Some(fault) if fails_late(guard.comm()) => Err(fault),
                     _ => Ok(value),
                 }
             }
@@ -79,7 +78,7 @@ impl Start {
 }
 
 /// Whether collectives may fail after they have returned.
-fn is_behind(comm: &Communicator) -> bool {
+fn fails_late(comm: &Communicator) -> bool {
     let device = comm.on_device();
     device.is_some_and(|device| device.order() == Order::Device)
 }
