@@ -39,7 +39,7 @@ fn its_options_are_those_of_the_example() {
         "models/src/run/bert.rs",
         "models/src/run/pretrained.rs",
         "models/src/run/vit.rs",
-        "burn-dist/src/launch/flags/mod.rs",
+        "burn-dist/src/launch/flags/arguments.rs",
         "burn-dist/src/bin/burn-dist-run.rs",
     ];
     let help = help.map(read).concat();
