@@ -281,7 +281,9 @@ fn surface() -> String {
         .keys()
         .filter_map(|file| file.strip_prefix("examples/"));
     let examples = examples.filter_map(|file| file.strip_suffix(".rs"));
-    for program in examples.filter(|name| !name.contains('/')) {
+    // `minimal` takes a number and has no flags.
+    let examples = examples.filter(|name| !name.contains('/') && *name != "minimal");
+    for program in examples {
         let binary: PathBuf = folder.join("examples").join(program);
         part(&format!("# {program}"), flags(program, &binary));
     }
