@@ -293,7 +293,9 @@ fn srun_tells_why_a_rank_failed_and_leaves_none() {
     };
     let training = Training::new();
     let mut command = cluster.command("srun -n 2", "");
-    let script = "test $SLURM_PROCID = 0 || set -- --data /nowhere; exec \"$0\" \"$@\"";
+    // Another folder may differ between ranks, other arguments may not.
+    let script =
+        "test $SLURM_PROCID = 0 || { shift 2; set -- --data /nowhere \"$@\"; }; exec \"$0\" \"$@\"";
     command.args(["sh", "-c", script]).arg(example());
     let ended = Run::start(command.args(training.endless())).end();
     assert_eq!(ended.code, Some(1), "{ended:#?}");

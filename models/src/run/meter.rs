@@ -43,6 +43,7 @@ impl Meter {
     /// What a collective returns.
     pub fn new(world: &World, plan: &Plan) -> Result<Self> {
         let start = "start".into();
+        warm_up(world);
         // Ranks may share a process, so the counter is set when none of them has begun.
         world.comm().barrier(&start)?;
         let start_bytes = reset_peak();
@@ -269,6 +270,13 @@ impl Meter {
         let units = entries.iter().filter(|(_, name, _)| is_unit(name));
         units.map(|(.., entry)| entry.bytes).sum()
     }
+}
+
+/// Lets the kernels allocate the memory in which they work and which they keep for each thread, so that it
+/// is not counted as the model's.
+fn warm_up(world: &World) {
+    let x = Tensor::<2>::ones([256, 256], &world.device().inner());
+    let _ = x.clone().matmul(x).into_data();
 }
 
 /// How a rank's time divided.
