@@ -51,6 +51,7 @@ pub(crate) trait TokenHook: Debug + Send + Sync {
 }
 
 /// What a token gives the tensor it was made from as its gradient.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(crate) enum TokenGradient {
     /// Nothing: the tensor gets its gradient from elsewhere.
