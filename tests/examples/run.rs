@@ -146,7 +146,12 @@ pub(crate) fn row<'a>(output: &'a [String], name: &str) -> &'a str {
 
 /// Megabytes that a rank sent per step: counted, and planned.
 pub(crate) fn sent(output: &[String]) -> (f64, f64) {
-    let row = row(output, "sent per rank and step");
+    megabytes(output, "sent per rank and step")
+}
+
+/// Megabytes of a row: counted, and planned.
+pub(crate) fn megabytes(output: &[String], name: &str) -> (f64, f64) {
+    let row = row(output, name);
     let (counted, planned) = row.split_once(", planned ").unwrap();
     let number = |text: &str| text.strip_suffix(" MB").unwrap().parse().unwrap();
     (number(counted), number(planned))

@@ -1,6 +1,6 @@
 //! The image example.
 
-use super::run::{Ended, Running, epochs, names, row, sent};
+use super::run::{Ended, Running, epochs, megabytes, names, row, sent};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -50,6 +50,27 @@ fn every_strategy_trains_and_sends_what_its_plan_says() {
         let (counted, planned) = sent(&output);
         assert_eq!(counted, planned, "{strategy}");
         assert!(planned > 0.0, "{strategy}");
+    }
+}
+
+#[test]
+fn it_holds_between_steps_what_its_plan_says() {
+    let data = cifar();
+    for strategy in ["ddp", "fsdp"] {
+        for how in ["--ranks 2", "--nproc-per-node 2"] {
+            let args =
+                format!("--strategy {strategy} --per-gpu-batch 4 --epochs 1 --steps 3 {how}");
+            let output = run(&args, &[("--data", data.path())]).succeeded();
+            // What a launcher passes on begins with the rank.
+            let lines = output.iter().map(|line| line.trim_start_matches("[0]: "));
+            let lines: Vec<_> = lines.map(String::from).collect();
+            let (held, planned) = megabytes(&lines, "held between steps");
+            let beside = (held - planned).abs();
+            assert!(
+                beside <= 0.05 * planned + 0.262,
+                "{strategy} {how}: {held} for {planned}"
+            );
+        }
     }
 }
 
