@@ -43,7 +43,7 @@ impl World {
     /// One all-gather per unit. A rank that receives nothing holds the root and one unit at a time.
     ///
     /// # Errors
-    /// [`Error::Model`] if `model` was not sharded; what collectives return.
+    /// [`Error::Model`](crate::Error::Model) if `model` was not sharded; what collectives return.
     pub fn full<M: Module>(&self, model: &M, to: Destination) -> Result<Option<M>> {
         let gathering = Gathering {
             destination: to,
