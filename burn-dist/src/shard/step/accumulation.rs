@@ -3,7 +3,7 @@
 use super::gradients::{PartGradients, ShardedGradients, TrainedParam};
 use super::running_state::average_running_state;
 use super::trained::Trained;
-use crate::comm::{Reduce, SpanMut};
+use crate::comm::{Label, Reduce, SpanMut};
 use crate::error::{Error, Result};
 use crate::shard::model::{GradientSums, Sharding};
 use crate::shard::tape;
@@ -12,6 +12,9 @@ use crate::world::World;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use std::sync::Arc;
+
+#[cfg(test)]
+mod tests;
 
 /// The backward passes of one step.
 ///
@@ -29,6 +32,8 @@ pub struct Accumulation<'a, M: Module> {
     passes: usize,
     /// How many there will be, if that is known.
     expected: Option<usize>,
+    /// The backward pass that did not complete, after which the step has no gradients.
+    failed: Option<FailedPass>,
     weight: Weight,
     /// The losses of this rank, to be asked if a gradient is not finite.
     losses: Vec<Tensor<1>>,
@@ -39,6 +44,14 @@ pub struct Accumulation<'a, M: Module> {
 struct Part {
     sharding: Arc<Sharding>,
     sums: GradientSums,
+}
+
+/// A backward pass that did not complete: the sums of the passes before it went with it.
+#[derive(Debug)]
+struct FailedPass {
+    /// Its number in the step, from 1.
+    number: usize,
+    cause: String,
 }
 
 /// What the sum of gradients is divided by.
@@ -65,6 +78,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
             params,
             passes: 0,
             expected: None,
+            failed: None,
             weight: Weight::Nothing,
             losses: Vec::new(),
         })
@@ -109,8 +123,8 @@ impl<'a, M: Module> Accumulation<'a, M> {
     /// Runs the backward pass of a micro-batch's mean loss.
     ///
     /// # Errors
-    /// As [`World::backward`]; [`Error::Config`] after [`add_sum`](Self::add_sum), and after the pass
-    /// that was announced as the last.
+    /// As [`World::backward`]; [`Error::Config`] after [`add_sum`](Self::add_sum), after the pass that
+    /// was announced as the last, and after a pass that failed.
     pub fn add(&mut self, loss: Tensor<1>) -> Result<()> {
         let weight = match self.weight {
             Weight::Nothing => Weight::Means(1),
@@ -123,8 +137,8 @@ impl<'a, M: Module> Accumulation<'a, M> {
     /// Runs the backward pass of a micro-batch's loss that is the sum over `count` samples.
     ///
     /// # Errors
-    /// As [`World::backward_sum`]; [`Error::Config`] after [`add`](Self::add), and after the pass that
-    /// was announced as the last.
+    /// As [`World::backward_sum`]; [`Error::Config`] after [`add`](Self::add), after the pass that was
+    /// announced as the last, and after a pass that failed.
     pub fn add_sum(&mut self, loss: Tensor<1>, count: usize) -> Result<()> {
         let weight = match self.weight {
             Weight::Nothing => Weight::Samples(count),
@@ -135,16 +149,36 @@ impl<'a, M: Module> Accumulation<'a, M> {
     }
 
     fn run(&mut self, loss: Tensor<1>, weight: Weight) -> Result<()> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.error());
+        }
+        let number = self.passes + 1;
+        if let Some(expected) = self.expected.filter(|expected| number > *expected) {
+            return Err(announced(expected, number));
+        }
+        // Set before the pass runs, because a panic leaves the step without its sums too.
+        let cause = "it panicked".into();
+        self.failed = Some(FailedPass { number, cause });
+        let ran = self.run_pass(loss, number);
+        self.failed = ran.as_ref().err().map(|error| FailedPass {
+            number,
+            cause: error.to_string(),
+        });
+        if ran.is_ok() {
+            self.weight = weight;
+            self.passes = number;
+        }
+        ran
+    }
+
+    /// Runs the backward pass with this number and adds its gradients to the sums.
+    fn run_pass(&mut self, loss: Tensor<1>, number: usize) -> Result<()> {
         if !tape::is_tracked(&loss) {
             return Err(Error::model(
                 "the loss",
                 "depends on nothing that takes gradients",
                 "compute it with the sharded model, in training mode and not wholly frozen",
             ));
-        }
-        let number = self.passes + 1;
-        if let Some(expected) = self.expected.filter(|expected| number > *expected) {
-            return Err(announced(expected, number));
         }
         self.losses.push(loss.clone().inner());
         let is_last = self.expected == Some(number);
@@ -157,8 +191,6 @@ impl<'a, M: Module> Accumulation<'a, M> {
         for (part, sums) in self.parts.iter_mut().zip(sums) {
             part.sums = sums;
         }
-        self.weight = weight;
-        self.passes = number;
         // A gather that backward started ahead and did not need.
         let rest = self.world.submit(|| Ok(()));
         self.world.waiting(|| rest.wait())
@@ -173,9 +205,13 @@ impl<'a, M: Module> Accumulation<'a, M> {
     /// Completes the reductions and returns the gradients of the step.
     ///
     /// # Errors
-    /// [`Error::Config`] if nothing was added, fewer passes came than were announced, or no rank had a
-    /// sample; what collectives return.
+    /// [`Error::Config`] if a pass failed, with its number and error, if nothing was added, if fewer
+    /// passes came than were announced, or if no rank had a sample; [`Error::Mismatch`] if a pass failed
+    /// on another rank only; what collectives return.
     pub fn finish(mut self) -> Result<ShardedGradients> {
+        if let Some(failed) = &self.failed {
+            return Err(self.tell_failed(failed));
+        }
         if let Some(expected) = self.expected.filter(|expected| self.passes < *expected) {
             return Err(announced(expected, self.passes));
         }
@@ -199,6 +235,19 @@ impl<'a, M: Module> Accumulation<'a, M> {
         Ok(gradients.scaled(1.0 / divisor))
     }
 
+    /// The error of a step of which a pass failed; ranks on which it did not fail return an error too.
+    ///
+    /// Those ranks are in a reduction, which does not match this barrier. It is issued behind what the
+    /// failed pass has started, which may still be under way.
+    fn tell_failed(&self, failed: &FailedPass) -> Error {
+        let comm = self.world.comm().clone();
+        let label = format!("a step of which backward pass {} failed", failed.number);
+        let told = self.world.submit(move || comm.barrier(&Label::new(label)));
+        // An error of the barrier is a consequence; the failed pass is the cause.
+        let _ = self.world.waiting(|| told.wait());
+        failed.error()
+    }
+
     /// Sums over ranks what no backward pass has.
     fn reduce(&mut self) -> Result<()> {
         for part in &mut self.parts {
@@ -216,6 +265,16 @@ impl<'a, M: Module> Accumulation<'a, M> {
             )),
             false => Ok(()),
         }
+    }
+}
+
+impl FailedPass {
+    fn error(&self) -> Error {
+        Error::config(
+            "backward passes of the step",
+            "none that failed (start the step anew with world.accumulate)",
+            format!("that pass {} failed: {}", self.number, self.cause),
+        )
     }
 }
 
