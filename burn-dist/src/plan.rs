@@ -192,16 +192,16 @@ impl Plan {
                 };
                 (times, times * ring(self.gathered(u), self.shard_group_size))
             });
-            row(
-                Op::ReduceScatter,
-                &|u| match u.trainable && !u.is_replicated() {
-                    true => (
+            row(Op::ReduceScatter, &|u| {
+                if u.trainable && !u.is_replicated() {
+                    (
                         reductions,
                         reductions * ring(self.reduced(u), self.shard_group_size),
-                    ),
-                    false => (0, 0),
-                },
-            );
+                    )
+                } else {
+                    (0, 0)
+                }
+            });
         }
         row(Op::AllReduce, &|u| {
             let (mut calls, mut bytes) = (0, 0);

@@ -122,9 +122,10 @@ impl GradScaler {
 
     /// The loss to run backward from.
     pub fn scale(&self, loss: Tensor<1>) -> Tensor<1> {
-        match self.enabled {
-            true => loss * self.scale,
-            false => loss,
+        if self.enabled {
+            loss * self.scale
+        } else {
+            loss
         }
     }
 

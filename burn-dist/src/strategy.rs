@@ -255,9 +255,10 @@ impl fmt::Display for Strategy {
         if !self.precision.is_full() {
             write!(f, " in {}", self.precision)?;
         }
-        match self.recompute {
-            true => f.write_str(", recomputed"),
-            false => Ok(()),
+        if self.recompute {
+            f.write_str(", recomputed")
+        } else {
+            Ok(())
         }
     }
 }

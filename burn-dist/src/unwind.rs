@@ -49,12 +49,13 @@ fn from_payload(rank: usize, payload: Box<dyn Any + Send>) -> Error {
 /// A panic of Burn's that comes from sharding, with what Burn cannot know.
 fn explained(message: String) -> String {
     let loading = ["Failed to load record", "Failed to load module from file"];
-    match loading.iter().any(|start| message.starts_with(start)) {
-        true => format!(
+    if loading.iter().any(|start| message.starts_with(start)) {
+        format!(
             "{message}; a sharded model stores shards, which a record of whole parameters does not \
              fit: load it into the model before Strategy::shard, use Strategy::shard_from, or \
              world.load for what world.save has written"
-        ),
-        false => message,
+        )
+    } else {
+        message
     }
 }

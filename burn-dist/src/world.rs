@@ -207,13 +207,14 @@ impl World {
 
     /// Refuses a gradient that comes outside of the library's backward: nobody would reduce it.
     pub(crate) fn expect_backward(&self, path: &str) -> Result<()> {
-        match self.inner.in_backward.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => Err(Error::model(
+        if self.inner.in_backward.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(Error::model(
                 path,
                 "received a gradient from loss.backward(), which reduces nothing over ranks",
                 "use world.backward(loss, &model)",
-            )),
+            ))
         }
     }
 

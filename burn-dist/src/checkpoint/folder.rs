@@ -74,10 +74,7 @@ pub(super) fn replaced(folder: &Path, number: u64, before: Option<u64>) {
 /// The save of this number may be removed once the manifest points to another.
 pub(super) fn replaceable(folder: &Path, number: u64) -> Result<()> {
     let save = save_folder(folder, number);
-    match save.is_dir() {
-        true => mark(&save),
-        false => Ok(()),
-    }
+    if save.is_dir() { mark(&save) } else { Ok(()) }
 }
 
 fn mark(save: &Path) -> Result<()> {

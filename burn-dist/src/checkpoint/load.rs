@@ -26,9 +26,12 @@ impl World {
     /// [`Error::File`] where that cannot be told: only a file that certainly is not there counts as no
     /// save. The other ranks return [`Error::PeerFailed`] then.
     pub fn has_save(&self, folder: impl AsRef<Path>) -> Result<bool> {
-        let found = self.together("look for a save", || match self.is_chief() {
-            true => Ok([u64::from(Manifest::exists(folder.as_ref())?), 0]),
-            false => Ok([0; 2]),
+        let found = self.together("look for a save", || {
+            if self.is_chief() {
+                Ok([u64::from(Manifest::exists(folder.as_ref())?), 0])
+            } else {
+                Ok([0; 2])
+            }
         })?;
         Ok(found[0][0] != 0)
     }
@@ -182,9 +185,10 @@ impl ModuleMapper for Fill {
             let (device, takes_gradients) = (old.device(), old.is_require_grad());
             let data = TensorData::from_bytes_vec(bytes, old.shape(), dtype);
             let new = Tensor::from_data(data, (&device.clone().without_autodiff(), dtype));
-            match device.is_autodiff() {
-                true => Tensor::from_inner(new).set_require_grad(takes_gradients),
-                false => new,
+            if device.is_autodiff() {
+                Tensor::from_inner(new).set_require_grad(takes_gradients)
+            } else {
+                new
             }
         })
     }

@@ -64,9 +64,10 @@ mod tests {
             let number = f64::from_bits(bits);
             let (found, same) = again(&(number, whole));
             prop_assert_eq!(same, whole);
-            match number.is_nan() {
-                true => prop_assert!(found.is_nan()),
-                false => prop_assert_eq!(found.to_bits(), bits),
+            if number.is_nan() {
+                prop_assert!(found.is_nan());
+            } else {
+                prop_assert_eq!(found.to_bits(), bits);
             }
         }
     }

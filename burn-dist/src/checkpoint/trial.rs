@@ -65,9 +65,12 @@ impl Behaviours {
             (None, None) => Ok(()),
             (Some(saved), Some(wanted)) => saved.check(wanted, manifest),
             (_, wanted) => {
-                let say = |can: bool| match can {
-                    true => "an optimizer that can step small parameters",
-                    false => "an optimizer that panics on small parameters",
+                let say = |can: bool| {
+                    if can {
+                        "an optimizer that can step small parameters"
+                    } else {
+                        "an optimizer that panics on small parameters"
+                    }
                 };
                 let can = wanted.is_some();
                 Err(Error::file(manifest, say(can), say(!can)))
@@ -126,9 +129,10 @@ impl Behaviour {
 fn list(fields: &BTreeSet<String>) -> String {
     let own = fields.iter().filter(|field| !field.starts_with("__"));
     let own: Vec<&str> = own.map(String::as_str).collect();
-    match own.is_empty() {
-        true => "nothing".into(),
-        false => own.join(", "),
+    if own.is_empty() {
+        "nothing".into()
+    } else {
+        own.join(", ")
     }
 }
 
@@ -236,12 +240,13 @@ struct Shrink<'a>(&'a BTreeMap<ParamId, usize>);
 
 impl ModuleMapper for Shrink<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        match self.0.contains_key(&param.id) {
-            false => param,
-            true => param.map(|_| {
+        if self.0.contains_key(&param.id) {
+            param.map(|_| {
                 let value = |at: usize| ((at * 7 + 1) as f32).sin();
                 Tensor::from_inner(tiny(value)).require_grad()
-            }),
+            })
+        } else {
+            param
         }
     }
 }

@@ -82,9 +82,10 @@ impl Weights {
 /// The parts of a tensor of `len` bytes that are compared, the same on every rank: a sample, or all of
 /// one that is small or where `all` is asked for.
 fn compared(len: usize, all: bool) -> impl Iterator<Item = Range<usize>> {
-    let (blocks, size) = match all || len <= BLOCK * BLOCKS {
-        true => (1, len),
-        false => (BLOCKS, BLOCK),
+    let (blocks, size) = if all || len <= BLOCK * BLOCKS {
+        (1, len)
+    } else {
+        (BLOCKS, BLOCK)
     };
     let start = move |block: usize| {
         let last = (len - size) as u128;

@@ -149,11 +149,12 @@ mod tests {
                 transposed: transposed.then_some([rows, columns]),
             };
             // What the reader should see, by the definition of a transpose.
-            let seen: Vec<f64> = match transposed {
-                false => values,
-                true => (0..rows * columns)
+            let seen: Vec<f64> = if transposed {
+                (0..rows * columns)
                     .map(|i| values[i % rows * columns + i / rows])
-                    .collect(),
+                    .collect()
+            } else {
+                values
             };
             let rounded = stored(&seen, from);
             let narrow: Vec<f64> = (0..seen.len())

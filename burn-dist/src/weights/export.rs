@@ -175,14 +175,8 @@ impl World {
             for state in &stored.plain {
                 entries.push(export.entry(&state.path, &state.shape, state.dtype)?);
             }
-            let writer = match self.is_chief() {
-                true => Some(Writer::new(
-                    folder.as_ref(),
-                    entries,
-                    export.max_file_bytes,
-                )?),
-                false => None,
-            };
+            let start = || Writer::new(folder.as_ref(), entries, export.max_file_bytes);
+            let writer = self.is_chief().then(start).transpose()?;
             ready = Some((stored, writer));
             Ok([0; 2])
         })?;

@@ -122,9 +122,10 @@ impl ModuleMapper for Fill<'_> {
             return param;
         }
         let (id, device, shape) = (param.id, param.lazy_device(), param.lazy_shape());
-        let dtype: DType = match param.is_initialized() {
-            true => param.base().dtype(),
-            false => device.settings().float_dtype.into(),
+        let dtype: DType = if param.is_initialized() {
+            param.base().dtype()
+        } else {
+            device.settings().float_dtype.into()
         };
         // Devices with floats of their own take the usual ones.
         let read = file_float(dtype).map_or(DType::F32, |_| dtype);

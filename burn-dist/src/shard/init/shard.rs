@@ -231,9 +231,10 @@ fn running<const D: usize>(
         let range = 0..shape.iter().product();
         let read = |into: &mut [u8]| values.read(path, range, dtype, into);
         let new = Primitive::filled(dtype, &shape, residence, read).into_tensor::<D>();
-        match old.device().is_autodiff() {
-            true => Tensor::from_inner(new),
-            false => new,
+        if old.device().is_autodiff() {
+            Tensor::from_inner(new)
+        } else {
+            new
         }
     })
 }
@@ -251,9 +252,10 @@ fn shard_parameter<const D: usize>(
     let takes_gradients = layout.trainable;
     let rank = target.sharding.shard_rank(target.unit);
     let range = layout.shard_range(target.slot, rank);
-    let shape = match layout.is_replicated() {
-        true => full_shape.clone(),
-        false => shard_shape(range.len(), D),
+    let shape = if layout.is_replicated() {
+        full_shape.clone()
+    } else {
+        shard_shape(range.len(), D)
     };
     let (id, mapper, shard) = match values {
         Some(values) => {
@@ -271,16 +273,17 @@ fn shard_parameter<const D: usize>(
     let (on_save, path) = (mapper.clone(), path.to_string());
     let param = Param::from_mapped_value(id, shard, mapper);
     // Cuts of equal shape would overwrite each other in a record without anybody noticing.
-    Ok(param.save_mapper(
-        move |stored| match stored.dims().as_slice() == full_shape.as_slice() {
-            true => on_save.on_save(stored),
-            false => raise(Error::model(
+    Ok(param.save_mapper(move |stored| {
+        if stored.dims().as_slice() == full_shape.as_slice() {
+            on_save.on_save(stored)
+        } else {
+            raise(Error::model(
                 path.clone(),
                 "is stored as a shard, and Burn's record would hold only this rank's",
                 "save with world.save, or gather a plain model with world.full first",
-            )),
-        },
-    ))
+            ))
+        }
+    }))
 }
 
 /// Initialises a parameter and copies a range of it.

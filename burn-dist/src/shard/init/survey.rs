@@ -241,9 +241,10 @@ impl ModuleVisitor for Survey<'_> {
 
 /// The type a parameter has, or will be initialised with.
 fn dtype<const D: usize>(param: &Param<Tensor<D>>) -> DType {
-    match param.is_initialized() {
-        true => param.base().dtype(),
-        false => param.lazy_device().settings().float_dtype.into(),
+    if param.is_initialized() {
+        param.base().dtype()
+    } else {
+        param.lazy_device().settings().float_dtype.into()
     }
 }
 

@@ -97,12 +97,13 @@ impl SyncedValues {
 
     /// Puts rank 0's integers and booleans in the place of this rank's.
     pub(crate) fn fill<M: Module>(&self, model: M) -> M {
-        match self.0.is_empty() {
-            true => model,
-            false => model.map(&mut Fill {
+        if self.0.is_empty() {
+            model
+        } else {
+            model.map(&mut Fill {
                 received: self,
                 path: Vec::new(),
-            }),
+            })
         }
     }
 
@@ -338,13 +339,15 @@ pub(super) fn as_stored<const D: usize>(
     is_full_precision: bool,
     dtype: DType,
 ) -> Result<Tensor<D>> {
-    let full = match is_full_precision {
-        true => full,
-        false => full.cast(FloatDType::F32),
+    let full = if is_full_precision {
+        full
+    } else {
+        full.cast(FloatDType::F32)
     };
-    match full.dtype() == dtype {
-        true => Ok(full),
-        false => Err(Error::model(
+    if full.dtype() == dtype {
+        Ok(full)
+    } else {
+        Err(Error::model(
             path,
             format!(
                 "was initialised as {} on a device whose floats are {}",
@@ -352,6 +355,6 @@ pub(super) fn as_stored<const D: usize>(
                 dtype.name()
             ),
             "initialise it before sharding, or set the device's float type",
-        )),
+        ))
     }
 }

@@ -35,9 +35,10 @@ pub(super) fn tensor(
 }
 
 pub(super) fn cast(tensor: CubeTensor, dtype: DType) -> CubeTensor {
-    match tensor.dtype == dtype {
-        true => tensor,
-        false => CubeBackend::float_cast(tensor, dtype.into()),
+    if tensor.dtype == dtype {
+        tensor
+    } else {
+        CubeBackend::float_cast(tensor, dtype.into())
     }
 }
 
@@ -80,9 +81,10 @@ fn line(tensor: CubeTensor) -> CubeTensor {
 fn part(tensor: &CubeTensor, range: Range<usize>) -> CubeTensor {
     let slice = Slice::from(range);
     let part = CubeBackend::float_slice(tensor.clone(), &[slice]);
-    match is_same_memory(&part, tensor) {
-        true => part.copy(),
-        false => part,
+    if is_same_memory(&part, tensor) {
+        part.copy()
+    } else {
+        part
     }
 }
 

@@ -208,9 +208,10 @@ impl Primitive {
 /// A tensor of one element that is never read and takes no gradients.
 pub(crate) fn untracked(device: &Device) -> Tensor<1> {
     let device = device.clone().inner();
-    match device == Device::flex() {
+    if device == Device::flex() {
         // No trip to an allocator for what is done once a parameter.
-        true => Tensor::from_data(TensorData::new(vec![0f32], [1]), &device),
-        false => Tensor::empty([1], (&device, DType::F32)),
+        Tensor::from_data(TensorData::new(vec![0f32], [1]), &device)
+    } else {
+        Tensor::empty([1], (&device, DType::F32))
     }
 }

@@ -86,10 +86,11 @@ pub(crate) fn take(param: &ShardedParam) -> Result<Primitive> {
             }
         };
         let slot = &layout.slots[*slot];
-        let full = match gathering.destination == Destination::All || sharding.world.is_chief() {
-            true => flat.copy(slot.offset, &slot.shape),
+        let full = if gathering.destination == Destination::All || sharding.world.is_chief() {
+            flat.copy(slot.offset, &slot.shape)
+        } else {
             // Burn needs a tensor of the same rank; nobody will see this one.
-            false => flat.copy(0, &vec![0; slot.shape.len()]),
+            flat.copy(0, &vec![0; slot.shape.len()])
         };
         *left -= 1;
         if *left == 0 {

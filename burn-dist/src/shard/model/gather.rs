@@ -27,9 +27,10 @@ impl Sharding {
                     all.put_shard(start, shard, layout.dtype);
                 }
             }
-            match layout.is_replicated() {
-                true => Ok(all.into()),
-                false => all.all_gather(&this.shard_group, label),
+            if layout.is_replicated() {
+                Ok(all.into())
+            } else {
+                all.all_gather(&this.shard_group, label)
             }
         })
     }

@@ -201,9 +201,10 @@ impl Sharding {
             let flat = self.world.waiting(|| reducing.ticket.wait())?.wait()?;
             let present = reducing.present;
             let sum = &mut sums.units[reducing.unit];
-            let sum = match reducing.over_all {
-                true => &mut sum.reduced,
-                false => &mut sum.local,
+            let sum = if reducing.over_all {
+                &mut sum.reduced
+            } else {
+                &mut sum.local
             };
             UnitGradients { present, flat }.add_to(sum);
         }
@@ -245,10 +246,13 @@ impl Sharding {
         let layout = &self.unit(unit).layout;
         let own = own.cast(self.reduce_dtype(unit));
         let mut sum = match &over.shards {
-            Some(label) if self.shard_group.size() > 1 => match layout.is_replicated() {
-                true => own.all_reduce(&self.shard_group, label)?,
-                false => own.reduce_scatter(&self.shard_group, label, layout.shard_len)?,
-            },
+            Some(label) if self.shard_group.size() > 1 => {
+                if layout.is_replicated() {
+                    own.all_reduce(&self.shard_group, label)?
+                } else {
+                    own.reduce_scatter(&self.shard_group, label, layout.shard_len)?
+                }
+            }
             _ => own.into(),
         };
         if let Some(label) = &over.replicas

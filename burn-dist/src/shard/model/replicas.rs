@@ -128,9 +128,10 @@ struct Stored {
 fn checksums(model: &StoredShards) -> Result<Vec<Stored>> {
     let mut all = Vec::new();
     for unit in &model.units {
-        let shard_group_size = match unit.sharding.is_replicated(unit.number) {
-            true => 1,
-            false => unit.sharding.shard_group.size(),
+        let shard_group_size = if unit.sharding.is_replicated(unit.number) {
+            1
+        } else {
+            unit.sharding.shard_group.size()
         };
         if shard_group_size == unit.sharding.world.size() {
             continue;

@@ -136,9 +136,10 @@ impl Sharding {
 
     /// The number of the shard that this rank stores of a unit.
     pub(crate) fn shard_rank(&self, unit: usize) -> usize {
-        match self.is_replicated(unit) {
-            true => 0,
-            false => self.shard_group.rank(),
+        if self.is_replicated(unit) {
+            0
+        } else {
+            self.shard_group.rank()
         }
     }
 

@@ -128,9 +128,10 @@ impl StoredShards {
     /// [`Error::Model`] if `module` has no sharded parameter.
     pub(crate) fn of_sharded<M: Module>(module: &M) -> Result<Self> {
         let stored = Self::of(module)?;
-        match stored.units.is_empty() {
-            true => Err(not_sharded()),
-            false => Ok(stored),
+        if stored.units.is_empty() {
+            Err(not_sharded())
+        } else {
+            Ok(stored)
         }
     }
 
@@ -193,9 +194,10 @@ fn own<'a>(units: impl Iterator<Item = &'a StoredUnit> + Clone) -> Vec<&'a Store
     let complete = units.filter(|unit| unit.is_complete());
     let own: Vec<_> = complete.filter(|unit| depth(unit) == shallowest).collect();
     // Several side by side are the units of inner calls; this module only contains them.
-    match own.windows(2).all(|pair| pair[0].path() == pair[1].path()) {
-        true => own,
-        false => Vec::new(),
+    if own.windows(2).all(|pair| pair[0].path() == pair[1].path()) {
+        own
+    } else {
+        Vec::new()
     }
 }
 

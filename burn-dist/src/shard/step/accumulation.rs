@@ -257,13 +257,14 @@ impl<'a, M: Module> Accumulation<'a, M> {
         }
         self.world.comm().recorder().stepped();
         let mut parts = self.parts.iter();
-        match self.passes > 0 && parts.all(|part| part.sums.is_empty()) {
-            true => Err(Error::model(
+        if self.passes > 0 && parts.all(|part| part.sums.is_empty()) {
+            Err(Error::model(
                 "the loss",
                 "depends on no parameter of this model that takes gradients",
                 "pass the model that the loss was computed with",
-            )),
-            false => Ok(()),
+            ))
+        } else {
+            Ok(())
         }
     }
 }

@@ -104,12 +104,11 @@ impl ShardedGradients {
     pub fn norm(&self) -> Result<f64> {
         let squares = self.parts.iter().map(PartGradients::squares);
         let norm = squares.sum::<Result<f64>>()?.sqrt();
-        match norm.is_finite() {
-            true => Ok(norm),
-            false => {
-                let (place, loss) = self.not_finite()?;
-                Err(Error::NotFinite { norm, place, loss })
-            }
+        if norm.is_finite() {
+            Ok(norm)
+        } else {
+            let (place, loss) = self.not_finite()?;
+            Err(Error::NotFinite { norm, place, loss })
         }
     }
 
@@ -275,10 +274,12 @@ impl ShardedGradients {
                 continue;
             }
             let slot = &layout.slots[param.slot];
-            let (start, shape) = match layout.is_replicated() {
-                true => (slot.offset, slot.shape.clone()),
-                false if range.is_empty() => continue,
-                false => (range.start, shard_shape(range.len(), param.rank)),
+            let (start, shape) = if layout.is_replicated() {
+                (slot.offset, slot.shape.clone())
+            } else if range.is_empty() {
+                continue;
+            } else {
+                (range.start, shard_shape(range.len(), param.rank))
             };
             (param.register)(&mut grads, param.id, flat.view(start, &shape));
         }

@@ -57,9 +57,10 @@ impl TokenHook for Fake {
 
     fn backward(&self) -> Result<TokenGradient> {
         self.note("token");
-        Ok(match self.gives {
-            true => TokenGradient::Zeros,
-            false => TokenGradient::Nothing,
+        Ok(if self.gives {
+            TokenGradient::Zeros
+        } else {
+            TokenGradient::Nothing
         })
     }
 }

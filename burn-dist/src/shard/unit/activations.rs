@@ -77,9 +77,10 @@ pub(super) struct Cast(pub(super) FloatDType);
 
 impl MapActivations for Cast {
     fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
-        match x.dtype() == self.0.into() {
-            true => x,
-            false => x.cast(self.0),
+        if x.dtype() == self.0.into() {
+            x
+        } else {
+            x.cast(self.0)
         }
     }
 }

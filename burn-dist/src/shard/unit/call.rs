@@ -45,12 +45,11 @@ where
 {
     let mut scope = Scope::pre_forward(module);
     let inputs = scope.to_param_dtype(inputs);
-    let outputs = match scope.is_recomputed() {
-        true => recompute::forward(&mut scope, module, inputs, f),
-        false => {
-            let inputs = scope.enter(inputs);
-            f(module, inputs)
-        }
+    let outputs = if scope.is_recomputed() {
+        recompute::forward(&mut scope, module, inputs, f)
+    } else {
+        let inputs = scope.enter(inputs);
+        f(module, inputs)
     };
     probe::record_outputs(|| scope.name(), scope.to_output_dtype(outputs))
 }

@@ -73,9 +73,10 @@ impl Pass {
             (None, Some(ticket)) => Unsharded::Gathering(ticket),
             (None, None) => Unsharded::No,
         };
-        let step = match has_tape {
-            true => sharding.pass_opened(unit.number),
-            false => u64::MAX,
+        let step = if has_tape {
+            sharding.pass_opened(unit.number)
+        } else {
+            u64::MAX
         };
         Self {
             number: sharding.next_pass(),
@@ -149,9 +150,10 @@ impl Pass {
         let flat = self.wait_for_unshard()?;
         let slot = &self.sharding.unit(self.unit).layout.slots[slot];
         let small = slot.len * dtype.size() <= COPY_UP_TO;
-        Ok(match small && !self.keeps_unsharded() {
-            true => flat.copy(slot.offset, &slot.shape),
-            false => flat.view(slot.offset, &slot.shape),
+        Ok(if small && !self.keeps_unsharded() {
+            flat.copy(slot.offset, &slot.shape)
+        } else {
+            flat.view(slot.offset, &slot.shape)
         })
     }
 

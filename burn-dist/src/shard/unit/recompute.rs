@@ -282,13 +282,12 @@ impl RecomputedUnit {
             token: untracked(&scope.device()),
         };
         drop(outputs.map(&mut seeds));
-        let found = match tape::is_tracked(&seeds.token) {
-            true => {
-                let gradients = seeds.token.backward();
-                let of = |handle: Option<Handle>| handle.and_then(|h| h(&gradients));
-                leaves.handles.into_iter().map(of).collect()
-            }
-            false => Vec::new(),
+        let found = if tape::is_tracked(&seeds.token) {
+            let gradients = seeds.token.backward();
+            let of = |handle: Option<Handle>| handle.and_then(|h| h(&gradients));
+            leaves.handles.into_iter().map(of).collect()
+        } else {
+            Vec::new()
         };
         // Those whose inputs take no gradients have no token that fires.
         let passes = self.passes.iter();

@@ -70,9 +70,10 @@ impl Scope {
         for unit in stored.own_units().filter(|unit| !is_open(unit)) {
             let prefetched = prefetch::with(|prefetch| prefetch.take(unit)).flatten();
             let pass = Arc::new(Pass::new(unit, prefetched, stored.has_tape));
-            match recomputing {
-                true => pass.unshard_to_recompute(),
-                false => pass.unshard(),
+            if recomputing {
+                pass.unshard_to_recompute()
+            } else {
+                pass.unshard()
             }
             scope.passes.push(pass);
         }
@@ -102,9 +103,10 @@ impl Scope {
     /// The name of this call's unit in messages.
     pub(super) fn name(&self) -> String {
         let name = |pass: &Arc<Pass>| pass.sharding.unit(pass.unit).layout.name.to_string();
-        match self.passes.is_empty() {
-            true => "of no parameters of its own".into(),
-            false => self.passes.iter().map(name).collect::<Vec<_>>().join(", "),
+        if self.passes.is_empty() {
+            "of no parameters of its own".into()
+        } else {
+            self.passes.iter().map(name).collect::<Vec<_>>().join(", ")
         }
     }
 

@@ -122,38 +122,38 @@ fn source<const D: usize>(param: &ShardedParam, base: &Tensor<D>) -> Result<(Sou
     if let Some((pass, token)) = scope::open_pass(param, &shard) {
         return Ok((Source::Pass(pass), token));
     }
-    let source = match full::is_gathering() {
-        true => Source::Full(param.clone()),
-        false => {
-            // Around it activations have the type of the policy if any unit of the model is open,
-            // and the stored one if the model marks no units at all.
-            let ShardedParam {
-                sharding,
-                unit,
-                slot,
-            } = param;
-            // Gathers of two threads would come in an order of their own on each rank.
-            if sharding.is_forward_elsewhere() && !sharding.is_replicated(*unit) {
-                return Err(Error::model(
-                    &sharding.unit(*unit).layout.slots[*slot].path,
-                    "is read (`val()`) on another thread than the one that runs its unit",
-                    "read parameters in the thread in which the closure of `unit` is called",
-                ));
-            }
-            let dtype = match scope::is_inside(sharding) {
-                true => sharding.param_dtype(*unit),
-                false => sharding.unit(*unit).layout.dtype,
-            };
-            let has_tape = base.device().is_autodiff();
-            if has_tape {
-                // Its gradient is taken at the end of a backward, so the unit is not final before.
-                sharding.pass_opened(*unit);
-            }
-            Source::Alone {
-                param: param.clone(),
-                dtype,
-                has_tape,
-            }
+    let source = if full::is_gathering() {
+        Source::Full(param.clone())
+    } else {
+        // Around it activations have the type of the policy if any unit of the model is open,
+        // and the stored one if the model marks no units at all.
+        let ShardedParam {
+            sharding,
+            unit,
+            slot,
+        } = param;
+        // Gathers of two threads would come in an order of their own on each rank.
+        if sharding.is_forward_elsewhere() && !sharding.is_replicated(*unit) {
+            return Err(Error::model(
+                &sharding.unit(*unit).layout.slots[*slot].path,
+                "is read (`val()`) on another thread than the one that runs its unit",
+                "read parameters in the thread in which the closure of `unit` is called",
+            ));
+        }
+        let dtype = if scope::is_inside(sharding) {
+            sharding.param_dtype(*unit)
+        } else {
+            sharding.unit(*unit).layout.dtype
+        };
+        let has_tape = base.device().is_autodiff();
+        if has_tape {
+            // Its gradient is taken at the end of a backward, so the unit is not final before.
+            sharding.pass_opened(*unit);
+        }
+        Source::Alone {
+            param: param.clone(),
+            dtype,
+            has_tape,
         }
     };
     Ok((source, untracked(&base.device())))
