@@ -7,16 +7,6 @@ use crate::graph::Circle;
 pub(crate) const CIRCLES: &[Circle] = &[
     Circle {
         files: &[
-            "burn-dist/src/checkpoint/contents.rs",
-            "burn-dist/src/checkpoint/folder.rs",
-            "burn-dist/src/checkpoint/manifest.rs",
-            "burn-dist/src/checkpoint/optimizer.rs",
-            "burn-dist/src/checkpoint/trial.rs",
-        ],
-        why: "to be opened: a manifest holds what a trial of the optimizer found, and whose contents it describes; it also writes itself",
-    },
-    Circle {
-        files: &[
             "burn-dist/src/comm/mesh/direct.rs",
             "burn-dist/src/comm/mesh/mod.rs",
             "burn-dist/src/comm/mesh/relay.rs",

@@ -1,10 +1,10 @@
-//! Which run a folder of saves belongs to.
+//! The claim of a run to the folder that it saves to.
 //!
-//! Two runs that save to one folder would remove each other's saves. So the one that saves holds a
-//! lock, for as long as its process lives, and knows which save it has written or loaded: any other one
-//! is somebody else's.
+//! Two runs that save to one folder would remove each other's saves. So the run that saves holds a lock
+//! for as long as its process lives, and remembers which save it has written or loaded last: any other
+//! save belongs to another run, and is not replaced.
 
-use super::manifest::{Manifest, Stamp};
+use super::manifest::{Fingerprint, Manifest};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::lock::{Denied, Lock};
@@ -16,32 +16,32 @@ use std::time::Duration;
 /// The file that is locked.
 const NAME: &str = "lock";
 
-/// How long a folder may still be held by a process that is just ending: a run that is started again
-/// at once comes while the killed one is taken apart.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time to wait for the lock: a run that is restarted at once may come before the system has released
+/// the lock of the killed process.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What rank 0 of a world knows of a folder.
+/// The claim of a world's rank 0 to a folder.
 #[derive(Debug)]
 struct Claim {
-    /// The world, by what all its clones share; it is gone when this is.
+    /// The world, by the communicator that all its clones share.
     world: Weak<Communicator>,
     folder: PathBuf,
     lock: Option<Lock>,
-    /// The save that it has written or loaded last.
-    known: Option<Stamp>,
+    /// The save that this run has written or loaded last.
+    own_save: Option<Fingerprint>,
 }
 
 /// The claims of all worlds of this process.
 static CLAIMS: Mutex<Vec<Claim>> = Mutex::new(Vec::new());
 
-/// Those of worlds that are still there: a lock goes with its world.
+/// The claims of worlds that still exist; those of others are dropped, and their locks with them.
 fn claims() -> MutexGuard<'static, Vec<Claim>> {
     let mut claims = CLAIMS.lock().unwrap_or_else(PoisonError::into_inner);
     claims.retain(|claim| claim.world.strong_count() > 0);
     claims
 }
 
-/// What `world` knows of a folder, which must be there.
+/// The claim of `world` to a folder, which must exist.
 fn claim_of<'a>(claims: &'a mut Vec<Claim>, world: &World, folder: &Path) -> Result<&'a mut Claim> {
     let folder = std::fs::canonicalize(folder)
         .map_err(|e| Error::file(folder, "a folder that can be found", e))?;
@@ -54,20 +54,20 @@ fn claim_of<'a>(claims: &'a mut Vec<Claim>, world: &World, folder: &Path) -> Res
             world: Arc::downgrade(world.comm()),
             folder,
             lock: None,
-            known: None,
+            own_save: None,
         });
     }
     Ok(&mut claims[at])
 }
 
-/// Rank 0 has loaded or written this save: it may replace it.
-pub(super) fn knows(world: &World, folder: &Path, stamp: Stamp) -> Result<()> {
-    claim_of(&mut claims(), world, folder)?.known = Some(stamp);
+/// Notes on rank 0 that this run has loaded or written a save, and so may replace it.
+pub(super) fn set_own_save(world: &World, folder: &Path, save: Fingerprint) -> Result<()> {
+    claim_of(&mut claims(), world, folder)?.own_save = Some(save);
     Ok(())
 }
 
-/// Makes the folder, and takes it for this run.
-pub(super) fn take(world: &World, folder: &Path) -> Result<()> {
+/// Makes the folder if it does not exist, and locks it for this run.
+pub(super) fn lock(world: &World, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)
         .map_err(|e| Error::file(folder, "a folder that can be made", e))?;
     let mut claims = claims();
@@ -77,7 +77,7 @@ pub(super) fn take(world: &World, folder: &Path) -> Result<()> {
     }
     let path = claim.folder.join(NAME);
     let refused = |found: String| Error::file(folder, "a folder that no other run saves to", found);
-    let lock = Lock::take(&path, PATIENCE).map_err(|denied| match denied {
+    let lock = Lock::take(&path, LOCK_TIMEOUT).map_err(|denied| match denied {
         Denied::Held(who) => refused(format!(
             "one that is in use ({who}): end that run first, or choose another folder"
         )),
@@ -93,16 +93,16 @@ pub(super) fn take(world: &World, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The save that is there now, which is this run's or none.
+/// Reads the manifest of the folder's save, which must be this run's; `None` if there is no save.
 ///
 /// # Errors
 /// [`Error::File`] for one that this run has neither loaded nor written, and for one that cannot be read.
-pub(super) fn own(world: &World, folder: &Path) -> Result<Option<Manifest>> {
+pub(super) fn own_save(world: &World, folder: &Path) -> Result<Option<Manifest>> {
     let found = Manifest::find(folder)?;
-    let known = claim_of(&mut claims(), world, folder)?.known;
+    let own = claim_of(&mut claims(), world, folder)?.own_save;
     match found {
         None => Ok(None),
-        Some((manifest, stamp)) if known == Some(stamp) => Ok(Some(manifest)),
+        Some((manifest, fingerprint)) if own == Some(fingerprint) => Ok(Some(manifest)),
         Some((manifest, _)) => {
             let expected = "no save but what this run has loaded or written";
             let found = format!(
@@ -144,7 +144,7 @@ impl World {
     pub fn claim_saves(&self, folder: impl AsRef<Path>) -> Result<()> {
         self.together("claim the folder for saves", || {
             if self.is_chief() {
-                take(self, folder.as_ref())?;
+                lock(self, folder.as_ref())?;
             }
             Ok([0; 2])
         })

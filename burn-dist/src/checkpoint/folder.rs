@@ -1,29 +1,28 @@
-//! The folder that saves go to: which of its contents are whose.
+//! The folder of saves: where a save's files lie, and which saves may be removed.
 //!
-//! A folder may hold anything beside saves, and other people's copies of saves. So a save that may go
-//! carries a mark inside: one that is being written, and one that another is about to replace. Only
-//! what has the mark is ever removed, and only while the manifest points elsewhere.
+//! A folder may hold anything beside saves, and other people's copies of saves. So a save that may be
+//! removed has a marker file inside: one that is being written, and one that another is about to replace.
+//! Only a save with the marker is ever removed, and only while the manifest points to another one.
 
-use super::manifest::Manifest;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// The file in a save that says that it may be removed.
-const MARK: &str = "unfinished-or-replaced";
+/// The marker file of a save that may be removed.
+const REMOVABLE: &str = "unfinished-or-replaced";
 
-/// Where save `number` keeps its files.
+/// The folder of the files of save `number`.
 pub(super) fn save_folder(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("save-{number:06}"))
 }
 
-/// The file of a rank in it.
-pub(super) fn rank_file(save: &Path, rank: usize, ranks: usize) -> PathBuf {
+/// The file of a rank in the folder of a save.
+pub(super) fn rank_path(save: &Path, rank: usize, ranks: usize) -> PathBuf {
     save.join(format!("rank-{rank:05}-of-{ranks:05}.safetensors"))
 }
 
-/// Makes renames and new files in a folder survive a power cut.
+/// Syncs a folder, so that renames and new files in it survive a power cut.
 pub(super) fn sync_folder(folder: &Path) -> Result<()> {
     let failed = |e| Error::file(folder, "a folder that can be synced", e);
     File::open(folder)
@@ -31,11 +30,11 @@ pub(super) fn sync_folder(folder: &Path) -> Result<()> {
         .map_err(failed)
 }
 
-/// Makes room for the next save, and returns its number: an empty folder of that name is there then.
+/// Makes an empty folder for the next save, and returns the save's number.
 ///
-/// What an interrupted save has left goes.
-pub(super) fn begin(folder: &Path, current: Option<&Manifest>) -> Result<u64> {
-    let current = current.map(|manifest| manifest.number);
+/// `current` is the number of the save that the manifest points to; what an interrupted save has left is
+/// removed.
+pub(super) fn create_save(folder: &Path, current: Option<u64>) -> Result<u64> {
     if let Some(number) = current {
         unmark(&save_folder(folder, number));
     }
@@ -63,29 +62,29 @@ pub(super) fn begin(folder: &Path, current: Option<&Manifest>) -> Result<u64> {
     }
 }
 
-/// The save of this number counts from now on, in the place of that of the other.
-pub(super) fn replaced(folder: &Path, number: u64, before: Option<u64>) {
+/// Removes the save `before`, which the manifest has pointed to until it pointed to `number`.
+pub(super) fn remove_replaced(folder: &Path, number: u64, before: Option<u64>) {
     unmark(&save_folder(folder, number));
     if before.is_some() {
         remove_marked(folder, Some(number));
     }
 }
 
-/// The save of this number may be removed once the manifest points to another.
-pub(super) fn replaceable(folder: &Path, number: u64) -> Result<()> {
+/// Marks the save of this number to be removed once the manifest points to another.
+pub(super) fn mark_removable(folder: &Path, number: u64) -> Result<()> {
     let save = save_folder(folder, number);
     if save.is_dir() { mark(&save) } else { Ok(()) }
 }
 
 fn mark(save: &Path) -> Result<()> {
-    let path = save.join(MARK);
+    let path = save.join(REMOVABLE);
     let failed = |e| Error::file(&path, "to be written", e);
     let text = "burn-dist removes this folder once manifest.json points to another one.\n";
     std::fs::write(&path, text).map_err(failed)
 }
 
 fn unmark(save: &Path) {
-    let path = save.join(MARK);
+    let path = save.join(REMOVABLE);
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
             log::warn!("cannot remove {}: {e}", path.display());
@@ -94,7 +93,7 @@ fn unmark(save: &Path) {
     }
 }
 
-/// Removes every save that has the mark, but for one; a failure to do so costs only disk space.
+/// Removes every save with the marker file but `keep`; a failure costs only disk space and is logged.
 fn remove_marked(folder: &Path, keep: Option<u64>) {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return;
@@ -105,7 +104,7 @@ fn remove_marked(folder: &Path, keep: Option<u64>) {
             .as_deref()
             .and_then(|n| n.strip_prefix("save-")?.parse().ok());
         let is_save = number.is_some_and(|n| save_folder(folder, n) == path);
-        let is_marked = || path.join(MARK).is_file() && !path.is_symlink();
+        let is_marked = || path.join(REMOVABLE).is_file() && !path.is_symlink();
         if is_save
             && number != keep
             && is_marked()

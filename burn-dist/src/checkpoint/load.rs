@@ -1,30 +1,29 @@
 //! Reading a save.
 
+use super::behaviour::OptimizerBehaviour;
 use super::claim;
-use super::contents::{Contents, OPTIMIZER};
-use super::folder::{rank_file, save_folder};
-use super::manifest::{Manifest, Stamp, measure};
-use super::optimizer::{Kept, StateTensor, States};
-use super::trial::Behaviours;
+use super::digest::FileDigest;
+use super::folder::{rank_path, save_folder};
+use super::manifest::{Fingerprint, Manifest};
+use super::model_state::ModelState;
+use super::rank_file::{self, Shards};
+use super::trial;
 use crate::error::{Error, Result};
-use crate::file_type::burn_type;
 use crate::world::World;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::ModuleOptimizer;
-use burn::tensor::{Bytes, DType, Tensor, TensorData};
-use safetensors::SafeTensors;
+use burn::tensor::{Tensor, TensorData};
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::path::Path;
 
 const WHAT: &str = "load";
 
 impl World {
-    /// Whether a folder holds a save, as rank 0 sees it. Collective.
+    /// Returns if a folder holds a save, as rank 0 sees it. Collective.
     ///
     /// # Errors
-    /// [`Error::File`] where that cannot be told: only a file that certainly is not there counts as no
-    /// save. The other ranks return [`Error::PeerFailed`] then.
+    /// [`Error::File`] if the file system fails to say whether the manifest exists, and
+    /// [`Error::PeerFailed`] on the other ranks then.
     pub fn has_save(&self, folder: impl AsRef<Path>) -> Result<bool> {
         let found = self.together("look for a save", || {
             if self.is_chief() {
@@ -60,37 +59,36 @@ impl World {
         let folder = folder.as_ref();
         let (mut found, mut loaded) = (None, None);
         let seen = self.together(WHAT, || {
-            let contents = Contents::of(&model)?;
-            let (manifest, stamp) = Manifest::read(folder)?;
-            let seen = [manifest.number, stamp.number()];
-            found = Some((contents, manifest, stamp));
+            let model_state = ModelState::of(&model)?;
+            let (manifest, fingerprint) = Manifest::read(folder)?;
+            let seen = [manifest.number, fingerprint.number()];
+            found = Some((model_state, manifest, fingerprint));
             Ok(seen)
         })?;
-        let Some((contents, manifest, stamp)) = found else {
+        // An error of this rank was returned above.
+        let Some((model_state, manifest, fingerprint)) = found else {
             return Err(Error::file(folder, "a save", "none"));
         };
-        alike(folder, &seen)?;
+        check_same_save(folder, &seen)?;
         self.together(WHAT, || {
-            manifest.check(folder, self.size(), &contents.parameters)?;
-            let behaves = Behaviours::of(&optimizer, &model, &contents.paths)?;
-            Behaviours::compare(
+            manifest.check(folder, self.size(), &model_state.parameters)?;
+            let behaviour = trial::observe(&optimizer, &model, &model_state.paths)?;
+            OptimizerBehaviour::compare(
                 manifest.optimizer.as_ref(),
-                behaves.as_ref(),
+                behaviour.as_ref(),
                 &Manifest::path(folder),
             )?;
             let save = save_folder(folder, manifest.number);
-            let path = rank_file(&save, self.rank(), self.size());
-            let (found, listed) = (measure(&path)?, &manifest.files[self.rank()]);
+            let path = rank_path(&save, self.rank(), self.size());
+            let (found, listed) = (FileDigest::of(&path)?, &manifest.files[self.rank()]);
             if found != *listed {
-                let expected = format!("{} bytes with checksum {:08x}", listed.bytes, listed.crc32);
-                let found = format!("{} bytes with {:08x}", found.bytes, found.crc32);
-                return Err(Error::file(&path, expected, found));
+                return Err(Error::file(&path, listed.to_string(), found));
             }
             let state = manifest.state.read(folder)?;
-            let (shards, states) = read(&path, &contents)?;
-            let optimizer = states.restore(optimizer, &contents.paths, &path)?;
+            let (shards, states) = rank_file::read(&path, &model_state)?;
+            let optimizer = states.restore(optimizer, &model_state.paths, &path)?;
             if self.is_chief() {
-                claim::knows(self, folder, stamp)?;
+                claim::set_own_save(self, folder, fingerprint)?;
             }
             loaded = Some((shards, optimizer, state));
             Ok([0; 2])
@@ -107,62 +105,21 @@ impl World {
 }
 
 /// Fails if a rank has read another manifest than rank 0.
-fn alike(folder: &Path, seen: &[[u64; 2]]) -> Result<()> {
+fn check_same_save(folder: &Path, seen: &[[u64; 2]]) -> Result<()> {
     let Some(odd) = seen.iter().position(|one| *one != seen[0]) else {
         return Ok(());
     };
     let one = |rank: usize| {
-        let [number, stamp] = seen[rank];
-        format!("number {number} ({}) on rank {rank}", Stamp::from(stamp))
+        let [number, fingerprint] = seen[rank];
+        let fingerprint = Fingerprint::from(fingerprint);
+        format!("number {number} ({fingerprint}) on rank {rank}")
     };
     let expected = format!("one save for all ranks, {}", one(0));
     let found = format!("{}: give all ranks one folder that they share", one(odd));
     Err(Error::file(&Manifest::path(folder), expected, found))
 }
 
-type Shards = BTreeMap<String, (DType, Vec<u8>)>;
-
-fn read(path: &Path, contents: &Contents) -> Result<(Shards, States)> {
-    let damaged = |e: &dyn std::fmt::Display| Error::file(path, "a rank's file of a save", e);
-    let bytes = std::fs::read(path).map_err(|e| damaged(&e))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
-    let mut shards = BTreeMap::new();
-    for stored in &contents.shards {
-        let (name, size, dtype) = (&stored.name, stored.shard.size(), stored.dtype);
-        let found = file.tensor(name).map_err(|e| damaged(&e))?;
-        if found.data().len() != size || burn_type(found.dtype()) != Some(dtype) {
-            let expected = format!("{name}: {size} bytes of {}", dtype.name());
-            let found = format!("{} bytes of {:?}", found.data().len(), found.dtype());
-            return Err(Error::file(path, expected, found));
-        }
-        shards.insert(stored.path.clone(), (dtype, found.data().to_vec()));
-    }
-    let mut states = States::default();
-    for (name, found) in file.iter() {
-        if let Some(name) = name.strip_prefix("optimizer/") {
-            let dtype = burn_type(found.dtype())
-                .ok_or_else(|| damaged(&format!("optimizer state of type {:?}", found.dtype())))?;
-            states.tensors.push(StateTensor {
-                name: name.to_string(),
-                dtype,
-                shape: found.shape().to_vec(),
-                bytes: Bytes::from_bytes_vec(found.data().to_vec()),
-            });
-        }
-    }
-    let text = header
-        .metadata()
-        .as_ref()
-        .and_then(|all| all.get(OPTIMIZER));
-    let text = text.ok_or_else(|| damaged(&"no list of what the optimizer keeps"))?;
-    let kept: Vec<Kept>;
-    (states.scalars, kept) = serde_json::from_str(text).map_err(|e| damaged(&e))?;
-    states.check(&kept, contents, path)?;
-    Ok((shards, states))
-}
-
-/// Puts saved shards and running state in the place of what a model stores.
+/// Replaces what a model stores by saved shards and running state.
 struct Fill {
     shards: Shards,
     path: Vec<String>,

@@ -1,10 +1,11 @@
-//! What a save claims to be.
+//! The manifest of a save: what the save consists of, and of which model and optimizer it is.
 
+use super::behaviour::OptimizerBehaviour;
+use super::digest::FileDigest;
 use super::folder::sync_folder;
+use super::parameter::SavedParameter;
 use super::state::UserState;
-use super::trial::Behaviours;
 use crate::error::{Error, Result};
-use crate::layout::UnitLayout;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -14,20 +15,20 @@ const NAME: &str = "manifest.json";
 const FORMAT: &str = "burn-dist save";
 const VERSION: u32 = 2;
 
-/// How the checksum begins in the file, and what stands for it while it is computed.
+/// The text before the checksum in the file, and the digits in its place while it is computed.
 const CHECKSUM: &str = "\"crc32\": \"";
 const BLANK: &str = "00000000";
 
-/// A manifest has a few hundred bytes a parameter; more than this is none.
-const LONGEST: u64 = 1 << 30;
+/// Bytes of a manifest that are read. It has a few hundred a parameter, so a larger file is none.
+const MAX_BYTES: u64 = 1 << 30;
 
-/// The longest part of a found thing that a message repeats.
-const QUOTED: usize = 100;
+/// Characters of a file's text that a message quotes.
+const MAX_QUOTED: usize = 100;
 
-/// The file that makes a save a save.
+/// The manifest of the last complete save in a folder, which is not a save without it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Manifest {
-    /// Of all of this file, with zeros in its own place.
+    /// The checksum of this file with zeros in the place of the checksum.
     crc32: String,
     format: String,
     version: u32,
@@ -35,108 +36,43 @@ pub(super) struct Manifest {
     pub(super) number: u64,
     /// The strategy it was saved under; informative.
     pub(super) strategy: String,
-    /// What is laid out, in order; the layout follows from it.
-    pub(super) parameters: Vec<Described>,
-    /// One file per rank, in rank order.
-    pub(super) files: Vec<Listed>,
-    /// What the optimizer does; nothing if it could not be tried.
-    pub(super) optimizer: Option<Behaviours>,
+    /// All sharded parameters in module order; the layout follows from them.
+    pub(super) parameters: Vec<SavedParameter>,
+    /// The digest of each rank's file, in rank order.
+    pub(super) files: Vec<FileDigest>,
+    /// How the optimizer steps; `None` if it panicked when it was tried.
+    pub(super) optimizer: Option<OptimizerBehaviour>,
     #[serde(flatten)]
     pub(super) state: UserState,
 }
 
-/// A parameter, as far as the layout cares.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Described {
-    pub(super) path: String,
-    unit: String,
-    shape: Vec<usize>,
-    dtype: String,
-    trainable: bool,
-    replicated: bool,
-    /// Ranks that share one copy of it.
-    shard_group_size: usize,
-}
-
-/// A rank's file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Listed {
-    pub(super) bytes: u64,
-    pub(super) crc32: u32,
-}
-
-impl Described {
-    /// A parameter with this path in the model, of which a part was sharded over so many ranks.
-    pub(super) fn new(
-        path: &str,
-        layout: &UnitLayout,
-        slot: usize,
-        shard_group_size: usize,
-    ) -> Self {
-        let slot = &layout.slots[slot];
-        // The unit's path is that in the part.
-        let outer = path.strip_suffix(slot.path.as_str()).unwrap_or_default();
-        let unit = format!("{outer}{}", layout.path);
-        Self {
-            path: path.into(),
-            unit: unit.trim_end_matches('.').into(),
-            shape: slot.shape.clone(),
-            dtype: layout.dtype.name().to_string(),
-            trainable: layout.trainable,
-            replicated: layout.is_replicated(),
-            shard_group_size,
-        }
-    }
-
-    fn summary(&self) -> String {
-        let Self {
-            path,
-            unit,
-            shape,
-            dtype,
-            trainable,
-            replicated,
-            shard_group_size,
-        } = self;
-        let kind = if *trainable { "trainable" } else { "frozen" };
-        let kind = if *replicated {
-            format!("{kind}, replicated")
-        } else {
-            kind.to_string()
-        };
-        format!(
-            "{path} {shape:?} {dtype}, {kind}, in unit \"{unit}\", sharded over {shard_group_size} rank(s)"
-        )
-    }
-}
-
-/// What is to be written.
+/// The fields of a new manifest; see those of [`Manifest`].
 #[derive(Debug)]
-pub(super) struct Claims {
+pub(super) struct ManifestFields {
     pub(super) number: u64,
     pub(super) strategy: String,
-    pub(super) parameters: Vec<Described>,
-    pub(super) files: Vec<Listed>,
-    pub(super) optimizer: Option<Behaviours>,
+    pub(super) parameters: Vec<SavedParameter>,
+    pub(super) files: Vec<FileDigest>,
+    pub(super) optimizer: Option<OptimizerBehaviour>,
     pub(super) state: UserState,
 }
 
-/// Which manifest, of all that a folder has had.
+/// The length and checksum of a manifest's text, which tell one manifest of a folder from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp(u64);
+pub(super) struct Fingerprint(u64);
 
-impl Stamp {
+impl Fingerprint {
     fn of(text: &[u8]) -> Self {
         Self((text.len() as u64) << 32 | u64::from(crc32fast::hash(text)))
     }
 
-    /// One number for it.
+    /// Both as one number, for other ranks.
     pub(super) fn number(self) -> u64 {
         self.0
     }
 }
 
-impl std::fmt::Display for Stamp {
+impl std::fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
@@ -147,22 +83,22 @@ impl std::fmt::Display for Stamp {
     }
 }
 
-impl From<u64> for Stamp {
+impl From<u64> for Fingerprint {
     fn from(number: u64) -> Self {
         Self(number)
     }
 }
 
 impl Manifest {
-    pub(super) fn new(claims: Claims) -> Self {
-        let Claims {
+    pub(super) fn new(fields: ManifestFields) -> Self {
+        let ManifestFields {
             number,
             strategy,
             parameters,
             files,
             optimizer,
             state,
-        } = claims;
+        } = fields;
         Self {
             crc32: BLANK.into(),
             format: FORMAT.into(),
@@ -176,13 +112,13 @@ impl Manifest {
         }
     }
 
-    /// The file.
+    /// The path of a folder's manifest.
     pub(super) fn path(folder: &Path) -> PathBuf {
         folder.join(NAME)
     }
 
-    /// The manifest of a folder, and which it is; `None` only if there certainly is none.
-    pub(super) fn find(folder: &Path) -> Result<Option<(Self, Stamp)>> {
+    /// Reads the manifest of a folder; `None` if there is no such file.
+    pub(super) fn find(folder: &Path) -> Result<Option<(Self, Fingerprint)>> {
         let path = Self::path(folder);
         if !Self::exists(folder)? {
             return Ok(None);
@@ -190,13 +126,14 @@ impl Manifest {
         let wanted = "the manifest of a save made by world.save";
         let mut text = String::new();
         File::open(&path)
-            .and_then(|file| file.take(LONGEST).read_to_string(&mut text))
+            .and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
             .map_err(|e| Error::file(&path, wanted, e))?;
-        // Another version has other fields.
-        let head: Head = serde_json::from_str(&text).map_err(|e| Error::file(&path, wanted, e))?;
+        // A manifest of another version has other fields, so the version is read alone first.
+        let head: VersionHeader =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, wanted, e))?;
         if (head.format.as_str(), head.version) != (FORMAT, VERSION) {
             let expected = format!("{FORMAT}, version {VERSION}");
-            let found = format!("{}, version {}", short(&head.format), head.version);
+            let found = format!("{}, version {}", quoted(&head.format), head.version);
             return Err(Error::file(&path, expected, found));
         }
         let manifest: Self =
@@ -208,14 +145,14 @@ impl Manifest {
         if computed.as_ref() != Some(found) {
             let expected = "a manifest that nobody has changed since world.save wrote it";
             let computed = computed.unwrap_or_else(|| "no checksum".into());
-            let found = format!("{computed} for a checksum of {}", short(found));
+            let found = format!("{computed} for a checksum of {}", quoted(found));
             return Err(Error::file(&path, expected, found));
         }
-        Ok(Some((manifest, Stamp::of(text.as_bytes()))))
+        Ok(Some((manifest, Fingerprint::of(text.as_bytes()))))
     }
 
-    /// Reads the manifest of a folder.
-    pub(super) fn read(folder: &Path) -> Result<(Self, Stamp)> {
+    /// Reads the manifest of a folder that must have one.
+    pub(super) fn read(folder: &Path) -> Result<(Self, Fingerprint)> {
         let none = || {
             Error::file(
                 &Self::path(folder),
@@ -226,10 +163,10 @@ impl Manifest {
         Self::find(folder)?.ok_or_else(none)
     }
 
-    /// Whether a folder has one.
+    /// Returns if a folder has a manifest.
     ///
     /// # Errors
-    /// [`Error::File`] where that cannot be told: a look that fails is not a folder without a save.
+    /// [`Error::File`] if the file system fails to say so: the folder may have a save then.
     pub(super) fn exists(folder: &Path) -> Result<bool> {
         let path = Self::path(folder);
         match std::fs::symlink_metadata(&path) {
@@ -239,13 +176,13 @@ impl Manifest {
         }
     }
 
-    /// Replaces the folder's manifest, which makes this the save that counts.
-    pub(super) fn commit(&self, folder: &Path) -> Result<Stamp> {
+    /// Replaces the folder's manifest by a rename: from then on a load reads this save.
+    pub(super) fn commit(&self, folder: &Path) -> Result<Fingerprint> {
         let (path, temporary) = (Self::path(folder), folder.join("manifest.json.new"));
         let failed = |e: std::io::Error| Error::file(&path, "to be written", e);
         let blank = serde_json::to_string_pretty(self)
             .map_err(|e| Error::file(&path, "a state that JSON can hold", e))?;
-        // The first place is its own: it is the first field.
+        // The checksum is the first field, so the first match is not in the user's state.
         let sum = format!("{CHECKSUM}{}", checksum(&blank));
         let text = blank.replacen(&format!("{CHECKSUM}{BLANK}"), &sum, 1);
         let mut file = File::create(&temporary).map_err(failed)?;
@@ -253,15 +190,15 @@ impl Manifest {
         file.sync_all().map_err(failed)?;
         std::fs::rename(&temporary, &path).map_err(failed)?;
         sync_folder(folder)?;
-        Ok(Stamp::of(text.as_bytes()))
+        Ok(Fingerprint::of(text.as_bytes()))
     }
 
-    /// Checks that a save fits the model and the world that want it.
+    /// Checks that the save is of so many ranks and of these parameters.
     pub(super) fn check(
         &self,
         folder: &Path,
         ranks: usize,
-        parameters: &[Described],
+        parameters: &[SavedParameter],
     ) -> Result<()> {
         let path = Self::path(folder);
         if self.files.len() != ranks {
@@ -273,24 +210,26 @@ impl Manifest {
             );
             return Err(Error::file(&path, expected, found));
         }
-        let find = |all: &[Described], path: &str| all.iter().find(|p| p.path == path).cloned();
+        let find =
+            |all: &[SavedParameter], path: &str| all.iter().find(|p| p.path == path).cloned();
         let mut all = self.parameters.iter().chain(parameters);
         let differs = all.find_map(|p| {
             let (saved, wanted) = (find(&self.parameters, &p.path), find(parameters, &p.path));
             (saved != wanted).then_some((saved, wanted))
         });
         if let Some((saved, wanted)) = differs {
-            let say = |p: Option<Described>| p.map_or("no such parameter".into(), |p| p.summary());
-            let saved = format!("{} (saved under {})", say(saved), self.strategy);
-            return Err(Error::file(&path, say(wanted), saved));
+            let describe =
+                |p: Option<SavedParameter>| p.map_or("no such parameter".into(), |p| p.to_string());
+            let saved = format!("{} (saved under {})", describe(saved), self.strategy);
+            return Err(Error::file(&path, describe(wanted), saved));
         }
         Ok(())
     }
 }
 
-/// What a manifest of any version says.
+/// The fields that manifests of all versions have.
 #[derive(Deserialize)]
-struct Head {
+struct VersionHeader {
     format: String,
     version: u32,
 }
@@ -299,27 +238,7 @@ fn checksum(text: &str) -> String {
     format!("{:08x}", crc32fast::hash(text.as_bytes()))
 }
 
-/// The beginning of what a file holds, for a message.
-fn short(text: &str) -> String {
-    text.chars().take(QUOTED).collect()
-}
-
-/// Length and checksum of a file.
-pub(super) fn measure(path: &Path) -> Result<Listed> {
-    let failed = |e| Error::file(path, "a readable file", e);
-    let mut file = File::open(path).map_err(failed)?;
-    let mut crc = crc32fast::Hasher::new();
-    let mut block = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        match file.read(&mut block).map_err(failed)? {
-            0 => break,
-            n => {
-                crc.update(&block[..n]);
-                bytes += n as u64;
-            }
-        }
-    }
-    let crc32 = crc.finalize();
-    Ok(Listed { bytes, crc32 })
+/// The beginning of a text, for a message.
+fn quoted(text: &str) -> String {
+    text.chars().take(MAX_QUOTED).collect()
 }

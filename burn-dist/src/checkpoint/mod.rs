@@ -16,17 +16,23 @@
 //!
 //! Everything is keyed by module path: `ParamId`s are random in every process.
 //!
-//! - `contents` is what a rank holds of a model, `optimizer` what its optimizer keeps;
-//! - `trial` finds out which optimizer that is, and `state` holds what the user gave;
-//! - `folder` says what may be removed, `claim` to which run a folder belongs;
+//! - `folder` is where a save lies, and `claim` to which run a folder belongs;
+//! - `manifest` lists the save's `parameter`s, the `digest` of each file, the optimizer's `behaviour` and the
+//!   user's `state`;
+//! - `rank_file` is a rank's file, with its `model_state` and the states of its `optimizer`;
+//! - `trial` observes the behaviour of an optimizer;
 //! - `save` and `load` are the collective calls.
 
+mod behaviour;
 mod claim;
-mod contents;
+mod digest;
 mod folder;
 mod load;
 mod manifest;
+mod model_state;
 mod optimizer;
+mod parameter;
+mod rank_file;
 mod save;
 mod state;
 mod trial;

@@ -1,30 +1,31 @@
-//! The states of Burn's optimizers by module path.
+//! An optimizer's part of a rank's file: its states, keyed by module path.
 //!
-//! Burn keys an optimizer's record by `ParamId`; a save must outlive those.
+//! Burn keys an optimizer's record by `ParamId`, which is random in every process.
 
-use super::contents::Contents;
+use super::model_state::ModelState;
 use crate::error::{Error, Result};
 use burn::optim::ModuleOptimizer;
 use burn::tensor::{Bytes, DType, Device};
 use burn_pack::{Reader, Scalar, Writer};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// The number that Burn keeps beside each state: the dimensions of its parameter.
 const RANK: &str = "__rank";
 
-/// What an optimizer remembers of the shards of one rank.
+/// The states that an optimizer keeps of the shards of one rank.
 #[derive(Debug, Default)]
-pub(super) struct States {
+pub(super) struct OptimizerState {
     /// Tensors, named by parameter path and field.
     pub(super) tensors: Vec<StateTensor>,
-    /// Numbers, such as how many steps were made, named alike and written by [`scalar_text`].
+    /// Numbers, such as the number of steps, named alike and written by [`scalar_text`].
     pub(super) scalars: BTreeMap<String, String>,
 }
 
-/// One tensor of them.
+/// A tensor of an optimizer's state.
 #[derive(Debug)]
 pub(super) struct StateTensor {
     pub(super) name: String,
@@ -33,9 +34,10 @@ pub(super) struct StateTensor {
     pub(super) bytes: Bytes,
 }
 
-/// One thing that is kept of a parameter: a rank keeps nothing of one whose shard is empty.
+/// A state's name, type and shape, without its elements: a rank keeps none of a parameter whose shard is
+/// empty.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct StateEntry {
     /// Parameter path and field.
     name: String,
     /// A tensor's type; nothing for a number.
@@ -50,7 +52,7 @@ fn failed(error: impl std::fmt::Display) -> Error {
     Error::config("optimizer state", "a record of this version of Burn", error)
 }
 
-impl States {
+impl OptimizerState {
     /// The states of `optimizer`, whose parameters have these paths.
     pub(super) fn of(optimizer: &ModuleOptimizer, paths: &HashMap<u64, String>) -> Result<Self> {
         let record = optimizer.into_bytes().map_err(failed)?;
@@ -86,32 +88,33 @@ impl States {
         Ok(Self { tensors, scalars })
     }
 
-    /// Parameter path and field of everything.
+    /// The parameter path and field of every state.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let tensors = self.tensors.iter().map(|tensor| tensor.name.as_str());
         tensors.chain(self.scalars.keys().map(String::as_str))
     }
 
-    /// What there is, by name.
-    pub(super) fn kept(&self, contents: &Contents) -> Vec<Kept> {
-        let mut kept: Vec<Kept> = self.scalars.keys().map(|name| Kept::number(name)).collect();
-        kept.extend(self.tensors.iter().map(|tensor| {
-            let shape = contents.shape(path_of(&tensor.name));
+    /// The entries of all states, by name.
+    pub(super) fn entries(&self, model: &ModelState) -> Vec<StateEntry> {
+        let numbers = self.scalars.keys().map(|name| StateEntry::number(name));
+        let mut entries: Vec<StateEntry> = numbers.collect();
+        entries.extend(self.tensors.iter().map(|tensor| {
+            let shape = model.shape(path_of(&tensor.name));
             let own = (shape != Some(&tensor.shape)).then(|| tensor.shape.clone());
-            Kept {
+            StateEntry {
                 name: tensor.name.clone(),
                 dtype: Some(tensor.dtype.name().into()),
                 shape: own,
             }
         }));
-        kept.sort_by(|a, b| a.name.cmp(&b.name));
-        kept
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries
     }
 
-    /// Refuses states that Burn would not give back as they are.
+    /// Refuses states that Burn would not load as they were.
     ///
     /// Its optimizers load every tensor in the type that the default device makes tensors in.
-    pub(super) fn can_come_back(&self) -> Result<()> {
+    pub(super) fn check_types(&self) -> Result<()> {
         let settings = Device::default().settings();
         let loaded: [DType; 2] = [settings.float_dtype.into(), settings.int_dtype.into()];
         match self.tensors.iter().find(|t| !loaded.contains(&t.dtype)) {
@@ -133,20 +136,32 @@ impl States {
         }
     }
 
-    /// Checks what a file holds against the list of it, and against what the rank stores.
-    pub(super) fn check(&self, kept: &[Kept], contents: &Contents, file: &Path) -> Result<()> {
-        let found = self.kept(contents);
-        let same = |name: &str| {
-            let find = |all: &[Kept]| all.iter().find(|k| k.name == name).map(Kept::summary);
-            (find(kept), find(&found))
+    /// Checks the states of a file against the entries it lists, and against the model's shards.
+    pub(super) fn check(
+        &self,
+        listed: &[StateEntry],
+        model: &ModelState,
+        file: &Path,
+    ) -> Result<()> {
+        let found = self.entries(model);
+        let of_name = |name: &str| {
+            let find = |all: &[StateEntry]| {
+                let mut all = all.iter();
+                all.find(|entry| entry.name == name)
+                    .map(ToString::to_string)
+            };
+            (find(listed), find(&found))
         };
-        let mut names = kept.iter().chain(&found).map(|k| same(&k.name));
-        if let Some((listed, found)) = names.find(|(listed, found)| listed != found) {
-            let say = |kept: Option<String>| kept.unwrap_or_else(|| "no such state".into());
-            return Err(Error::file(file, say(listed), say(found)));
+        let mut pairs = listed
+            .iter()
+            .chain(&found)
+            .map(|entry| of_name(&entry.name));
+        if let Some((listed, found)) = pairs.find(|(listed, found)| listed != found) {
+            let describe = |entry: Option<String>| entry.unwrap_or_else(|| "no such state".into());
+            return Err(Error::file(file, describe(listed), describe(found)));
         }
         for (name, text) in &self.scalars {
-            let shape = contents.shape(path_of(name));
+            let shape = model.shape(path_of(name));
             let is = |rank: usize| scalar(text).and_then(|n| usize::try_from(n).ok()) == Some(rank);
             if name.ends_with(&format!("/{RANK}")) && !shape.is_some_and(|s| is(s.len())) {
                 let expected = match shape {
@@ -159,10 +174,10 @@ impl States {
         Ok(())
     }
 
-    /// Puts the states into an optimizer and makes sure that it has taken all of them, bit for bit.
+    /// Loads the states into an optimizer and checks that it holds all of them, bit for bit.
     ///
     /// # Errors
-    /// [`Error::File`] for `file`, naming the first that it has not.
+    /// [`Error::File`] for `file`, naming the first state that differs.
     pub(super) fn restore(
         self,
         optimizer: ModuleOptimizer,
@@ -191,7 +206,7 @@ impl States {
         }
     }
 
-    /// What everything is, without its elements.
+    /// The type, shape and checksum of every state.
     fn digests(&self) -> BTreeMap<String, String> {
         let tensors = self.tensors.iter().map(|t| {
             let sum = crc32fast::hash(&t.bytes);
@@ -205,7 +220,7 @@ impl States {
         tensors.chain(scalars).collect()
     }
 
-    /// Puts the states into an optimizer whose parameters have these ids.
+    /// Loads the states into an optimizer whose parameters have these ids.
     fn into_optimizer(
         self,
         optimizer: ModuleOptimizer,
@@ -246,7 +261,7 @@ impl States {
     }
 }
 
-impl Kept {
+impl StateEntry {
     fn number(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -254,13 +269,15 @@ impl Kept {
             shape: None,
         }
     }
+}
 
-    fn summary(&self) -> String {
+impl fmt::Display for StateEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = &self.name;
         match (&self.dtype, &self.shape) {
-            (None, _) => format!("the number {name}"),
-            (Some(dtype), None) => format!("{name}: {dtype} of its parameter's shape"),
-            (Some(dtype), Some(shape)) => format!("{name}: {dtype} of shape {shape:?}"),
+            (None, _) => write!(f, "the number {name}"),
+            (Some(dtype), None) => write!(f, "{name}: {dtype} of its parameter's shape"),
+            (Some(dtype), Some(shape)) => write!(f, "{name}: {dtype} of shape {shape:?}"),
         }
     }
 }
@@ -270,7 +287,7 @@ pub(super) fn path_of(name: &str) -> &str {
     name.split_once('/').map_or(name, |(path, _)| path)
 }
 
-/// A number as text that gives exactly it back.
+/// A number as text from which [`scalar`] reads exactly the same number.
 fn scalar_text(scalar: &Scalar) -> String {
     match scalar {
         Scalar::Int(x) => format!("int {x}"),

@@ -1,12 +1,13 @@
 //! Writing a save.
 
 use super::claim;
-use super::contents::Contents;
-use super::folder::{begin, rank_file, replaceable, replaced, save_folder, sync_folder};
-use super::manifest::{Claims, Listed, Manifest, measure};
-use super::optimizer::States;
+use super::digest::FileDigest;
+use super::folder::{self, sync_folder};
+use super::manifest::{Manifest, ManifestFields};
+use super::model_state::ModelState;
+use super::rank_file::RankFile;
 use super::state::UserState;
-use super::trial::Behaviours;
+use super::trial;
 use crate::error::{Error, Result};
 use crate::finite;
 use crate::world::World;
@@ -48,42 +49,40 @@ impl World {
     ) -> Result<()> {
         let folder = folder.as_ref();
         self.check_replicas(model)?;
-        let mut ready = None;
-        let mut contents = None;
+        let mut model_state = None;
         self.together(WHAT, || {
-            contents = Some(Contents::of(model)?);
+            model_state = Some(ModelState::of(model)?);
             Ok([0; 2])
         })?;
-        let contents = contents.ok_or_else(crate::shard::not_sharded)?;
+        let model_state = model_state.ok_or_else(crate::shard::not_sharded)?;
+        let mut rank_file = None;
         self.together(WHAT, || {
-            let states = States::of(optimizer, &contents.paths)?;
-            states.can_come_back()?;
-            ready = Some((states, contents.elements()?));
+            rank_file = Some(RankFile::of(&model_state, optimizer)?);
             Ok([0; 2])
         })?;
-        let Some((states, elements)) = ready else {
+        // An error of this rank was returned above.
+        let Some(rank_file) = rank_file else {
             return Err(Error::file(folder, "states to save", "none"));
         };
-        let first = contents.not_finite(&elements, &states);
-        finite::agree(self.comm(), first, WHAT, |number| contents.name(number))?;
+        let first = rank_file.not_finite();
+        finite::agree(self.comm(), first, WHAT, |number| rank_file.name(number))?;
 
-        let (mut before, mut given) = (None, None);
+        let (mut before, mut user_state) = (None, None);
         let number = self.together(WHAT, || {
             if !self.is_chief() {
                 return Ok([0; 2]);
             }
-            given = Some(UserState::of(state, folder)?);
-            claim::take(self, folder)?;
-            let current = claim::own(self, folder)?;
-            let number = begin(folder, current.as_ref())?;
-            before = current.map(|manifest| manifest.number);
+            user_state = Some(UserState::of(state, folder)?);
+            claim::lock(self, folder)?;
+            before = claim::own_save(self, folder)?.map(|manifest| manifest.number);
+            let number = folder::create_save(folder, before)?;
             Ok([number, 0])
         })?[0][0];
-        let save = save_folder(folder, number);
-        let path = rank_file(&save, self.rank(), self.size());
+        let save = folder::save_folder(folder, number);
+        let path = folder::rank_path(&save, self.rank(), self.size());
         let written = self.together(WHAT, || {
-            contents.write(&elements, &states, &path)?;
-            let Listed { bytes, crc32 } = measure(&path)?;
+            rank_file.write(&path)?;
+            let FileDigest { bytes, crc32 } = FileDigest::of(&path)?;
             Ok([bytes, u64::from(crc32)])
         });
         let files = written.inspect_err(|_| {
@@ -93,29 +92,29 @@ impl World {
             }
         })?;
         self.together(WHAT, || {
-            let Some(state) = given else {
+            let Some(state) = user_state else {
                 return Ok([0; 2]); // Not rank 0.
             };
             sync_folder(&save)?;
             sync_folder(folder)?;
-            let files = files.iter().map(|[bytes, crc32]| Listed {
+            let files = files.iter().map(|[bytes, crc32]| FileDigest {
                 bytes: *bytes,
                 crc32: *crc32 as u32,
             });
-            let manifest = Manifest::new(Claims {
+            let manifest = Manifest::new(ManifestFields {
                 number,
-                strategy: contents.strategies.clone(),
-                parameters: contents.parameters.clone(),
+                strategy: model_state.strategies.clone(),
+                parameters: model_state.parameters.clone(),
                 files: files.collect(),
-                optimizer: Behaviours::of(optimizer, model, &contents.paths)?,
+                optimizer: trial::observe(optimizer, model, &model_state.paths)?,
                 state,
             });
             if let Some(before) = before {
-                replaceable(folder, before)?;
+                folder::mark_removable(folder, before)?;
             }
-            let stamp = manifest.commit(folder)?;
-            claim::knows(self, folder, stamp)?;
-            replaced(folder, number, before);
+            let fingerprint = manifest.commit(folder)?;
+            claim::set_own_save(self, folder, fingerprint)?;
+            folder::remove_replaced(folder, number, before);
             Ok([0; 2])
         })?;
         Ok(())

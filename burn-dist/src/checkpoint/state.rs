@@ -1,7 +1,7 @@
 //! The user's own part of a save.
 //!
-//! JSON is there to be read by people: it has no infinities, and its numbers may come back a little off.
-//! What is loaded is the same state as CBOR.
+//! It is written twice: as JSON for people to read, which has no infinities and may round numbers, and as
+//! CBOR, which is what a load reads.
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
 
-/// What the user gave.
+/// The state that the user gave to `World::save`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct UserState {
-    /// As far as JSON can say it.
+    /// As JSON, for people.
     state: Value,
-    /// The bytes of its CBOR, in hexadecimal.
+    /// As CBOR, in hexadecimal.
     exact_state: String,
 }
 
