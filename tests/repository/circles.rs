@@ -16,13 +16,6 @@ pub(crate) const CIRCLES: &[Circle] = &[
     },
     Circle {
         files: &[
-            "burn-dist/src/comm/mpi/exchange.rs",
-            "burn-dist/src/comm/mpi/mod.rs",
-        ],
-        why: "to be opened: `Mpi` stands in the parent module, and an exchange is one of its calls",
-    },
-    Circle {
-        files: &[
             "models/src/bert/block.rs",
             "models/src/bert/classifier.rs",
             "models/src/bert/config.rs",

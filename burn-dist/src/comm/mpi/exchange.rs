@@ -2,9 +2,9 @@
 //!
 //! Every wait also checks for failures and for the deadline.
 
-use super::endpoint::Endpoint;
+use super::group::Mpi;
 use super::messages::{Backoff, MAX_MESSAGE, Message, Progress};
-use super::{Mpi, wire};
+use super::wire;
 use crate::comm::{Call, Reduce, agree, reduce::reduce};
 use crate::error::{Error, Result};
 use std::ops::Range;
@@ -21,14 +21,6 @@ const ROUNDS_AHEAD: usize = 1;
 pub(super) type Received = Vec<Option<Message>>;
 
 impl Mpi {
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.group.endpoint
-    }
-
-    pub(super) fn size(&self) -> usize {
-        self.members.len()
-    }
-
     /// The other ranks, starting with the one after this rank.
     fn others(&self) -> impl Iterator<Item = usize> {
         (1..self.size()).map(|step| (self.rank + step) % self.size())
@@ -39,10 +31,6 @@ impl Mpi {
             .endpoint()
             .send(self.members[peer], self.group.id, parts);
         sent.map_err(|error| self.fail(error))
-    }
-
-    pub(super) fn fail(&self, error: Error) -> Error {
-        self.endpoint().fail(self.world, error)
     }
 
     /// Waits for one message of each of `peers`.

@@ -28,6 +28,7 @@
 
 mod endpoint;
 mod exchange;
+mod group;
 mod messages;
 mod wire;
 
@@ -35,8 +36,11 @@ use super::{Call, Engine, Reduce, Span, SpanMut, reduce::split_at};
 use crate::error::{Error, Result};
 use endpoint::Endpoint;
 use exchange::{block_of, copy_small_to, copy_to, inline_data, round_data};
+use group::MpiGroup;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use group::Mpi;
 
 /// Data of up to so many bytes is sent in one message with the digest, which stays below MPI's limit for
 /// eager sends.
@@ -81,43 +85,6 @@ pub fn close(timeout: Duration) -> Result<()> {
             "to have started",
             "not started",
         )),
-    }
-}
-
-/// One process's engine; a clone is the same rank.
-#[derive(Debug, Clone)]
-pub struct Mpi {
-    rank: usize,
-    members: Arc<[usize]>,
-    group: Arc<MpiGroup>,
-    /// The world that this group was split from: a failure breaks all of its groups.
-    world: u64,
-    deadline: Duration,
-}
-
-/// The messages of one group.
-#[derive(Debug)]
-struct MpiGroup {
-    endpoint: Arc<Endpoint>,
-    id: u64,
-}
-
-impl Drop for MpiGroup {
-    fn drop(&mut self) {
-        // A failed collective leaves unread messages.
-        let _ = self.endpoint.progress(|view| view.forget(self.id));
-    }
-}
-
-impl Mpi {
-    /// How many ranks, this one included, may compute on the cores of this one.
-    pub fn sharing(&self) -> usize {
-        self.endpoint().sharing
-    }
-
-    /// This rank's number among those of its host.
-    pub fn local_rank(&self) -> usize {
-        self.endpoint().local_rank
     }
 }
 
