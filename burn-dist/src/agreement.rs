@@ -77,6 +77,15 @@ impl Difference {
         either.map_or("", |(name, _)| name)
     }
 
+    /// What the usual rank and the odd one have, in words: the name and the value with `joint` between
+    /// them, or `nothing` for a rank that has no such line.
+    pub(crate) fn describe(&self, joint: &str, nothing: &str) -> [String; 2] {
+        [&self.usually, &self.oddly].map(|line| match line {
+            Some((name, value)) => format!("{name}{joint}{value}"),
+            None => nothing.into(),
+        })
+    }
+
     fn disagreement(self, what: &str) -> Error {
         let same = |(a, b): (&(String, String), &(String, String))| a.0 == b.0;
         let is_same = self

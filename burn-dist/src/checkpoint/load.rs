@@ -9,8 +9,9 @@ use super::model_state::ModelState;
 use super::rank_file::{self, Shards};
 use super::trial;
 use crate::error::{Error, Result};
+use crate::shard::{MapTensors, map_tensors};
 use crate::world::World;
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::optim::ModuleOptimizer;
 use burn::tensor::{Tensor, TensorData};
 use serde::de::DeserializeOwned;
@@ -96,10 +97,7 @@ impl World {
         let Some((shards, optimizer, state)) = loaded else {
             return Err(Error::file(folder, "a save", "none"));
         };
-        let model = model.map(&mut Fill {
-            shards,
-            path: Vec::new(),
-        });
+        let model = map_tensors(model, &mut FillFromSave { shards });
         Ok((model, optimizer, state))
     }
 }
@@ -120,22 +118,13 @@ fn check_same_save(folder: &Path, seen: &[[u64; 2]]) -> Result<()> {
 }
 
 /// Replaces what a model stores by saved shards and running state.
-struct Fill {
+struct FillFromSave {
     shards: Shards,
-    path: Vec<String>,
 }
 
-impl ModuleMapper for Fill {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some((dtype, bytes)) = self.shards.remove(&self.path.join(".")) else {
+impl MapTensors for FillFromSave {
+    fn float<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some((dtype, bytes)) = self.shards.remove(path) else {
             return param;
         };
         param.map(|old| {

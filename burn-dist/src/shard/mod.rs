@@ -49,5 +49,6 @@ pub use unit::{Activations, MapActivations, unit};
 pub(crate) use init::ValueSource;
 pub(crate) use memory::{Shard, SharedFlat};
 pub(crate) use model::{
-    ShardedParam, Sharding, StoredShards, StoredUnit, Visit, not_sharded, walk,
+    MapTensors, ShardedParam, Sharding, StoredShards, StoredUnit, Visit, VisitTensors, map_tensors,
+    not_sharded, visit_tensors, walk,
 };

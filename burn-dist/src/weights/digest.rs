@@ -56,24 +56,14 @@ impl Weights {
     }
 
     fn other(&self, world: &World, difference: &Difference) -> Error {
-        let Difference {
-            usual,
-            odd,
-            usually,
-            oddly,
-        } = difference;
-        let say = |part: &Option<(String, String)>| match part {
-            Some((name, how)) => format!("{name} as {how}"),
-            None => "no more tensors".into(),
-        };
+        let Difference { usual, odd, .. } = difference;
+        let [usually, oddly] = difference.describe(" as ", "no more tensors");
         let expected = format!(
             "the same weights on all {} ranks, on rank {odd} as on rank {usual}",
             world.size()
         );
         let found = format!(
-            "{} on rank {odd} and {} on rank {usual}; copy the same files to every host",
-            say(oddly),
-            say(usually)
+            "{oddly} on rank {odd} and {usually} on rank {usual}; copy the same files to every host"
         );
         Error::file(self.path(), expected, found)
     }

@@ -6,9 +6,9 @@ use super::writer::{Entry, Writer};
 use crate::error::{Error, Result};
 use crate::finite::{self, Looked, is_finite, not_finite};
 use crate::layout::UnitLayout;
-use crate::shard::{SharedFlat, StoredShards, StoredUnit};
+use crate::shard::{SharedFlat, StoredShards, StoredUnit, VisitTensors, visit_tensors};
 use crate::world::World;
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, FloatDType, Tensor};
 use std::path::Path;
 
@@ -86,21 +86,20 @@ impl Export {
                 "call world.export on every rank",
             ));
         }
-        let mut put = Put {
+        let mut write = WritePlain {
             entries: Vec::new(),
             export: self,
-            path: Vec::new(),
             writer: None,
             result: Ok(()),
         };
-        model.visit(&mut put);
-        put.result?;
-        let entries = std::mem::take(&mut put.entries);
-        put.writer = Some(Writer::new(folder.as_ref(), entries, self.max_file_bytes)?);
-        put.result = Ok(());
-        model.visit(&mut put);
-        put.result?;
-        put.writer.map_or(Ok(()), Writer::finish)
+        visit_tensors(model, &mut write);
+        write.result?;
+        let entries = std::mem::take(&mut write.entries);
+        write.writer = Some(Writer::new(folder.as_ref(), entries, self.max_file_bytes)?);
+        write.result = Ok(());
+        visit_tensors(model, &mut write);
+        write.result?;
+        write.writer.map_or(Ok(()), Writer::finish)
     }
 
     /// How a parameter is going to be written.
@@ -216,39 +215,29 @@ fn put(writer: &mut Writer, layout: &UnitLayout, flat: &SharedFlat) -> Result<()
 }
 
 /// Visits a plain model twice: to describe what it has, and to write it.
-struct Put<'a> {
+struct WritePlain<'a> {
     entries: Vec<Entry>,
     export: &'a Export,
-    path: Vec<String>,
     writer: Option<Writer>,
     result: Result<()>,
 }
 
-impl ModuleVisitor for Put<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+impl VisitTensors for WritePlain<'_> {
+    fn float<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
         if self.result.is_err() {
             return;
         }
         let value = param.val();
         match &mut self.writer {
             None => {
-                let path = self.path.join(".");
                 if value.is_require_grad() {
                     let data = value.clone().into_data();
                     if !is_finite(data.as_bytes(), data.dtype()) {
-                        self.result = Err(not_finite(&path, None));
+                        self.result = Err(not_finite(path, None));
                         return;
                     }
                 }
-                let entry = self.export.entry(&path, &value.dims(), value.dtype());
+                let entry = self.export.entry(path, &value.dims(), value.dtype());
                 self.result = entry.map(|entry| self.entries.push(entry));
             }
             Some(writer) => {

@@ -6,10 +6,10 @@ use super::matching::Matching;
 use super::report::Report;
 use crate::comm::odd_one_out;
 use crate::error::{Error, Result};
-use crate::shard::ValueSource;
+use crate::shard::{MapTensors, ValueSource, map_tensors};
 use crate::strategy::Strategy;
 use crate::world::World;
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor, TensorData};
 
 impl Strategy {
@@ -94,31 +94,22 @@ impl Weights {
     /// if no tensor fits; [`Error::File`] for one that is no float.
     pub fn apply<M: Module>(&self, model: M) -> Result<(M, Report)> {
         let matching = Matching::new(self, &model)?;
-        let model = model.map(&mut Fill {
+        let mut fill = FillFromFiles {
             matching: &matching,
-            path: Vec::new(),
-        });
+        };
+        let model = map_tensors(model, &mut fill);
         Ok((model, matching.into_report()))
     }
 }
 
-struct Fill<'a> {
+/// Replaces the parameters that the files have.
+struct FillFromFiles<'a> {
     matching: &'a Matching<'a>,
-    path: Vec<String>,
 }
 
-impl ModuleMapper for Fill<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let path = self.path.join(".");
-        if !self.matching.has(&path) {
+impl MapTensors for FillFromFiles<'_> {
+    fn float<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !self.matching.has(path) {
             return param;
         }
         let (id, device, shape) = (param.id, param.lazy_device(), param.lazy_shape());
@@ -131,7 +122,7 @@ impl ModuleMapper for Fill<'_> {
         let read = file_float(dtype).map_or(DType::F32, |_| dtype);
         let len = shape.num_elements();
         let mut bytes = vec![0; len * read.size()];
-        self.matching.read(&path, 0..len, read, &mut bytes);
+        self.matching.read(path, 0..len, read, &mut bytes);
         let data = TensorData::from_bytes_vec(bytes, shape, read);
         param.transform_for_load(Tensor::from_data(data, (&device, dtype)), id)
     }

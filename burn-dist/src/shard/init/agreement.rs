@@ -72,17 +72,8 @@ fn describe(seed: u64, strategy: &Strategy, model: &Surveyed) -> String {
 
 /// What to say of the first line in which models differ.
 fn another_model(difference: &Difference) -> Error {
-    let Difference {
-        usual,
-        odd,
-        usually,
-        oddly,
-    } = difference;
-    let say = |part: &Option<(String, String)>| match part {
-        Some((name, how)) => format!("{name} {how}"),
-        None => "no more parameters".into(),
-    };
-    let (usually, oddly) = (say(usually), say(oddly));
+    let Difference { usual, odd, .. } = difference;
+    let [usually, oddly] = difference.describe(" ", "no more parameters");
     Error::model(
         difference.name(),
         format!(

@@ -6,9 +6,9 @@ use crate::comm::{Label, SpanMut};
 use crate::error::{Error, Result};
 use crate::noise::Noise;
 use crate::shard::memory::Shard;
-use crate::shard::model::ShardedParam;
+use crate::shard::model::{MapTensors, ShardedParam, VisitTensors, map_tensors, visit_tensors};
 use crate::world::World;
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Bool, Bytes, DType, FloatDType, Int, Tensor, TensorData};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,20 +95,17 @@ impl SyncedValues {
         Ok(Self(received))
     }
 
-    /// Puts rank 0's integers and booleans in the place of this rank's.
+    /// Replaces this rank's integers and booleans by rank 0's.
     pub(crate) fn fill<M: Module>(&self, model: M) -> M {
         if self.0.is_empty() {
             model
         } else {
-            model.map(&mut Fill {
-                received: self,
-                path: Vec::new(),
-            })
+            map_tensors(model, &mut FillIntegers { received: self })
         }
     }
 
-    fn data(&self, path: &[String]) -> Option<TensorData> {
-        let (wanted, bytes) = self.0.get(&path.join("."))?;
+    fn data(&self, path: &str) -> Option<TensorData> {
+        let (wanted, bytes) = self.0.get(path)?;
         let bytes = Bytes::from_bytes_vec(bytes.clone());
         Some(TensorData::from_bytes(
             bytes,
@@ -183,33 +180,23 @@ impl<'a> InitialValues<'a> {
 /// Each is drawn from a seed of its own, so that no other parameter's numbers depend on who had
 /// looked at what.
 pub(crate) fn draw<M: Module>(model: &M, paths: &BTreeSet<String>, world: &World, number: u64) {
-    model.visit(&mut Draw {
+    let mut draw = Draw {
         paths,
         world,
         number,
-        path: Vec::new(),
-    });
+    };
+    visit_tensors(model, &mut draw);
 }
 
 struct Draw<'a> {
     paths: &'a BTreeSet<String>,
     world: &'a World,
     number: u64,
-    path: Vec<String>,
 }
 
-impl ModuleVisitor for Draw<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.path.join(".");
-        if self.paths.contains(&path) && !param.is_initialized() {
+impl VisitTensors for Draw<'_> {
+    fn float<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
+        if self.paths.contains(path) && !param.is_initialized() {
             let mut site = DefaultHasher::new();
             path.hash(&mut site);
             let noise = Noise::new(self.world.seed(), self.number, 0);
@@ -223,7 +210,6 @@ impl ModuleVisitor for Draw<'_> {
 /// The tensors of rank 0 that are wanted, in the type in which they are stored.
 struct Sources {
     wanted: BTreeMap<String, DType>,
-    path: Vec<String>,
     /// Whether parameters are stored in the type they have.
     is_full: bool,
     found: BTreeMap<String, Full>,
@@ -251,80 +237,66 @@ impl Sources {
         let wanted = wanted.iter().map(|w| (w.path.clone(), w.dtype));
         let mut sources = Self {
             wanted: wanted.collect(),
-            path: Vec::new(),
             is_full,
             found: BTreeMap::new(),
             result: Ok(()),
         };
-        model.visit(&mut sources);
+        visit_tensors(model, &mut sources);
         std::mem::replace(&mut sources.result, Ok(())).map(|()| sources)
     }
 
-    fn enter(&mut self, path: String, full: impl FnOnce(&str, DType) -> Result<Full>) {
-        if let Some(dtype) = self.wanted.get(&path).copied() {
-            match full(&path, dtype) {
-                Ok(full) => drop(self.found.insert(path, full)),
+    /// Adds a tensor if it is wanted; `read` returns its elements in the type in which it is stored.
+    fn add(&mut self, path: &str, read: impl FnOnce(DType) -> Result<Full>) {
+        if let Some(dtype) = self.wanted.get(path).copied() {
+            match read(dtype) {
+                Ok(full) => drop(self.found.insert(path.into(), full)),
                 Err(error) => self.result = Err(error),
             }
         }
     }
 }
 
-impl ModuleVisitor for Sources {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+impl VisitTensors for Sources {
+    fn float<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
         let is_full = self.is_full;
-        self.enter(self.path.join("."), |path, dtype| {
+        self.add(path, |dtype| {
             let stored = as_stored(path, param.base(), is_full, dtype)?;
             Ok(Full::Float(Box::new(Shard::of(stored)?)))
         });
     }
 
-    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        let full = |_: &str, _| Ok(Full::Other(param.base().into_data()));
-        self.enter(self.path.join("."), full);
+    fn int<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D, Int>>) {
+        self.add(path, |_| Ok(Full::Other(param.base().into_data())));
     }
 
-    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        let full = |_: &str, _| Ok(Full::Other(param.base().into_data()));
-        self.enter(self.path.join("."), full);
+    fn bool<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D, Bool>>) {
+        self.add(path, |_| Ok(Full::Other(param.base().into_data())));
     }
 }
 
-/// Puts what was received in the place of a model's integers and booleans.
-struct Fill<'a> {
+/// Replaces a model's integers and booleans by those that were received.
+struct FillIntegers<'a> {
     received: &'a SyncedValues,
-    path: Vec<String>,
 }
 
-impl ModuleMapper for Fill<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
-        match self.received.data(&self.path) {
+impl MapTensors for FillIntegers<'_> {
+    fn int<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D, Int>>,
+    ) -> Param<Tensor<D, Int>> {
+        match self.received.data(path) {
             Some(data) => param.map(|old| Tensor::from_data(data, (&old.device(), old.dtype()))),
             None => param,
         }
     }
 
-    fn map_bool<const D: usize>(
+    fn bool<const D: usize>(
         &mut self,
+        path: &str,
         param: Param<Tensor<D, Bool>>,
     ) -> Param<Tensor<D, Bool>> {
-        match self.received.data(&self.path) {
+        match self.received.data(path) {
             Some(data) => param.map(|old| Tensor::from_data(data, &old.device())),
             None => param,
         }

@@ -7,6 +7,7 @@
 
 pub(crate) mod full;
 mod gather;
+mod paths;
 mod reduce;
 mod replicas;
 mod session;
@@ -15,6 +16,7 @@ mod sharding;
 mod stored;
 mod unsharded;
 
+pub(crate) use paths::{MapTensors, VisitTensors, map_tensors, visit_tensors};
 pub(crate) use session::{FullGradients, GradientSums, PostBackward, UnitGradients};
 pub(crate) use sharded::{Sharded, ShardedParam, Visit, is_trainable, walk};
 pub(crate) use sharding::Sharding;

@@ -3,9 +3,9 @@
 use crate::comm::Label;
 use crate::error::Result;
 use crate::shard::memory::{Flat, Primitive};
-use crate::shard::model::StoredShards;
+use crate::shard::model::{MapTensors, StoredShards, map_tensors};
 use crate::world::World;
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use std::collections::BTreeSet;
 
@@ -20,10 +20,9 @@ pub(crate) fn average_running_state<M: Module>(world: &World, model: &M) -> Resu
     let mut state = Average {
         world,
         paths,
-        path: Vec::new(),
         result: Ok(()),
     };
-    let _ = model.clone().map(&mut state);
+    let _ = map_tensors(model.clone(), &mut state);
     state.result
 }
 
@@ -41,18 +40,17 @@ fn paths<M: Module>(model: &M) -> Result<BTreeSet<String>> {
 struct Average<'a> {
     world: &'a World,
     paths: BTreeSet<String>,
-    path: Vec<String>,
     result: Result<()>,
 }
 
 impl Average<'_> {
-    fn mean<const D: usize>(&self, tensor: Tensor<D>) -> Result<Tensor<D>> {
+    fn mean<const D: usize>(&self, path: &str, tensor: Tensor<D>) -> Result<Tensor<D>> {
         let (device, dims) = (tensor.device(), tensor.dims());
         let stored = Primitive::of(tensor)?;
         let residence = stored.residence();
         let mut flat = Flat::zeros(dims.iter().product(), stored.dtype(), &residence);
         flat.put(0, &stored);
-        let label = Label::new(self.path.join("."));
+        let label = Label::new(path);
         let mut sum = flat.all_reduce(self.world.comm(), &label)?.wait()?;
         sum.scale(1.0 / self.world.size() as f64);
         let mean = sum.share().view(0, &dims).into_tensor();
@@ -64,20 +62,12 @@ impl Average<'_> {
     }
 }
 
-impl ModuleMapper for Average<'_> {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.to_string());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.result.is_err() || !self.paths.contains(&self.path.join(".")) {
+impl MapTensors for Average<'_> {
+    fn float<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.result.is_err() || !self.paths.contains(path) {
             return param;
         }
-        match self.mean(param.base()) {
+        match self.mean(path, param.base()) {
             Ok(mean) => param.map(|_| mean),
             Err(error) => {
                 self.result = Err(error);
