@@ -7,19 +7,19 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What every fallible function of this library returns.
+/// The result of every fallible function of this library.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What a collective was about: [`Label`](crate::comm::Label) as an error carries it.
+/// The label of a collective, [`Label`](crate::comm::Label), as an error carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallLabel {
     /// The unit.
     pub unit: String,
-    /// More that must be equal on all ranks.
+    /// Further text that must be equal on all ranks.
     pub detail: String,
 }
 
-/// Why a rank could not go on.
+/// An error of a rank.
 ///
 /// It can be sent to other ranks, hence the serialization; its form is not stable.
 #[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize, Deserialize)]
@@ -30,9 +30,9 @@ pub enum Error {
     Config {
         /// The option or argument.
         what: String,
-        /// What would have been accepted.
+        /// The values that are accepted.
         expected: String,
-        /// What was given.
+        /// The value that was given.
         found: String,
     },
 
@@ -41,9 +41,9 @@ pub enum Error {
     File {
         /// The file or folder.
         path: String,
-        /// What should have been there.
+        /// The content that the caller needs.
         expected: String,
-        /// What was there.
+        /// The content that was there.
         found: String,
     },
 
@@ -52,18 +52,18 @@ pub enum Error {
     Model {
         /// Paths of the parameters or modules concerned.
         path: String,
-        /// What is wrong with them.
+        /// The fault that they have.
         problem: String,
-        /// What to do instead.
+        /// A way to avoid it.
         remedy: String,
     },
 
     /// An optimizer would compute something else on shards than on whole tensors.
     #[error("this optimizer is wrong on shards: {problem}; {remedy}")]
     Optimizer {
-        /// What was seen.
+        /// The observed fault.
         problem: String,
-        /// What to use instead.
+        /// An optimizer or option to use instead.
         remedy: String,
     },
 
@@ -83,11 +83,11 @@ pub enum Error {
         rank: usize,
         /// Forward or backward.
         phase: String,
-        /// Which tensor.
+        /// The tensor that was compared.
         what: String,
         /// Its largest deviation.
         found: f64,
-        /// What was asked for.
+        /// The largest deviation that is allowed.
         allowed: f64,
     },
 
@@ -99,13 +99,13 @@ pub enum Error {
     Mismatch {
         /// A rank that agrees with the majority.
         rank: usize,
-        /// What that rank does.
+        /// The call of that rank.
         ours: String,
         /// The first rank that deviates.
         peer: usize,
-        /// What the deviating rank does.
+        /// The call of the deviating rank.
         theirs: String,
-        /// What the calls of both were about, where they are collectives: of `rank`, then of `peer`.
+        /// The labels of both calls, where they are collectives: of `rank`, then of `peer`.
         labels: Option<Box<[CallLabel; 2]>>,
     },
 
@@ -116,17 +116,17 @@ pub enum Error {
         if .field.is_empty() { String::new() } else { format!("{field} is ") }
     )]
     Disagreement {
-        /// What was compared.
+        /// The name of the compared value.
         what: String,
-        /// The first part of it that differs.
+        /// The first field of it that differs.
         field: String,
-        /// A rank that has what most have.
+        /// A rank that has the value of the majority.
         rank: usize,
-        /// What that rank has.
+        /// The value on that rank.
         ours: String,
-        /// The first rank that has something else.
+        /// The first rank with another value.
         peer: usize,
-        /// What it has.
+        /// The value on `peer`.
         theirs: String,
     },
 
@@ -141,7 +141,7 @@ pub enum Error {
         parameter: String,
         /// Ranks that agree with one another.
         ranks: Vec<usize>,
-        /// Ranks that store something else.
+        /// Ranks whose bits differ from those.
         others: Vec<usize>,
     },
 
@@ -160,7 +160,7 @@ pub enum Error {
         without: usize,
     },
 
-    /// Some ranks never came to a collective.
+    /// Some ranks did not call a collective before its deadline.
     #[error(
         "rank {rank} waited {waited:?} in {call} for rank(s) {missing:?}: call it on every rank, \
          or raise the deadline if they are only slow"
@@ -170,13 +170,13 @@ pub enum Error {
         rank: usize,
         /// The collective it waited in.
         call: String,
-        /// How long it waited.
+        /// The time that it waited.
         waited: Duration,
-        /// Who had not arrived.
+        /// The ranks that had not called it.
         missing: Vec<usize>,
     },
 
-    /// A rank returned while others still needed it.
+    /// A rank returned while others needed it in a collective.
     #[error(
         "rank {peer} has returned, but rank {rank} needs it in {call}: every rank must run the \
          same number of steps"
@@ -199,7 +199,7 @@ pub enum Error {
         cause: String,
     },
 
-    /// A rank's process ended without a word, or has stopped answering.
+    /// A rank's process ended without reporting an error, or stopped sending heartbeats.
     #[error(
         "rank {peer} is lost: {why}{}{waiting}: look at the output of rank {peer} and at its host",
         if .waiting.is_empty() { "" } else { "; " }
@@ -207,13 +207,13 @@ pub enum Error {
     PeerLost {
         /// The rank that is gone.
         peer: usize,
-        /// What was seen of its end, and what it was last seen doing.
+        /// How its end was noticed, and its last known activity.
         why: String,
-        /// What the rank that reports this was doing; empty if nothing with others.
+        /// The collective in which the reporting rank waited; empty if it was in none.
         waiting: String,
     },
 
-    /// What a peer sent is not what it meant to send.
+    /// Data of a peer arrived damaged.
     #[error(
         "rank {rank} received damaged data from rank {peer} in {call}: {problem}: the network or \
          the memory of one of their hosts is faulty"
@@ -225,20 +225,20 @@ pub enum Error {
         peer: usize,
         /// The collective it belonged to.
         call: String,
-        /// What was wrong with it.
+        /// The damage.
         problem: String,
     },
 
-    /// The place where ranks meet could not be reached, or turned this one away.
+    /// The rendezvous could not be reached, or refused this rank.
     #[error("rank {rank} could not join its world at {address}: {problem}; {remedy}")]
     Join {
         /// The rank.
         rank: usize,
-        /// Where rank 0 should be listening.
+        /// The address on which rank 0 should be listening.
         address: String,
-        /// What happened.
+        /// The failure.
         problem: String,
-        /// What to look at.
+        /// A check to make.
         remedy: String,
     },
 
@@ -251,9 +251,9 @@ pub enum Error {
         host: String,
         /// Its exit code or signal, in words.
         status: String,
-        /// The same as a shell gives it: the exit code, or 128 and the signal's number.
+        /// The status as a shell reports it: the exit code, or 128 plus the signal's number.
         code: u8,
-        /// What it said itself, if anything.
+        /// The error that it reported; empty if it reported none.
         message: String,
     },
 
@@ -276,24 +276,24 @@ pub enum Error {
         norm: f64,
         /// The first parameter that is not finite, its unit, and the rank that stores it.
         place: String,
-        /// Whether the losses were finite, and if not, on which rank.
+        /// A statement whether the losses were finite, and the first rank on which one was not.
         loss: String,
     },
 
-    /// Gradients in half precision are not finite, whatever the loss is multiplied by.
+    /// Gradients in half precision are not finite at any loss scale.
     #[error(
         "gradients were not finite in {skips} step(s) in a row, down to a loss scale of {scale}: \
          {place}; {loss}; a smaller scale will not help: look for the first step that was skipped \
          and what it computed, or train in bf16"
     )]
     LossScale {
-        /// The scale of the last of them.
+        /// The loss scale of the last skipped step.
         scale: f64,
-        /// How many.
+        /// The number of skipped steps in a row.
         skips: u32,
         /// The first parameter that is not finite, its unit, and the rank that stores it.
         place: String,
-        /// Whether the losses were finite, and if not, on which rank.
+        /// A statement whether the losses were finite, and the first rank on which one was not.
         loss: String,
     },
 
@@ -368,14 +368,14 @@ impl Error {
     }
 }
 
-/// Characters of one part of a message.
-const LONGEST: usize = 2000;
+/// Characters of one part of a message; the rest is cut.
+const MAX_PART_CHARS: usize = 2000;
 
-/// A part of a message that comes from a file, a peer or a caller: cut where it is too long to be read.
+/// Cuts a part of a message that comes from a file, a peer or a caller.
 ///
 /// A field of a damaged file may have megabytes, and every rank would print them.
 pub(crate) fn bounded(text: String) -> String {
-    match text.char_indices().nth(LONGEST) {
+    match text.char_indices().nth(MAX_PART_CHARS) {
         None => text,
         Some((end, _)) => format!("{}... ({} bytes in all)", &text[..end], text.len()),
     }
@@ -396,7 +396,7 @@ mod tests {
             Error::user(&huge),
         ] {
             let text = error.to_string();
-            assert!(text.len() < 3 * LONGEST, "{}", text.len());
+            assert!(text.len() < 3 * MAX_PART_CHARS, "{}", text.len());
             assert!(text.contains("(62914560 bytes in all)"), "{text}");
         }
     }

@@ -1,4 +1,4 @@
-//! A file that one process at a time holds, and that the system takes back when that process ends.
+//! A lock file that one process at a time holds, and that the system releases when that process ends.
 
 use crate::host;
 use rustix::fs::{FlockOperation, flock};
@@ -8,41 +8,41 @@ use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How often a lock that somebody else holds is asked for.
-const PAUSE: Duration = Duration::from_millis(20);
+/// The time between two attempts to take a lock that another process holds.
+const RETRY_EVERY: Duration = Duration::from_millis(20);
 
-/// Longer than what [`Lock::take`] writes.
-const LONGEST: u64 = 300;
+/// Bytes of the file that are read: more than [`Lock::take`] writes.
+const MAX_HOLDER_BYTES: u64 = 300;
 
 /// A lock, held until this is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
-    /// Whether the file system has locks at all.
+    /// False on a file system without locks, where this excludes nobody.
     pub(crate) is_real: bool,
 }
 
-/// Why there is no lock.
+/// The reason why a lock was not taken.
 #[derive(Debug)]
-pub(crate) enum Denied {
+pub(crate) enum LockError {
     /// Another process holds it: its host and number, as far as it says so.
     Held(String),
     /// The file cannot be opened or written.
     Failed(io::Error),
 }
 
-impl From<io::Error> for Denied {
+impl From<io::Error> for LockError {
     fn from(error: io::Error) -> Self {
         Self::Failed(error)
     }
 }
 
 impl Lock {
-    /// Takes the lock that the file at `path` is, asking again for so long while another holds it.
+    /// Locks the file at `path`, and retries for at most `timeout` while another process holds it.
     ///
     /// The file stays; it names the last holder. Children that become other programs do not inherit the
     /// lock. Over NFS it holds between hosts where the server runs its lock service.
-    pub(crate) fn take(path: &Path, patience: Duration) -> Result<Self, Denied> {
+    pub(crate) fn take(path: &Path, timeout: Duration) -> Result<Self, LockError> {
         let mut options = File::options();
         let mut file = options
             .read(true)
@@ -50,16 +50,18 @@ impl Lock {
             .create(true)
             .truncate(false)
             .open(path)?;
-        let until = Instant::now() + patience;
+        let until = Instant::now() + timeout;
         let is_real = loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break true,
                 Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK) => break false,
                 Err(Errno::WOULDBLOCK | Errno::ACCESS) if Instant::now() >= until => {
-                    return Err(Denied::Held(holder(&mut file)));
+                    return Err(LockError::Held(holder(&mut file)));
                 }
-                Err(Errno::WOULDBLOCK | Errno::ACCESS | Errno::INTR) => std::thread::sleep(PAUSE),
-                Err(errno) => return Err(Denied::Failed(errno.into())),
+                Err(Errno::WOULDBLOCK | Errno::ACCESS | Errno::INTR) => {
+                    std::thread::sleep(RETRY_EVERY)
+                }
+                Err(errno) => return Err(LockError::Failed(errno.into())),
             }
         };
         file.rewind()?;
@@ -73,12 +75,12 @@ impl Lock {
     }
 }
 
-/// What the holder has written, on one line.
+/// The line that the holder has written.
 fn holder(file: &mut File) -> String {
     let mut bytes = Vec::new();
     let read = file
         .rewind()
-        .and_then(|()| file.take(LONGEST).read_to_end(&mut bytes));
+        .and_then(|()| file.take(MAX_HOLDER_BYTES).read_to_end(&mut bytes));
     let text = String::from_utf8_lossy(&bytes);
     match (read, text.lines().next().map(str::trim)) {
         (Ok(_), Some(line)) if !line.is_empty() => line.to_string(),
@@ -96,9 +98,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let first = Lock::take(&path, Duration::ZERO).unwrap();
-        let denied = Lock::take(&path, Duration::ZERO).unwrap_err();
+        let error = Lock::take(&path, Duration::ZERO).unwrap_err();
         let process = format!("process {}", std::process::id());
-        assert!(matches!(&denied, Denied::Held(who) if who.contains(&process)));
+        assert!(matches!(&error, LockError::Held(who) if who.contains(&process)));
         drop(first);
         Lock::take(&path, Duration::ZERO).unwrap();
     }

@@ -1,15 +1,15 @@
-//! How an optimizer steps parameters, as a save records it and a load compares it.
+//! The behaviour of an optimizer on test parameters, which a save records and a load compares.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// How far two trials of one optimizer may differ, relative to the largest element of a step: processors
-/// round differently.
+/// The difference between two trials of one optimizer that is allowed, relative to the largest element of a
+/// step: processors round differently.
 const ROUNDING: f32 = 1e-5;
 
-/// How an optimizer steps each trainable parameter of a model.
+/// The behaviour of an optimizer on each trainable parameter of a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct OptimizerBehaviour {
     /// The different behaviours: one a parameter group, or a few.
@@ -18,7 +18,7 @@ pub(super) struct OptimizerBehaviour {
     of: BTreeMap<String, usize>,
 }
 
-/// How an optimizer steps one parameter.
+/// The behaviour of an optimizer on one parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct ParameterBehaviour {
     /// The fields of its state.

@@ -7,7 +7,7 @@
 use super::manifest::{Fingerprint, Manifest};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
-use crate::lock::{Denied, Lock};
+use crate::lock::{Lock, LockError};
 use crate::world::World;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -77,11 +77,11 @@ pub(super) fn lock(world: &World, folder: &Path) -> Result<()> {
     }
     let path = claim.folder.join(NAME);
     let refused = |found: String| Error::file(folder, "a folder that no other run saves to", found);
-    let lock = Lock::take(&path, LOCK_TIMEOUT).map_err(|denied| match denied {
-        Denied::Held(who) => refused(format!(
+    let lock = Lock::take(&path, LOCK_TIMEOUT).map_err(|error| match error {
+        LockError::Held(who) => refused(format!(
             "one that is in use ({who}): end that run first, or choose another folder"
         )),
-        Denied::Failed(e) => Error::file(&path, "a file that can be locked", e),
+        LockError::Failed(e) => Error::file(&path, "a file that can be locked", e),
     })?;
     if !lock.is_real {
         log::warn!(

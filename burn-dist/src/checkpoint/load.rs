@@ -20,7 +20,7 @@ use std::path::Path;
 const WHAT: &str = "load";
 
 impl World {
-    /// Returns if a folder holds a save, as rank 0 sees it. Collective.
+    /// True if a folder holds a save, as rank 0 sees it. Collective.
     ///
     /// # Errors
     /// [`Error::File`] if the file system fails to say whether the manifest exists, and

@@ -40,7 +40,7 @@ pub(super) struct Manifest {
     pub(super) parameters: Vec<SavedParameter>,
     /// The digest of each rank's file, in rank order.
     pub(super) files: Vec<FileDigest>,
-    /// How the optimizer steps; `None` if it panicked when it was tried.
+    /// The optimizer's behaviour; `None` if it panicked in the trial.
     pub(super) optimizer: Option<OptimizerBehaviour>,
     #[serde(flatten)]
     pub(super) state: UserState,
@@ -163,7 +163,7 @@ impl Manifest {
         Self::find(folder)?.ok_or_else(none)
     }
 
-    /// Returns if a folder has a manifest.
+    /// True if a folder has a manifest.
     ///
     /// # Errors
     /// [`Error::File`] if the file system fails to say so: the folder may have a save then.

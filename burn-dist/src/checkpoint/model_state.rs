@@ -32,7 +32,7 @@ pub(super) struct StoredTensor {
     pub(super) shard: Shard,
     pub(super) dtype: DType,
     pub(super) shape: Vec<usize>,
-    /// Whether training changes it.
+    /// True for what training changes: trainable parameters and running state.
     pub(super) trains: bool,
 }
 

@@ -1,6 +1,7 @@
-//! The thread between a loader and a training loop: it makes batches while the devices compute, waits when
-//! it is far enough ahead, and ends with the loop. Apart from the loader, because all of its care is about
-//! ending well: no batch is waited for that nobody makes, and none is made that nobody waits for.
+//! The iterator over an epoch's batches, and the background thread that makes them.
+//!
+//! The thread works while the devices compute, blocks when it is far enough ahead, and ends with the iterator:
+//! the iterator returns an error if the thread has ended, and the thread stops if the iterator is dropped.
 
 use std::iter::FusedIterator;
 use std::sync::Arc;
@@ -16,48 +17,48 @@ use crate::{Error, Result};
 /// iterator stops the thread and waits for it, at most for the one sample it may be reading.
 #[derive(Debug)]
 pub struct Batches<B> {
-    /// Gone once nothing more can come.
+    /// `None` once the iterator is being dropped.
     receiver: Option<Receiver<Result<B>>>,
     left: usize,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// The thread's end of the line.
-pub(super) struct Outlet<B> {
+/// The sending end of the channel, for the background thread.
+pub(super) struct BatchSender<B> {
     sender: SyncSender<Result<B>>,
     stop: Arc<AtomicBool>,
 }
 
-impl<B> Outlet<B> {
-    /// Whether the consumer has gone, so that going on is of no use.
+impl<B> BatchSender<B> {
+    /// True if the iterator was dropped, so that further batches are of no use.
     pub(super) fn is_closed(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Waits until there is room for a batch; false if it has no taker any more.
+    /// Blocks until the channel has room for a batch; false if the iterator was dropped.
     pub(super) fn send(&self, batch: Result<B>) -> bool {
         self.sender.send(batch).is_ok()
     }
 }
 
 impl<B: Send + 'static> Batches<B> {
-    /// Starts `work`, which sends `count` batches, and lets it get `ahead` of the consumer.
+    /// Starts `work`, which sends `count` batches, at most `ahead` of them before they are taken.
     pub(super) fn start(
         count: usize,
         ahead: usize,
-        work: impl FnOnce(&Outlet<B>) + Send + 'static,
+        work: impl FnOnce(&BatchSender<B>) + Send + 'static,
     ) -> Result<Self> {
-        // One batch more is in the hands of the thread that waits to send it.
+        // The thread holds one batch more while it waits to send it.
         let (sender, receiver) = sync_channel(ahead.saturating_sub(1));
         let stop = Arc::new(AtomicBool::new(false));
-        let outlet = Outlet {
+        let batch_sender = BatchSender {
             sender,
             stop: stop.clone(),
         };
         let thread = thread::Builder::new()
             .name("burn-dist-data".into())
-            .spawn(move || work(&outlet))
+            .spawn(move || work(&batch_sender))
             .map_err(|cause| Error::Config {
                 what: "data loader".into(),
                 expected: "a background thread".into(),
@@ -100,10 +101,10 @@ impl<B> FusedIterator for Batches<B> {}
 impl<B> Drop for Batches<B> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // First the receiver: a thread that waits for room wakes up from it.
+        // The receiver goes first, which wakes a thread that waits for room.
         self.receiver = None;
         if let Some(thread) = self.thread.take() {
-            // Its panic, if any, has been told in `next`, or is of no interest to who stopped early.
+            // A panic of the thread was returned by `next`, unless the iterator was dropped before.
             let _ = thread.join();
         }
     }
@@ -116,8 +117,8 @@ mod tests {
 
     #[test]
     fn a_thread_that_dies_without_a_word_is_an_error() {
-        let mut batches = Batches::start(3, 2, |outlet| {
-            outlet.send(Ok('a'));
+        let mut batches = Batches::start(3, 2, |sender| {
+            sender.send(Ok('a'));
         })
         .unwrap();
         assert_eq!(batches.size_hint(), (1, Some(3)));
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn dropping_wakes_a_thread_that_waits_for_room() {
         // Without the wake-up this test would never end.
-        let batches = Batches::start(100, 1, |outlet| while outlet.send(Ok(())) {}).unwrap();
+        let batches = Batches::start(100, 1, |sender| while sender.send(Ok(())) {}).unwrap();
         drop(batches);
     }
 }

@@ -1,5 +1,4 @@
-//! Samples by index, and nothing more: order, batching and threads are the business of others, so that a
-//! dataset stays a dozen lines.
+//! The trait of datasets: samples by index. Order, batching and threads belong to the sampler and the loader.
 
 use std::sync::Arc;
 
@@ -49,7 +48,7 @@ pub trait Dataset: Send + Sync {
     /// training loop.
     fn get(&self, index: usize) -> Result<Self::Item>;
 
-    /// Whether there are no samples at all.
+    /// True if there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,18 +1,18 @@
-//! From samples to batches, ahead of time.
+//! The loader: batches of samples, made ahead on a background thread.
 //!
-//! Reading and decoding take time in which a device would idle; the loader does it on a thread of its own. It
-//! knows no device: what a batch is, host arrays or tensors, is up to the closure that builds it.
+//! Reading and decoding take time in which a device would idle. The loader knows no device: the closure that
+//! builds a batch decides if it holds host arrays or tensors.
 
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::batches::Outlet;
+use super::batches::BatchSender;
 use super::{Batches, Dataset, DistributedSampler, Step};
 use crate::{Error, Result};
 
-/// How many batches are made ahead unless told otherwise: one to be taken, one in the making.
+/// Batches that are made ahead by default: one that is ready, and one that is being made.
 const PREFETCH: usize = 2;
 
 /// Makes one rank's batches of each epoch on a background thread.
@@ -46,9 +46,9 @@ pub struct Loader<B> {
 }
 
 /// Makes the batch of a step, or nothing if it is no longer wanted.
-type Make<B> = dyn Fn(Step, &Outlet<B>) -> Option<Result<B>> + Send + Sync;
+type Make<B> = dyn Fn(Step, &BatchSender<B>) -> Option<Result<B>> + Send + Sync;
 
-/// What the closure that builds a batch is told about it.
+/// The description of a batch, for the closure that builds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchInfo {
     /// The epoch, counted from 0.
@@ -86,11 +86,11 @@ impl<B: Send + 'static> Loader<B> {
                 found: format!("one over {}", sampler.len()),
             });
         }
-        let make = move |step: Step, outlet: &Outlet<B>| {
+        let make = move |step: Step, sender: &BatchSender<B>| {
             let info = BatchInfo::of(step);
             let mut items = Vec::with_capacity(info.indices.len());
             for &index in &info.indices {
-                if outlet.is_closed() {
+                if sender.is_closed() {
                     return None;
                 }
                 match sample(&dataset, index) {
@@ -145,13 +145,13 @@ impl<B: Send + 'static> Loader<B> {
     pub fn resume(&self, epoch: u64, step: usize) -> Result<Batches<B>> {
         let (sampler, make) = (self.sampler.clone(), self.make.clone());
         let count = self.steps().saturating_sub(step);
-        Batches::start(count, self.prefetch, move |outlet| {
+        Batches::start(count, self.prefetch, move |sender| {
             for step in sampler.epoch(epoch).skip(step) {
-                let Some(batch) = make(step, outlet) else {
+                let Some(batch) = make(step, sender) else {
                     return;
                 };
                 let failed = batch.is_err();
-                if !outlet.send(batch) || failed {
+                if !sender.send(batch) || failed {
                     return;
                 }
             }

@@ -1,9 +1,9 @@
-//! Feeding the ranks: which samples each rank takes, and loading them in the background.
+//! Datasets, the distributed sampler, and the loader that makes batches in the background.
 //!
 //! # Exactness
 //!
-//! Training over several ranks should give what one device gives on the same data. The engine keeps its
-//! half of that promise; the data keeps the other half here:
+//! Training over several ranks should give what one device gives on the same data. For that, the samples
+//! have to be the same too:
 //!
 //! 1. **Every sample once.** In an epoch each sample of the dataset goes to exactly one rank in exactly one
 //!    step. Nothing is repeated and nothing is dropped, whatever the length and the number of ranks.
@@ -14,12 +14,12 @@
 //! 3. **The same number of steps on every rank**, so that no rank waits in a collective for one that has
 //!    already finished.
 //!
-//! The three together force the last step of an epoch to be uneven. Its remaining samples are spread as
-//! evenly as they go: the ranks' counts differ by at most one, and with fewer samples than ranks some ranks
+//! So the last step of an epoch may be uneven. Its remaining samples are spread as evenly as possible: the
+//! ranks' counts differ by at most one, and with fewer samples than ranks some ranks
 //! have none. Those still take part, for their collectives are needed: the loader hands them one *padding
 //! sample* with weight 0.
 //!
-//! So what a training loop has to do is to *sum* and not to *average*:
+//! So a training loop has to *sum* and not to *average*:
 //!
 //! - the local loss is `(per_sample_loss * weights).sum()`, with [`BatchInfo::weights`] being 1 for a
 //!   sample and 0 for padding;

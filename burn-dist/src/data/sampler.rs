@@ -1,5 +1,7 @@
-//! Which samples a rank takes in a step: pure arithmetic over a seeded order, so that it can be tested without
-//! a device or a file and asked again for any epoch and step after a restart.
+//! The sampler: the indices of a rank's samples in each step.
+//!
+//! It is pure arithmetic over a seeded order, so that it can be tested without a device or a file, and computed
+//! again for any epoch and step after a restart.
 
 use std::iter::FusedIterator;
 
@@ -46,7 +48,7 @@ pub struct DistributedSampler {
     seed: Option<u64>,
 }
 
-/// What one rank does in one step.
+/// The samples of one rank in one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The epoch, counted from 0.
@@ -179,7 +181,7 @@ impl DistributedSampler {
 pub struct Epoch {
     sampler: DistributedSampler,
     epoch: u64,
-    /// Nothing for the dataset's own order.
+    /// `None` for the dataset's own order.
     order: Option<Vec<usize>>,
     next: usize,
 }
@@ -241,7 +243,7 @@ mod tests {
             .collect()
     }
 
-    /// What all ranks together take in each step, rank after rank.
+    /// The samples of all ranks in each step, rank after rank.
     fn global(ranks: &[Vec<Step>]) -> Vec<Vec<usize>> {
         (0..ranks[0].len())
             .map(|s| ranks.iter().flat_map(|r| r[s].indices.clone()).collect())

@@ -1,11 +1,11 @@
-//! Random numbers addressed by what they are for.
+//! Random streams that depend on their address alone: a purpose, a seed and two counters.
 //!
-//! A generator that is shared and advanced by whoever comes next makes results depend on the order of calls:
-//! on the number of ranks, on thread timing, on where a run was resumed. A [`Stream`] is instead opened anew
-//! from its address (purpose, seed and two counters, for example epoch and sample index), so that whoever
-//! needs the numbers of sample 17 in epoch 3 draws the same ones. The key is laid out here byte by byte and the
+//! With a generator that is shared, results depend on the order of calls: on the number of ranks, on thread
+//! timing, on the step at which a run was resumed. A [`Stream`] is instead opened from its address (the counters
+//! are for example epoch and sample index), so that every rank and thread that needs the numbers of sample 17
+//! in epoch 3 draws the same ones. The key is laid out here byte by byte and the
 //! few distributions are written out, because the generic ones of `rand` may change their values between
-//! versions, and a run resumed after an update must meet the same batches.
+//! versions, and a run that is resumed after an update must get the same batches.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -102,7 +102,7 @@ mod tests {
         assert_ne!(base, first(b"purpose1", 1, 2, 0));
     }
 
-    /// A resumed run must meet the numbers it left: these may not change with a dependency's version.
+    /// A resumed run must draw the same numbers: these may not change with a dependency's version.
     #[test]
     fn the_numbers_are_pinned() {
         let mut stream = Stream::new(*b"sampling", 42, 0, 0);

@@ -1,7 +1,8 @@
 //! Live and peak bytes of the process, counted by its allocator.
 //!
-//! What the system reports as resident includes what an allocator has not given back yet, and
-//! misses what was never touched. What a program asked for is exact, and the same on every run.
+//! Resident memory, which the system reports, includes freed memory that an allocator keeps and misses
+//! pages that were never touched. The bytes that a program has allocated are exact, and the same on
+//! every run.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Where time and memory go.
+//! Measurements of a program's time and memory.
 //!
 //! Numbers come from counters in the program itself, so that a claim about speed or memory can be
 //! repeated by whoever reads it.

@@ -1,4 +1,4 @@
-//! How the time of a step divides.
+//! The time of a training step, by phase.
 
 use crate::world::World;
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ pub enum Phase {
     Optimizer,
 }
 
-/// One rank's stopwatch; time that computation stands still for communication is taken out of the
-/// phase it falls into and kept apart.
+/// A rank's time by phase; exposed communication, for which computation waits, is counted apart from the
+/// phase in which it occurs.
 ///
 /// ```
 /// use burn_dist::{launch::Threads, telemetry::{Phase, Phases}};
@@ -39,7 +39,7 @@ pub struct Phases {
 }
 
 impl Phases {
-    /// A stopwatch at zero.
+    /// Starts with no time measured.
     pub fn new(world: &World) -> Self {
         Self {
             world: world.clone(),
@@ -48,7 +48,7 @@ impl Phases {
         }
     }
 
-    /// Runs `f` and books its time.
+    /// Runs `f` and adds its time to a phase.
     pub fn time<T>(&mut self, phase: Phase, f: impl FnOnce() -> T) -> T {
         let (start, waited) = (Instant::now(), self.world.exposed());
         let result = f();
@@ -58,17 +58,17 @@ impl Phases {
         result
     }
 
-    /// The time booked for a phase, without communication.
+    /// The time of a phase, without exposed communication.
     pub fn of(&self, phase: Phase) -> Duration {
         self.spent[phase as usize]
     }
 
-    /// The time that computation stood still for communication.
+    /// The exposed communication: the time that computation waited for it.
     pub fn exposed(&self) -> Duration {
         self.exposed
     }
 
-    /// All time booked.
+    /// The time of all phases and exposed communication.
     pub fn total(&self) -> Duration {
         self.spent.iter().sum::<Duration>() + self.exposed
     }

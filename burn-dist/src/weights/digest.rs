@@ -1,10 +1,10 @@
-//! Whether the ranks have opened the same weights.
+//! A comparison among ranks of the weights that each has opened.
 //!
-//! Headers say names, shapes and places; a stale copy of a checkpoint on one host has the same. So the
-//! elements are compared too: by default a sample of every tensor, which tells apart two trainings of one
-//! model, and not two files of which somebody has changed a few elements.
+//! A stale copy of a checkpoint on one host has the same header: names, shapes and offsets. So the elements
+//! are compared too, by default a sample of every tensor. The sample tells apart two training runs of one
+//! model, and not two files that differ in a few elements.
 
-use super::files::{Stored, Weights};
+use super::files::{StoredTensor, Weights};
 use crate::agreement::{Difference, compare};
 use crate::error::{Error, Result};
 use crate::world::World;
@@ -37,12 +37,12 @@ impl Weights {
             .collect();
         match compare(world.comm(), "weights", &lines)? {
             None => Ok(()),
-            Some(difference) => Err(self.other(world, &difference)),
+            Some(difference) => Err(self.difference_error(world, &difference)),
         }
     }
 
-    /// What is compared of a tensor: its file and name, a tab, and what is there.
-    fn line(&self, name: &str, stored: &Stored) -> String {
+    /// The line that is compared for a tensor: its name and file, a tab, and shape, type and checksum.
+    fn line(&self, name: &str, stored: &StoredTensor) -> String {
         let bytes = self.bytes(stored);
         let mut crc = crc32fast::Hasher::new();
         let blocks = compared(bytes.len(), self.compares_all);
@@ -50,12 +50,12 @@ impl Weights {
         format!(
             "{name} in {}\t{} with checksum {:08x}\n",
             self.file_name(stored),
-            self.place(stored),
+            self.shape_and_type(stored),
             crc.finalize()
         )
     }
 
-    fn other(&self, world: &World, difference: &Difference) -> Error {
+    fn difference_error(&self, world: &World, difference: &Difference) -> Error {
         let Difference { usual, odd, .. } = difference;
         let [usually, oddly] = difference.describe(" as ", "no more tensors");
         let expected = format!(

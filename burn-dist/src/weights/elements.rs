@@ -1,4 +1,4 @@
-//! A range of a tensor's elements, copied from bytes to bytes: turned over and converted on the way.
+//! Copies of a range of a tensor's elements, with transposition and conversion.
 
 use crate::file_type::{burn_type, file_type};
 use burn::tensor::DType;

@@ -1,4 +1,4 @@
-//! A model's parameters into files, gathered one unit at a time.
+//! The export of a model's parameters to files, gathered one unit at a time.
 
 use super::elements::file_float;
 use super::name::{Name, Naming};
@@ -12,7 +12,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, FloatDType, Tensor};
 use std::path::Path;
 
-/// How a model is written in Hugging Face's layout: names, type, and size of the files.
+/// The options of an export in Hugging Face's layout: names, type, and size of the files.
 ///
 /// ```
 /// use burn::tensor::FloatDType;
@@ -47,7 +47,7 @@ impl Export {
         Self::default()
     }
 
-    /// What the parameters are called in the files, by module path.
+    /// Sets the names of the parameters in the files, by module path; without this, they are the paths.
     pub fn named<N: Into<Name>>(
         mut self,
         naming: impl Fn(&str) -> Option<N> + Send + Sync + 'static,
@@ -102,7 +102,7 @@ impl Export {
         write.writer.map_or(Ok(()), Writer::finish)
     }
 
-    /// How a parameter is going to be written.
+    /// The name, shape and type with which a parameter is written.
     fn entry(&self, path: &str, shape: &[usize], stored: DType) -> Result<Entry> {
         let Some(name) = self.naming.of(path) else {
             return Err(Error::model(
@@ -182,7 +182,7 @@ impl World {
         let Some((stored, mut writer)) = ready else {
             return Ok(());
         };
-        // Where writing fails, the others are not left alone in a gather: they are told at the end.
+        // If writing fails on rank 0, it still takes part in all gathers, and reports the error at the end.
         let mut written = Ok(());
         stored.gather_each(|layout, flat| {
             if let (Some(writer), Ok(())) = (&mut writer, &written) {
@@ -191,7 +191,7 @@ impl World {
         })?;
         self.together(WHAT, || {
             written?;
-            // What was read from a GPU may be what an aborted collective left there.
+            // After an aborted collective, data that was read from a GPU may be incomplete.
             self.comm().fault().map_or(Ok(()), Err)?;
             if let Some(mut writer) = writer {
                 for state in &stored.plain {
@@ -214,7 +214,7 @@ fn put(writer: &mut Writer, layout: &UnitLayout, flat: &SharedFlat) -> Result<()
     })
 }
 
-/// Visits a plain model twice: to describe what it has, and to write it.
+/// Visits a plain model twice: to collect the entries, and to write the elements.
 struct WritePlain<'a> {
     entries: Vec<Entry>,
     export: &'a Export,

@@ -1,4 +1,4 @@
-//! The files of a checkpoint: found, mapped, and their headers read. No weight is touched here.
+//! The files of a checkpoint: they are found and mapped, and their headers read, but no weights.
 
 use super::elements::{Elements, burn_float};
 use super::name::{Name, Naming};
@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 
 /// The file of a checkpoint that is not divided.
 pub(super) const SINGLE: &str = "model.safetensors";
-/// Says which file has which tensor, where there are several.
+/// The index of a checkpoint in several files, which lists the file of each tensor.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// Weights that another kind of checkpoint is recognised by, and what it is.
+/// Files of checkpoints in other formats, and the names of the formats.
 const FOREIGN: [(&str, &str); 4] = [
     ("pytorch_model.bin", "PyTorch's pickle format"),
     ("pytorch_model.bin.index.json", "PyTorch's pickle format"),
@@ -28,14 +28,14 @@ const FOREIGN: [(&str, &str); 4] = [
 /// The index of a checkpoint in several files.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Index {
-    pub(super) metadata: Totals,
+    pub(super) metadata: IndexMetadata,
     /// The file of each tensor.
     pub(super) weight_map: BTreeMap<String, String>,
 }
 
-/// What an index says of the whole; readers do not need it.
+/// The metadata of an index; readers do not need it.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Totals {
+pub(super) struct IndexMetadata {
     #[serde(default)]
     pub(super) total_size: u64,
 }
@@ -65,27 +65,27 @@ pub(super) struct Totals {
 #[derive(Debug)]
 pub struct Weights {
     path: PathBuf,
-    files: Vec<Mapped>,
-    tensors: BTreeMap<String, Stored>,
+    files: Vec<MappedFile>,
+    tensors: BTreeMap<String, StoredTensor>,
     pub(super) naming: Naming,
     pub(super) may_differ: Vec<String>,
-    /// Whether a model may have parameters that are not here.
+    /// Allows a model to have parameters that are not here.
     pub(super) may_lack: bool,
-    /// Tensors that an index names, and that are not where it says.
+    /// Tensors that an index lists in a file that lacks them or does not exist.
     absent: BTreeMap<String, PathBuf>,
-    /// Whether ranks compare every element, and not a sample.
+    /// Ranks compare every element, and not a sample.
     pub(super) compares_all: bool,
 }
 
 #[derive(Debug)]
-struct Mapped {
+struct MappedFile {
     path: PathBuf,
     map: Mmap,
 }
 
-/// Where a tensor lies.
+/// The location of a tensor in the mapped files, with its shape and type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stored {
+pub(super) struct StoredTensor {
     file: usize,
     pub(super) shape: Vec<usize>,
     dtype: Dtype,
@@ -123,13 +123,13 @@ impl Weights {
         } else if index.exists() {
             weights.add_indexed(path, &index)?;
         } else {
-            return Err(nothing(path));
+            return Err(no_weights(path));
         }
         Ok(weights)
     }
 
-    /// What the parameters of a model are called in these files, by module path; without this, as
-    /// in the model. For a path without a name there is nothing in the files.
+    /// Sets the names of a model's parameters in these files, by module path; without this, they are the
+    /// paths. A parameter without a name is not in the files.
     pub fn named<N: Into<Name>>(
         mut self,
         naming: impl Fn(&str) -> Option<N> + Send + Sync + 'static,
@@ -163,21 +163,21 @@ impl Weights {
         &self.path
     }
 
-    pub(super) fn entry(&self, name: &str) -> Option<(&str, &Stored)> {
+    pub(super) fn entry(&self, name: &str) -> Option<(&str, &StoredTensor)> {
         let found = self.tensors.get_key_value(name)?;
         Some((found.0, found.1))
     }
 
-    /// Whether every tensor that an index names is where it says; a download may have been cut off.
+    /// True if every tensor is in the file that the index lists; a download may be incomplete.
     pub fn is_complete(&self) -> bool {
         self.absent.is_empty()
     }
 
-    /// Fails for a tensor that an index promises in vain.
+    /// Fails for a tensor that the index lists and that is not in its file.
     ///
     /// # Errors
     /// [`Error::File`] with the tensor and the file that it should be in.
-    pub(super) fn promised(&self, name: &str) -> Result<()> {
+    pub(super) fn check_listed(&self, name: &str) -> Result<()> {
         match self.absent.get(name) {
             None => Ok(()),
             Some(file) if file.is_file() => {
@@ -198,7 +198,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::File`] for any other type.
-    pub(super) fn dtype(&self, name: &str, stored: &Stored) -> Result<DType> {
+    pub(super) fn dtype(&self, name: &str, stored: &StoredTensor) -> Result<DType> {
         burn_float(stored.dtype).ok_or_else(|| {
             let expected = format!("{name} as F64, F32, F16 or BF16");
             let path = &self.files[stored.file].path;
@@ -207,7 +207,12 @@ impl Weights {
     }
 
     /// The elements of a tensor, in the map.
-    pub(super) fn elements(&self, stored: &Stored, dtype: DType, transposed: bool) -> Elements<'_> {
+    pub(super) fn elements(
+        &self,
+        stored: &StoredTensor,
+        dtype: DType,
+        transposed: bool,
+    ) -> Elements<'_> {
         let transposed = match (transposed, stored.shape.as_slice()) {
             (true, &[rows, columns]) => Some([rows, columns]),
             _ => None,
@@ -220,24 +225,24 @@ impl Weights {
     }
 
     /// Every tensor, in the order of their names.
-    pub(super) fn stored(&self) -> impl Iterator<Item = (&str, &Stored)> {
+    pub(super) fn stored(&self) -> impl Iterator<Item = (&str, &StoredTensor)> {
         let all = self.tensors.iter();
         all.map(|(name, stored)| (name.as_str(), stored))
     }
 
     /// The bytes of a tensor.
-    pub(super) fn bytes(&self, stored: &Stored) -> &[u8] {
+    pub(super) fn bytes(&self, stored: &StoredTensor) -> &[u8] {
         &self.files[stored.file].map[stored.bytes.clone()]
     }
 
     /// The name of the file that a tensor lies in.
-    pub(super) fn file_name(&self, stored: &Stored) -> String {
+    pub(super) fn file_name(&self, stored: &StoredTensor) -> String {
         let name = self.files[stored.file].path.file_name();
         name.map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     }
 
     /// The shape and type of a tensor.
-    pub(super) fn place(&self, stored: &Stored) -> String {
+    pub(super) fn shape_and_type(&self, stored: &StoredTensor) -> String {
         format!("{:?} {:?}", stored.shape, stored.dtype)
     }
 
@@ -247,7 +252,7 @@ impl Weights {
         let index: Index = serde_json::from_str(&text).map_err(|e| Error::file(path, wanted, e))?;
         let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, file) in &index.weight_map {
-            // The index comes from somewhere else, and has no business outside of its folder.
+            // The index may come from an untrusted source: it must not name files outside of its folder.
             if Path::new(file).file_name() != Some(file.as_ref()) {
                 return Err(Error::file(path, format!("a file name for {name}"), file));
             }
@@ -258,7 +263,7 @@ impl Weights {
             if file.is_file() {
                 self.add(&file, |name| names.binary_search(&name).is_ok())?;
             }
-            // Whether that matters depends on the model: an index may name what it does not read.
+            // This is an error only for a tensor that the model reads.
             let absent = names
                 .iter()
                 .filter(|name| !self.tensors.contains_key(**name));
@@ -268,7 +273,7 @@ impl Weights {
         Ok(())
     }
 
-    /// Maps a file and takes note of the tensors that are `wanted` of it.
+    /// Maps a file and adds those of its tensors that are `wanted`.
     fn add(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let whole = "a whole safetensors file";
         let map = map(path).map_err(|e| Error::file(path, whole, e))?;
@@ -285,7 +290,7 @@ impl Weights {
         for (name, info) in metadata.tensors() {
             if wanted(&name) {
                 let (start, end) = info.data_offsets;
-                let stored = Stored {
+                let stored = StoredTensor {
                     file: self.files.len(),
                     shape: info.shape.clone(),
                     dtype: info.dtype,
@@ -294,7 +299,7 @@ impl Weights {
                 self.tensors.insert(name, stored);
             }
         }
-        self.files.push(Mapped {
+        self.files.push(MappedFile {
             path: path.to_path_buf(),
             map,
         });
@@ -310,8 +315,8 @@ fn map(path: &Path) -> std::io::Result<Mmap> {
     unsafe { Mmap::map(&file) }
 }
 
-/// What to say of a path without weights.
-fn nothing(path: &Path) -> Error {
+/// The error for a path without weights.
+fn no_weights(path: &Path) -> Error {
     let expected = format!("{SINGLE} or {INDEX}");
     let foreign = FOREIGN.iter().find(|(file, _)| path.join(file).exists());
     let found = match foreign {

@@ -1,4 +1,4 @@
-//! Filling a model from files: each rank its own shards, or one device all of it.
+//! Loading a model from files: each rank its own shards, or one device all of it.
 
 use super::elements::file_float;
 use super::files::Weights;
@@ -63,7 +63,7 @@ impl Strategy {
             Ok([mine.fingerprint(), 0])
         })?;
         weights.agree(world)?;
-        same(world, weights, &numbers)?;
+        check_same_matching(world, weights, &numbers)?;
         // An error of this rank was returned above.
         let Some(matching) = matching else {
             return Err(Error::file(weights.path(), "weights", "none"));
@@ -73,8 +73,8 @@ impl Strategy {
     }
 }
 
-/// Returns if all ranks are about to read the same.
-fn same(world: &World, weights: &Weights, numbers: &[[u64; 2]]) -> Result<()> {
+/// Returns if all ranks will read the same tensors for the same parameters.
+fn check_same_matching(world: &World, weights: &Weights, numbers: &[[u64; 2]]) -> Result<()> {
     let Some((_, odd)) = odd_one_out(numbers) else {
         return Ok(());
     };

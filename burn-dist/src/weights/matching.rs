@@ -1,7 +1,6 @@
-//! Which tensor is whose: a model's parameters and a checkpoint's tensors brought together, before any
-//! of them is read.
+//! The assignment of a checkpoint's tensors to a model's parameters, before any of them is read.
 
-use super::files::{Stored, Weights};
+use super::files::{StoredTensor, Weights};
 use super::report::{Mismatch, Report};
 use crate::error::{Error, Result};
 use crate::shard::{ShardedParam, ValueSource, Visit, walk};
@@ -12,18 +11,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The tensors of a checkpoint that a model will read.
+/// The tensor of a checkpoint for each parameter that will be read.
 #[derive(Debug)]
 pub(super) struct Matching<'a> {
     weights: &'a Weights,
-    found: HashMap<String, Found<'a>>,
+    found: HashMap<String, MatchedTensor<'a>>,
     report: Report,
     read_bytes: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Found<'a> {
-    stored: &'a Stored,
+struct MatchedTensor<'a> {
+    stored: &'a StoredTensor,
     dtype: DType,
     transposed: bool,
 }
@@ -46,7 +45,7 @@ impl<'a> Matching<'a> {
         let mut taken = BTreeSet::new();
         let mut first = None;
         for (path, shape) in shapes(model) {
-            if let Some(name) = matching.take(&path, &shape)? {
+            if let Some(name) = matching.assign(&path, &shape)? {
                 taken.insert(name);
             }
             first.get_or_insert(path);
@@ -67,12 +66,13 @@ impl<'a> Matching<'a> {
                     "open the weights of the same kind of model, or name them with Weights::named",
                 ))
             }
-            _ => matching.is_complete().map(|()| matching),
+            _ => matching.check_missing().map(|()| matching),
         }
     }
 
-    /// A model whose body was drawn anew would train from noise without a word.
-    fn is_complete(&self) -> Result<()> {
+    /// Refuses a checkpoint that lacks parameters, unless that was allowed: a model whose body is initialised
+    /// anew would train from random weights without a warning.
+    fn check_missing(&self) -> Result<()> {
         let weights = self.weights;
         let may_differ =
             |path: &String| weights.may_differ.iter().any(|module| inside(path, module));
@@ -99,8 +99,8 @@ impl<'a> Matching<'a> {
         ))
     }
 
-    /// Decides on one parameter; returns the name of the tensor that is meant for it.
-    fn take(&mut self, path: &str, shape: &[usize]) -> Result<Option<&'a str>> {
+    /// Finds the tensor of one parameter, and returns its name.
+    fn assign(&mut self, path: &str, shape: &[usize]) -> Result<Option<&'a str>> {
         let weights = self.weights;
         let Some(wanted) = weights.naming.of(path) else {
             self.report.missing.push(path.into());
@@ -110,7 +110,7 @@ impl<'a> Matching<'a> {
         if found.is_none() {
             wanted
                 .spellings()
-                .try_for_each(|name| weights.promised(name))?;
+                .try_for_each(|name| weights.check_listed(name))?;
         }
         let Some((name, stored)) = found else {
             self.report.missing.push(path.into());
@@ -138,7 +138,7 @@ impl<'a> Matching<'a> {
             self.report.mismatched.push(mismatch);
             return Ok(Some(name));
         }
-        let found = Found {
+        let found = MatchedTensor {
             stored,
             dtype: weights.dtype(name, stored)?,
             transposed: wanted.transposed,
@@ -148,7 +148,7 @@ impl<'a> Matching<'a> {
         Ok(Some(name))
     }
 
-    /// A number that is the same for ranks that will read the same.
+    /// A hash of everything that will be read, to be compared among ranks.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hash = DefaultHasher::new();
         for path in &self.report.applied {
@@ -183,7 +183,7 @@ impl ValueSource for Matching<'_> {
     }
 }
 
-/// Whether a parameter is at `module` or below it.
+/// True if a parameter is at `module` or below it.
 fn inside(path: &str, module: &str) -> bool {
     path.strip_prefix(module)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))

@@ -6,13 +6,13 @@
 //! the other way, one gathered unit at a time.
 //!
 //! - `files` is what is on disk: maps, headers, the index;
-//! - `name` says what a parameter is called there, and whether it lies transposed;
-//! - `matching` brings the two together, and leaves a `report`;
-//! - `elements` copies a range of elements, turned over and converted on the way;
+//! - `name` is the name of a parameter there, and says if it is stored transposed;
+//! - `matching` assigns a tensor to each parameter, and writes a `report`;
+//! - `elements` copies a range of elements, with transposition and conversion;
+//! - `digest` compares the files among ranks;
 //! - `load` fills a model, sharded or plain; `export` and `writer` write one.
 //!
-//! Nothing here knows any model: what names a model's parameters have is a function from module path
-//! to [`Name`].
+//! Nothing here knows any model: the names of its parameters are a function from module path to [`Name`].
 
 mod digest;
 mod elements;

@@ -1,4 +1,4 @@
-//! What a parameter is called in a file, and how it lies there.
+//! The name of a parameter in a file, and its orientation there.
 
 use std::fmt;
 use std::sync::Arc;
@@ -58,11 +58,11 @@ impl Name {
     }
 }
 
-/// From a module path to a name; the path itself, as long as nobody says otherwise.
+/// A function from module path to name; by default the name is the path.
 #[derive(Clone)]
-pub(super) struct Naming(Arc<Rule>);
+pub(super) struct Naming(Arc<NameOf>);
 
-type Rule = dyn Fn(&str) -> Option<Name> + Send + Sync;
+type NameOf = dyn Fn(&str) -> Option<Name> + Send + Sync;
 
 impl Naming {
     pub(super) fn new<N: Into<Name>>(

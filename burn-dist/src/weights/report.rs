@@ -1,15 +1,15 @@
-//! What became of every parameter and every tensor of a load.
+//! The report of a load: the source of every parameter's values, and the tensors that were not used.
 
 use crate::error::bounded;
 use crate::plan::readable;
 use std::fmt;
 
-/// What a load did: which parameters have values from the files, and which have not.
+/// The result of a load: the parameters with values from the files, and those without.
 ///
 /// The lists are the same on all ranks; `read_bytes` is this rank's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Where the weights came from.
+    /// The file or folder of the weights.
     pub source: String,
     /// Paths of the parameters that were read.
     pub applied: Vec<String>,
@@ -48,8 +48,8 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Names that are printed of a long list.
-const SHOWN: usize = 6;
+/// Names of a long list that are printed.
+const MAX_NAMES: usize = 6;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,11 +72,11 @@ fn list(f: &mut fmt::Formatter<'_>, what: &str, items: &[impl fmt::Display]) -> 
         return Ok(());
     }
     write!(f, "\n  {what} ({}): ", items.len())?;
-    for (index, item) in items.iter().take(SHOWN).enumerate() {
+    for (index, item) in items.iter().take(MAX_NAMES).enumerate() {
         let item = bounded(item.to_string());
         write!(f, "{}{item}", if index == 0 { "" } else { ", " })?;
     }
-    match items.len().saturating_sub(SHOWN) {
+    match items.len().saturating_sub(MAX_NAMES) {
         0 => Ok(()),
         more => write!(f, " and {more} more"),
     }

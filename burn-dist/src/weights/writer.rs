@@ -1,10 +1,10 @@
-//! Writing a checkpoint's files, one tensor after the other.
+//! The writer of a checkpoint's files, one tensor after the other.
 //!
-//! What goes where is known before the first byte is written, so that nothing is held back: headers
-//! first, then elements as they come. Files have other names until all are complete.
+//! The file and offset of every tensor are known before the first byte is written, so that headers are
+//! written first and no tensor is buffered. Files have temporary names until all are complete.
 
 use super::elements::{Elements, file_float};
-use super::files::{INDEX, Index, SINGLE, Totals};
+use super::files::{INDEX, Index, IndexMetadata, SINGLE};
 use crate::error::{Error, Result};
 use burn::tensor::DType;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -25,7 +25,7 @@ pub(super) struct Entry {
     pub(super) shape: Vec<usize>,
     /// As in the file.
     pub(super) dtype: DType,
-    /// Whether what is [put](Writer::put) is the transpose.
+    /// The elements that are [put](Writer::put) are those of the transpose.
     pub(super) transposed: bool,
 }
 
@@ -44,11 +44,11 @@ impl Entry {
 pub(super) struct Writer {
     folder: PathBuf,
     entries: Vec<Entry>,
-    /// Which entries each file holds.
+    /// The range of entries in each file.
     files: Vec<Range<usize>>,
     /// The next entry to be put.
     next: usize,
-    /// The file it belongs to, where that has been begun.
+    /// The file of that entry, if it was created.
     open: Option<(PathBuf, BufWriter<File>)>,
     finished: bool,
 }
@@ -133,7 +133,7 @@ impl Writer {
             });
             let total_size = self.entries.iter().map(|e| e.bytes() as u64).sum();
             let index = Index {
-                metadata: Totals { total_size },
+                metadata: IndexMetadata { total_size },
                 weight_map: weight_map.collect(),
             };
             let path = self.folder.join(format!(".{INDEX}.new"));
@@ -202,7 +202,7 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// What was begun and will not be finished is of no use to anybody.
+    /// Removes the temporary files of an export that failed.
     fn drop(&mut self) {
         if !self.finished {
             self.open = None;
@@ -244,7 +244,7 @@ fn remove_others(folder: &Path, keep: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file is named `model-00001-of-00002.safetensors`, with any numbers.
+/// True if a file is named `model-00001-of-00002.safetensors`, with any numbers.
 fn is_part(name: &str) -> bool {
     let numbers = || {
         let inner = name.strip_prefix("model-")?.strip_suffix(".safetensors")?;

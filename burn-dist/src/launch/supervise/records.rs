@@ -5,7 +5,7 @@ use super::terminal::Stream;
 use crate::comm::Flight;
 use crate::error::{Error, Result};
 use crate::launch::{ErrorFile, Node};
-use crate::lock::{Denied, Lock};
+use crate::lock::{Lock, LockError};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -42,8 +42,8 @@ impl Private {
         // It gets its name once it is locked, so that no other launcher finds it unlocked.
         let unlocked = folder.path().join("new.lock");
         let lock = Lock::take(&unlocked, Duration::ZERO).map_err(|denied| match denied {
-            Denied::Held(who) => io::Error::other(format!("locked by {who}")),
-            Denied::Failed(e) => e,
+            LockError::Held(who) => io::Error::other(format!("locked by {who}")),
+            LockError::Failed(e) => e,
         })?;
         std::fs::rename(unlocked, folder.path().join(LOCK_FILE))?;
         Ok(Self {

@@ -1,6 +1,6 @@
-//! Makes sure that all ranks shard the same model in the same way.
+//! The check that all ranks shard the same model with the same strategy and seed.
 //!
-//! Ranks that build different models would otherwise meet in a gather of unequal length at best.
+//! Without it, ranks with different models would fail in a later collective, or compute wrong results.
 
 use super::survey::{Buffer, Surveyed};
 use crate::agreement::{Difference, compare};
@@ -16,7 +16,7 @@ pub(crate) fn agree(world: &World, strategy: &Strategy, model: &Surveyed) -> Res
     let lines = describe(world.seed(), strategy, model);
     match compare(world.comm(), "model", &lines)? {
         None => Ok(()),
-        Some(difference) => Err(another_model(&difference)),
+        Some(difference) => Err(model_mismatch(&difference)),
     }
 }
 
@@ -70,8 +70,8 @@ fn describe(seed: u64, strategy: &Strategy, model: &Surveyed) -> String {
     lines
 }
 
-/// What to say of the first line in which models differ.
-fn another_model(difference: &Difference) -> Error {
+/// The error for models that differ between ranks, with the first difference.
+fn model_mismatch(difference: &Difference) -> Error {
     let Difference { usual, odd, .. } = difference;
     let [usually, oddly] = difference.describe(" ", "no more parameters");
     Error::model(
@@ -90,15 +90,15 @@ mod tests {
     use super::*;
     use crate::agreement::difference;
 
-    fn said(models: &[&str]) -> String {
+    fn message(models: &[&str]) -> String {
         let models: Vec<String> = models.iter().map(|m| m.replace(';', "\n")).collect();
-        another_model(&difference(&models).unwrap()).to_string()
+        model_mismatch(&difference(&models).unwrap()).to_string()
     }
 
     #[test]
     fn the_odd_rank_and_the_first_difference_are_named() {
         let usual = "seed\t0;a\t[2];b\t[3];";
-        let error = said(&[usual, usual, "seed\t0;a\t[2];b\t[4];", usual]);
+        let error = message(&[usual, usual, "seed\t0;a\t[2];b\t[4];", usual]);
         assert!(error.starts_with("b: rank 2 runs another model"), "{error}");
         assert!(
             error.contains("rank 2 has b [4], rank 0 has b [3]"),
@@ -109,12 +109,12 @@ mod tests {
     #[test]
     fn one_parameter_more_or_less_is_a_difference_too() {
         let usual = "a\t[2];b\t[3];";
-        let more = said(&[usual, "a\t[2];b\t[3];c\t[1];", usual]);
+        let more = message(&[usual, "a\t[2];b\t[3];c\t[1];", usual]);
         assert!(
             more.contains("rank 1 has c [1], rank 0 has no more parameters"),
             "{more}"
         );
-        let less = said(&["a\t[2];", usual, usual]);
+        let less = message(&["a\t[2];", usual, usual]);
         assert!(less.starts_with("b: rank 0"), "{less}");
     }
 }

@@ -1,4 +1,4 @@
-//! Values that a model has before it is sharded: rank 0 broadcasts its own, as DDP does.
+//! The broadcast of values that a model has before it is sharded, from rank 0, as DDP does.
 
 use super::survey::Buffer;
 use super::values::ValueSource;
@@ -60,7 +60,7 @@ impl SyncedTensor {
     }
 }
 
-/// What this rank stores of the tensors that rank 0 has sent.
+/// This rank's shards of the tensors that rank 0 has broadcast.
 #[derive(Debug, Default)]
 pub(crate) struct SyncedValues(BTreeMap<String, (SyncedTensor, Vec<u8>)>);
 
@@ -78,17 +78,17 @@ impl SyncedValues {
         if wanted.is_empty() {
             return Ok(Self::default());
         }
-        let mut sources = BTreeMap::new();
+        let mut values = BTreeMap::new();
         world.together("read the values that the model has already", || {
             if world.is_chief() {
-                sources = Sources::of(model, &wanted, is_full)?.found;
+                values = CollectValues::of(model, &wanted, is_full)?.found;
             }
             Ok([0; 2])
         })?;
         let mut received = BTreeMap::new();
         for wanted in wanted {
-            let full = sources.remove(&wanted.path);
-            let full = full.as_ref().map(Full::bytes).transpose()?;
+            let full = values.remove(&wanted.path);
+            let full = full.as_ref().map(FullTensor::bytes).transpose()?;
             let shard = wanted.receive(world, full.as_deref())?;
             received.insert(wanted.path.clone(), (wanted, shard));
         }
@@ -163,7 +163,7 @@ pub(crate) struct InitialValues<'a> {
 }
 
 impl<'a> InitialValues<'a> {
-    /// Who has the values at `path`, if anybody does.
+    /// The source of the values at `path`; `None` if they are to be drawn.
     pub(crate) fn of(&self, path: &str) -> Option<&'a dyn ValueSource> {
         let files = self.files.filter(|files| files.has(path));
         let received = || {
@@ -175,10 +175,9 @@ impl<'a> InitialValues<'a> {
     }
 }
 
-/// Draws what rank 0 has not drawn yet of the parameters at `paths`.
+/// Initialises those of the parameters at `paths` that are lazy on rank 0.
 ///
-/// Each is drawn from a seed of its own, so that no other parameter's numbers depend on who had
-/// looked at what.
+/// Each has a seed of its own, so that its values do not depend on which others were initialised before.
 pub(crate) fn draw<M: Module>(model: &M, paths: &BTreeSet<String>, world: &World, number: u64) {
     let mut draw = Draw {
         paths,
@@ -207,23 +206,23 @@ impl VisitTensors for Draw<'_> {
     }
 }
 
-/// The tensors of rank 0 that are wanted, in the type in which they are stored.
-struct Sources {
+/// Collects rank 0's values of the wanted tensors, in the type in which they are stored.
+struct CollectValues {
     wanted: BTreeMap<String, DType>,
-    /// Whether parameters are stored in the type they have.
+    /// Parameters are stored in the type they have, not in that of a precision policy.
     is_full: bool,
-    found: BTreeMap<String, Full>,
+    found: BTreeMap<String, FullTensor>,
     result: Result<()>,
 }
 
-/// A whole tensor of rank 0.
-enum Full {
+/// All elements of a tensor of rank 0.
+enum FullTensor {
     Float(Box<Shard>),
     /// Integers or booleans.
     Other(TensorData),
 }
 
-impl Full {
+impl FullTensor {
     fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         match self {
             Self::Float(shard) => shard.read(),
@@ -232,21 +231,21 @@ impl Full {
     }
 }
 
-impl Sources {
+impl CollectValues {
     fn of<M: Module>(model: &M, wanted: &[SyncedTensor], is_full: bool) -> Result<Self> {
         let wanted = wanted.iter().map(|w| (w.path.clone(), w.dtype));
-        let mut sources = Self {
+        let mut values = Self {
             wanted: wanted.collect(),
             is_full,
             found: BTreeMap::new(),
             result: Ok(()),
         };
-        visit_tensors(model, &mut sources);
-        std::mem::replace(&mut sources.result, Ok(())).map(|()| sources)
+        visit_tensors(model, &mut values);
+        std::mem::replace(&mut values.result, Ok(())).map(|()| values)
     }
 
     /// Adds a tensor if it is wanted; `read` returns its elements in the type in which it is stored.
-    fn add(&mut self, path: &str, read: impl FnOnce(DType) -> Result<Full>) {
+    fn add(&mut self, path: &str, read: impl FnOnce(DType) -> Result<FullTensor>) {
         if let Some(dtype) = self.wanted.get(path).copied() {
             match read(dtype) {
                 Ok(full) => drop(self.found.insert(path.into(), full)),
@@ -256,21 +255,21 @@ impl Sources {
     }
 }
 
-impl VisitTensors for Sources {
+impl VisitTensors for CollectValues {
     fn float<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
         let is_full = self.is_full;
         self.add(path, |dtype| {
             let stored = as_stored(path, param.base(), is_full, dtype)?;
-            Ok(Full::Float(Box::new(Shard::of(stored)?)))
+            Ok(FullTensor::Float(Box::new(Shard::of(stored)?)))
         });
     }
 
     fn int<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D, Int>>) {
-        self.add(path, |_| Ok(Full::Other(param.base().into_data())));
+        self.add(path, |_| Ok(FullTensor::Other(param.base().into_data())));
     }
 
     fn bool<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D, Bool>>) {
-        self.add(path, |_| Ok(Full::Other(param.base().into_data())));
+        self.add(path, |_| Ok(FullTensor::Other(param.base().into_data())));
     }
 }
 

@@ -1,4 +1,4 @@
-//! One step's backward passes, run one after the other and completed together.
+//! Gradient accumulation: the backward passes of one step, whose gradients are summed.
 
 use super::gradients::{PartGradients, ShardedGradients, TrainedParam};
 use super::running_state::average_running_state;
@@ -18,7 +18,7 @@ mod tests;
 
 /// The backward passes of one step.
 ///
-/// Which collectives each one causes is the strategy's. FSDP and ZeRO-2 reduce-scatter every micro-batch,
+/// The strategy decides which collectives each one causes. FSDP and ZeRO-2 reduce-scatter every micro-batch,
 /// to hold no full gradients; DDP and ZeRO-1 reduce once a step, and so does hybrid across its groups:
 /// during the last backward, if it is known which one that is ([`micro_batches`](Self::micro_batches),
 /// [`set_is_last`](Self::set_is_last)), and else after it, where nothing is left to overlap with.
@@ -30,16 +30,16 @@ pub struct Accumulation<'a, M: Module> {
     params: Vec<TrainedParam>,
     /// Backward passes so far.
     passes: usize,
-    /// How many there will be, if that is known.
+    /// The number of backward passes in the step, if it is known.
     expected: Option<usize>,
     /// The backward pass that did not complete, after which the step has no gradients.
     failed: Option<FailedPass>,
-    weight: Weight,
-    /// The losses of this rank, to be asked if a gradient is not finite.
+    divisor: Divisor,
+    /// The losses of this rank, to be checked if a gradient is not finite.
     losses: Vec<Tensor<1>>,
 }
 
-/// What was sharded by one call, of a model that may consist of several such parts.
+/// A part of the model that was sharded by one call; a model may consist of several.
 #[derive(Debug)]
 struct Part {
     sharding: Arc<Sharding>,
@@ -54,13 +54,14 @@ struct FailedPass {
     cause: String,
 }
 
-/// What the sum of gradients is divided by.
+/// The divisor of the sum of gradients.
 #[derive(Debug, Clone, Copy)]
-enum Weight {
-    Nothing,
-    /// So many means, on each rank.
+enum Divisor {
+    /// Not known before the first pass.
+    Unknown,
+    /// The number of mean losses on each rank.
     Means(usize),
-    /// So many samples, on this rank.
+    /// The number of samples on this rank.
     Samples(usize),
 }
 
@@ -79,7 +80,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
             passes: 0,
             expected: None,
             failed: None,
-            weight: Weight::Nothing,
+            divisor: Divisor::Unknown,
             losses: Vec::new(),
         })
     }
@@ -126,12 +127,12 @@ impl<'a, M: Module> Accumulation<'a, M> {
     /// As [`World::backward`]; [`Error::Config`] after [`add_sum`](Self::add_sum), after the pass that
     /// was announced as the last, and after a pass that failed.
     pub fn add(&mut self, loss: Tensor<1>) -> Result<()> {
-        let weight = match self.weight {
-            Weight::Nothing => Weight::Means(1),
-            Weight::Means(n) => Weight::Means(n + 1),
-            Weight::Samples(_) => return Err(mixed()),
+        let divisor = match self.divisor {
+            Divisor::Unknown => Divisor::Means(1),
+            Divisor::Means(n) => Divisor::Means(n + 1),
+            Divisor::Samples(_) => return Err(mixed_losses()),
         };
-        self.run(loss, weight)
+        self.run(loss, divisor)
     }
 
     /// Runs the backward pass of a micro-batch's loss that is the sum over `count` samples.
@@ -140,21 +141,21 @@ impl<'a, M: Module> Accumulation<'a, M> {
     /// As [`World::backward_sum`]; [`Error::Config`] after [`add`](Self::add), after the pass that was
     /// announced as the last, and after a pass that failed.
     pub fn add_sum(&mut self, loss: Tensor<1>, count: usize) -> Result<()> {
-        let weight = match self.weight {
-            Weight::Nothing => Weight::Samples(count),
-            Weight::Samples(n) => Weight::Samples(n + count),
-            Weight::Means(_) => return Err(mixed()),
+        let divisor = match self.divisor {
+            Divisor::Unknown => Divisor::Samples(count),
+            Divisor::Samples(n) => Divisor::Samples(n + count),
+            Divisor::Means(_) => return Err(mixed_losses()),
         };
-        self.run(loss, weight)
+        self.run(loss, divisor)
     }
 
-    fn run(&mut self, loss: Tensor<1>, weight: Weight) -> Result<()> {
+    fn run(&mut self, loss: Tensor<1>, divisor: Divisor) -> Result<()> {
         if let Some(failed) = &self.failed {
             return Err(failed.error());
         }
         let number = self.passes + 1;
         if let Some(expected) = self.expected.filter(|expected| number > *expected) {
-            return Err(announced(expected, number));
+            return Err(wrong_count(expected, number));
         }
         // Set before the pass runs, because a panic leaves the step without its sums too.
         let cause = "it panicked".into();
@@ -165,7 +166,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
             cause: error.to_string(),
         });
         if ran.is_ok() {
-            self.weight = weight;
+            self.divisor = divisor;
             self.passes = number;
         }
         ran
@@ -191,7 +192,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
         for (part, sums) in self.parts.iter_mut().zip(sums) {
             part.sums = sums;
         }
-        // A gather that backward started ahead and did not need.
+        // Waits for a gather that backward has prefetched and did not need.
         let rest = self.world.submit(|| Ok(()));
         self.world.waiting(|| rest.wait())
     }
@@ -213,12 +214,12 @@ impl<'a, M: Module> Accumulation<'a, M> {
             return Err(self.tell_failed(failed));
         }
         if let Some(expected) = self.expected.filter(|expected| self.passes < *expected) {
-            return Err(announced(expected, self.passes));
+            return Err(wrong_count(expected, self.passes));
         }
         self.reduce().map_err(|error| self.name_missing(error))?;
-        let divisor = divisor(self.world, self.weight)?;
+        let divisor = self.divisor.over_ranks(self.world)?;
         average_running_state(self.world, self.model)?;
-        // Counted for every part, compared once.
+        // Every part counts its steps, so all are asked; one comparison serves them all.
         let due = self
             .parts
             .iter()
@@ -248,7 +249,7 @@ impl<'a, M: Module> Accumulation<'a, M> {
         failed.error()
     }
 
-    /// Sums over ranks what no backward pass has.
+    /// Reduces the gradients that no backward pass has reduced.
     fn reduce(&mut self) -> Result<()> {
         for part in &mut self.parts {
             let units = part.sharding.units().len();
@@ -279,7 +280,7 @@ impl FailedPass {
     }
 }
 
-/// A backward pass that is going on; ends also when the tape panics.
+/// A backward pass that is running; it ends also when the tape panics.
 struct RunningBackward<'a> {
     world: &'a World,
     shardings: Vec<Arc<Sharding>>,
@@ -320,12 +321,12 @@ impl Drop for RunningBackward<'_> {
     }
 }
 
-fn mixed() -> Error {
+fn mixed_losses() -> Error {
     let expected = "either means (add) or sums with counts (add_sum) in one step";
     Error::config("accumulated losses", expected, "both")
 }
 
-fn announced(expected: usize, found: usize) -> Error {
+fn wrong_count(expected: usize, found: usize) -> Error {
     Error::config(
         "backward passes of the step",
         format!("the {expected} that were announced (micro_batches, set_is_last)"),
@@ -333,23 +334,26 @@ fn announced(expected: usize, found: usize) -> Error {
     )
 }
 
-fn divisor(world: &World, weight: Weight) -> Result<f64> {
-    match weight {
-        Weight::Nothing => Err(Error::config("accumulated losses", "at least one", "none")),
-        Weight::Means(n) => Ok((n * world.size()) as f64),
-        Weight::Samples(mine) => {
-            let mut all = [mine as u64];
-            let label = "samples".into();
-            world
-                .comm()
-                .all_reduce(&label, Reduce::Sum, SpanMut::of(&mut all))?;
-            match all[0] {
-                0 => Err(Error::config(
-                    "samples of the step",
-                    "at least one on some rank",
-                    0,
-                )),
-                n => Ok(n as f64),
+impl Divisor {
+    /// The number of means or samples on all ranks together. Collective for samples.
+    fn over_ranks(self, world: &World) -> Result<f64> {
+        match self {
+            Self::Unknown => Err(Error::config("accumulated losses", "at least one", "none")),
+            Self::Means(n) => Ok((n * world.size()) as f64),
+            Self::Samples(mine) => {
+                let mut all = [mine as u64];
+                let label = "samples".into();
+                world
+                    .comm()
+                    .all_reduce(&label, Reduce::Sum, SpanMut::of(&mut all))?;
+                match all[0] {
+                    0 => Err(Error::config(
+                        "samples of the step",
+                        "at least one on some rank",
+                        0,
+                    )),
+                    n => Ok(n as f64),
+                }
             }
         }
     }
