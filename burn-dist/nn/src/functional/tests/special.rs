@@ -1,0 +1,110 @@
+//! What is no number, infinities, and numbers at the ends of the range.
+
+use super::*;
+use crate::functional::{
+    Attention, attention, cross_entropy_sum, gelu, gelu_approximate, layer_norm,
+};
+use burn::tensor::Int;
+
+const SPECIAL: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+
+fn f32s<const D: usize>(numbers: &[f32], shape: [usize; D]) -> Tensor<D> {
+    leaf(numbers, shape, FloatDType::F32)
+}
+
+#[test]
+fn gelu_is_exact_in_the_tail_and_at_the_ends() {
+    for (x, wanted) in [
+        (-5.0, -5.0 * 2.866515718791939e-7),
+        (-10.0, -10.0 * 7.619853024160526e-24),
+        (-12.5, -12.5 * 3.732564298877713e-36),
+        (1e-20, 0.5e-20),
+        (30.0, 30.0),
+    ] {
+        let found = numbers(gelu(f32s(&[x], [1])))[0];
+        assert!(
+            (found / wanted - 1.0).abs() < 5e-6,
+            "gelu({x}) = {found}, not {wanted}"
+        );
+    }
+    assert_eq!(
+        numbers(gelu(f32s(&[-1e30, 1e30], [2]))),
+        [-0.0, f64::from(1e30f32)]
+    );
+    for form in [gelu::<1>, gelu_approximate::<1>] {
+        let found = numbers(form(f32s(&[f32::NAN, f32::INFINITY], [2])));
+        assert!(found[0].is_nan());
+        assert_eq!(found[1], f64::INFINITY);
+    }
+}
+
+#[test]
+fn one_element_that_is_no_number_spoils_its_row_alone() {
+    for special in SPECIAL {
+        let mut x = normal([3, 20], 1);
+        x[25] = special;
+        let ones = || f32s(&[1.0; 20], [20]);
+        let y = numbers(layer_norm(f32s(&x, [3, 20]), ones(), ones(), 1e-5));
+        assert!(y[20..40].iter().all(|y| y.is_nan()), "{special}");
+        assert!(y[..20].iter().chain(&y[40..]).all(|y| y.is_finite()));
+    }
+}
+
+#[test]
+fn scores_that_are_no_number_spoil_their_query_alone() {
+    for special in SPECIAL {
+        let mut query = normal([1, 3, 4], 2);
+        query[5] = special;
+        let key = || {
+            f32s(
+                &normal([1, 5, 4], 3)
+                    .iter()
+                    .map(|x| x.abs())
+                    .collect::<Vec<_>>(),
+                [1, 5, 4],
+            )
+        };
+        let y = numbers(attention(
+            f32s(&query, [1, 3, 4]),
+            key(),
+            key(),
+            Attention::new(1),
+        ));
+        assert!(y[4..8].iter().all(|y| y.is_nan()), "{special}: {y:?}");
+        assert!(y[..4].iter().chain(&y[8..]).all(|y| y.is_finite()));
+    }
+}
+
+#[test]
+fn huge_scores_pick_one_key_and_huge_logits_one_class() {
+    let query = f32s(&[1e18, 0.0], [1, 1, 2]);
+    let key = f32s(&[1e18, 0.0, -1e18, 0.0], [1, 2, 2]);
+    let value = f32s(&[3.0, 4.0, 5.0, 6.0], [1, 2, 2]);
+    let y = numbers(attention(query, key, value, Attention::new(1)));
+    assert_eq!(y, [3.0, 4.0]);
+
+    let logits = f32s(&[3e38, -3e38, 0.0], [1, 3]);
+    let label = Tensor::<1, Int>::from_data([0], &device());
+    let loss = cross_entropy_sum(logits.clone(), label, None, None);
+    assert_eq!(numbers(loss.clone()), [0.0]);
+    assert_eq!(gradient(&logits, &loss.backward()), [0.0, 0.0, 0.0]);
+}
+
+#[test]
+fn a_loss_of_no_number_is_none_unless_its_row_is_ignored() {
+    for special in [f32::NAN, f32::INFINITY] {
+        let logits = || f32s(&[special, 1.0, 2.0, 3.0], [2, 2]);
+        let labels = |first: i64| Tensor::<1, Int>::from_data([first, 1], &device());
+        let loss = cross_entropy_sum(logits(), labels(0), None, Some(-1));
+        assert!(numbers(loss)[0].is_nan());
+        let loss = cross_entropy_sum(logits(), labels(-1), None, Some(-1));
+        assert!(numbers(loss)[0].is_finite());
+    }
+}
+
+#[test]
+#[should_panic(expected = "label 7 of row 1, of 3 classes")]
+fn a_label_that_is_no_class_is_named() {
+    let labels = Tensor::<1, Int>::from_data([0, 7], &device());
+    cross_entropy_sum(f32s(&[0.0; 6], [2, 3]), labels, None, Some(-100));
+}

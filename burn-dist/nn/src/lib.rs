@@ -1,0 +1,18 @@
+//! Fused operations and one-pass optimizers for [Burn](burn) on CPUs.
+//!
+//! Burn's Flex backend multiplies matrices as fast as PyTorch does; what lies between the products (a GELU, a
+//! layer norm, a softmax, an optimizer) it composes of many passes over memory. Here each of them is one pass,
+//! compiled for AVX-512, AVX2 and the baseline, chosen at run time:
+//!
+//! - [`functional`]: operations on tensors with hand-written gradients, on Burn's autodiff tape.
+//!
+//! They compute f32 on [`Device::flex`](burn::tensor::Device::flex). Every other type and device gets Burn's own
+//! composition from the same function. The crate knows nothing of ranks; burn-dist builds on it, and any other
+//! Burn program may.
+
+pub mod functional;
+
+mod flex;
+mod matmul;
+mod rows;
+mod simd;
