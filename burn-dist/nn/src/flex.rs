@@ -1,5 +1,6 @@
 //! Tensors of Burn's Flex backend as slices, and which tensors those are.
 
+use burn::backend::Flex;
 use burn::tensor::{Bytes, DType, Device, Shape, Tensor};
 use burn_flex::{FlexTensor, Layout};
 
@@ -7,6 +8,22 @@ use burn_flex::{FlexTensor, Layout};
 /// Burn's own operations.
 pub(crate) fn is_fused<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && x.device().inner() == Device::flex()
+}
+
+/// Whether `x` is such a tensor, and without a tape.
+pub(crate) fn is_plain<const D: usize>(x: &Tensor<D>) -> bool {
+    is_fused(x) && !x.device().is_autodiff()
+}
+
+/// The storage of a tensor that [`is_plain`].
+pub(crate) fn into_flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    let found = tensor.try_into_primitive::<Flex>();
+    found.unwrap_or_else(|error| unreachable!("a tensor of Flex without a tape: {error:?}"))
+}
+
+/// The tensor over a storage.
+pub(crate) fn from_flex<const D: usize>(storage: FlexTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(storage)
 }
 
 /// The tensor, its elements back to back; copied only if they do not lie so.

@@ -4,13 +4,18 @@
 //! layer norm, a softmax, an optimizer) it composes of many passes over memory. Here each of them is one pass,
 //! compiled for AVX-512, AVX2 and the baseline, chosen at run time:
 //!
-//! - [`functional`]: operations on tensors with hand-written gradients, on Burn's autodiff tape.
+//! - [`functional`]: operations on tensors with hand-written gradients, on Burn's autodiff tape;
+//! - [`optim`]: AdamW, Adam, Lion and SGD, whose records are Burn's.
 //!
 //! They compute f32 on [`Device::flex`](burn::tensor::Device::flex). Every other type and device gets Burn's own
 //! composition from the same function. The crate knows nothing of ranks; burn-dist builds on it, and any other
 //! Burn program may.
 
 pub mod functional;
+pub mod optim;
+
+// What `derive(RecordState)` names at the root of a crate.
+use burn::optim::{RecordState, StateSink, StateSource, join_path};
 
 mod flex;
 mod matmul;
