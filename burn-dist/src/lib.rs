@@ -63,6 +63,7 @@
 //! | [`Precision`], [`GradScaler`] | types of gathers, reductions and outputs; loss scaling for f16 |
 //! | [`Shadow`] | one plain device beside the sharded run, for [`World::shadow`] |
 //! | [`Noise`] | random numbers and dropout that come out the same again |
+//! | [`nn`], [`optim`] | operations and optimizers in one pass, for CPUs (feature `nn`, on by default) |
 //! | [`shard`] | the engine |
 //! | [`weights`] | from and to Hugging Face's files, a rank its own shards |
 //! | [`data`], [`telemetry`] | sampler and loader; where time and memory go |
@@ -83,6 +84,8 @@ mod host;
 pub mod launch;
 pub mod layout;
 mod lock;
+#[cfg(feature = "nn")]
+pub mod nn;
 mod noise;
 mod plan;
 mod precision;
@@ -97,6 +100,9 @@ mod unwind;
 pub mod weights;
 mod world;
 
+#[cfg(feature = "nn")]
+#[doc(inline)]
+pub use burn_dist_nn::optim;
 pub use error::{CallLabel, Error, Result};
 pub use launch::launch;
 pub use noise::Noise;

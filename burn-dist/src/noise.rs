@@ -97,8 +97,30 @@ impl Noise {
     /// (or less) returns `x` itself and leaves no trace on the autodiff tape; a rate of 1 (or more) is all
     /// zeros. Srivastava et al., 2014, <https://jmlr.org/papers/v15/srivastava14a.html>.
     pub fn dropout<const D: usize>(&self, x: Tensor<D>, rate: f64, site: u32) -> Tensor<D> {
-        let shape = x.dims();
-        self.mask(x, rate, site, shape)
+        #[cfg(feature = "nn")]
+        return burn_dist_nn::functional::dropout(x, self.mask_of(rate, site));
+        #[cfg(not(feature = "nn"))]
+        {
+            let shape = x.dims();
+            self.mask(x, rate, site, shape)
+        }
+    }
+
+    /// What [`dropout`](Self::dropout) drops, for operations that drop within themselves.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use burn_dist::Noise;
+    /// use burn_dist::nn::functional::dropout;
+    ///
+    /// let (x, noise) = (Tensor::<1>::ones([9], &Device::flex()), Noise::new(42, 0, 0));
+    /// let once = dropout(x.clone(), noise.mask_of(0.5, 0));
+    /// assert_eq!(once.into_data(), noise.dropout(x, 0.5, 0).into_data());
+    /// ```
+    #[cfg(feature = "nn")]
+    pub fn mask_of(&self, rate: f64, site: u32) -> burn_dist_nn::functional::Dropout {
+        let key = self.key(site);
+        burn_dist_nn::functional::Dropout { rate, key }
     }
 
     /// Zeroes whole samples (index of the first dimension) with probability `rate`, and scales the others.
@@ -141,16 +163,21 @@ impl Noise {
         x * mask
     }
 
-    /// The generator of one draw. The coordinates fill the 256-bit key side by side, so that two
-    /// different draws can never share a key, as they could if a hash mixed them.
+    /// The generator of one draw.
     fn stream(&self, site: u32) -> ChaCha8Rng {
+        ChaCha8Rng::from_seed(self.key(site))
+    }
+
+    /// The key of one draw. The coordinates fill its 256 bits side by side, so that two different draws can
+    /// never share a key, as they could if a hash mixed them.
+    fn key(&self, site: u32) -> [u8; 32] {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
         key[8..16].copy_from_slice(&self.step.to_le_bytes());
         key[16..20].copy_from_slice(&self.rank.to_le_bytes());
         key[20..24].copy_from_slice(&self.unit.to_le_bytes());
         key[24..28].copy_from_slice(&site.to_le_bytes());
-        ChaCha8Rng::from_seed(key)
+        key
     }
 }
 

@@ -65,7 +65,7 @@ impl Adam {
             .with_beta_2(options.beta_2 as f32)
             .with_epsilon(options.epsilon as f32)
             .with_amsgrad(options.amsgrad);
-        let decay = (options.weight_decay != 0.0).then(|| WeightDecayConfig {
+        let decay = (options.weight_decay != 0.0).then_some(WeightDecayConfig {
             penalty: options.weight_decay as f32,
         });
         config.with_weight_decay(decay).build()
