@@ -7,6 +7,8 @@
 //! Forward and backward are timed apart and in turn with Burn's; the table shows the least of the rounds, for
 //! whatever else a machine does only adds.
 
+#![allow(clippy::expect_used)]
+
 use burn::optim::Optimizer;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData, activation, module};
 use burn_dist_nn::functional::{
