@@ -16,12 +16,12 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::launch::Threads;
 use burn_dist::{Precision, Result, Strategy, World};
+use burn_dist_models::loss::cross_entropy;
+use burn_dist_models::{Vit, VitConfig};
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
 use mimalloc::MiMalloc;
-use models::loss::cross_entropy;
-use models::{Vit, VitConfig};
 use plain::{BAR_ALONE, clipped};
 use std::fmt;
 use std::sync::{Mutex, mpsc};

@@ -17,14 +17,16 @@ use burn_dist::Noise;
 use burn_dist::launch::exit_code;
 use burn_dist::telemetry::{Phase, Tracked};
 use burn_dist::{Error, Result, World};
+use burn_dist_models::bert::{BertClassifier, Head, hf_name};
+use burn_dist_models::data::text::TextBatch;
+use burn_dist_models::hf::with_classes;
+use burn_dist_models::loss::cross_entropy_sum;
+use burn_dist_models::run::{
+    BertArgs, Meter, Texts, evaluate, same_arguments, same_classes, sharded,
+};
 use clap::Parser;
 use env_logger::Env;
 use mimalloc::MiMalloc;
-use models::bert::{BertClassifier, Head, hf_name};
-use models::data::text::TextBatch;
-use models::hf::with_classes;
-use models::loss::cross_entropy_sum;
-use models::run::{BertArgs, Meter, Texts, evaluate, same_arguments, same_classes, sharded};
 use std::process::ExitCode;
 
 /// Counts memory for the closing table; mimalloc hands out large tensors faster than the system.

@@ -16,15 +16,17 @@ use burn_dist::Noise;
 use burn_dist::launch::exit_code;
 use burn_dist::telemetry::{Phase, Tracked};
 use burn_dist::{Error, Result, World};
+use burn_dist_models::Vit;
+use burn_dist_models::data::ImageBatch;
+use burn_dist_models::hf::with_classes;
+use burn_dist_models::loss::cross_entropy_sum;
+use burn_dist_models::run::{
+    Images, Meter, VitArgs, evaluate, same_arguments, same_classes, sharded,
+};
+use burn_dist_models::vit::hf_name;
 use clap::Parser;
 use env_logger::Env;
 use mimalloc::MiMalloc;
-use models::Vit;
-use models::data::ImageBatch;
-use models::hf::with_classes;
-use models::loss::cross_entropy_sum;
-use models::run::{Images, Meter, VitArgs, evaluate, same_arguments, same_classes, sharded};
-use models::vit::hf_name;
 use std::process::ExitCode;
 
 /// Counts memory for the closing table; mimalloc hands out large tensors faster than the system.

@@ -24,7 +24,7 @@ use crate::widen::widened;
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
-/// use models::loss::cross_entropy_sum;
+/// use burn_dist_models::loss::cross_entropy_sum;
 ///
 /// let device = Device::flex();
 /// let logits = Tensor::<2>::zeros([3, 10], &device);
@@ -75,7 +75,7 @@ pub const IGNORED: i64 = -100;
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
-/// use models::loss::{IGNORED, cross_entropy_masked_sum};
+/// use burn_dist_models::loss::{IGNORED, cross_entropy_masked_sum};
 ///
 /// let device = Device::flex();
 /// let labels = Tensor::<1, Int>::from_data([4, IGNORED, 0], &device);
@@ -103,7 +103,7 @@ pub fn cross_entropy_masked_sum(
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
-/// use models::loss::cross_entropy;
+/// use burn_dist_models::loss::cross_entropy;
 ///
 /// let device = Device::flex();
 /// let labels = Tensor::<1, Int>::from_data([4, 9, 0], &device);
@@ -127,7 +127,7 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
-/// use models::loss::correct;
+/// use burn_dist_models::loss::correct;
 ///
 /// let device = Device::flex();
 /// let logits = Tensor::<2>::from_data([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]], &device);

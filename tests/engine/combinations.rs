@@ -14,7 +14,7 @@ use burn::tensor::activation::gelu;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use burn_dist::Noise;
 use burn_dist::{Destination, GradScaler, Precision, Result, Strategy, World, unit};
-use models::loss::cross_entropy_sum;
+use burn_dist_models::loss::cross_entropy_sum;
 
 const STEPS: usize = 3;
 const WORDS: usize = 11;

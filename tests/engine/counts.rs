@@ -9,7 +9,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use burn_dist::comm::Op;
 use burn_dist::{Strategy, World};
-use models::{BertConfig, VitConfig, bert};
+use burn_dist_models::{BertConfig, VitConfig, bert};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,7 @@
 
 use super::run::{Ended, Running, epochs, names, row, sent};
 use burn_dist::data::Dataset;
-use models::data::text::Newswire;
+use burn_dist_models::data::text::Newswire;
 use std::fmt::Write;
 use std::path::Path;
 use tempfile::TempDir;

@@ -5,8 +5,8 @@ use super::program::Orders;
 use burn::tensor::{Int, Tensor};
 use burn_dist::data::{BatchInfo, DistributedSampler, Loader};
 use burn_dist::{Result, World};
-use models::data::Classified;
-use models::run::evaluate;
+use burn_dist_models::data::Classified;
+use burn_dist_models::run::evaluate;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 

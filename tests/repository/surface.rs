@@ -20,7 +20,7 @@ const HOW: &str = "cargo build --release --workspace --examples --bins && \
 /// The name of a crate for its users, and its root.
 const CRATES: [(&str, &str); 2] = [
     ("burn_dist", "burn-dist/src/lib.rs"),
-    ("models", "models/src/lib.rs"),
+    ("burn_dist_models", "models/src/lib.rs"),
 ];
 
 /// Names of a type's or a trait's own, with their kinds.

@@ -10,8 +10,8 @@ use burn::optim::AdamWConfig;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use burn_dist::comm::Op;
 use burn_dist::{Destination, Error, GradScaler, Precision, Result, Strategy, World, unit};
-use models::loss::cross_entropy_sum;
-use models::{Vit, VitConfig};
+use burn_dist_models::loss::cross_entropy_sum;
+use burn_dist_models::{Vit, VitConfig};
 
 const STEPS: usize = 12;
 /// Divides by 1, 2 and 3.

@@ -13,8 +13,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::Noise;
 use burn_dist::launch::Threads;
 use burn_dist::{Destination, Result, Strategy, World};
-use models::loss::cross_entropy;
-use models::{Vit, VitConfig};
+use burn_dist_models::loss::cross_entropy;
+use burn_dist_models::{Vit, VitConfig};
 
 const SEED: u64 = 11;
 /// Samples of a rank.

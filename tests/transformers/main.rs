@@ -8,8 +8,8 @@ mod models_of;
 
 use burn_dist::weights::{Export, Report, Weights};
 use burn_dist::{Strategy, launch::Threads};
-use models::Vit;
-use models::bert::{Bert, BertClassifier, BertMaskedLm};
+use burn_dist_models::Vit;
+use burn_dist_models::bert::{Bert, BertClassifier, BertMaskedLm};
 use models_of::{Checked, Inputs};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -174,7 +174,7 @@ fn what_is_written_here_is_what_transformers_would_write() {
 fn an_encoder_is_what_a_classifier_for_any_labels_begins_with() {
     let folder = ours().join("checkpoints/bert_encoder");
     let text = config(&folder);
-    let (bert, _) = models::BertConfig::from_hf(&text).unwrap();
+    let (bert, _) = burn_dist_models::BertConfig::from_hf(&text).unwrap();
     let device = burn::tensor::Device::flex();
     let classifier = bert.init_classifier(7, &device).unwrap();
     let headless = open::<BertClassifier>(&folder);

@@ -2,10 +2,10 @@
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use models::bert::{self, Bert, BertClassifier, BertMaskedLm, Head, Tokens};
-use models::hf::HfName;
-use models::vit::{self, VitConfig};
-use models::{BertConfig, Vit};
+use burn_dist_models::bert::{self, Bert, BertClassifier, BertMaskedLm, Head, Tokens};
+use burn_dist_models::hf::HfName;
+use burn_dist_models::vit::{self, VitConfig};
+use burn_dist_models::{BertConfig, Vit};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 use std::path::Path;

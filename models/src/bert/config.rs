@@ -26,7 +26,7 @@ pub enum Family {
 ///
 /// ```
 /// use burn::tensor::Device;
-/// use models::BertConfig;
+/// use burn_dist_models::BertConfig;
 ///
 /// let device = Device::flex();
 /// let config = BertConfig::tiny().with_vocab(1000).with_dropout(0.0);

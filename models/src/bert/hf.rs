@@ -91,7 +91,7 @@ const DISTIL_HEADS: Names = Names {
 /// # Example
 ///
 /// ```
-/// use models::bert::{Family, hf_name};
+/// use burn_dist_models::bert::{Family, hf_name};
 ///
 /// let query = hf_name(Family::Bert, "bert.blocks.3.attention.query.weight").unwrap();
 /// assert_eq!(query.name, "bert.encoder.layer.3.attention.self.query.weight");

@@ -28,8 +28,8 @@ impl BertConfig {
     /// # Example
     ///
     /// ```
-    /// use models::BertConfig;
-    /// use models::bert::Family;
+    /// use burn_dist_models::BertConfig;
+    /// use burn_dist_models::bert::Family;
     ///
     /// let text = r#"{"model_type": "distilbert", "dim": 768, "n_layers": 6, "n_heads": 12}"#;
     /// let (config, classes) = BertConfig::from_hf(text)?;
@@ -40,7 +40,7 @@ impl BertConfig {
     ///     BertConfig::from_hf(text).unwrap_err().to_string(),
     ///     "config.json: `position_embedding_type` is \"relative_key\": this model supports only absolute"
     /// );
-    /// # Ok::<(), models::hf::HfConfigError>(())
+    /// # Ok::<(), burn_dist_models::hf::HfConfigError>(())
     /// ```
     ///
     /// # Source

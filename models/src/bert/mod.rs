@@ -42,9 +42,9 @@ mod site {
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
-/// use models::{BertConfig, bert::Tokens};
+/// use burn_dist_models::{BertConfig, bert::Tokens};
 ///
-/// # fn main() -> Result<(), models::ConfigError> {
+/// # fn main() -> Result<(), burn_dist_models::ConfigError> {
 /// let device = Device::flex();
 /// let bert = BertConfig::tiny().with_vocab(100).init(&device)?;
 /// let ids = Tensor::<2, Int>::from_data([[2, 17, 42, 3], [2, 5, 3, 0]], &device);

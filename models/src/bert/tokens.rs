@@ -8,7 +8,7 @@ use burn::tensor::{Bool, Int, Tensor};
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
-/// use models::bert::Tokens;
+/// use burn_dist_models::bert::Tokens;
 ///
 /// let device = Device::flex();
 /// let ids = Tensor::<2, Int>::from_data([[2, 17, 42, 3], [2, 5, 3, 0]], &device);

@@ -46,7 +46,7 @@ const RECORD: usize = 1 + PIXELS;
 ///
 /// ```
 /// use burn_dist::data::Dataset;
-/// use models::data::Cifar10;
+/// use burn_dist_models::data::Cifar10;
 ///
 /// # let folder = tempfile::tempdir()?;
 /// # for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {

@@ -8,7 +8,7 @@ use burn::tensor::{Int, Tensor};
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use models::data::{Classified, ImageBatch};
+/// use burn_dist_models::data::{Classified, ImageBatch};
 ///
 /// let device = Device::flex().autodiff();
 /// let batch = ImageBatch {

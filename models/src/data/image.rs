@@ -77,7 +77,7 @@ impl Classified for ImageBatch {
 /// ```
 /// use burn::tensor::Device;
 /// use burn_dist::data::BatchInfo;
-/// use models::data::{Image, ImageBatcher};
+/// use burn_dist_models::data::{Image, ImageBatcher};
 ///
 /// let batcher = ImageBatcher::new(&Device::flex());
 /// let image = Image { pixels: [128; 3072], label: 7 };

@@ -8,7 +8,7 @@
 //! ```
 //! use burn::tensor::Device;
 //! use burn_dist::data::{DistributedSampler, Loader};
-//! use models::data::{ImageBatcher, Synthetic};
+//! use burn_dist_models::data::{ImageBatcher, Synthetic};
 //!
 //! let train = Synthetic::train(42, 64);
 //! // What changes for several ranks is `.for_rank(rank, world)?`, and nothing else.

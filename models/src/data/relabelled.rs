@@ -28,7 +28,7 @@ impl Labelled for Text {
 ///
 /// ```
 /// use burn_dist::data::Dataset;
-/// use models::data::{Relabelled, Synthetic};
+/// use burn_dist_models::data::{Relabelled, Synthetic};
 ///
 /// let images = Synthetic::train(0, 20);
 /// let turned: Vec<u8> = (0..10).rev().collect();

@@ -38,7 +38,7 @@ const TEST: u64 = 1 << 63;
 ///
 /// ```
 /// use burn_dist::data::Dataset;
-/// use models::data::Synthetic;
+/// use burn_dist_models::data::Synthetic;
 ///
 /// let (train, test) = (Synthetic::train(42, 2048), Synthetic::test(42, 512));
 /// assert_eq!(train.get(13)?.label, 3);

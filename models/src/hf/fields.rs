@@ -163,12 +163,12 @@ impl Fields {
 /// # Example
 ///
 /// ```
-/// use models::hf::class_names;
+/// use burn_dist_models::hf::class_names;
 ///
 /// let names = class_names(r#"{"id2label": {"1": "dog", "0": "cat"}}"#)?;
 /// assert_eq!(names, Some(vec!["cat".to_string(), "dog".to_string()]));
 /// assert_eq!(class_names(r#"{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}"#)?, None);
-/// # Ok::<(), models::hf::HfConfigError>(())
+/// # Ok::<(), burn_dist_models::hf::HfConfigError>(())
 /// ```
 pub fn class_names(text: &str) -> Result<Option<Vec<String>>, HfConfigError> {
     const FIELD: &str = "id2label";

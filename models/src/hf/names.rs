@@ -45,7 +45,7 @@ impl HfName {
     /// # Example
     ///
     /// ```
-    /// use models::hf::HfName;
+    /// use burn_dist_models::hf::HfName;
     ///
     /// let name = HfName { name: "bert.embeddings.LayerNorm.bias".into(), transpose: false };
     /// assert_eq!(

@@ -103,7 +103,7 @@ impl Classes {
 /// [`Error::Config`] with both lists.
 ///
 /// ```
-/// use models::run::same_classes;
+/// use burn_dist_models::run::same_classes;
 ///
 /// let names = |names: [&str; 2]| names.map(String::from).to_vec();
 /// assert!(same_classes(names(["Cat", "dog"]), &names(["cat", "dog"])).is_ok());

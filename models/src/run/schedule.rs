@@ -3,7 +3,7 @@
 /// A pure function of the step, so that a resumed run needs no state of it.
 ///
 /// ```
-/// use models::run::Schedule;
+/// use burn_dist_models::run::Schedule;
 ///
 /// let schedule = Schedule { peak: 1.0, warmup: 10, steps: 110 };
 /// assert_eq!(schedule.at(4), 0.5);

@@ -15,8 +15,8 @@ use burn_dist::{Result, World};
 /// # Example
 /// ```
 /// use burn_dist::prelude::*;
-/// use models::data::text::{Newswire, Tokenizer};
-/// use models::run::shared;
+/// use burn_dist_models::data::text::{Newswire, Tokenizer};
+/// use burn_dist_models::run::shared;
 ///
 /// let sizes = Threads::new(2).run(|world| {
 ///     let tokenizer = shared(&world, || Tokenizer::train(&Newswire::train(0, 100), 500))?;

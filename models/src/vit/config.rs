@@ -16,7 +16,7 @@ use crate::transformer::init;
 ///
 /// ```
 /// use burn::tensor::Device;
-/// use models::VitConfig;
+/// use burn_dist_models::VitConfig;
 ///
 /// let device = Device::flex();
 /// assert!(VitConfig::tiny(10).with_drop_path(0.1).init(&device).is_ok());

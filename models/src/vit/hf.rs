@@ -37,7 +37,7 @@ const NAMES: Names = Names {
 /// # Example
 ///
 /// ```
-/// use models::vit::hf_name;
+/// use burn_dist_models::vit::hf_name;
 ///
 /// let query = hf_name("blocks.3.attention.query.weight").unwrap();
 /// assert_eq!(query.name, "vit.encoder.layer.3.attention.attention.query.weight");

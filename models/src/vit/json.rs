@@ -16,7 +16,7 @@ impl VitConfig {
     /// # Example
     ///
     /// ```
-    /// use models::VitConfig;
+    /// use burn_dist_models::VitConfig;
     ///
     /// let text = r#"{"model_type": "vit", "image_size": 384, "id2label": {"0": "cat", "1": "dog"}}"#;
     /// let config = VitConfig::from_hf(text)?;
@@ -27,7 +27,7 @@ impl VitConfig {
     ///     other.unwrap_err().to_string(),
     ///     "config.json: `hidden_act` is \"relu\": this model supports only gelu"
     /// );
-    /// # Ok::<(), models::hf::HfConfigError>(())
+    /// # Ok::<(), burn_dist_models::hf::HfConfigError>(())
     /// ```
     ///
     /// # Source

@@ -29,9 +29,9 @@ use burn_dist::Noise;
 ///
 /// ```
 /// use burn::tensor::{Device, Tensor};
-/// use models::VitConfig;
+/// use burn_dist_models::VitConfig;
 ///
-/// # fn main() -> Result<(), models::ConfigError> {
+/// # fn main() -> Result<(), burn_dist_models::ConfigError> {
 /// let device = Device::flex();
 /// let vit = VitConfig::tiny(10).init(&device)?;
 /// let logits = vit.forward(Tensor::zeros([2, 3, 32, 32], &device));

@@ -4,10 +4,10 @@ use super::Golden;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use burn_dist::weights::{Name, Weights};
-use models::bert::{self, Family, Tokens};
-use models::hf::HfName;
-use models::loss::{cross_entropy_masked_sum, cross_entropy_sum};
-use models::{BertClassifier, BertConfig, BertMaskedLm, Vit, VitConfig, vit};
+use burn_dist_models::bert::{self, Family, Tokens};
+use burn_dist_models::hf::HfName;
+use burn_dist_models::loss::{cross_entropy_masked_sum, cross_entropy_sum};
+use burn_dist_models::{BertClassifier, BertConfig, BertMaskedLm, Vit, VitConfig, vit};
 use std::ops::Range;
 
 /// A model, and how the file's inputs go through it.

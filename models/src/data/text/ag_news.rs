@@ -31,7 +31,7 @@ const CLASSES: [&str; 4] = ["World", "Sports", "Business", "Sci/Tech"];
 ///
 /// ```
 /// use burn_dist::data::Dataset;
-/// use models::data::text::AgNews;
+/// use burn_dist_models::data::text::AgNews;
 ///
 /// # let folder = tempfile::tempdir()?;
 /// # let row = "\"2\",\"A late goal\",\"The guests won in the last minute.\"\n";

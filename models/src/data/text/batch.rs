@@ -60,7 +60,7 @@ impl Classified for TextBatch {
 /// ```
 /// use burn::tensor::Device;
 /// use burn_dist::data::BatchInfo;
-/// use models::data::text::{Encoded, Newswire, TextBatcher, Tokenizer};
+/// use burn_dist_models::data::text::{Encoded, Newswire, TextBatcher, Tokenizer};
 ///
 /// let tokenizer = Tokenizer::train(&Newswire::train(42, 40), 400)?;
 /// let batcher = TextBatcher::new(&tokenizer, &Device::flex());

@@ -25,7 +25,7 @@ pub struct Encoded {
 ///
 /// ```
 /// use burn_dist::data::Dataset;
-/// use models::data::text::{Newswire, Tokenized, Tokenizer};
+/// use burn_dist_models::data::text::{Newswire, Tokenized, Tokenizer};
 ///
 /// let texts = Newswire::train(42, 40);
 /// let tokenizer = Tokenizer::train(&texts, 400)?;

@@ -8,7 +8,7 @@
 //! ```
 //! use burn::tensor::Device;
 //! use burn_dist::data::{DistributedSampler, Loader};
-//! use models::data::text::{Newswire, TextBatcher, Tokenized, Tokenizer};
+//! use burn_dist_models::data::text::{Newswire, TextBatcher, Tokenized, Tokenizer};
 //!
 //! let train = Newswire::train(42, 64);
 //! let tokenizer = Tokenizer::train(&train, 500)?.with_max_length(32)?;

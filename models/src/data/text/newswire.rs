@@ -26,7 +26,7 @@ const TEST: u64 = 1 << 63;
 ///
 /// ```
 /// use burn_dist::data::Dataset;
-/// use models::data::text::Newswire;
+/// use burn_dist_models::data::text::Newswire;
 ///
 /// let (train, test) = (Newswire::train(42, 2048), Newswire::test(42, 512));
 /// assert_eq!(train.get(6)?.label, 2);

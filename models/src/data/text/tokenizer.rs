@@ -34,7 +34,7 @@ const SHORTEST: usize = 5;
 /// # Example
 ///
 /// ```
-/// use models::data::text::{Newswire, Text, Tokenizer};
+/// use burn_dist_models::data::text::{Newswire, Text, Tokenizer};
 ///
 /// let tokenizer = Tokenizer::train(&Newswire::train(42, 500), 1000)?.with_max_length(16)?;
 /// let text = Text {
