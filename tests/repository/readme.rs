@@ -1,4 +1,4 @@
-//! What the README promises exists: its commands, its tour, and the pages it points at.
+//! What the README and the guide promise exists: commands, options, files, and the pages they link to.
 
 use crate::root;
 
@@ -14,26 +14,58 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_file_it_names_exists() {
-    let readme = read("README.md");
-    let files = quoted(&readme).filter(|q| q.ends_with(".rs") || q.ends_with(".md"));
+fn every_file_that_a_page_names_exists() {
     let mut found = 0;
-    for file in files {
-        read(file);
-        found += 1;
+    for page in ["README.md", "docs/guide.md", "docs/architecture.md"] {
+        let page = read(page);
+        let files = quoted(&page).filter(|q| q.ends_with(".rs") && q.contains('/'));
+        for file in files {
+            read(file);
+            found += 1;
+        }
     }
     assert!(found >= 10, "{found} files");
 }
 
 #[test]
-fn ci_runs_its_test_command() {
+fn every_link_to_a_file_leads_to_one() {
+    let pages = [
+        "CONTRIBUTING.md",
+        "README.md",
+        "RELEASES.md",
+        "SECURITY.md",
+        "docs/architecture.md",
+        "docs/glossary.md",
+        "docs/gpu.md",
+        "docs/guide.md",
+        "docs/performance.md",
+        "docs/validation.md",
+        "examples/README.md",
+    ];
+    let mut found = 0;
+    for page in pages {
+        let text = read(page);
+        let folder = root().join(page).parent().unwrap().to_path_buf();
+        let links = text.split("](").skip(1);
+        let links = links.filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let file = link.split('#').next().unwrap_or_default();
+            assert!(folder.join(file).exists(), "{page} links to {link}");
+            found += 1;
+        }
+    }
+    assert!(found >= 10, "{found} links");
+}
+
+#[test]
+fn ci_runs_the_test_command_of_the_readme() {
     let readme = read("README.md");
     let test = readme.lines().find(|line| line.starts_with("cargo test"));
     assert!(read(".ci/run").lines().any(|line| Some(line) == test));
 }
 
 #[test]
-fn its_options_are_those_of_the_example() {
+fn every_option_that_a_page_names_is_one_of_the_programs() {
     let help = [
         "models/src/run/args.rs",
         "models/src/run/bert.rs",
@@ -43,20 +75,22 @@ fn its_options_are_those_of_the_example() {
         "burn-dist/src/bin/burn-dist-run.rs",
     ];
     let help = help.map(read).concat();
-    let readme = read("README.md");
-    let words = readme.split_whitespace().skip_while(|w| *w != "--example");
-    let words = words.map(|w| w.trim_matches(['`', ',', '.', ';', '(', ')']));
-    let options = words.filter(|w| w.starts_with("--") && w.len() > 2);
-    let cargo = [
-        "--example",
-        "--features",
-        "--release",
-        "--workspace",
-        "--help",
-    ];
-    for option in options.filter(|o| !cargo.contains(o)) {
-        let name = option.split('=').next().unwrap_or(option);
-        let field = format!("{}: ", name.trim_start_matches('-').replace('-', "_"));
-        assert!(help.contains(&field), "{option}");
+    for page in ["README.md", "docs/guide.md"] {
+        let text = read(page);
+        let words = text.split_whitespace().skip_while(|w| *w != "--example");
+        let words = words.map(|w| w.trim_matches(['`', ',', '.', ';', '(', ')']));
+        let options = words.filter(|w| w.starts_with("--") && w.len() > 2);
+        let cargo = [
+            "--example",
+            "--features",
+            "--release",
+            "--workspace",
+            "--help",
+        ];
+        for option in options.filter(|o| !cargo.contains(o)) {
+            let name = option.split('=').next().unwrap_or(option);
+            let field = format!("{}: ", name.trim_start_matches('-').replace('-', "_"));
+            assert!(help.contains(&field), "{page} names {option}");
+        }
     }
 }
