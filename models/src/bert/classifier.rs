@@ -2,15 +2,15 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
-use burn_dist::unit;
+use burn::tensor::{Device, Tensor};
+use burn_dist::{Noise, unit};
 
-use super::config::Family;
-use super::{Bert, Tokens, site};
-use burn_dist::Noise;
+use super::{Bert, BertConfig, Family, Tokens, site};
+use crate::config::{self, ConfigError};
+use crate::transformer::init;
 
-/// A BERT that classifies texts; made by [`BertConfig::init_classifier`](super::BertConfig::init_classifier).
+/// A BERT that classifies texts; made by [`BertConfig::init_classifier`].
 ///
 /// # Example
 ///
@@ -38,6 +38,27 @@ pub struct BertClassifier {
     pub head: Linear,
     /// Probability of dropping an element of what the classifier reads.
     pub dropout: f64,
+}
+
+impl BertConfig {
+    /// A classifier of texts into `classes`, drawn lazily as by [`init`](Self::init).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`validate`](Self::validate), and [`ConfigError::Zero`] if there are no classes.
+    pub fn init_classifier(
+        &self,
+        classes: usize,
+        device: &Device,
+    ) -> Result<BertClassifier, ConfigError> {
+        config::sizes(&[("classes", classes)])?;
+        Ok(BertClassifier {
+            bert: self.init(device)?,
+            pooler: init::linear(self.width, self.width, self.init_std, device),
+            head: init::linear(self.width, classes, self.init_std, device),
+            dropout: self.head_dropout,
+        })
+    }
 }
 
 impl BertClassifier {

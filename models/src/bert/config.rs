@@ -1,14 +1,8 @@
 //! The sizes of a BERT, and the well-known sets of them.
 
 use burn::config::Config;
-use burn::nn::LayerNormConfig;
-use burn::tensor::Device;
 
-use super::block::Block;
-use super::embeddings::Embeddings;
-use super::{Bert, BertClassifier, BertMaskedLm};
 use crate::config::{self, ConfigError};
-use crate::transformer::init;
 
 /// Which of the two shapes a model has.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
@@ -19,7 +13,7 @@ pub enum Family {
     DistilBert,
 }
 
-/// The sizes and rates of a [`Bert`] and the models on top of it; the defaults are BERT-base's, with an
+/// The sizes and rates of a [`Bert`](super::Bert) and the models on top of it; the defaults are BERT-base's, with an
 /// English vocabulary in lower case.
 ///
 /// # Example
@@ -148,59 +142,6 @@ impl BertConfig {
         ])?;
         config::scales(self.norm_eps, self.init_std)
     }
-
-    /// The encoder, with parameters that are drawn when they are first used: nothing is allocated yet.
-    ///
-    /// Weights and tables follow a normal distribution of deviation `init_std`, cut at two deviations; biases
-    /// start at 0, norms at the identity.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`validate`](Self::validate).
-    pub fn init(&self, device: &Device) -> Result<Bert, ConfigError> {
-        self.validate()?;
-        let block = |_| Block::new(self, device);
-        Ok(Bert {
-            embeddings: Embeddings::new(self, device),
-            blocks: (0..self.blocks).map(block).collect(),
-            family: self.family,
-        })
-    }
-
-    /// A classifier of texts into `classes`, drawn lazily as by [`init`](Self::init).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`validate`](Self::validate), and [`ConfigError::Zero`] if there are no classes.
-    pub fn init_classifier(
-        &self,
-        classes: usize,
-        device: &Device,
-    ) -> Result<BertClassifier, ConfigError> {
-        config::sizes(&[("classes", classes)])?;
-        Ok(BertClassifier {
-            bert: self.init(device)?,
-            pooler: init::linear(self.width, self.width, self.init_std, device),
-            head: init::linear(self.width, classes, self.init_std, device),
-            dropout: self.head_dropout,
-        })
-    }
-
-    /// A masked language model, drawn lazily as by [`init`](Self::init).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`validate`](Self::validate).
-    pub fn init_masked_lm(&self, device: &Device) -> Result<BertMaskedLm, ConfigError> {
-        Ok(BertMaskedLm {
-            bert: self.init(device)?,
-            transform: init::linear(self.width, self.width, self.init_std, device),
-            norm: LayerNormConfig::new(self.width)
-                .with_epsilon(self.norm_eps)
-                .init(device),
-            bias: init::zeros([self.vocab], device),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -208,6 +149,7 @@ impl BertConfig {
 mod tests {
     use super::*;
     use crate::census::Census;
+    use burn::tensor::Device;
 
     /// As published: encoder and, in BERT, the pooler.
     #[test]

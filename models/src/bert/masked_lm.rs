@@ -1,17 +1,17 @@
 //! The words that were hidden, from those around them.
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, Linear};
-use burn::tensor::Tensor;
+use burn::nn::{LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::activation::gelu;
-use burn_dist::unit;
+use burn::tensor::{Device, Tensor};
+use burn_dist::{Noise, unit};
 
-use super::{Bert, Tokens};
-use crate::transformer::{fold, norm};
-use burn_dist::Noise;
+use super::{Bert, BertConfig, Tokens};
+use crate::config::ConfigError;
+use crate::transformer::{fold, init, norm};
 
 /// A BERT that scores every word of the vocabulary at every place; made by
-/// [`BertConfig::init_masked_lm`](super::BertConfig::init_masked_lm).
+/// [`BertConfig::init_masked_lm`].
 ///
 /// The decoder is the table of words itself, transposed: one parameter, read where words enter and where
 /// they leave. Both are in the model's root, so that it is gathered once and its gradient is the sum of the
@@ -42,6 +42,24 @@ pub struct BertMaskedLm {
     pub norm: LayerNorm,
     /// `[vocab]`: what the decoder adds, the one thing it has for itself.
     pub bias: Param<Tensor<1>>,
+}
+
+impl BertConfig {
+    /// A masked language model, drawn lazily as by [`init`](Self::init).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`validate`](Self::validate).
+    pub fn init_masked_lm(&self, device: &Device) -> Result<BertMaskedLm, ConfigError> {
+        Ok(BertMaskedLm {
+            bert: self.init(device)?,
+            transform: init::linear(self.width, self.width, self.init_std, device),
+            norm: LayerNormConfig::new(self.width)
+                .with_epsilon(self.norm_eps)
+                .init(device),
+            bias: init::zeros([self.vocab], device),
+        })
+    }
 }
 
 impl BertMaskedLm {

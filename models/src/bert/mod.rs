@@ -13,6 +13,7 @@ mod embeddings;
 mod hf;
 mod json;
 mod masked_lm;
+mod site;
 mod tokens;
 
 pub use block::Block;
@@ -25,16 +26,10 @@ pub use masked_lm::BertMaskedLm;
 pub use tokens::Tokens;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
-use burn_dist::unit;
+use burn::tensor::{Device, Tensor};
+use burn_dist::{Noise, unit};
 
-use burn_dist::Noise;
-
-/// What the parts outside the blocks draw as unit 0, told apart; the blocks are units from 1 on.
-mod site {
-    pub(super) const EMBEDDINGS: u32 = 0;
-    pub(super) const HEAD: u32 = 1;
-}
+use crate::config::ConfigError;
 
 /// The encoder, from tokens to hidden states; made by [`BertConfig::init`].
 ///
@@ -61,6 +56,26 @@ pub struct Bert {
     /// Which of the shapes it has.
     #[module(skip)]
     pub family: Family,
+}
+
+impl BertConfig {
+    /// The encoder, with parameters that are drawn when they are first used: nothing is allocated yet.
+    ///
+    /// Weights and tables follow a normal distribution of deviation `init_std`, cut at two deviations; biases
+    /// start at 0, norms at the identity.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Bert, ConfigError> {
+        self.validate()?;
+        let block = |_| Block::new(self, device);
+        Ok(Bert {
+            embeddings: Embeddings::new(self, device),
+            blocks: (0..self.blocks).map(block).collect(),
+            family: self.family,
+        })
+    }
 }
 
 impl Bert {
@@ -107,7 +122,7 @@ impl Bert {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, Int, TensorData};
+    use burn::tensor::{Int, TensorData};
 
     fn small() -> BertConfig {
         BertConfig::tiny()

@@ -4,6 +4,7 @@ use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Tensor};
 
+use super::VitConfig;
 use crate::transformer::{Attention, Mlp, norm};
 use burn_dist::Noise;
 
@@ -33,36 +34,27 @@ pub struct Block {
     pub drop_path: f64,
 }
 
-/// What all blocks of a model share.
-pub(super) struct BlockSizes {
-    pub(super) width: usize,
-    pub(super) heads: usize,
-    pub(super) mlp_width: usize,
-    pub(super) norm_eps: f64,
-    pub(super) init_std: f64,
-}
-
 impl Block {
-    pub(super) fn new(sizes: &BlockSizes, device: &Device) -> Self {
-        let BlockSizes {
-            width, mlp_width, ..
-        } = *sizes;
-        let norm = LayerNormConfig::new(width).with_epsilon(sizes.norm_eps);
+    /// The block with this number, from 0 on; the probability that it is skipped grows with the number.
+    pub(super) fn new(config: &VitConfig, index: usize, device: &Device) -> Self {
+        let VitConfig {
+            width,
+            mlp_width,
+            init_std,
+            ..
+        } = *config;
+        let norm = LayerNormConfig::new(width).with_epsilon(config.norm_eps);
+        let mut attention = Attention::new(width, config.heads, init_std, device);
+        attention.dropout = config.attention_dropout;
+        let depth = index as f64 / (config.blocks - 1).max(1) as f64;
         Self {
             norm_before: norm.init(device),
-            attention: Attention::new(width, sizes.heads, sizes.init_std, device),
+            attention,
             norm_after: norm.init(device),
-            mlp: Mlp::new(width, mlp_width, sizes.init_std, device),
-            dropout: 0.0,
-            drop_path: 0.0,
+            mlp: Mlp::new(width, mlp_width, init_std, device),
+            dropout: config.dropout,
+            drop_path: config.drop_path * depth,
         }
-    }
-
-    pub(super) fn with_rates(mut self, dropout: f64, attention: f64, drop_path: f64) -> Self {
-        self.dropout = dropout;
-        self.attention.dropout = attention;
-        self.drop_path = drop_path;
-        self
     }
 
     /// `x` and output: `[batch, tokens, width]`. Without `noise` nothing is dropped.

@@ -1,16 +1,10 @@
 //! The sizes of a Vision Transformer, and the well-known sets of them.
 
 use burn::config::Config;
-use burn::nn::LayerNormConfig;
-use burn::tensor::Device;
 
-use super::Vit;
-use super::block::{Block, BlockSizes};
-use super::embeddings::Embeddings;
 use crate::config::{self, ConfigError};
-use crate::transformer::init;
 
-/// The sizes and rates of a [`Vit`]; the defaults are ViT-B/16 at 224 × 224 without dropout.
+/// The sizes and rates of a [`Vit`](super::Vit); the defaults are ViT-B/16 at 224 × 224 without dropout.
 ///
 /// # Example
 ///
@@ -142,42 +136,6 @@ impl VitConfig {
         ])?;
         config::scales(self.norm_eps, self.init_std)
     }
-
-    /// The model, with parameters that are drawn when they are first used: nothing is allocated yet.
-    ///
-    /// Weights follow a normal distribution of deviation `init_std` and positions one of 0.02, cut at two
-    /// deviations; biases and the class token start at 0, norms at the identity.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`validate`](Self::validate).
-    pub fn init(&self, device: &Device) -> Result<Vit, ConfigError> {
-        self.validate()?;
-        let sizes = BlockSizes {
-            width: self.width,
-            heads: self.heads,
-            mlp_width: self.mlp_width,
-            norm_eps: self.norm_eps,
-            init_std: self.init_std,
-        };
-        let blocks = (0..self.blocks)
-            .map(|index| {
-                let depth = index as f64 / (self.blocks - 1).max(1) as f64;
-                Block::new(&sizes, device).with_rates(
-                    self.dropout,
-                    self.attention_dropout,
-                    self.drop_path * depth,
-                )
-            })
-            .collect();
-        let norm = LayerNormConfig::new(self.width).with_epsilon(self.norm_eps);
-        Ok(Vit {
-            embeddings: Embeddings::new(self, device),
-            blocks,
-            norm: norm.init(device),
-            head: init::linear(self.width, self.classes, self.init_std, device),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -185,6 +143,7 @@ impl VitConfig {
 mod tests {
     use super::*;
     use crate::census::Census;
+    use burn::tensor::Device;
 
     #[test]
     fn presets_have_their_published_sizes_and_allocate_nothing() {

@@ -16,12 +16,12 @@ pub use embeddings::Embeddings;
 pub use hf::hf_name;
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, Linear};
-use burn::tensor::Tensor;
-use burn_dist::unit;
+use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::tensor::{Device, Tensor};
+use burn_dist::{Noise, unit};
 
-use crate::transformer::norm;
-use burn_dist::Noise;
+use crate::config::ConfigError;
+use crate::transformer::{init, norm};
 
 /// A Vision Transformer that classifies images; made by [`VitConfig::init`].
 ///
@@ -49,6 +49,29 @@ pub struct Vit {
     pub norm: LayerNorm,
     /// The classifier, which reads the class token.
     pub head: Linear,
+}
+
+impl VitConfig {
+    /// The model, with parameters that are drawn when they are first used: nothing is allocated yet.
+    ///
+    /// Weights follow a normal distribution of deviation `init_std` and positions one of 0.02, cut at two
+    /// deviations; biases and the class token start at 0, norms at the identity.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Vit, ConfigError> {
+        self.validate()?;
+        let norm = LayerNormConfig::new(self.width).with_epsilon(self.norm_eps);
+        Ok(Vit {
+            embeddings: Embeddings::new(self, device),
+            blocks: (0..self.blocks)
+                .map(|index| Block::new(self, index, device))
+                .collect(),
+            norm: norm.init(device),
+            head: init::linear(self.width, self.classes, self.init_std, device),
+        })
+    }
 }
 
 impl Vit {
@@ -89,7 +112,7 @@ impl Vit {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::Distribution;
 
     fn noisy() -> VitConfig {
         VitConfig::tiny(10)
