@@ -25,6 +25,7 @@
 //! ```
 
 mod augment;
+mod batch;
 mod cifar;
 mod classified;
 mod files;
@@ -33,8 +34,9 @@ mod relabelled;
 mod synthetic;
 pub mod text;
 
+pub use batch::{ImageBatch, ImageBatcher};
 pub use cifar::Cifar10;
 pub use classified::Classified;
-pub use image::{CHANNELS, Image, ImageBatch, ImageBatcher, PIXELS, SIDE};
+pub use image::{CHANNELS, Image, PIXELS, SIDE};
 pub use relabelled::{Labelled, Relabelled};
 pub use synthetic::Synthetic;

@@ -1,6 +1,6 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
-use super::{Course, Schedule, WeightArgs};
+use super::{Schedule, WeightArgs};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn_dist::data::{BatchInfo, Dataset, DistributedSampler, Loader};
@@ -224,11 +224,6 @@ impl RunArgs {
 
     fn sampler(&self, world: &World, len: usize) -> Result<DistributedSampler> {
         DistributedSampler::new(len, self.per_gpu_batch)?.for_rank(world.rank(), world.size())
-    }
-
-    /// The way through the training set, from its beginning.
-    pub fn course<B: Send + 'static>(&self, world: &World, data: &Loader<B>) -> Course {
-        Course::new(self, (world.rank(), world.size()), data.samples())
     }
 
     /// The learning rate of a run of `steps`.

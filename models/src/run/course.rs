@@ -3,7 +3,7 @@
 use super::{RunArgs, Schedule};
 use burn_dist::Noise;
 use burn_dist::data::{Batches, Loader};
-use burn_dist::{Error, Result};
+use burn_dist::{Error, Result, World};
 use serde::{Deserialize, Serialize};
 
 /// The steps of a run, of which so many are done. Everything else follows from that one number, and it from
@@ -36,9 +36,16 @@ pub struct Progress {
     seed: u64,
 }
 
+impl RunArgs {
+    /// The steps of this run over a training set, none of them done.
+    pub fn course<B: Send + 'static>(&self, world: &World, data: &Loader<B>) -> Course {
+        Course::new(self, (world.rank(), world.size()), data.samples())
+    }
+}
+
 impl Course {
     /// The course of a rank, given with the number of ranks, through so many samples of all ranks.
-    pub(super) fn new(args: &RunArgs, (rank, ranks): (usize, usize), samples: usize) -> Self {
+    fn new(args: &RunArgs, (rank, ranks): (usize, usize), samples: usize) -> Self {
         let pass = ranks.saturating_mul(args.per_gpu_batch).max(1);
         let epoch = samples.div_ceil(pass).div_ceil(args.accumulate);
         let all = args.epochs.saturating_mul(epoch);

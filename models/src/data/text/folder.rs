@@ -8,9 +8,8 @@ use std::path::Path;
 use tokenizers::normalizers::BertNormalizer;
 
 use super::Tokenizer;
+use super::tokenizer::FILE;
 
-/// All there is to a tokenizer.
-pub(super) const WHOLE: &str = "tokenizer.json";
 /// Its pieces, one a line, and what else is needed then.
 const PIECES: &str = "vocab.txt";
 const SETTINGS: &str = "tokenizer_config.json";
@@ -51,7 +50,7 @@ impl Tokenizer {
     /// says it itself.
     pub fn open_as(folder: impl AsRef<Path>, lower_case: Option<bool>) -> Result<Self> {
         let folder = folder.as_ref();
-        let whole = folder.join(WHOLE);
+        let whole = folder.join(FILE);
         if let Some(json) = read(&whole)? {
             if let Some(lower_case) = lower_case {
                 let expected = format!("nothing, for {} says it itself", whole.display());
@@ -61,7 +60,7 @@ impl Tokenizer {
         }
         let path = folder.join(PIECES);
         let Some(pieces) = read(&path)? else {
-            let expected = format!("a folder with {WHOLE} or {PIECES}");
+            let expected = format!("a folder with {FILE} or {PIECES}");
             let found = if folder.is_dir() {
                 "neither"
             } else {
@@ -108,7 +107,7 @@ impl Tokenizer {
         fs::create_dir_all(folder)
             .map_err(|cause| Error::file(folder, "a folder that can be made", cause))?;
         let pieces = self.pieces().join("\n") + "\n";
-        for (name, text) in [(PIECES, pieces), (WHOLE, self.to_json()?)] {
+        for (name, text) in [(PIECES, pieces), (FILE, self.to_json()?)] {
             let path = folder.join(name);
             fs::write(&path, text)
                 .map_err(|cause| Error::file(&path, "a file that can be written", cause))?;
@@ -208,7 +207,7 @@ mod tests {
         saved.save(&folder).unwrap();
         let text = Newswire::test(1, 1).get(0).unwrap();
         let whole = Tokenizer::open(&folder).unwrap();
-        fs::remove_file(folder.join(WHOLE)).unwrap();
+        fs::remove_file(folder.join(FILE)).unwrap();
         let from_pieces = Tokenizer::open(&folder).unwrap();
         for read in [whole, from_pieces] {
             assert_eq!(read.encode(&text).unwrap(), saved.encode(&text).unwrap());
@@ -232,7 +231,7 @@ mod tests {
         fs::write(folder.path().join(PIECES), b"caf\xe9").unwrap();
         let expected = "DIR/vocab.txt: expected a text file, found ";
         assert!(error(folder.path()).starts_with(expected));
-        fs::write(folder.path().join(WHOLE), "{\"model\": 3}").unwrap();
+        fs::write(folder.path().join(FILE), "{\"model\": 3}").unwrap();
         let expected = "DIR/tokenizer.json: expected a tokenizer in JSON, found ";
         assert!(error(folder.path()).starts_with(expected));
     }

@@ -29,14 +29,17 @@ mod batch;
 mod encoded;
 mod folder;
 mod newswire;
+mod special;
+mod tokenized;
 mod tokenizer;
 mod training;
 mod words;
 
 pub use ag_news::AgNews;
 pub use batch::{TextBatch, TextBatcher};
-pub use encoded::{Encoded, Tokenized};
+pub use encoded::Encoded;
 pub use newswire::Newswire;
+pub use tokenized::Tokenized;
 pub use tokenizer::Tokenizer;
 
 /// A piece of news and its class.

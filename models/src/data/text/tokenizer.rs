@@ -10,15 +10,11 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, TruncationParams};
 
-use super::folder::WHOLE;
+use super::special::{FIRST, PAD, SEPARATOR, SPECIAL, UNKNOWN};
 use super::{Encoded, Text, training};
 
-const PAD: &str = "[PAD]";
-const UNKNOWN: &str = "[UNK]";
-const FIRST: &str = "[CLS]";
-const SEPARATOR: &str = "[SEP]";
-/// The special tokens, in the order that Hugging Face's trainer numbers them.
-pub(super) const SPECIAL: [&str; 5] = [PAD, UNKNOWN, FIRST, SEPARATOR, "[MASK]"];
+/// The file that holds all of a tokenizer.
+pub(super) const FILE: &str = "tokenizer.json";
 
 /// The longest text that a published BERT can read.
 const LONGEST: usize = 512;
@@ -82,7 +78,7 @@ impl Tokenizer {
     ///
     /// [`Error::File`] as for a file `tokenizer.json`.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        Self::parsed(json, Path::new(WHOLE))
+        Self::parsed(json, Path::new(FILE))
     }
 
     /// All there is to it, as the text of a `tokenizer.json`; the length of texts is not part of it.

@@ -20,7 +20,7 @@ use tokenizers::{
 };
 
 use super::Text;
-use super::tokenizer::SPECIAL;
+use super::special::SPECIAL;
 
 /// A longer word is no word: WordPiece reads it as unknown, and looking for pairs in it takes the square
 /// of its length.
