@@ -103,9 +103,10 @@ fn main() -> std::result::Result<(), Box<dyn StdError>> {
             }
         }
     }
-    match missed.is_empty() {
-        true => Ok(()),
-        false => Err(missed.join("\n").into()),
+    if missed.is_empty() {
+        Ok(())
+    } else {
+        Err(missed.join("\n").into())
     }
 }
 

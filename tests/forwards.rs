@@ -57,9 +57,12 @@ impl Net {
     }
 
     fn loss(&self, x: Tensor<2>, units: bool) -> Tensor<1> {
-        let inside = |x| match units {
-            true => unit(self, x, |net: &Self, x| net.layers(x, true)),
-            false => self.layers(x, false),
+        let inside = |x| {
+            if units {
+                unit(self, x, |net: &Self, x| net.layers(x, true))
+            } else {
+                self.layers(x, false)
+            }
         };
         inside(x).powi_scalar(2).mean()
     }
@@ -67,9 +70,10 @@ impl Net {
     fn layers(&self, x: Tensor<2>, units: bool) -> Tensor<2> {
         let mut x = self.first.forward(x);
         for block in &self.blocks {
-            x = gelu(match units {
-                true => unit(block, x, |block: &Linear, x| block.forward(x)),
-                false => block.forward(x),
+            x = gelu(if units {
+                unit(block, x, |block: &Linear, x| block.forward(x))
+            } else {
+                block.forward(x)
             });
         }
         self.last.forward(x)

@@ -402,9 +402,10 @@ fn main() -> ExitCode {
             ..Flags::default()
         };
         let launch = burn_dist::launch(&flags);
-        let launch = match args.one_gpu {
-            true => launch.device(args.device.device(0)?),
-            false => launch.device(args.device),
+        let launch = if args.one_gpu {
+            launch.device(args.device.device(0)?)
+        } else {
+            launch.device(args.device)
         };
         launch.run(|world| {
             let row = row(&args, &world, name)?;

@@ -88,9 +88,10 @@ pub(crate) fn sizes(sizes: &[(&'static str, usize)]) -> Result<(), ConfigError> 
 
 /// Each head has the same number of features.
 pub(crate) fn heads(width: usize, heads: usize) -> Result<(), ConfigError> {
-    match width.is_multiple_of(heads) {
-        true => Ok(()),
-        false => Err(ConfigError::Heads { width, heads }),
+    if width.is_multiple_of(heads) {
+        Ok(())
+    } else {
+        Err(ConfigError::Heads { width, heads })
     }
 }
 

@@ -12,8 +12,9 @@ pub(crate) fn widened<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// Back in the type that was widened; not even an operation on the tape if none was.
 pub(crate) fn narrowed<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
-    match x.dtype() == dtype {
-        true => x,
-        false => x.cast(FloatDType::from(dtype)),
+    if x.dtype() == dtype {
+        x
+    } else {
+        x.cast(FloatDType::from(dtype))
     }
 }

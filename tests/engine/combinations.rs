@@ -142,16 +142,18 @@ impl Case {
     }
 
     fn scale(&self) -> f64 {
-        match self.precision == Precision::f16() {
-            true => 256.0,
-            false => 1.0,
+        if self.precision == Precision::f16() {
+            256.0
+        } else {
+            1.0
         }
     }
 
     fn scaler(&self) -> GradScaler {
-        match self.precision == Precision::f16() {
-            true => GradScaler::new().starting_at(self.scale()),
-            false => GradScaler::disabled(),
+        if self.precision == Precision::f16() {
+            GradScaler::new().starting_at(self.scale())
+        } else {
+            GradScaler::disabled()
         }
     }
 }
@@ -303,9 +305,10 @@ fn check(size: usize) {
         );
         // In half precision a difference in the last bit of a stored f32 can become one in the
         // last bit of a half from the second step on.
-        let (first, later) = match case.precision.is_full() {
-            true => (1e-5, 1e-4),
-            false => (1e-5, 3e-2),
+        let (first, later) = if case.precision.is_full() {
+            (1e-5, 1e-4)
+        } else {
+            (1e-5, 3e-2)
         };
         for strategy in oracle::strategies(size) {
             let what = format!("{strategy} at world {size}, {case:?}");

@@ -32,9 +32,10 @@ fn said(width: usize, odd: &Linear, compare_all: bool) -> Option<String> {
     let path = |rank: usize| -> &Path { folders[usize::from(rank == 2)].path() };
     let run = |world: World| {
         let weights = Weights::open(path(world.rank()))?;
-        let weights = match compare_all {
-            true => weights.compare_all(),
-            false => weights,
+        let weights = if compare_all {
+            weights.compare_all()
+        } else {
+            weights
         };
         let model = layer(width, 0.0, 0.0);
         for strategy in oracle::strategies(3) {

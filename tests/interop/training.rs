@@ -133,14 +133,12 @@ fn is_result(line: &str) -> bool {
 fn read(folder: &Path, name: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
     for entry in std::fs::read_dir(folder.join(name)).unwrap().flatten() {
         let name = name.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => read(folder, &name, files),
-            // Says which process the folder belongs to.
-            false if name == Path::new("lock") => {}
-            false => {
-                let bytes = std::fs::read(entry.path()).unwrap();
-                files.insert(name, bytes);
-            }
+        if entry.file_type().unwrap().is_dir() {
+            read(folder, &name, files);
+        } else if name != Path::new("lock") {
+            // The lock names the process that the folder belongs to, so it differs between runs.
+            let bytes = std::fs::read(entry.path()).unwrap();
+            files.insert(name, bytes);
         }
     }
 }

@@ -222,9 +222,10 @@ fn mismatch() {
         let label =
             burn_dist::comm::Label::from(names[usize::from(odd)]).with_detail("x".repeat(length));
         let mut buffer = vec![7.0f32; 100_000];
-        let result = match odd {
-            true => comm.all_gather_in_place(&label, SpanMut::of(&mut buffer[..100 * comm.size()])),
-            false => comm.broadcast(&label, 0, SpanMut::of(&mut buffer)),
+        let result = if odd {
+            comm.all_gather_in_place(&label, SpanMut::of(&mut buffer[..100 * comm.size()]))
+        } else {
+            comm.broadcast(&label, 0, SpanMut::of(&mut buffer))
         };
         assert!(
             buffer.iter().all(|x| *x == 7.0),
@@ -326,12 +327,11 @@ fn leave() {
     )
     .unwrap();
     assert_eq!(buffer, vec![comm.size() as u64 - 1; 3000]);
-    let result = match comm.rank() == 1 {
-        true => {
-            comm.leave();
-            Ok(())
-        }
-        false => comm.barrier(&"alone".into()),
+    let result = if comm.rank() == 1 {
+        comm.leave();
+        Ok(())
+    } else {
+        comm.barrier(&"alone".into())
     };
     for (rank, result) in collect(&wire, &result).into_iter().enumerate() {
         match result {

@@ -72,8 +72,9 @@ pub(crate) fn job(
             trouble.push(format!("{} is still there", process.display()));
         }
     }
-    match trouble.is_empty() {
-        true => Ok(text),
-        false => Err(format!("{}\n{text}", trouble.join("; "))),
+    if trouble.is_empty() {
+        Ok(text)
+    } else {
+        Err(format!("{}\n{text}", trouble.join("; ")))
     }
 }

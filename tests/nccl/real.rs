@@ -68,9 +68,10 @@ fn alone() -> Result<()> {
         checks(&comm, &Cuda::open(0)?)?;
         let found = comm.on_device().map(|device| device.order());
         comm.leave();
-        match found == Some(order) {
-            true => println!("{order:?} order: all agree"),
-            false => println!("skipped: {order:?} order, which this driver does not have"),
+        if found == Some(order) {
+            println!("{order:?} order: all agree")
+        } else {
+            println!("skipped: {order:?} order, which this driver does not have")
         }
     }
     Ok(())
@@ -82,9 +83,10 @@ fn processes(ranks: usize, one_gpu: bool) -> Result<()> {
         ..Flags::default()
     };
     let launch = burn_dist::launch(&flags).deadline(DEADLINE);
-    let launch = match one_gpu {
-        true => launch.device(Device::cuda(0)),
-        false => launch.device(DeviceKind::Cuda),
+    let launch = if one_gpu {
+        launch.device(Device::cuda(0))
+    } else {
+        launch.device(DeviceKind::Cuda)
     };
     let cpu = Device::flex().autodiff();
     // The same parameters in every process.

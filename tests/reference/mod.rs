@@ -163,9 +163,10 @@ pub fn agrees_in_f64<S: Subject>() {
         if let Some(name) = figure.strip_prefix("after/") {
             let largest = value.iter().fold(0f64, |most, x| most.max(x.abs()));
             wanted.push(Wanted {
-                bound: match zero.contains(&name) {
-                    true => golden.number("optimizer.lr") * 10.0,
-                    false => 1e-9 * largest,
+                bound: if zero.contains(&name) {
+                    golden.number("optimizer.lr") * 10.0
+                } else {
+                    1e-9 * largest
                 },
                 figure,
                 value,

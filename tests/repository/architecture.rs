@@ -69,10 +69,10 @@ pub(crate) fn sources() -> Vec<Source> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => collect(&path, files),
-                false if path.extension().is_some_and(|e| e == "rs") => files.push(path),
-                false => {}
+            if path.is_dir() {
+                collect(&path, files);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                files.push(path);
             }
         }
     }
@@ -213,9 +213,12 @@ fn every_file_says_why_it_exists() {
 fn files_are_short() {
     let lines = |s: &Source| s.text.lines().count();
     // A list of failures may be long.
-    let most = |s: &Source| match s.path.starts_with("tests/") {
-        true => 470,
-        false => 450,
+    let most = |s: &Source| {
+        if s.path.starts_with("tests/") {
+            470
+        } else {
+            450
+        }
     };
     let long = sources().into_iter().filter(|s| lines(s) > most(s));
     none(

@@ -41,10 +41,11 @@ fn batch(world: &World, step: usize) -> (Tensor<4>, Tensor<1, Int>) {
 /// Trains, and returns the mean loss of each step and the number of skipped ones.
 fn train(world: &World, strategy: Strategy) -> Result<(Vec<f64>, u64)> {
     let is_f16 = strategy == strategy.clone().precision(Precision::f16());
-    let mut scaler = match is_f16 {
+    let mut scaler = if is_f16 {
         // The usual start overflows a few times first, and this run is short.
-        true => GradScaler::new().starting_at(1024.0),
-        false => GradScaler::disabled(),
+        GradScaler::new().starting_at(1024.0)
+    } else {
+        GradScaler::disabled()
     };
     let mut model = strategy.shard(vit(world), world)?;
     let adamw = AdamWConfig::new().with_epsilon(1e-8);

@@ -119,9 +119,10 @@ impl Net {
 fn said(fault: Fault, everywhere: bool) -> Vec<Error> {
     let run = |world: World| {
         let model = Strategy::fsdp().shard(Net::new(&world.device()), &world)?;
-        let fault = match everywhere || world.rank() == 1 {
-            true => fault,
-            false => Fault::None,
+        let fault = if everywhere || world.rank() == 1 {
+            fault
+        } else {
+            Fault::None
         };
         let compared = world.shadow(&model, Shadow::within(1e-4).step(7), 1, |model, _| {
             let x = oracle::batch(4, 6, world.rank());

@@ -15,9 +15,10 @@ use std::path::Path;
 /// As another program would call the parameters, with its matrices lying the other way.
 fn theirs(path: &str) -> Option<Name> {
     let name = Name::new(format!("net.{path}")).or(path);
-    Some(match path.ends_with("weight") {
-        true => name.transposed(),
-        false => name,
+    Some(if path.ends_with("weight") {
+        name.transposed()
+    } else {
+        name
     })
 }
 

@@ -170,9 +170,12 @@ const DEVIATIONS: [(&str, &str, &str, Deviation); 9] = [
         "op",
         "barrier of x #1",
         "broadcast from rank 0 of x #1, step 0 (2 f32)",
-        |comm, odd| match odd {
-            true => comm.broadcast(&"x".into(), 0, SpanMut::of(&mut [0.0f32; 2])),
-            false => comm.barrier(&"x".into()),
+        |comm, odd| {
+            if odd {
+                comm.broadcast(&"x".into(), 0, SpanMut::of(&mut [0.0f32; 2]))
+            } else {
+                comm.barrier(&"x".into())
+            }
         },
     ),
     ("order", "of x #1", "of y #1", |comm, odd| {
@@ -191,9 +194,12 @@ const DEVIATIONS: [(&str, &str, &str, Deviation); 9] = [
         let (send, mut recv) = (vec![1u8; len], vec![0u8; len * comm.size()]);
         comm.all_gather(&"x".into(), Span::of(&send), SpanMut::of(&mut recv))
     }),
-    ("dtype", "(2 f32)", "(2 i32)", |comm, odd| match odd {
-        true => comm.broadcast(&"x".into(), 0, SpanMut::of(&mut [0i32; 2])),
-        false => comm.broadcast(&"x".into(), 0, SpanMut::of(&mut [0.0f32; 2])),
+    ("dtype", "(2 f32)", "(2 i32)", |comm, odd| {
+        if odd {
+            comm.broadcast(&"x".into(), 0, SpanMut::of(&mut [0i32; 2]))
+        } else {
+            comm.broadcast(&"x".into(), 0, SpanMut::of(&mut [0.0f32; 2]))
+        }
     }),
     (
         "reduction",

@@ -162,9 +162,10 @@ fn read_records(path: &Path, records: &mut Vec<u8>) -> Result<()> {
 /// The names from the archive's list, or the well-known ones if it is not there.
 fn class_names(path: &Path) -> Result<Vec<String>> {
     let names = files::names(path, &CLASSES)?;
-    match names.len() == CLASSES.len() {
-        true => Ok(names),
-        false => Err(Error::file(path, "10 class names, one a line", names.len())),
+    if names.len() == CLASSES.len() {
+        Ok(names)
+    } else {
+        Err(Error::file(path, "10 class names, one a line", names.len()))
     }
 }
 

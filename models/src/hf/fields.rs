@@ -82,9 +82,10 @@ impl Fields {
         let size = self.read(field, otherwise, number, "a whole number")?;
         let most = config::most(field);
         // By the name that it has in the file.
-        match size > most {
-            true => Err(ConfigError::TooLarge { field, size, most }.into()),
-            false => Ok(size),
+        if size > most {
+            Err(ConfigError::TooLarge { field, size, most }.into())
+        } else {
+            Ok(size)
         }
     }
 

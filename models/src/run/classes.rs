@@ -84,12 +84,11 @@ impl Classes {
         let Some(numbers) = data.iter().map(number).collect::<Option<Vec<u8>>>() else {
             return (Relation::Renamed, own);
         };
-        match numbers == own.numbers {
-            true => (Relation::Same, own),
-            false => {
-                let names = theirs.to_vec();
-                (Relation::Reordered, Self { names, numbers })
-            }
+        if numbers == own.numbers {
+            (Relation::Same, own)
+        } else {
+            let names = theirs.to_vec();
+            (Relation::Reordered, Self { names, numbers })
         }
     }
 }

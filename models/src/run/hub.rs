@@ -44,13 +44,14 @@ pub(super) fn download(name: &str) -> Result<PathBuf> {
         .progress(Bar::new(name))
         .send()
         .map_err(|e| explained(name, &e))?;
-    match is_whole(&snapshot) {
-        true => Ok(snapshot),
-        false => Err(refused(
+    if is_whole(&snapshot) {
+        Ok(snapshot)
+    } else {
+        Err(refused(
             name,
             "it has no model.safetensors with a config.json",
             "choose a repository or a revision with safetensors, or convert it and give the folder",
-        )),
+        ))
     }
 }
 
@@ -64,9 +65,10 @@ fn repository(
     name: &str,
 ) -> std::result::Result<HFRepositorySync<RepoTypeModel>, String> {
     let (owner, model) = split_id(name);
-    match model.is_empty() || name.starts_with(['/', '.']) || model.contains('/') {
-        true => Err("it is no folder here, and no name of a repository".into()),
-        false => Ok(client.model(owner, model)),
+    if model.is_empty() || name.starts_with(['/', '.']) || model.contains('/') {
+        Err("it is no folder here, and no name of a repository".into())
+    } else {
+        Ok(client.model(owner, model))
     }
 }
 

@@ -194,9 +194,10 @@ impl Meter {
     /// Writes a line above the bar.
     fn say(&self, line: std::fmt::Arguments<'_>) {
         if self.world.is_chief() {
-            match self.bar.is_hidden() {
-                true => say(line),
-                false => self.bar.println(line.to_string()),
+            if self.bar.is_hidden() {
+                say(line)
+            } else {
+                self.bar.println(line.to_string())
             }
         }
     }

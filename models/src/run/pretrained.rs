@@ -34,9 +34,10 @@ impl WeightArgs {
             return Ok(None);
         };
         let local = Path::new(from);
-        let folder = match local.is_dir() {
-            true => local.to_path_buf(),
-            false => fetch::fetch(world, from)?,
+        let folder = if local.is_dir() {
+            local.to_path_buf()
+        } else {
+            fetch::fetch(world, from)?
         };
         Ok(Some(Pretrained {
             folder,
@@ -139,15 +140,17 @@ impl Pretrained {
     ) -> Result<Weights> {
         let weights = Weights::open(&self.folder)?.named(names);
         let mut tensors = weights.tensors();
-        let new: &[&str] = match tensors.any(|(name, _)| name == "classifier.weight") {
-            true => &["head"],
-            false => &["head", "pooler"],
+        let new: &[&str] = if tensors.any(|(name, _)| name == "classifier.weight") {
+            &["head"]
+        } else {
+            &["head", "pooler"]
         };
         drop(tensors);
         let weights = weights.may_differ(new.iter().copied());
-        Ok(match self.may_lack {
-            true => weights.may_lack_parameters(),
-            false => weights,
+        Ok(if self.may_lack {
+            weights.may_lack_parameters()
+        } else {
+            weights
         })
     }
 }
@@ -155,9 +158,10 @@ impl Pretrained {
 impl From<HfName> for Name {
     fn from(hf: HfName) -> Self {
         let others = hf.others();
-        let name = match hf.transpose {
-            true => Self::new(hf.name).transposed(),
-            false => Self::new(hf.name),
+        let name = if hf.transpose {
+            Self::new(hf.name).transposed()
+        } else {
+            Self::new(hf.name)
         };
         others.into_iter().fold(name, Self::or)
     }

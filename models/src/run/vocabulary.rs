@@ -26,9 +26,10 @@ use burn_dist::{Result, World};
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
 pub fn shared(world: &World, make: impl FnOnce() -> Result<Tokenizer>) -> Result<Tokenizer> {
-    let mut json = match world.is_chief() {
-        true => make()?.to_json()?.into_bytes(),
-        false => Vec::new(),
+    let mut json = if world.is_chief() {
+        make()?.to_json()?.into_bytes()
+    } else {
+        Vec::new()
     };
     let (comm, label) = (world.comm(), "vocabulary".into());
     let mut length = [json.len() as u64];

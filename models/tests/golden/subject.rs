@@ -162,9 +162,10 @@ impl<const DISTIL: bool> Subject for WordsTiny<DISTIL> {
 }
 
 fn family(distil: bool) -> Family {
-    match distil {
-        true => Family::DistilBert,
-        false => Family::Bert,
+    if distil {
+        Family::DistilBert
+    } else {
+        Family::Bert
     }
 }
 
@@ -196,9 +197,10 @@ fn weighted<S: Subject>(golden: &Golden, model: S::Model, dtype: DType) -> S::Mo
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             param.map(|t| {
                 let grad = t.is_require_grad();
-                match t.is_autodiff() {
-                    true => Tensor::from_inner(t.inner().cast(self.0)).set_require_grad(grad),
-                    false => t.cast(self.0),
+                if t.is_autodiff() {
+                    Tensor::from_inner(t.inner().cast(self.0)).set_require_grad(grad)
+                } else {
+                    t.cast(self.0)
                 }
             })
         }
@@ -225,9 +227,10 @@ fn tokens(golden: &Golden, samples: Range<usize>, device: &Device) -> Tokens {
         all.narrow(0, samples.start, samples.len())
     };
     let tokens = Tokens::new(read("input_ids")).with_padding(read("attention_mask").equal_elem(0));
-    match golden.has("inputs/token_type_ids") {
-        true => tokens.with_types(read("token_type_ids")),
-        false => tokens,
+    if golden.has("inputs/token_type_ids") {
+        tokens.with_types(read("token_type_ids"))
+    } else {
+        tokens
     }
 }
 

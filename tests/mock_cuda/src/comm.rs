@@ -108,9 +108,10 @@ impl Comm {
         if function != "ncclCommGetAsyncError" {
             note(format!("c{} r{} {function}", comm.serial, comm.rank));
         }
-        match comm.gone.load(Ordering::SeqCst) {
-            true => Err(comm.misuse(&format!("{function} after its end"))),
-            false => Ok((comm, call)),
+        if comm.gone.load(Ordering::SeqCst) {
+            Err(comm.misuse(&format!("{function} after its end")))
+        } else {
+            Ok((comm, call))
         }
     }
 

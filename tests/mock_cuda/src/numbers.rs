@@ -72,10 +72,13 @@ fn decode(bits: u16, exponents: u32) -> f64 {
     let mantissa = f64::from(bits & ((1 << mantissas) - 1)) / f64::from(1 << mantissas);
     sign * match exponent {
         0 => mantissa * 2f64.powi(1 - bias),
-        e if e == (1 << exponents) - 1 => match mantissa == 0.0 {
-            true => f64::INFINITY,
-            false => f64::NAN,
-        },
+        e if e == (1 << exponents) - 1 => {
+            if mantissa == 0.0 {
+                f64::INFINITY
+            } else {
+                f64::NAN
+            }
+        }
         e => (1.0 + mantissa) * 2f64.powi(e - bias),
     }
 }

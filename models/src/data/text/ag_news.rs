@@ -110,9 +110,10 @@ impl std::fmt::Debug for AgNews {
 fn read(path: &Path) -> Result<Vec<u8>> {
     let expected = "a CSV file of AG News";
     let bytes = files::read(path, expected)?;
-    match bytes.is_empty() {
-        true => Err(Error::file(path, expected, "an empty file")),
-        false => Ok(bytes),
+    if bytes.is_empty() {
+        Err(Error::file(path, expected, "an empty file"))
+    } else {
+        Ok(bytes)
     }
 }
 
@@ -150,9 +151,10 @@ fn read_rows(path: &Path, classes: usize) -> Result<Vec<Text>> {
 fn row(record: &ByteRecord, classes: usize) -> std::result::Result<Text, (String, String)> {
     if record.len() != 3 {
         let broken = record.iter().any(|field| field.contains(&b'\n'));
-        let hint = match broken {
-            true => ", one of several lines: is a quotation mark missing?",
-            false => "",
+        let hint = if broken {
+            ", one of several lines: is a quotation mark missing?"
+        } else {
+            ""
         };
         let expected = "3 columns (class, title, description)".into();
         return Err((expected, format!("{}{hint}", record.len())));

@@ -91,9 +91,10 @@ impl Dataset for Newswire {
         let when = pick(&CIRCUMSTANCES, &mut stream);
         let aside = pick(&ASIDES, &mut stream);
         let beside = story(other, &mut stream);
-        let description = match stream.coin() {
-            true => format!("{source} {main} {when}, {aside} {beside}."),
-            false => format!("{source} {aside} {beside}, {main} {when}."),
+        let description = if stream.coin() {
+            format!("{source} {main} {when}, {aside} {beside}.")
+        } else {
+            format!("{source} {aside} {beside}, {main} {when}.")
         };
         Ok(Text {
             title,
