@@ -173,7 +173,7 @@ fn check(units: bool, expected: &[(usize, Held)]) {
 
 /// One test: the counter belongs to the process.
 #[test]
-fn forwards_alone_hold_one_gathered_root_or_without_units_the_model() {
+fn forwards_without_backward_hold_the_gathered_root_or_without_units_the_model() {
     // Before any rank ran: what threads of an ended world still give back would count as less here.
     let expected = [10, 1000].map(|forwards| (forwards, plain(forwards)));
     check(true, &expected);

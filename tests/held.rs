@@ -70,7 +70,7 @@ fn held(
 }
 
 #[test]
-fn a_rank_holds_between_steps_what_the_plan_says() {
+fn memory_between_steps_is_as_planned() {
     let mut failed = Vec::new();
     for config in [VitConfig::tiny(10), VitConfig::cifar(10)] {
         for size in [1, 2, 3] {

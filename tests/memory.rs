@@ -323,7 +323,7 @@ fn activations(size: Size, rows: usize, recompute: bool) -> (usize, usize) {
 }
 
 #[test]
-fn recomputing_keeps_the_inputs_of_units_and_nothing_else() {
+fn recomputation_keeps_only_the_inputs_of_units() {
     let size = Size {
         blocks: 12,
         width: 256,
@@ -349,13 +349,13 @@ fn recomputing_keeps_the_inputs_of_units_and_nothing_else() {
 }
 
 #[test]
-fn steps_leave_nothing_behind() {
+fn steps_leak_no_memory() {
     let after = measure(EVEN, 2).after;
     assert!(left_by_each(&after) < 1 << 14, "{after:?}");
 }
 
 #[test]
-fn loading_takes_the_shards_alone_and_exporting_one_unit_more() {
+fn loading_needs_the_shards_and_exporting_one_unit_more() {
     let _one = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let source = EVEN.init(&Device::flex());

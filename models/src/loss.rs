@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_is_that_of_the_formula_even_for_large_logits() {
+    fn the_sum_equals_the_formula_for_large_logits() {
         let device = Device::flex();
         let labels = Tensor::from_data([0, 2], &device);
         let loss: f32 = cross_entropy_sum(logits(&device), labels, None).into_scalar();

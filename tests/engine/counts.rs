@@ -57,7 +57,7 @@ fn fsdp_gathers_twice_and_the_root_once() {
 }
 
 #[test]
-fn zero_gathers_once() {
+fn zero1_and_zero2_gather_each_unit_once() {
     let l = L as u64;
     for size in 2..=4 {
         for strategy in [Strategy::zero1(), Strategy::zero2()] {
@@ -89,7 +89,7 @@ fn hybrid_gathers_in_groups_and_all_reduces_across() {
 }
 
 #[test]
-fn only_the_model_that_is_asked_for_is_reduced() {
+fn backward_reduces_only_the_given_model() {
     let step = |world: World| {
         let one = Strategy::fsdp().shard(mlp(&world), &world)?;
         let two = Strategy::fsdp().shard(mlp(&world), &world)?;
@@ -102,7 +102,7 @@ fn only_the_model_that_is_asked_for_is_reduced() {
 }
 
 #[test]
-fn clipping_costs_one_scalar_where_parameters_are_cut() {
+fn clip_norm_all_reduces_one_scalar_where_parameters_are_sharded() {
     let clip = |strategy: Strategy, size| {
         let step = |world: World| {
             let model = strategy.clone().shard(mlp(&world), &world)?;
@@ -165,7 +165,7 @@ fn accumulation_causes_the_planned_traffic() {
 }
 
 #[test]
-fn evaluation_gathers_as_often_as_the_strategy_keeps() {
+fn evaluation_gathers_every_forward_or_once_by_strategy() {
     let gathers = |strategy: Strategy, passes: usize| {
         let evaluate = |world: World| {
             let model = strategy.clone().shard(mlp(&world), &world)?;
@@ -250,7 +250,7 @@ fn all_ranks_issue_the_same_order() {
 }
 
 #[test]
-fn a_base_vision_transformer_is_hardly_padded() {
+fn padding_of_vit_base_is_below_its_bound() {
     let model = VitConfig::base_16(1000).init(&Device::flex()).unwrap();
     let plan = Strategy::fsdp().plan(&model, 8).unwrap();
     assert_eq!(plan.parameters(), 86_567_656);
@@ -259,7 +259,7 @@ fn a_base_vision_transformer_is_hardly_padded() {
 }
 
 #[test]
-fn a_base_bert_is_hardly_padded() {
+fn padding_of_bert_base_is_below_its_bound() {
     let model = BertConfig::base().init_classifier(2, &Device::flex());
     let plan = Strategy::fsdp().plan(&model.unwrap(), 8).unwrap();
     assert_eq!(plan.parameters(), 109_483_778);
@@ -269,7 +269,7 @@ fn a_base_bert_is_hardly_padded() {
 
 /// The words of a masked language model are read twice, and are one parameter of the root all the same.
 #[test]
-fn a_tied_decoder_costs_nothing() {
+fn a_tied_decoder_adds_no_traffic() {
     let config = BertConfig::tiny()
         .with_vocab(40)
         .with_width(16)
@@ -289,7 +289,7 @@ fn a_tied_decoder_costs_nothing() {
 }
 
 #[test]
-fn thousands_of_ranks_are_planned_at_once() {
+fn a_plan_for_thousands_of_ranks_is_fast() {
     let model = VitConfig::base_16(1000).init(&Device::flex()).unwrap();
     let attempt = |_| {
         let start = Instant::now();
@@ -303,7 +303,7 @@ fn thousands_of_ranks_are_planned_at_once() {
 }
 
 #[test]
-fn a_plan_reads_as_a_table() {
+fn a_plan_prints_as_a_table() {
     let model = VitConfig::base_16(1000).init(&Device::flex()).unwrap();
     let text = Strategy::fsdp().plan(&model, 8).unwrap().to_string();
     let lines: Vec<&str> = text.lines().collect();

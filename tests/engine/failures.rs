@@ -154,7 +154,7 @@ fn a_rank_that_returns_early_is_named() {
 }
 
 #[test]
-fn a_rank_that_is_stuck_is_named() {
+fn a_rank_that_hangs_is_named() {
     // Longer than a busy machine keeps a rank away that is not stuck.
     let ranks = Threads::new(2).deadline(Duration::from_millis(2500));
     let result = ranks.run(|world| {
@@ -359,7 +359,7 @@ fn strategies_that_do_not_fit_the_world_are_refused() {
 }
 
 #[test]
-fn optimizers_that_are_wrong_on_pieces_are_refused() {
+fn optimizers_that_are_not_element_wise_are_refused() {
     let clipping = Some(GradientClippingConfig::Norm(0.5));
     let wrong: [(&str, ModuleOptimizer); 4] = [
         (
@@ -392,7 +392,7 @@ fn optimizers_that_are_wrong_on_pieces_are_refused() {
 }
 
 #[test]
-fn element_wise_optimizers_are_right_on_pieces() {
+fn element_wise_optimizers_are_exact_on_shards() {
     let momentum = MomentumConfig::new().with_momentum(0.9).with_nesterov(true);
     let right: [ModuleOptimizer; 6] = [
         AdamWConfig::new().with_weight_decay(0.1).init(),
@@ -417,7 +417,7 @@ fn element_wise_optimizers_are_right_on_pieces() {
 }
 
 #[test]
-fn a_loss_that_no_gradient_flows_through_is_refused() {
+fn a_loss_without_gradients_is_refused() {
     let run = |world: World| {
         let model = Strategy::fsdp().shard(Mlp::new(1, &world.device()), &world)?;
         let x = Tensor::<2>::ones([2, 7], &world.device());

@@ -116,7 +116,7 @@ fn overflowing(scaler: GradScaler) -> Vec<(Error, u64)> {
 }
 
 #[test]
-fn a_scale_does_not_fall_for_ever() {
+fn a_loss_scale_that_keeps_falling_is_an_error() {
     for (scaler, scale, skips) in [
         (GradScaler::new(), 1.0, 17),
         (GradScaler::new().at_least(256.0), 256.0, 9),

@@ -25,7 +25,7 @@ fn written(blocks: usize, most: u64) -> tempfile::TempDir {
 }
 
 #[test]
-fn a_body_that_is_not_whole_is_refused_on_every_rank_unless_asked_for() {
+fn missing_body_weights_are_refused_on_every_rank_unless_allowed() {
     let folder = written(1, u64::MAX);
     let outcomes = Mutex::new(Vec::new());
     let load = |allowed: &[&str]| {
@@ -75,7 +75,7 @@ fn a_body_that_is_not_whole_is_refused_on_every_rank_unless_asked_for() {
 }
 
 #[test]
-fn a_message_does_not_list_very_many() {
+fn a_message_lists_only_the_first_missing_parameters() {
     let folder = written(1, u64::MAX);
     let error = Weights::open(folder.path()).unwrap().apply(mlp(2000));
     let message = error.unwrap_err().to_string();
@@ -93,7 +93,7 @@ fn promise(folder: &Path, tensor: &str, file: &str) {
 }
 
 #[test]
-fn what_an_index_promises_matters_only_if_it_is_needed() {
+fn index_entries_without_a_tensor_matter_only_if_needed() {
     let folder = written(2, 700);
     let names = fs::read_dir(folder.path()).unwrap();
     let names = names.map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -135,7 +135,7 @@ fn what_an_index_promises_matters_only_if_it_is_needed() {
 
 /// A tensor's name may be as long as its file.
 #[test]
-fn a_long_name_does_not_become_a_long_message() {
+fn long_names_are_shortened_in_messages() {
     let folder = tempfile::tempdir().unwrap();
     let long = "n".repeat(5_000_000);
     let named = move |path: &str| Some(Name::new(format!("{long}{path}")));

@@ -256,7 +256,7 @@ impl Readers {
 }
 
 #[test]
-fn layers_that_read_their_stored_shape_are_kept_whole() {
+fn layers_that_read_their_stored_shape_are_replicated() {
     let model = Readers::new();
     let loss = |model: &Readers, x: Tensor<2>| {
         let x = model.rms.forward(x);
@@ -270,7 +270,7 @@ fn layers_that_read_their_stored_shape_are_kept_whole() {
 }
 
 #[test]
-fn what_is_kept_whole_counts_once_in_the_norm() {
+fn replicated_parameters_count_once_in_the_norm() {
     let model = Normed::new();
     let norm = |strategy: Strategy, size: usize| {
         let run = |world: World| {

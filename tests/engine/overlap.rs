@@ -83,7 +83,7 @@ fn step(world: &World, strategy: &Strategy, said: Said) -> Result<(Values, [(u64
 }
 
 #[test]
-fn what_is_said_of_the_last_pass_changes_no_bit_and_no_byte() {
+fn announcing_the_last_pass_changes_no_result_and_no_traffic() {
     for size in 1..=4 {
         for strategy in oracle::strategies(size) {
             let run = |said| {
@@ -267,7 +267,7 @@ fn the_last_backward_reduces_while_it_runs() {
 }
 
 #[test]
-fn a_number_of_passes_that_was_announced_is_kept() {
+fn more_or_fewer_passes_than_announced_are_an_error() {
     for size in [1, 2] {
         let run = |world: World| {
             let model = Strategy::ddp().shard(Net::new(&world.device()), &world)?;

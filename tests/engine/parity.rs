@@ -86,11 +86,11 @@ fn check(float: FloatDType, gradients: f64, parameters: f64) {
 }
 
 #[test]
-fn double_precision_agrees_to_nine_digits() {
+fn f64_agrees_to_nine_digits() {
     check(FloatDType::F64, 1e-9, 1e-9);
 }
 
 #[test]
-fn single_precision_agrees_to_its_rounding() {
+fn f32_agrees_to_its_rounding() {
     check(FloatDType::F32, 1e-5, 1e-5);
 }

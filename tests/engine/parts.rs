@@ -118,7 +118,7 @@ fn parts_with_strategies_of_their_own_train_as_one_device() {
 }
 
 #[test]
-fn a_save_of_several_parts_is_whole() {
+fn a_save_of_several_parts_resumes() {
     for size in 1..=3 {
         let strategies = oracle::strategies(size);
         for (at, body) in strategies.iter().enumerate() {
@@ -202,7 +202,7 @@ fn a_trainable_part_that_no_sharding_holds_is_named() {
 }
 
 #[test]
-fn what_is_replicated_is_stored_whole_and_reduced() {
+fn replicated_parameters_are_stored_whole_and_reduced() {
     let device = Device::flex().autodiff();
     let expected = oracle::plain(net(), adamw().init(), STEPS, 1e-2, |net, step| {
         net.loss(batch(step, 0, 1, &device))
@@ -230,7 +230,7 @@ fn what_is_replicated_is_stored_whole_and_reduced() {
 }
 
 #[test]
-fn what_is_ignored_is_left_alone() {
+fn ignored_parameters_are_not_changed() {
     // One device that trains the body only.
     let device = Device::flex().autodiff();
     let mut frozen = net();
@@ -271,7 +271,7 @@ fn what_is_ignored_is_left_alone() {
 }
 
 #[test]
-fn patterns_that_name_nothing_are_refused() {
+fn patterns_that_match_nothing_are_refused() {
     let plan = |strategy: Strategy| strategy.plan(&net(), 2).unwrap_err().to_string();
     assert!(plan(Strategy::fsdp().ignore(["hed"])).contains("hed"));
     assert!(plan(Strategy::fsdp().replicate(["body.block.*"])).contains("body.block.*"));

@@ -66,7 +66,7 @@ fn an_unused_parameter_of_a_used_unit_is_not_stepped() {
 }
 
 #[test]
-fn what_the_loss_does_not_reach_is_not_stepped() {
+fn parameters_without_gradients_are_not_stepped() {
     trains_without("blocks.1", mlp(), |model, x| {
         square(unit(model, x, |mlp: &Mlp, x| {
             let x = gelu(mlp.first.forward(x));
@@ -111,7 +111,7 @@ fn a_forward_without_backward_is_dropped() {
 }
 
 #[test]
-fn a_forward_that_one_rank_keeps_alive_changes_nothing_for_the_others() {
+fn a_tape_that_one_rank_keeps_does_not_affect_the_others() {
     let model = mlp();
     same_everywhere(|place| {
         let model = place.shard(&model)?;
@@ -232,7 +232,7 @@ fn two_models_train_side_by_side() {
 }
 
 #[test]
-fn a_loss_through_two_models_trains_the_one_that_is_asked_for() {
+fn a_loss_through_two_models_trains_only_the_given_one() {
     let (one, two) = (mlp(), mlp());
     same_everywhere(|place| {
         let (mut one, two) = (place.shard(&one)?, place.shard(&two)?);
@@ -271,7 +271,7 @@ fn a_model_trains_on_another_thread() {
 }
 
 #[test]
-fn a_frozen_unit_stays_and_lets_gradients_through() {
+fn a_frozen_unit_is_not_stepped_but_passes_gradients() {
     let mut model = mlp();
     model.blocks[1] = model.blocks[1].clone().freeze();
     trains_without("blocks.1", model, loss);
@@ -294,7 +294,7 @@ fn everything_but_the_head_is_frozen() {
 }
 
 #[test]
-fn freezing_and_thawing_come_after_sharding() {
+fn parameters_are_frozen_and_unfrozen_after_sharding() {
     let mut model = mlp();
     model.blocks[0] = model.blocks[0].clone().freeze();
     same_everywhere(|place| {

@@ -224,7 +224,7 @@ fn a_parameter_is_read_in_the_thread_of_its_unit() {
 }
 
 #[test]
-fn a_part_of_a_unit_is_gathered_alone() {
+fn full_gathers_a_part_of_a_unit_alone() {
     let run = |world: World| {
         let model =
             Strategy::fsdp().shard(oracle::undrawn(Mlp::new(1, &world.device())), &world)?;

@@ -47,7 +47,7 @@ fn said(width: usize, odd: &Linear, compare_all: bool) -> Option<String> {
 }
 
 #[test]
-fn a_stale_copy_with_an_equal_header_is_named() {
+fn a_differing_weight_file_with_an_equal_header_is_named() {
     for width in [3, 7, 512] {
         let message = said(width, &layer(width, 0.25, 0.25), false).unwrap();
         assert!(message.contains("on rank 2 as on rank 0"), "{message}");
@@ -61,7 +61,7 @@ fn a_stale_copy_with_an_equal_header_is_named() {
 }
 
 #[test]
-fn one_element_between_the_samples_is_found_where_everything_is_compared() {
+fn compare_all_finds_one_differing_element() {
     let odd = layer(512, 0.5, 0.25);
     // The default is a sample, and is said to be one.
     assert_eq!(said(512, &odd, false), None);

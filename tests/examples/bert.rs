@@ -31,7 +31,7 @@ fn ag_news() -> TempDir {
 }
 
 #[test]
-fn it_runs_without_any_file_on_one_two_and_three_ranks() {
+fn the_example_runs_without_files_on_1_2_and_3_ranks() {
     for ranks in 1..=3 {
         let args = format!("--ranks {ranks} --epochs 1 --steps 3");
         let output = run(&args, &[]).succeeded();
@@ -42,7 +42,7 @@ fn it_runs_without_any_file_on_one_two_and_three_ranks() {
 }
 
 #[test]
-fn every_strategy_trains_and_sends_what_its_plan_says() {
+fn every_strategy_trains_and_sends_its_planned_bytes() {
     let data = ag_news();
     for strategy in ["ddp", "zero1", "zero2", "fsdp", "hybrid:1", "hybrid:2"] {
         let args =
@@ -59,7 +59,7 @@ fn every_strategy_trains_and_sends_what_its_plan_says() {
 /// The same twelve texts a step, whoever reads them and whatever else is in a rank's batch: losses depend
 /// neither on the ranks nor on the padding.
 #[test]
-fn losses_are_those_of_one_rank_on_any_number_of_them() {
+fn losses_do_not_depend_on_the_number_of_ranks() {
     let data = ag_news();
     let losses = |ranks: usize| {
         let batch = 12 / ranks;
@@ -84,7 +84,7 @@ fn losses_are_those_of_one_rank_on_any_number_of_them() {
 }
 
 #[test]
-fn an_untrained_model_is_as_accurate_on_any_number_of_ranks() {
+fn accuracy_does_not_depend_on_the_number_of_ranks() {
     let accuracies = [1, 2, 3].map(|ranks| {
         let output = run(&format!("--ranks {ranks} --epochs 0"), &[]).succeeded();
         assert!(epochs(&output).is_empty());
@@ -97,7 +97,7 @@ fn an_untrained_model_is_as_accurate_on_any_number_of_ranks() {
 
 /// Hash maps are seeded anew in each process, so that this would not go well by chance.
 #[test]
-fn processes_share_one_vocabulary_and_come_to_what_threads_come_to() {
+fn processes_share_one_vocabulary_and_train_like_threads() {
     let data = ag_news();
     let args = "--per-gpu-batch 6 --epochs 2";
     let result = |ranks: &str| {
@@ -157,7 +157,7 @@ fn a_wrong_flag_shows_the_usage() {
 }
 
 #[test]
-fn numbers_that_cannot_be_are_refused() {
+fn invalid_numbers_are_refused() {
     let cases = [
         (
             "--ranks 0",
@@ -187,7 +187,7 @@ fn numbers_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn a_missing_folder_is_named() {
     let nowhere = tempfile::tempdir().unwrap().path().join("nowhere");
     let cases = [
         (
@@ -204,7 +204,7 @@ fn a_folder_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_malformed_row_is_named_by_its_line() {
+fn a_malformed_row_is_an_error_with_its_line() {
     let data = ag_news();
     let file = data.path().join("train.csv");
     std::fs::write(&file, "\"1\",\"a\",\"b\"\n\"2\",\"only a title\"\n").unwrap();

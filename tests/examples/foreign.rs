@@ -98,7 +98,7 @@ fn by_name(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 const EXAMPLES: [&str; 2] = ["vit_fsdp", "bert_fsdp"];
 
 #[test]
-fn classes_in_another_order_are_the_same_classes() {
+fn classes_in_another_order_are_matched_by_name() {
     for example in EXAMPLES {
         let (folder, trained) = left(example);
         let folder = folder.path();
@@ -133,7 +133,7 @@ fn classes_in_another_order_are_the_same_classes() {
 
 /// A save holds the model with its classes numbered as the checkpoint numbered them.
 #[test]
-fn a_run_does_not_go_on_with_its_classes_numbered_in_another_way() {
+fn resuming_with_other_class_numbers_is_refused() {
     for example in EXAMPLES {
         let (folder, _) = left(example);
         let folder = folder.path();
@@ -155,7 +155,7 @@ fn a_run_does_not_go_on_with_its_classes_numbered_in_another_way() {
 }
 
 #[test]
-fn classes_of_other_names_are_used_in_their_order_and_both_are_listed() {
+fn classes_of_other_names_keep_their_order_with_a_warning() {
     let (folder, trained) = left("bert_fsdp");
     let accuracy = |ended: Ended| row(&ended.succeeded(), "test accuracy").to_owned();
     let usual = names(folder.path());
@@ -189,7 +189,7 @@ fn classes_of_other_names_are_used_in_their_order_and_both_are_listed() {
 }
 
 #[test]
-fn a_body_that_is_not_whole_is_refused_unless_asked_for() {
+fn missing_body_weights_are_refused_unless_allowed() {
     for (example, tensor, path) in [
         (
             "vit_fsdp",
@@ -227,7 +227,7 @@ fn a_body_that_is_not_whole_is_refused_unless_asked_for() {
 }
 
 #[test]
-fn sizes_that_the_data_or_no_machine_can_have_are_one_sentence() {
+fn invalid_sizes_are_one_short_sentence() {
     let (folder, _) = left("bert_fsdp");
     let usual = config(folder.path());
     let cases = [
@@ -272,7 +272,7 @@ fn sizes_that_the_data_or_no_machine_can_have_are_one_sentence() {
 }
 
 #[test]
-fn images_of_another_size_than_the_weights_are_for_are_refused() {
+fn another_image_size_than_that_of_the_weights_is_refused() {
     let (folder, _) = left("vit_fsdp");
     set(folder.path(), "image_size", json!(48));
     let message = looked_at("vit_fsdp", folder.path()).failed();
@@ -283,7 +283,7 @@ fn images_of_another_size_than_the_weights_are_for_are_refused() {
 
 /// As a file of a masked language model has it: no classifier, and no pooler.
 #[test]
-fn a_body_without_a_classifier_may_lack_what_leads_to_it() {
+fn a_checkpoint_without_a_classifier_may_lack_the_pooler() {
     let (folder, _) = left("bert_fsdp");
     let mut all = tensors(folder.path());
     all.retain(|name, _| !name.contains("pooler"));
@@ -299,7 +299,7 @@ fn a_body_without_a_classifier_may_lack_what_leads_to_it() {
 }
 
 #[test]
-fn a_vocabulary_that_leaves_its_case_open_is_decided_in_one_line() {
+fn the_case_of_an_undecided_vocabulary_is_logged() {
     let folder = tempfile::tempdir().unwrap();
     let letters: Vec<String> = ('a'..='z').map(|c| format!("{c}\n##{c}\n")).collect();
     let pieces = format!(

@@ -7,7 +7,7 @@ fn run(args: &str) -> Ended {
 }
 
 #[test]
-fn it_learns_on_one_two_and_three_ranks() {
+fn the_loss_falls_on_1_2_and_3_ranks() {
     for ranks in 1..=3 {
         let output = run(&ranks.to_string()).succeeded();
         let [line] = &output[..] else {
@@ -23,7 +23,7 @@ fn it_learns_on_one_two_and_three_ranks() {
 }
 
 #[test]
-fn a_number_of_ranks_that_is_none_is_an_error() {
+fn an_invalid_number_of_ranks_is_an_error() {
     let ended = run("two");
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("invalid digit"), "{}", ended.stderr);

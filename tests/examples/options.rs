@@ -12,7 +12,7 @@ fn run(example: &str, args: &str, folders: &[(&str, &Path)]) -> Ended {
 const EXAMPLES: [&str; 2] = ["vit_fsdp", "bert_fsdp"];
 
 #[test]
-fn a_shadow_run_says_for_each_step_that_it_agrees() {
+fn a_shadow_run_prints_a_line_for_each_step() {
     for example in EXAMPLES {
         for precision in ["f32", "bf16", "f16"] {
             let args = format!("--shadow 2 --steps 3 --accumulate 2 --precision {precision}");
@@ -27,7 +27,7 @@ fn a_shadow_run_says_for_each_step_that_it_agrees() {
 }
 
 #[test]
-fn options_are_part_of_the_plan_and_send_what_it_says() {
+fn traffic_is_as_planned_with_every_option() {
     for example in EXAMPLES {
         let output = |args: &str| {
             let args = format!("--steps 2 {args}");
@@ -75,7 +75,7 @@ fn the_loss_scale_is_saved_and_resumed() {
 }
 
 #[test]
-fn a_precision_that_is_none_is_refused_with_those_there_are() {
+fn an_unknown_precision_is_refused_with_the_known_ones() {
     for example in EXAMPLES {
         let ended = run(example, "--precision f8", &[]);
         assert_eq!(ended.code, Some(2));
@@ -88,7 +88,7 @@ fn a_precision_that_is_none_is_refused_with_those_there_are() {
 }
 
 #[test]
-fn numbers_that_cannot_be_are_refused_before_anything_starts() {
+fn invalid_numbers_are_refused_before_the_run_starts() {
     for (args, flag) in [
         ("--lr -0.001", "--lr"),
         ("--lr NaN", "--lr"),
@@ -110,7 +110,7 @@ fn numbers_that_cannot_be_are_refused_before_anything_starts() {
 }
 
 #[test]
-fn a_device_that_is_not_there_is_refused_with_what_to_do() {
+fn a_missing_device_is_refused_with_a_remedy() {
     for example in EXAMPLES {
         let ended = run(example, "--device tpu", &[]);
         assert_eq!(ended.code, Some(2));

@@ -28,7 +28,7 @@ fn cifar() -> TempDir {
 }
 
 #[test]
-fn it_runs_without_any_file_on_one_two_and_three_ranks() {
+fn the_example_runs_without_files_on_1_2_and_3_ranks() {
     for ranks in 1..=3 {
         let args = format!("--ranks {ranks} --epochs 1 --steps 3");
         let output = run(&args, &[]).succeeded();
@@ -39,7 +39,7 @@ fn it_runs_without_any_file_on_one_two_and_three_ranks() {
 }
 
 #[test]
-fn every_strategy_trains_and_sends_what_its_plan_says() {
+fn every_strategy_trains_and_sends_its_planned_bytes() {
     let data = cifar();
     for strategy in ["ddp", "zero1", "zero2", "fsdp", "hybrid:1", "hybrid:2"] {
         let args =
@@ -54,7 +54,7 @@ fn every_strategy_trains_and_sends_what_its_plan_says() {
 }
 
 #[test]
-fn it_holds_between_steps_what_its_plan_says() {
+fn memory_between_steps_is_as_planned() {
     let data = cifar();
     for strategy in ["ddp", "fsdp"] {
         for how in ["--ranks 2", "--nproc-per-node 2"] {
@@ -75,7 +75,7 @@ fn it_holds_between_steps_what_its_plan_says() {
 }
 
 #[test]
-fn one_rank_alone_is_a_strategy_too() {
+fn the_strategy_single_trains_on_one_rank() {
     let data = cifar();
     let args = "--strategy single --ranks 1 --per-gpu-batch 4 --epochs 1 --steps 3";
     let output = run(args, &[("--data", data.path())]).succeeded();
@@ -85,7 +85,7 @@ fn one_rank_alone_is_a_strategy_too() {
 }
 
 #[test]
-fn accumulated_batches_train_like_one_of_their_size() {
+fn accumulation_trains_like_one_large_batch() {
     let data = cifar();
     let run = |args: &str| run(args, &[("--data", data.path())]).succeeded();
     let halves = run("--per-gpu-batch 5 --accumulate 2 --epochs 2");
@@ -103,7 +103,7 @@ fn accumulated_batches_train_like_one_of_their_size() {
 }
 
 #[test]
-fn an_untrained_model_is_as_accurate_on_any_number_of_ranks() {
+fn accuracy_does_not_depend_on_the_number_of_ranks() {
     let accuracies = [1, 2, 3].map(|ranks| {
         let output = run(&format!("--ranks {ranks} --epochs 0"), &[]).succeeded();
         assert!(epochs(&output).is_empty());
@@ -115,7 +115,7 @@ fn an_untrained_model_is_as_accurate_on_any_number_of_ranks() {
 }
 
 #[test]
-fn a_killed_run_resumes_to_where_it_would_have_come() {
+fn a_killed_run_resumes_to_the_same_result() {
     let data = cifar();
     let save = tempfile::tempdir().unwrap();
     let args = "--per-gpu-batch 4 --epochs 4";
@@ -148,7 +148,7 @@ fn a_finished_run_goes_on_for_more_epochs() {
 }
 
 #[test]
-fn other_batches_go_on_behind_the_samples_that_were_seen() {
+fn another_batch_size_resumes_after_the_samples_seen() {
     let data = cifar();
     let save = tempfile::tempdir().unwrap();
     let folders = [("--data", data.path()), ("--save", save.path())];
@@ -179,7 +179,7 @@ fn a_wrong_flag_shows_the_usage() {
 }
 
 #[test]
-fn an_unknown_strategy_is_answered_with_the_known_ones() {
+fn an_unknown_strategy_is_refused_with_the_known_ones() {
     let ended = run("--strategy zero9", &[]);
     assert_eq!(ended.code, Some(2));
     let known = "single, ddp, zero1, zero2, fsdp or hybrid:N";
@@ -188,7 +188,7 @@ fn an_unknown_strategy_is_answered_with_the_known_ones() {
 }
 
 #[test]
-fn numbers_of_ranks_that_cannot_be_are_refused() {
+fn invalid_numbers_of_ranks_are_refused() {
     let cases = [
         (
             "--ranks 0",
@@ -213,7 +213,7 @@ fn numbers_of_ranks_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn a_missing_folder_is_named() {
     let nowhere = tempfile::tempdir().unwrap().path().join("nowhere");
     let message = run("", &[("--data", &nowhere)]).failed();
     let expected = format!(
@@ -224,7 +224,7 @@ fn a_folder_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_damaged_file_is_named() {
+fn a_damaged_data_file_is_named() {
     let data = cifar();
     let file = data.path().join("data_batch_4.bin");
     std::fs::write(&file, vec![0; 3073 + 5]).unwrap();
@@ -234,7 +234,7 @@ fn a_damaged_file_is_named() {
 }
 
 #[test]
-fn there_is_nothing_to_resume_from_in_an_empty_folder() {
+fn resuming_from_an_empty_folder_is_an_error() {
     let (data, save) = (cifar(), tempfile::tempdir().unwrap());
     let folders = [("--data", data.path()), ("--save", save.path())];
     let message = run("--resume", &folders).failed();

@@ -9,7 +9,7 @@ fn run(example: &str, args: &str, folders: &[(&str, &Path)]) -> Ended {
 }
 
 #[test]
-fn what_a_run_leaves_another_begins_with() {
+fn exported_weights_start_another_run() {
     for (example, parameters) in [("vit_fsdp", 72), ("bert_fsdp", 41)] {
         let folder = tempfile::tempdir().unwrap();
         let left = folder.path();
@@ -27,7 +27,7 @@ fn what_a_run_leaves_another_begins_with() {
 }
 
 #[test]
-fn weights_that_cannot_be_had_are_one_sentence() {
+fn missing_weights_are_a_short_error() {
     let vit = tempfile::tempdir().unwrap();
     std::fs::write(vit.path().join("config.json"), r#"{"model_type": "vit"}"#).unwrap();
     let bert = tempfile::tempdir().unwrap();

@@ -66,7 +66,7 @@ fn evaluation(name: &str) -> Group {
 }
 
 #[test]
-fn an_evaluation_that_is_told_to_end_ends() {
+fn an_evaluation_ends_on_sigterm() {
     let mut group = evaluation("SIGTERM to one rank in an evaluation");
     group.world(2);
     for rank in 0..2 {
@@ -84,7 +84,7 @@ fn an_evaluation_that_is_told_to_end_ends() {
 }
 
 #[test]
-fn one_that_is_not_goes_through_all_samples() {
+fn an_evaluation_counts_all_samples() {
     let mut group = evaluation("an evaluation");
     group.make("go");
     group.world(2);

@@ -68,7 +68,7 @@ fn with_grace(mut group: Group) -> Group {
 }
 
 #[test]
-fn a_stopped_rank_is_cleared_away() {
+fn the_launcher_kills_a_stopped_rank() {
     // Side by side, since they mostly wait.
     std::thread::scope(|scope| {
         for guilty in [1, 0] {
@@ -99,7 +99,7 @@ fn stop_launched(guilty: usize) {
 }
 
 #[test]
-fn a_rank_that_hangs_is_missed_by_name() {
+fn a_rank_that_hangs_is_named() {
     let mut group = with_grace(launcher("a rank that hangs", "forward"));
     // Of every collective, also of those before in which a rank may only be late.
     group.set("BURN_DIST_TIMEOUT", 3);
@@ -114,7 +114,7 @@ fn a_rank_that_hangs_is_missed_by_name() {
 }
 
 #[test]
-fn what_ranks_fail_with_is_what_the_launcher_says() {
+fn the_launcher_reports_the_errors_of_its_ranks() {
     for (act, code, words) in [
         ("panic", 1, "rank 1 panicked: a bug of rank 1"),
         ("error", 1, "no more disk"),
@@ -176,7 +176,7 @@ fn all_finish_their_step_when_one_rank_is_told_to_stop() {
 }
 
 #[test]
-fn a_closed_terminal_is_an_order_too_where_ranks_are_threads() {
+fn sighup_ends_ranks_that_are_threads_after_their_step() {
     for signal in ["HUP", "TERM", "INT"] {
         let mut group = launcher(&format!("SIG{signal} to a process of threads"), "stop");
         group.threads();
@@ -191,7 +191,7 @@ fn a_closed_terminal_is_an_order_too_where_ranks_are_threads() {
 }
 
 #[test]
-fn what_a_killed_launcher_leaves_goes_with_the_next() {
+fn the_next_launcher_removes_folders_of_a_killed_one() {
     let mut group = launcher("a launcher that is killed", "stop");
     // Somebody's own folder, of such a name.
     let own = group.file("burn-dist-mine");
@@ -215,7 +215,7 @@ fn what_a_killed_launcher_leaves_goes_with_the_next() {
 }
 
 #[test]
-fn who_ignores_the_order_is_killed_after_the_grace() {
+fn a_rank_that_ignores_sigterm_is_killed_after_the_grace_period() {
     let mut group = launcher("a program that ignores SIGTERM", "stubborn");
     group.set("BURN_DIST_GRACE", 0.5);
     group.launcher(3);

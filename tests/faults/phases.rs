@@ -216,12 +216,12 @@ fn between_steps_over_shared_memory() {
 }
 
 #[test]
-fn when_others_say_goodbye_over_tcp() {
+fn while_others_leave_over_tcp() {
     all("exit", "tcp");
 }
 
 #[test]
-fn when_others_say_goodbye_over_shared_memory() {
+fn while_others_leave_over_shared_memory() {
     all("exit", "shm");
 }
 
@@ -248,7 +248,7 @@ fn before_all_have_joined() {
 
 /// One that has said goodbye owes nobody anything; only rank 0 still has to tell the others.
 #[test]
-fn after_its_own_goodbye() {
+fn after_it_has_left() {
     for (fault, guilty) in [(Kill, 1), (Stop, 2), (Kill, 0), (Stop, 0)] {
         let case = Case::of_three(fault, guilty, "goodbye", "auto");
         let mut group = case.group();

@@ -229,7 +229,7 @@ fn a_rank_that_fails_over_shared_memory() {
 }
 
 #[test]
-fn a_rank_0_that_goes_wrong() {
+fn faults_of_rank_0() {
     all(
         0,
         "auto",

@@ -31,7 +31,7 @@ fn parameters(group: &Group) -> Vec<String> {
 }
 
 #[test]
-fn a_restarted_run_ends_as_an_undisturbed_one_bit_for_bit() {
+fn a_restarted_run_equals_an_uninterrupted_one_bit_for_bit() {
     // A rank that there is not kills nobody.
     let straight = run("restart", 9, "auto");
     straight.expect_code(0, 0);
@@ -49,7 +49,7 @@ fn a_restarted_run_ends_as_an_undisturbed_one_bit_for_bit() {
 }
 
 #[test]
-fn a_run_that_fails_again_is_given_up() {
+fn a_run_that_fails_again_is_not_restarted() {
     let group = run("relapse", 2, "auto");
     group.expect_code(0, 137);
     group.expect(&group.error(0), &["rank 2 on ", "(SIGKILL)"]);

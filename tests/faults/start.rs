@@ -61,7 +61,7 @@ fn two_processes_of_one_rank() {
 }
 
 #[test]
-fn a_second_process_of_a_rank_that_is_at_work() {
+fn a_second_process_of_a_running_rank() {
     let mut group = group("a late second process of a rank");
     group.set("FAULTS_ACT", "between");
     group.set("FAULTS_GUILTY", 1);
@@ -102,7 +102,7 @@ fn a_port_in_use() {
 }
 
 #[test]
-fn a_master_that_is_not_there() {
+fn an_unreachable_master() {
     let mut group = group("an unreachable master");
     group.set("BURN_DIST_JOIN_TIMEOUT", 1);
     let since = Instant::now();

@@ -51,7 +51,7 @@ fn a_save_of_the_gpu_resumes_there_and_on_the_cpu() {
 }
 
 #[test]
-fn weights_go_out_and_come_back() {
+fn exported_weights_load_again() {
     let Some((kind, _alone)) = gpu() else { return };
     let folder = tempfile::tempdir().unwrap();
     let whole = oracle::undrawn(Mlp::new(2, &cpu()));

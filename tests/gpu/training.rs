@@ -285,7 +285,7 @@ fn running_state_is_averaged() {
 }
 
 #[test]
-fn a_shadow_run_agrees() {
+fn a_shadow_run_finds_no_deviation() {
     let Some((kind, _alone)) = gpu() else { return };
     let model = oracle::undrawn(Mlp::new(2, &cpu()));
     let compared = ranks(2, kind).run(|world| {

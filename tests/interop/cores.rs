@@ -39,7 +39,7 @@ pub(super) fn expect_shared(mut command: Command, sharing: usize) {
 }
 
 #[test]
-fn ranks_bound_by_hand_compute_on_all_their_cores() {
+fn ranks_bound_by_taskset_use_all_their_cores() {
     if installed("taskset").is_none() {
         return eprintln!("skipped: taskset is not installed");
     }

@@ -59,7 +59,7 @@ fn two_hosts_train_like_four_threads() {
 }
 
 #[test]
-fn several_hosts_without_a_secret_are_warned_of_once() {
+fn several_hosts_without_a_secret_get_one_warning() {
     let training = Training::new();
     let secret = "BURN_DIST_SECRET=0123456789abcdef0123456789abcdef";
     for (save, variables, warned) in [
@@ -100,7 +100,7 @@ fn several_hosts_without_a_secret_are_warned_of_once() {
 }
 
 #[test]
-fn a_host_may_call_itself_localhost() {
+fn rank_0_may_be_given_localhost_as_its_address() {
     // Kubeflow tells the first pod so; and many systems have 127.0.1.1 for their own name.
     let hosts = match Hosts::apart() {
         Ok(hosts) => hosts,
@@ -117,7 +117,7 @@ fn a_host_may_call_itself_localhost() {
 }
 
 #[test]
-fn ranks_that_a_broken_network_parts_all_end_and_name_one_another() {
+fn ranks_parted_by_a_broken_network_all_end_and_name_each_other() {
     let hosts = match Hosts::apart() {
         Ok(hosts) => hosts,
         Err(why) => return eprintln!("skipped: {why}"),

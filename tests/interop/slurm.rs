@@ -287,7 +287,7 @@ fn steps_of_one_job_run_side_by_side() {
 }
 
 #[test]
-fn srun_tells_why_a_rank_failed_and_leaves_none() {
+fn under_srun_a_failed_rank_is_reported_and_no_rank_is_left() {
     let Some(cluster) = Cluster::start() else {
         return;
     };
@@ -304,7 +304,7 @@ fn srun_tells_why_a_rank_failed_and_leaves_none() {
 }
 
 #[test]
-fn a_job_saves_before_its_time_is_up() {
+fn a_job_saves_before_its_time_limit() {
     let Some(cluster) = Cluster::start() else {
         return;
     };

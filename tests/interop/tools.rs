@@ -36,7 +36,7 @@ fn mpich() -> Option<PathBuf> {
 }
 
 #[test]
-fn mpirun_starts_ranks_that_talk_by_themselves() {
+fn ranks_started_by_mpirun_use_their_own_transport() {
     let Some(mpirun) = open_mpi() else {
         return;
     };
@@ -48,7 +48,7 @@ fn mpirun_starts_ranks_that_talk_by_themselves() {
 }
 
 #[test]
-fn mpiexec_of_mpich_starts_ranks_that_talk_by_themselves() {
+fn ranks_started_by_mpich_use_their_own_transport() {
     let Some(mpiexec) = mpich() else {
         return;
     };
@@ -58,7 +58,7 @@ fn mpiexec_of_mpich_starts_ranks_that_talk_by_themselves() {
 }
 
 #[test]
-fn ranks_that_mpirun_binds_compute_on_all_their_cores() {
+fn ranks_bound_by_mpirun_use_all_their_cores() {
     let Some(mpirun) = open_mpi() else {
         return;
     };
@@ -76,7 +76,7 @@ fn ranks_that_mpirun_binds_compute_on_all_their_cores() {
 }
 
 #[test]
-fn ranks_that_mpich_binds_compute_on_all_their_cores() {
+fn ranks_bound_by_mpich_use_all_their_cores() {
     let Some(mpiexec) = mpich() else {
         return;
     };

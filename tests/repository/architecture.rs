@@ -118,7 +118,7 @@ fn every_part_uses_only_what_its_row_allows() {
 }
 
 #[test]
-fn files_use_each_other_in_no_circle_that_is_not_listed() {
+fn no_circle_of_files_is_unlisted() {
     let roots = ["burn-dist/src/lib.rs", "models/src/lib.rs"];
     let graphs = roots.map(|root| Graph::of(&read(root)));
     let [mut all, models] = graphs;
@@ -131,7 +131,7 @@ fn files_use_each_other_in_no_circle_that_is_not_listed() {
 }
 
 #[test]
-fn models_know_only_the_boundary() {
+fn models_use_only_the_allowed_names_of_the_library() {
     let models = read("models/src/lib.rs");
     let mut known = BTreeSet::new();
     for (path, module) in &models.modules {
@@ -173,7 +173,7 @@ fn is_alone(statement: &syn::Stmt) -> bool {
 
 /// The first statement of every test that may be disturbed by what another one draws.
 #[test]
-fn tests_that_draw_from_a_seed_are_alone() {
+fn tests_that_draw_from_a_seed_hold_the_lock() {
     let mut odd = Vec::new();
     let mut count = 0;
     for source in sources()
@@ -201,7 +201,7 @@ fn tests_that_draw_from_a_seed_are_alone() {
 }
 
 #[test]
-fn every_file_says_why_it_exists() {
+fn every_file_begins_with_a_module_doc() {
     let silent = sources().into_iter().filter(|s| !s.text.starts_with("//!"));
     none(
         "these do not begin with //!",
@@ -245,7 +245,7 @@ fn unsafe_is_where_it_is_expected() {
 
 /// Burn computes the gradient of a division by a number through f32, also in f64.
 #[test]
-fn nothing_that_trains_divides_by_a_number() {
+fn library_code_does_not_call_div_scalar() {
     let sources = sources();
     let lines = sources
         .iter()
@@ -259,7 +259,7 @@ fn nothing_that_trains_divides_by_a_number() {
 }
 
 #[test]
-fn library_code_does_not_panic_on_purpose() {
+fn library_code_does_not_call_panicking_functions() {
     let mut found = Vec::new();
     for source in sources().iter().filter(|s| s.is_library()) {
         for (number, line) in source.code() {

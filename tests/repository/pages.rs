@@ -36,7 +36,7 @@ fn rows(page: &str) -> Vec<(&str, Vec<&str>)> {
 }
 
 #[test]
-fn every_way_names_what_exists() {
+fn architecture_md_names_existing_files_and_symbols() {
     let page = read("docs/architecture.md");
     let rows = rows(&page);
     assert!(rows.len() > 40, "{} rows", rows.len());

@@ -297,7 +297,7 @@ fn surface() -> String {
 }
 
 #[test]
-fn a_change_of_the_surface_is_seen() {
+fn the_surface_equals_its_golden_list() {
     let file = root().join("tests/surface.txt");
     let found = surface();
     if std::env::var_os(ACCEPT).is_some() {

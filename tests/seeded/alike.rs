@@ -189,7 +189,7 @@ fn all(world: World) -> Result<()> {
 }
 
 #[test]
-fn threads_begin_alike() {
+fn threads_begin_with_equal_parameters() {
     let _alone = alone();
     for size in 2..=4 {
         ranks(size).seed(7).run(all).unwrap();
@@ -197,7 +197,7 @@ fn threads_begin_alike() {
 }
 
 #[test]
-fn processes_begin_alike_and_draw_numbers_of_their_own() {
+fn processes_begin_with_equal_parameters_and_draw_different_numbers() {
     let _alone = alone();
     for size in [2, 3] {
         let run = || -> Vec<String> {

@@ -65,7 +65,7 @@ fn random_numbers_drawn_after_shard_do_not_reach_other_ranks_parameters() {
 }
 
 #[test]
-fn a_gather_that_nobody_needed_does_not_meet_the_next_collective() {
+fn an_unused_gather_does_not_disturb_the_next_collective() {
     let _alone = alone();
     let run = |world: World| {
         let model = Strategy::fsdp().shard(Stack::new(&world.device()), &world)?;
@@ -112,7 +112,7 @@ fn a_clone_inside_a_forward_reads_its_own_parameters() {
 }
 
 #[test]
-fn ranks_that_accumulate_different_numbers_of_passes_are_told() {
+fn different_numbers_of_accumulated_passes_are_an_error() {
     let _alone = alone();
     for strategy in [Strategy::ddp(), Strategy::zero1()] {
         let run = |world: World| -> Result<()> {

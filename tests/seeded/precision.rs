@@ -124,7 +124,7 @@ fn f16_with_a_scaler_tracks_f32_under_every_strategy() {
 }
 
 #[test]
-fn recomputing_changes_nothing_in_half_precision_either() {
+fn recomputation_is_exact_in_half_precision() {
     let _alone = alone();
     let strategy = Strategy::fsdp().precision(Precision::bf16());
     let kept = losses(&strategy, 2);
@@ -142,7 +142,7 @@ fn mlp_loss(world: &World, model: &Mlp) -> Tensor<1> {
 }
 
 #[test]
-fn gathers_move_half_the_bytes_and_reductions_what_they_are_told() {
+fn gathers_and_reductions_send_bytes_of_their_types() {
     let _alone = alone();
     for strategy in oracle::strategies(4) {
         let sent = |precision: Precision| {
@@ -174,7 +174,7 @@ fn gathers_move_half_the_bytes_and_reductions_what_they_are_told() {
 }
 
 #[test]
-fn what_is_stored_is_f32_whatever_the_model_came_in() {
+fn shards_are_stored_in_f32_for_every_model_type() {
     let _alone = alone();
     let half = oracle::cast(Mlp::new(4, &Device::flex().autodiff()), FloatDType::BF16);
     let given = values(&half);
@@ -272,7 +272,7 @@ fn an_overflow_on_one_rank_skips_the_step_everywhere() {
 }
 
 #[test]
-fn ranks_of_different_precision_are_told_apart() {
+fn ranks_with_different_precision_are_refused() {
     let _alone = alone();
     let run = |world: World| {
         let precision = match world.rank() {

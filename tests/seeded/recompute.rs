@@ -285,7 +285,7 @@ fn failure(loss: impl Fn(&World, &Wrong) -> Tensor<1> + Send + Sync + 'static) -
 }
 
 #[test]
-fn a_captured_tensor_that_takes_gradients_is_named_at_once() {
+fn a_captured_tensor_that_takes_gradients_is_an_error_in_forward() {
     let _alone = alone();
     let error = failure(|world, net| {
         unit(net, input(world), |net: &Wrong, x| {
@@ -324,7 +324,7 @@ fn a_forward_that_does_not_repeat_is_named_in_backward() {
 }
 
 #[test]
-fn evaluation_and_dropped_forwards_need_nothing_of_it() {
+fn recomputation_does_not_affect_evaluation_and_dropped_forwards() {
     let _alone = alone();
     let run = |world: World| {
         let strategy = Strategy::fsdp().recompute(true);

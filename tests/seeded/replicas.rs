@@ -33,7 +33,7 @@ fn parted(world: &World, strategy: Strategy, odd: usize) -> Result<(usize, Optio
 }
 
 #[test]
-fn a_learning_rate_of_ones_own_is_found() {
+fn a_different_learning_rate_on_one_rank_is_found() {
     let _alone = alone();
     let cases = [
         (2, Strategy::ddp(), vec![0], vec![1]),
@@ -68,7 +68,7 @@ fn a_learning_rate_of_ones_own_is_found() {
 }
 
 #[test]
-fn what_no_other_rank_stores_is_not_compared() {
+fn shards_are_not_compared() {
     let _alone = alone();
     for strategy in [Strategy::zero1(), Strategy::zero2(), Strategy::fsdp()] {
         let strategy = strategy.check_replicas_every(1);
@@ -81,7 +81,7 @@ fn what_no_other_rank_stores_is_not_compared() {
 }
 
 #[test]
-fn what_every_rank_stores_whole_is_compared_under_fsdp_too() {
+fn replicated_parameters_are_compared_under_fsdp() {
     let _alone = alone();
     let strategy = Strategy::fsdp().replicate(["last"]).check_replicas_every(3);
     let found = ranks(3).run(|world| parted(&world, strategy.clone(), 2));

@@ -41,7 +41,7 @@ fn a_sharded_model_follows_one_plain_device() {
 }
 
 #[test]
-fn half_precision_deviates_by_its_rounding() {
+fn half_precision_deviates_only_by_its_rounding() {
     let _alone = alone();
     for (precision, bound) in [(Precision::bf16(), 0.1), (Precision::f16(), 0.02)] {
         let strategy = Strategy::fsdp().precision(precision);
@@ -169,7 +169,7 @@ fn the_first_unit_that_deviates_is_named_on_every_rank() {
 }
 
 #[test]
-fn a_fault_of_one_rank_is_told_by_all() {
+fn a_deviation_on_one_rank_is_reported_by_all() {
     let _alone = alone();
     let errors = said(Fault::Forward, false);
     assert_eq!(errors.len(), 2);

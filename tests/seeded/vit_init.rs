@@ -183,7 +183,7 @@ fn gradients_through_dropout_are_the_same_under_fsdp_and_ddp() {
 }
 
 #[test]
-fn one_device_replays_the_noise_of_every_rank() {
+fn one_device_repeats_the_noise_of_every_rank() {
     let _alone = alone();
     let device = Device::flex().autodiff();
     device.seed(SEED);

@@ -53,7 +53,7 @@ fn load(strategy: &Strategy, world: &World, weights: &Weights) -> burn_dist::Res
 }
 
 #[test]
-fn every_rank_reads_its_own_bytes_and_no_others() {
+fn every_rank_copies_only_the_bytes_of_its_shards() {
     let _alone = alone();
     let folder = folder();
     let model = drawn(3);
@@ -95,7 +95,7 @@ fn every_rank_reads_its_own_bytes_and_no_others() {
 }
 
 #[test]
-fn what_is_sharded_is_exported_as_one_device_would_write_it() {
+fn a_sharded_export_equals_that_of_one_device() {
     let _alone = alone();
     let model = drawn(4);
     let (plain, source) = (folder(), folder());
@@ -130,7 +130,7 @@ fn what_is_sharded_is_exported_as_one_device_would_write_it() {
 }
 
 #[test]
-fn an_export_replaces_the_one_before_however_that_was_divided() {
+fn an_export_replaces_an_earlier_one_of_any_number_of_files() {
     let _alone = alone();
     let (folder, first, second) = (folder(), drawn(1), drawn(2));
     let names = || {
@@ -184,7 +184,7 @@ fn types_are_converted_both_ways() {
 }
 
 #[test]
-fn what_is_not_in_the_files_is_drawn_alike_on_all_ranks_and_reported() {
+fn missing_parameters_are_drawn_equally_on_all_ranks_and_reported() {
     let _alone = alone();
     let folder = folder();
     // Without the blocks, and with a classifier of other width.
@@ -227,7 +227,7 @@ fn what_is_not_in_the_files_is_drawn_alike_on_all_ranks_and_reported() {
 }
 
 #[test]
-fn other_spellings_are_found_and_strangers_are_listed() {
+fn alternative_names_are_found_and_unused_tensors_listed() {
     let _alone = alone();
     let folder = folder();
     let model = drawn(8);
@@ -312,7 +312,7 @@ fn running_state_is_loaded_and_exported_too() {
 }
 
 #[test]
-fn ranks_that_opened_other_weights_are_named() {
+fn ranks_with_different_weights_are_named() {
     let _alone = alone();
     let (usual, odd) = (folder(), folder());
     write(&drawn(1), usual.path());
@@ -416,7 +416,7 @@ fn a_sharded_model_is_not_written_by_one_rank_nor_a_plain_one_by_all() {
 }
 
 #[test]
-fn an_export_that_cannot_be_written_fails_everywhere_and_leaves_nothing() {
+fn a_failed_export_fails_on_all_ranks_and_leaves_no_file() {
     let _alone = alone();
     let folder = folder();
     let file = folder.path().join("file");
@@ -434,7 +434,7 @@ fn an_export_that_cannot_be_written_fails_everywhere_and_leaves_nothing() {
 }
 
 #[test]
-fn integers_are_no_weights() {
+fn integer_tensors_are_refused() {
     let _alone = alone();
     let folder = folder();
     let bytes = [0u8; 8];

@@ -102,7 +102,7 @@ fn a_world_needs_a_rank() {
 }
 
 #[test]
-fn a_panic_reaches_the_other_ranks_wherever_they_are() {
+fn a_panic_ends_the_other_ranks_in_any_state() {
     // Before, between and during the others' collectives.
     for (turns, pause) in [(0, 0), (0, 50), (3, 0), (3, 50)] {
         for world in [2, 4] {
@@ -130,7 +130,7 @@ fn a_panic_reaches_the_other_ranks_wherever_they_are() {
 }
 
 #[test]
-fn an_error_of_the_program_reaches_the_other_ranks() {
+fn an_error_of_the_program_ends_the_other_ranks() {
     let end = run(3, FAR, |comm| {
         sum(comm, 1)?;
         if comm.rank() == 2 {
@@ -223,7 +223,7 @@ const DEVIATIONS: [(&str, &str, &str, Deviation); 9] = [
 ];
 
 #[test]
-fn ranks_that_differ_all_learn_which_one_is_odd() {
+fn a_rank_with_a_different_call_is_named_on_all() {
     for (what, ours, theirs, deviate) in DEVIATIONS {
         // Of two ranks the second is the odd one; of three, the one that is alone.
         for (world, odd) in [(2, 1), (3, 0), (3, 1), (3, 2)] {
@@ -290,7 +290,7 @@ fn a_late_rank_within_the_deadline_is_waited_for() {
 }
 
 #[test]
-fn after_an_error_every_collective_fails_at_once_with_the_same() {
+fn after_an_error_every_collective_fails_with_that_error() {
     let given_up = Barrier::new(3);
     let end = run(3, NEAR, move |comm| {
         let group = comm.split(comm.rank() / 2, 0)?;
@@ -386,7 +386,7 @@ fn a_mismatch_inside_a_group_names_ranks_of_the_world() {
 }
 
 #[test]
-fn the_launcher_returns_the_cause_and_not_what_followed() {
+fn the_launcher_returns_the_first_error() {
     // Rank 0 makes a panic of the others' failure; it is not the one to look at.
     let end = run(3, FAR, |comm| {
         sum(comm, 1)?;

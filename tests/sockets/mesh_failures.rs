@@ -113,7 +113,7 @@ fn no_buffer_is_touched_before_all_agree() {
 }
 
 #[test]
-fn a_rank_that_never_comes_is_missed_by_name() {
+fn a_rank_that_never_joins_is_named() {
     for transport in [Tcp, Shm] {
         let world = World {
             // Longer than a busy machine keeps a rank away that does come.
@@ -236,7 +236,7 @@ fn harmed(ranks: usize, harm: Harm) -> World {
 }
 
 #[test]
-fn a_connection_cut_anywhere_is_one_verdict_on_all_ranks() {
+fn a_cut_connection_is_the_same_error_on_all_ranks() {
     // Within a header, within a description, within data, between frames; far into it.
     for at in [50, 80, 130, 5_000, 70_000, 400_000] {
         for ranks in [2, 3] {

@@ -94,7 +94,7 @@ fn the_store_keeps_what_ranks_tell_each_other() {
 }
 
 #[test]
-fn nobody_waits_for_a_value_for_ever() {
+fn waiting_for_a_value_has_a_deadline() {
     let server = Server::start(&terms(1, 0, 0)).unwrap();
     let results = meet(vec![terms(1, 0, server.port())], |seat| {
         seat.wait("never", Duration::from_millis(100)).map(drop)
@@ -103,7 +103,7 @@ fn nobody_waits_for_a_value_for_ever() {
 }
 
 #[test]
-fn a_rank_that_never_comes_is_missed_by_name() {
+fn a_rank_that_never_joins_is_named() {
     let server = Server::start(&terms(4, 0, 0)).unwrap();
     let come = [0, 2].map(|rank| unhurried(terms(4, rank, server.port())));
     for result in meet(come.into(), |_| Ok(())) {
@@ -117,7 +117,7 @@ fn a_rank_that_never_comes_is_missed_by_name() {
 }
 
 #[test]
-fn a_rank_0_that_is_not_there_is_said_so() {
+fn a_missing_rank_0_is_an_error_that_says_so() {
     // Nobody is there, and no test is given it who asks for a free one.
     let port = 1;
     let results = meet(vec![impatient(terms(2, 1, port))], |_| Ok(()));
@@ -151,7 +151,7 @@ fn a_rank_0_that_cannot_be_reached_does_not_wait_for_the_others() {
 }
 
 #[test]
-fn a_port_in_use_is_said_so() {
+fn a_port_in_use_is_an_error_that_says_so() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let refused = Server::start(&terms(1, 0, port)).map(drop);
@@ -189,7 +189,7 @@ fn a_rank_taken_twice_ends_all_ranks() {
 }
 
 #[test]
-fn a_late_second_rank_is_turned_away_alone() {
+fn a_late_duplicate_rank_is_refused_alone() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let port = server.port();
     let ranks = (0..2).map(|rank| terms(2, rank, port)).collect();
@@ -205,7 +205,7 @@ fn a_late_second_rank_is_turned_away_alone() {
 }
 
 #[test]
-fn another_secret_stays_out_and_the_world_goes_on() {
+fn a_rank_with_another_secret_is_refused_and_the_world_continues() {
     let server = Server::start(&terms(1, 0, 0)).unwrap();
     let stranger = Terms {
         secret: Secret::new("other"),
@@ -220,7 +220,7 @@ fn another_secret_stays_out_and_the_world_goes_on() {
 }
 
 #[test]
-fn an_earlier_attempt_is_turned_away_and_a_later_one_waits() {
+fn an_earlier_attempt_is_refused_and_a_later_one_waits() {
     let current = Terms {
         attempt: 1,
         ..terms(1, 0, 0)
@@ -241,7 +241,7 @@ fn an_earlier_attempt_is_turned_away_and_a_later_one_waits() {
 }
 
 #[test]
-fn strangers_neither_stop_nor_delay_a_world() {
+fn unknown_connections_neither_stop_nor_delay_a_world() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let port = server.port();
     let endless = vec![b'x'; 1 << 16];
@@ -304,7 +304,7 @@ fn another_protocol_is_named_with_both_versions() {
 }
 
 #[test]
-fn something_else_that_listens_there_is_recognised() {
+fn another_service_on_the_port_is_recognised() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -318,7 +318,7 @@ fn something_else_that_listens_there_is_recognised() {
 }
 
 #[test]
-fn a_rank_that_gives_up_while_others_still_join_ends_them() {
+fn a_rank_that_fails_while_others_join_ends_them() {
     let server = Server::start(&terms(3, 0, 0)).unwrap();
     let port = server.port();
     std::thread::scope(|scope| {
@@ -332,7 +332,7 @@ fn a_rank_that_gives_up_while_others_still_join_ends_them() {
 }
 
 #[test]
-fn a_rank_that_goes_without_a_word_is_lost_to_all() {
+fn a_rank_that_closes_without_leaving_is_lost_on_all() {
     let server = Server::start(&terms(3, 0, 0)).unwrap();
     let ranks = (0..3).map(|rank| terms(3, rank, server.port())).collect();
     let results = meet(ranks, |seat| {
@@ -353,7 +353,7 @@ fn a_rank_that_goes_without_a_word_is_lost_to_all() {
 }
 
 #[test]
-fn the_first_failure_is_what_everybody_hears() {
+fn all_ranks_get_the_first_failure() {
     let server = Server::start(&terms(4, 0, 0)).unwrap();
     let ranks = (0..4).map(|rank| terms(4, rank, server.port())).collect();
     let results: Vec<Result<()>> = meet(ranks, |seat| {
@@ -368,7 +368,7 @@ fn the_first_failure_is_what_everybody_hears() {
 }
 
 #[test]
-fn goodbyes_wait_for_everybody() {
+fn leaving_waits_for_all_ranks() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let ranks = (0..2).map(|rank| terms(2, rank, server.port())).collect();
     let since = Instant::now();
@@ -384,7 +384,7 @@ fn goodbyes_wait_for_everybody() {
 }
 
 #[test]
-fn rank_0_is_reached_by_another_name_if_there_are_other_hosts() {
+fn rank_0_listens_on_all_addresses_only_with_several_hosts() {
     for several_hosts in [false, true] {
         // As a first host may call itself.
         let own = Terms {
@@ -413,7 +413,7 @@ fn rank_0_is_reached_by_another_name_if_there_are_other_hosts() {
 }
 
 #[test]
-fn a_first_port_that_is_taken_is_passed_by() {
+fn a_taken_port_is_skipped() {
     // Somebody else's server, which even answers, and behind it a port that is free.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();

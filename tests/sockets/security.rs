@@ -115,7 +115,7 @@ fn listen_to_the_log() {
 }
 
 #[test]
-fn who_skips_the_proof_does_nothing() {
+fn a_connection_without_a_proof_has_no_effect() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let fault = json!({"Fault": {"User": "the end"}});
     let plant = json!({"Ask": {"Set": {"key": "planted", "value": "x"}}});
@@ -143,7 +143,7 @@ fn who_skips_the_proof_does_nothing() {
 }
 
 #[test]
-fn a_proof_of_the_server_is_none_of_a_rank() {
+fn a_reflected_proof_is_refused() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let mut first = Stranger::call(server.port());
     first.say(&hello("Watch", 1, "00"));
@@ -161,7 +161,7 @@ fn a_proof_of_the_server_is_none_of_a_rank() {
 }
 
 #[test]
-fn what_a_rank_has_said_is_worth_nothing_a_second_time() {
+fn replayed_messages_are_refused() {
     let server = Server::start(&terms(1, 0, 0)).unwrap();
     let port = server.port();
     // A way to the server on which all is heard.
@@ -220,7 +220,7 @@ fn impostor(answer: Value) -> (u16, Arc<Mutex<String>>) {
 }
 
 #[test]
-fn a_rank_proves_nothing_to_an_impostor() {
+fn a_rank_sends_no_proof_to_an_impostor() {
     let challenge = json!({"Challenge": ["00", "00".repeat(32)]});
     let (port, heard) = impostor(challenge);
     let result = Seat::take(terms(2, 1, port)).map(drop);
@@ -233,7 +233,7 @@ fn a_rank_proves_nothing_to_an_impostor() {
 }
 
 #[test]
-fn an_impostors_words_are_few_and_tame_and_not_believed() {
+fn messages_of_an_impostor_are_short_escaped_and_not_trusted() {
     let wild = format!("\u{1b}[2J\u{1b}[1;31m\r\n{}", "x".repeat(3000));
     let refused = json!({"Refused": {"problem": wild, "again": false}});
     let fault = json!({"Fault": {"PeerFailed": {"peer": 0, "cause": wild}}});
@@ -249,7 +249,7 @@ fn an_impostors_words_are_few_and_tame_and_not_believed() {
 }
 
 #[test]
-fn strangers_write_little_into_a_log() {
+fn unknown_connections_add_few_log_lines() {
     listen_to_the_log();
     const CALLERS: usize = 300;
     let server = Server::start(&terms(2, 0, 0)).unwrap();
@@ -292,7 +292,7 @@ fn strangers_write_little_into_a_log() {
 }
 
 #[test]
-fn a_house_full_of_silent_strangers_has_room_for_ranks() {
+fn ranks_join_beside_many_silent_connections() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let silent: Vec<_> = (0..250).map(|_| Stranger::call(server.port())).collect();
     let hurried = |rank| Terms {
@@ -306,7 +306,7 @@ fn a_house_full_of_silent_strangers_has_room_for_ranks() {
 }
 
 #[test]
-fn ranks_of_one_host_listen_where_no_other_host_reaches_them() {
+fn ranks_of_one_host_listen_on_loopback_only() {
     for (several_hosts, master) in [(false, "0.0.0.0"), (false, "127.0.0.1"), (true, "0.0.0.0")] {
         let own = Terms {
             several_hosts,
@@ -331,7 +331,7 @@ fn ranks_of_one_host_listen_where_no_other_host_reaches_them() {
 }
 
 #[test]
-fn without_a_secret_a_stranger_ends_the_run() {
+fn without_a_secret_an_unknown_connection_can_end_the_run() {
     let open = |rank, port| Terms {
         secret: Secret::default(),
         ..terms(2, rank, port)
@@ -357,7 +357,7 @@ fn without_a_secret_a_stranger_ends_the_run() {
 }
 
 #[test]
-fn who_knows_the_secret_may_end_the_world_but_not_break_rank_0() {
+fn a_peer_with_the_secret_can_end_the_world_but_not_crash_rank_0() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let port = server.port();
     let ranks = (0..2).map(|rank| terms(2, rank, port)).collect();
@@ -382,7 +382,7 @@ fn who_knows_the_secret_may_end_the_world_but_not_break_rank_0() {
 }
 
 #[test]
-fn the_words_of_a_rank_reach_the_others_short_and_tame() {
+fn messages_of_a_rank_reach_the_others_short_and_escaped() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let ranks = (0..2).map(|rank| terms(2, rank, server.port())).collect();
     let results: Vec<Result<()>> = meet(ranks, |seat| {

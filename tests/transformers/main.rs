@@ -100,7 +100,7 @@ fn gives_the_same<M: Checked>(folder: &Path) {
 }
 
 #[test]
-fn what_transformers_wrote_gives_the_same_outputs() {
+fn checkpoints_of_transformers_give_the_same_outputs() {
     each!(gives_the_same, ours().join("checkpoints"));
 }
 
@@ -167,12 +167,12 @@ fn export<M: Checked>(folder: &Path, target: &Path, most: u64) {
 }
 
 #[test]
-fn what_is_written_here_is_what_transformers_would_write() {
+fn exports_equal_checkpoints_of_transformers() {
     each!(is_written_alike, ours().join("checkpoints"));
 }
 
 #[test]
-fn an_encoder_is_what_a_classifier_for_any_labels_begins_with() {
+fn a_classifier_for_any_labels_loads_an_encoder() {
     let folder = ours().join("checkpoints/bert_encoder");
     let text = config(&folder);
     let (bert, _) = burn_dist_models::BertConfig::from_hf(&text).unwrap();
@@ -252,7 +252,7 @@ fn exports<M: Checked>(names: &[&str], targets: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn transformers_opens_what_is_written_here() {
+fn transformers_opens_exports() {
     let Some(python) = python() else { return };
     let targets = tempfile::tempdir().unwrap();
     let targets = targets.path();
@@ -266,7 +266,7 @@ fn transformers_opens_what_is_written_here() {
 }
 
 #[test]
-fn what_the_installed_transformers_writes_gives_the_same_outputs() {
+fn checkpoints_of_the_installed_transformers_give_the_same_outputs() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
     script(&python, "write", &[folder.path().to_path_buf()]);

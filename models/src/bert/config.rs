@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_add_what_they_should() {
+    fn heads_have_their_published_sizes() {
         let (config, device) = (BertConfig::base(), Device::flex());
         let words = config.init_masked_lm(&device).unwrap();
         // bert-base-uncased with its masked language model's head, the decoder being tied.
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_an_error_that_says_which() {
+    fn each_invalid_field_is_an_error_that_names_it() {
         let tiny = BertConfig::tiny;
         let mistakes = [
             (tiny().with_vocab(0), "`vocab` is 0: it must be at least 1"),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_survives_its_file() {
+    fn a_saved_configuration_loads_again() {
         let config = BertConfig::distil().with_vocab(99);
         let file = tempfile::NamedTempFile::new().unwrap();
         config.save(file.path()).unwrap();

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_parameter_has_a_name_of_its_own() {
+    fn every_parameter_has_a_distinct_name() {
         let device = Device::flex();
         for (config, embeddings) in [(BertConfig::tiny(), 5), (BertConfig::distil(), 4)] {
             let config = config.with_blocks(3);

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_written_config_json_is_read_again() {
         let configs = [
             BertConfig::mini()
                 .with_vocab(99)
@@ -180,13 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn a_classifier_without_a_rate_of_its_own_has_that_of_the_blocks() {
+    fn a_classifier_without_its_own_dropout_uses_that_of_the_blocks() {
         let text = r#"{"hidden_dropout_prob": 0.25, "classifier_dropout": null}"#;
         assert_eq!(BertConfig::from_hf(text).unwrap().0.head_dropout, 0.25);
     }
 
     #[test]
-    fn what_the_models_do_not_do_is_refused_by_name() {
+    fn unsupported_fields_are_refused_by_name() {
         for (text, field) in [
             (r#"{"model_type": "roberta"}"#, "model_type"),
             (r#"{"hidden_act": "gelu_new"}"#, "hidden_act"),

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_changes_nothing() {
+    fn padding_does_not_change_outputs() {
         let device = Device::flex();
         for family in [Family::Bert, Family::DistilBert] {
             let config = small().with_family(family);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_of_nothing_but_padding_leaves_every_gradient_finite() {
+    fn gradients_are_finite_for_a_sample_of_only_padding() {
         let device = Device::flex().autodiff();
         let model = small().init_classifier(4, &device).unwrap();
         let Tokens { ids, .. } = tokens(&device);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_without_types_are_of_the_first() {
+    fn tokens_without_types_are_of_type_0() {
         let device = Device::flex();
         let model = small().init(&device).unwrap();
         let with = |types: TensorData| {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rates_training_and_evaluation_agree() {
+    fn with_all_rates_0_training_and_evaluation_agree() {
         let device = Device::flex();
         let model = quiet().init_masked_lm(&device).unwrap();
         let train = model.forward_train(padded(&device), Noise::new(5, 0, 0));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn with_rates_evaluation_has_no_noise() {
+    fn evaluation_ignores_the_rates() {
         let device = Device::flex();
         let model = small().init_classifier(4, &device).unwrap();
         let logits = || model.forward(tokens(&device)).into_data();

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_augmentation_every_pixel_stays() {
+    fn without_augmentation_every_pixel_keeps_its_position() {
         assert!((0..SIDE).all(|at| Crop::NONE.row(at) == Some(at)));
         assert!((0..SIDE).all(|at| Crop::NONE.column(at) == Some(at)));
     }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn every_crop_occurs_and_depends_on_the_address_only() {
+    fn every_crop_occurs_and_depends_on_seed_epoch_and_index_only() {
         let crop = Crop::random(1, 2, 3);
         assert_eq!(crop, Crop::random(1, 2, 3));
         let all = (0..4000).map(|index| Crop::random(1, 2, index));

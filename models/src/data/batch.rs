@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn evaluation_normalises_and_leaves_the_rest() {
+    fn a_batch_for_evaluation_is_only_normalised() {
         let mut image = Image {
             pixels: [0; PIXELS],
             label: 4,
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_scaled_to_what_a_model_wants() {
+    fn images_are_scaled_to_the_side_that_was_set() {
         let sampler = || DistributedSampler::new(3, 3).unwrap();
         let plain = batches(sampler(), ImageBatcher::new(&Device::flex()), 0);
         let large = ImageBatcher::new(&Device::flex()).with_side(64);

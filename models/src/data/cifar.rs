@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn records_come_in_the_files_order() {
+    fn records_are_read_in_file_order() {
         let folder = small();
         let (train, test) = Cifar10::open(folder.path()).unwrap();
         assert_eq!((train.len(), test.len()), (10, 3));
@@ -222,14 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn the_parent_folder_does_too() {
+    fn the_parent_folder_is_accepted() {
         let (parent, folder) = (tempfile::tempdir().unwrap(), small());
         fs::rename(folder.path(), parent.path().join(FOLDER)).unwrap();
         assert_eq!(Cifar10::open(parent.path()).unwrap().0.len(), 10);
     }
 
     #[test]
-    fn class_names_come_from_the_list_if_there_is_one() {
+    fn class_names_are_read_from_the_list_if_it_exists() {
         let folder = small();
         let list = folder.path().join(NAMES);
         fs::write(&list, "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_or_damaged_file_is_named() {
+    fn a_short_or_damaged_file_is_an_error_that_names_it() {
         let folder = small();
         let path = folder.path().join(TRAIN[1]);
         let mut records = fs::read(&path).unwrap();

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn colour_does_not_give_the_class_away() {
+    fn mean_colours_do_not_predict_the_class() {
         let accuracy = nearest_mean(|image| {
             let planes = image.pixels.chunks_exact(SIDE * SIDE);
             planes
@@ -283,13 +283,13 @@ mod tests {
     }
 
     #[test]
-    fn single_pixels_do_not_either() {
+    fn single_pixels_do_not_predict_the_class() {
         let accuracy = nearest_mean(|image| image.pixels.iter().copied().map(f32::from).collect());
         assert!(accuracy < 0.25, "{accuracy}");
     }
 
     #[test]
-    fn images_are_distinct_and_training_and_test_disjoint() {
+    fn images_are_distinct_across_seeds_and_sets() {
         let mut all = images(&Synthetic::train(1, 300));
         all.extend(images(&Synthetic::test(1, 300)));
         all.extend(images(&Synthetic::train(2, 300)));
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_come_in_turn() {
+    fn labels_cycle_through_the_classes() {
         let labels: Vec<_> = images(&Synthetic::test(1, 12))
             .iter()
             .map(|image| image.label)
@@ -312,7 +312,7 @@ mod tests {
 
     /// Accuracies in the documentation and in tests hold for these very bytes.
     #[test]
-    fn the_bytes_are_pinned() {
+    fn the_images_have_their_known_checksum() {
         let sum = images(&Synthetic::train(42, 10))
             .iter()
             .flat_map(|image| image.pixels)

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_written_or_null_has_its_usual_value() {
+    fn missing_and_null_fields_have_their_default() {
         let fields = fields(r#"{"width": null, "rate": 0.5, "act": "gelu", "labels": 3}"#);
         assert_eq!(fields.size("width", 7), Ok(7));
         assert_eq!(fields.size("depth", 8), Ok(8));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_classes_come_back_in_the_order_of_their_numbers() {
+    fn class_names_are_ordered_by_number() {
         let names: Vec<String> = (0..12).map(|n| format!("class {}", 11 - n)).collect();
         let text = with_classes(&written(labels(2)), &names).unwrap();
         assert_eq!(class_names(&text), Ok(Some(names)));
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_not_a_long_message() {
+    fn long_values_are_shortened_in_messages() {
         let long = "\u{e9}".repeat(2_000_000);
         let text = serde_json::json!({"width": long, "act": long, "bias": long, "id2label": long});
         let text = text.to_string();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_names_its_field() {
+    fn each_error_names_its_field() {
         let found = fields(r#"{"width": "wide", "act": "relu", "bias": false}"#);
         assert_eq!(
             found.size("width", 1).unwrap_err().to_string(),

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_alike_is_named_with_both_values() {
+    fn a_differing_argument_is_named_with_both_values() {
         for (more, expected) in [
             ("--lr 0.5", "lr is 0.5 on rank 1, where rank 0 has 0.002"),
             ("--clip 2", "clip is 2.0 on rank 1, where rank 0 has 1.0"),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_a_hosts_own_may_differ() {
+    fn arguments_of_one_host_may_differ() {
         assert_eq!(said::<VitArgs>(""), None);
         assert_eq!(said::<VitArgs>("--node-rank 1 --max-restarts 2"), None);
         let run = |world: World| {

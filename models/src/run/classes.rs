@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_changes_the_numbers() {
+    fn classes_keep_their_numbers_in_every_other_case() {
         for (theirs, expected) in [
             ("", Relation::Same),
             ("world sports business", Relation::Same),

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_takes_as_many_batches_as_are_accumulated_and_an_epoch_ends_with_what_is_left() {
+    fn a_step_takes_accumulate_batches_and_the_last_of_an_epoch_may_take_fewer() {
         let (course, data) = course("--epochs 2 --accumulate 2 --seed 9");
         assert_eq!(course.steps(), 6);
         let all = steps(course, &data);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_course_is_the_rest_of_the_whole_one() {
+    fn a_resumed_course_equals_the_rest_of_an_uninterrupted_one() {
         let args = "--epochs 3 --accumulate 2 --steps 8";
         let (whole, data) = course(args);
         let all = steps(whole.clone(), &data);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn other_batches_go_on_behind_the_samples_that_were_seen() {
+    fn another_batch_size_resumes_after_the_samples_seen() {
         // 8 of 24 samples are seen; steps are 4 samples.
         let saved = over("--per-gpu-batch 2", 2).progress();
         for (args, done) in [
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn where_an_epoch_has_ended_everything_may_be_another() {
+    fn between_epochs_seed_and_batch_size_may_change() {
         let saved = over("--per-gpu-batch 2", 6).progress();
         let mut course = over("--per-gpu-batch 5 --seed 3", 0);
         course.resume(&saved).unwrap();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_save_from_behind_the_end_is_refused() {
+    fn a_save_past_the_last_step_is_refused() {
         let text = r#"{"epochs":99999999999,"seen":0,"samples":24,"seed":0}"#;
         for epochs in ["99999999999", "18446744073709551615"] {
             let text = text.replace("99999999999", epochs);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn no_epochs_are_no_steps() {
+    fn a_run_of_0_epochs_has_0_steps() {
         let (course, data) = course("--epochs 0");
         assert!(course.epoch(&data).unwrap().is_none());
         assert_eq!((course.steps(), course.epochs()), (0, 0));

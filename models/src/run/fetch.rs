@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_all_share_is_filled_once_and_slowness_is_no_timeout() {
+    fn a_shared_cache_is_filled_once_without_a_timeout() {
         let gets = Arc::new(AtomicUsize::new(0));
         // Long enough for a rank that stands still a while.
         let deadline = Duration::from_secs(3);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn caches_of_their_own_are_filled_each() {
+    fn separate_caches_are_each_filled() {
         let found = ranks(3)
             .run(|world| {
                 let rank = world.rank();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_one_on_all_ranks_and_says_why() {
+    fn a_failed_download_fails_on_all_ranks_with_its_cause() {
         let error = ranks(2)
             .run(|world| {
                 take_turns(
@@ -181,7 +181,7 @@ mod tests {
 
     #[cfg(not(feature = "hub"))]
     #[test]
-    fn without_the_feature_a_name_says_which_it_needs() {
+    fn without_the_feature_hub_a_name_is_an_error_that_names_it() {
         let error = ranks(2)
             .run(|world| fetch(&world, "owner/model"))
             .unwrap_err();

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn offline_is_said_soon_with_what_to_do() {
+    fn an_unreachable_hub_is_an_error_with_a_remedy() {
         let start = Instant::now();
         let repository = repository(&nowhere(), "google/vit-base-patch16-224-in21k").unwrap();
         let error = repository.snapshot_download().send().unwrap_err();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_no_name_is_not_looked_up() {
+    fn invalid_names_are_refused_without_a_request() {
         for name in ["/no/such/folder", "./weights", "a/b/c", ""] {
             let error = download(name).unwrap_err().to_string();
             assert!(error.contains("no folder here"), "{name}: {error}");

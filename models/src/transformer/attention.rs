@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_has_no_part_in_the_softmax() {
+    fn the_softmax_ignores_padding() {
         let device = Device::flex();
         let scores = scores(&device);
         let whole = probabilities(scores.clone(), Some(padding(&device)));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_nothing_but_padding_is_finite_with_its_gradient() {
+    fn a_row_of_only_padding_has_finite_values_and_gradients() {
         let device = Device::flex().autodiff();
         for dtype in [FloatDType::F32, FloatDType::F16, FloatDType::F64] {
             let scores = scores(&device).inner().cast(dtype);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn half_precision_is_as_near_as_its_own_rounding() {
+    fn half_precision_is_within_one_rounding_of_f32() {
         let device = Device::flex();
         let scores = scores(&device).cast(FloatDType::BF16);
         let exact = probabilities(scores.clone().cast(FloatDType::F32), None);

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn drawn_on_an_autodiff_device_a_weight_is_a_leaf() {
+    fn a_weight_on_an_autodiff_device_requires_gradients() {
         let weight = weight([2, 3], 0.02, &Device::flex().autodiff());
         assert!(!weight.is_initialized());
         assert!(weight.val().is_require_grad());

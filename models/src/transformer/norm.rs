@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn in_f32_it_is_burns_own() {
+    fn in_f32_the_norm_equals_burns() {
         let device = Device::flex();
         let (layer, x) = (layer(&device), Tensor::<2>::ones([3, 64], &device));
         let x = x.random_like(Distribution::Normal(2.0, 3.0));

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_an_error_that_says_which() {
+    fn each_invalid_field_is_an_error_that_names_it() {
         let tiny = || VitConfig::tiny(10);
         let mistakes = [
             (

@@ -58,7 +58,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_parameter_has_a_name_of_its_own() {
+    fn every_parameter_has_a_distinct_name() {
         let vit = VitConfig::tiny(10).init(&Device::flex()).unwrap();
         let paths = Census::of(&vit).paths;
         let names: BTreeSet<String> = paths

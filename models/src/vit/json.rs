@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_written_config_json_is_read_again() {
         let config = VitConfig::tiny(7)
             .with_norm_eps(3e-7)
             .with_dropout(0.1)

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rates_training_and_evaluation_agree() {
+    fn with_all_rates_0_training_and_evaluation_agree() {
         let device = Device::flex();
         let vit = VitConfig::tiny(10).init(&device).unwrap();
         let images = images(&device);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn with_rates_evaluation_has_no_noise() {
+    fn evaluation_ignores_the_rates() {
         let device = Device::flex();
         let (vit, images) = (noisy().init(&device).unwrap(), images(&device));
         assert_eq!(

@@ -37,7 +37,7 @@ fn entries(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_look_that_fails_is_not_a_folder_without_a_save() {
+fn an_io_error_is_not_taken_for_a_folder_without_a_save() {
     let _alone = alone();
     let outer = tempfile::tempdir().unwrap();
     let folder = outer.path().join("loop");
@@ -54,7 +54,7 @@ fn a_look_that_fails_is_not_a_folder_without_a_save() {
 }
 
 #[test]
-fn a_manifest_that_cannot_be_read_is_neither_none_nor_replaced() {
+fn an_unreadable_manifest_is_an_error_and_is_not_replaced() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -104,7 +104,7 @@ fn a_save_that_was_not_loaded_is_not_replaced() {
 }
 
 #[test]
-fn what_others_keep_beside_saves_stays() {
+fn foreign_files_beside_saves_are_kept() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -175,7 +175,7 @@ fn ranks_that_see_different_saves_are_refused() {
 }
 
 #[test]
-fn a_manifest_that_was_changed_is_found_out() {
+fn a_modified_manifest_is_an_error() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     save_once(folder.path(), 2, 123);
@@ -197,7 +197,7 @@ fn a_manifest_that_was_changed_is_found_out() {
 }
 
 #[test]
-fn two_runs_in_one_folder_are_told_of_each_other() {
+fn a_second_run_in_one_folder_is_an_error_that_names_the_first() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -233,7 +233,7 @@ impl Drop for Holder {
 }
 
 #[test]
-fn a_killed_run_holds_nothing() {
+fn a_killed_run_releases_the_lock() {
     let _alone = alone();
     let outer = tempfile::tempdir().unwrap();
     let folder = outer.path().join("run");

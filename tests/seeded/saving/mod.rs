@@ -103,7 +103,7 @@ fn a_resumed_run_is_the_same_bit_for_bit() {
 }
 
 #[test]
-fn a_save_that_was_killed_leaves_the_one_before() {
+fn a_killed_save_leaves_the_one_before() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -123,7 +123,7 @@ fn a_save_that_was_killed_leaves_the_one_before() {
 }
 
 #[test]
-fn what_is_no_save_is_an_error_that_says_so() {
+fn invalid_saves_are_errors_that_name_the_file() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -213,7 +213,7 @@ fn a_full_model_is_a_plain_module() {
 }
 
 #[test]
-fn what_only_looks_like_a_save_is_left_alone() {
+fn folders_named_like_saves_are_kept() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let kept = ["save-best", "save-1", "save-0000001"].map(|name| folder.path().join(name));

@@ -30,7 +30,7 @@ fn step(
 }
 
 #[test]
-fn every_type_comes_back_bit_for_bit_or_is_refused_when_saving() {
+fn every_type_loads_bit_for_bit_or_is_refused_when_saving() {
     let _alone = alone();
     for dtype in [
         FloatDType::BF16,
@@ -118,7 +118,7 @@ fn spoiled(model: Mlp, path: &str, with: f32) -> Mlp {
 }
 
 #[test]
-fn what_is_not_finite_is_neither_saved_nor_exported() {
+fn parameters_that_are_not_finite_are_neither_saved_nor_exported() {
     let _alone = alone();
     let (saves, exports) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (saves, exports) = (saves.path(), exports.path());
@@ -176,7 +176,7 @@ fn states_that_are_not_finite_are_not_saved() {
 }
 
 #[test]
-fn what_is_frozen_may_be_infinite() {
+fn frozen_parameters_may_be_infinite() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let outcome = Threads::new(2).run(|world| {
@@ -193,7 +193,7 @@ fn what_is_frozen_may_be_infinite() {
 }
 
 #[test]
-fn a_record_of_whole_parameters_is_refused_in_our_words() {
+fn a_record_of_full_parameters_is_refused_with_a_remedy() {
     let _alone = alone();
     let outcome = Threads::new(2).run(|world| {
         let record = Mlp::new(2, &world.device()).into_record();

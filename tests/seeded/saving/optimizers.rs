@@ -86,7 +86,7 @@ fn refusal(folder: &Path, make: Make) -> String {
 }
 
 #[test]
-fn no_optimizer_goes_on_with_the_states_of_another() {
+fn states_of_another_optimizer_are_refused() {
     let _alone = alone();
     for (saved_by, make) in KINDS {
         let folder = tempfile::tempdir().unwrap();
@@ -106,7 +106,7 @@ fn no_optimizer_goes_on_with_the_states_of_another() {
 }
 
 #[test]
-fn other_settings_are_another_optimizer() {
+fn other_settings_of_the_optimizer_are_refused() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     saved(folder.path(), || {
@@ -140,7 +140,7 @@ fn other_settings_are_another_optimizer() {
 }
 
 #[test]
-fn groups_are_part_of_it() {
+fn other_parameter_groups_are_refused() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let straight = saved(folder.path(), groups);
@@ -233,7 +233,7 @@ fn states_that_are_missing_or_of_another_shape_are_errors() {
 }
 
 #[test]
-fn an_optimizer_is_changed_on_purpose_through_its_record() {
+fn a_record_changes_the_optimizer_on_purpose() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     saved(folder.path(), || AdamWConfig::new().init());

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_in_the_files_order_and_as_they_are() {
+    fn rows_are_read_in_file_order_and_unchanged() {
         let rows = "\"4\",\"He said \"\"no\"\"\",\"one\\two, #39;s &amp; three\"\r\n\
                     1,plain,\n\
                     \"2\",\"over\ntwo lines\",\"x\"\n";
@@ -242,14 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn the_parent_folder_does_too() {
+    fn the_parent_folder_is_accepted() {
         let (parent, folder) = (tempfile::tempdir().unwrap(), folder("1,a,b"));
         fs::rename(folder.path(), parent.path().join(FOLDER)).unwrap();
         assert_eq!(AgNews::open(parent.path()).unwrap().0.len(), 1);
     }
 
     #[test]
-    fn other_classes_are_those_of_the_list() {
+    fn classes_txt_replaces_the_usual_classes() {
         let folder = folder("1,a,b\n2,c,d\n");
         let list = folder.path().join(NAMES);
         fs::write(&list, "ham\nspam\n\n").unwrap();
@@ -296,7 +296,7 @@ mod tests {
 
     /// The row that is wrong is the second; what comes before it is of two lines.
     #[test]
-    fn a_malformed_row_is_named_by_its_line() {
+    fn a_malformed_row_is_an_error_with_its_line() {
         let class = "a class from 1 to 4 in the first column";
         let columns = "3 columns (class, title, description)";
         let several = ", one of several lines: is a quotation mark missing?";

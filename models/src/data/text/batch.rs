@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_pad_for_themselves_and_one_without_texts_weighs_nothing() {
+    fn each_rank_pads_its_own_batch_and_fillers_have_weight_0() {
         let dims = |rank| -> Vec<_> { batches(rank).iter().map(|b| b.tokens.ids.dims()).collect() };
         assert_eq!(dims(0), [[1, 2], [1, 3]]);
         // The third text is rank 0's, so that rank 1 gets the first as a filler.
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_read_alike_whatever_it_lies_beside() {
+    fn outputs_of_a_text_do_not_depend_on_its_batch() {
         let device = Device::flex();
         let config = BertConfig::tiny().with_vocab(20).with_init_std(0.2);
         let model = config.init_classifier(4, &device).unwrap();

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_with_capital_letters_keeps_them_unless_told_otherwise() {
+    fn a_vocabulary_with_capital_letters_is_cased_by_default() {
         let cased = folder(SMALL);
         let open = |lower_case| Tokenizer::open_as(cased.path(), lower_case).unwrap();
         assert_eq!(ids(&open(None), "Bank", "bank"), [2, 5, 3, 6, 3]);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_beside_the_pieces_count() {
+    fn tokenizer_config_json_decides_on_case() {
         let folder = folder(SMALL);
         let settings = folder.path().join(SETTINGS);
         fs::write(
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_reads_alike_from_either_file() {
+    fn a_saved_tokenizer_loads_from_either_file() {
         let saved = Tokenizer::train(&Newswire::train(42, 500), 400).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("new");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tokenizer_is_named() {
+    fn an_invalid_tokenizer_file_is_an_error_that_names_it() {
         let folder = folder("[PAD]\n[UNK]\n[CLS]\nbank\n");
         assert_eq!(
             error(folder.path()),

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn no_word_gives_the_class_away() {
+    fn no_word_predicts_the_class() {
         let mut classes: BTreeMap<String, [u32; 4]> = BTreeMap::new();
         for text in texts(&Newswire::train(1, 8000)) {
             for word in words(&text) {
@@ -157,7 +157,7 @@ mod tests {
 
     /// A text of the class that most of its words are seen with: what a model without an ear for order does.
     #[test]
-    fn counting_words_is_not_enough_but_far_better_than_chance() {
+    fn word_counts_predict_better_than_chance_but_not_well() {
         let mut classes: BTreeMap<String, [f64; 4]> = BTreeMap::new();
         for text in texts(&Newswire::train(1, 4000)) {
             for word in words(&text) {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_distinct_and_training_and_test_disjoint() {
+    fn texts_are_distinct_across_seeds_and_sets() {
         let mut all = texts(&Newswire::train(1, 500));
         all.extend(texts(&Newswire::test(1, 500)));
         all.extend(texts(&Newswire::train(2, 500)));
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_come_in_turn() {
+    fn labels_cycle_through_the_classes() {
         let labels = texts(&Newswire::test(1, 6)).into_iter().map(|t| t.label);
         assert_eq!(labels.collect::<Vec<_>>(), [0, 1, 2, 3, 0, 1]);
         assert_eq!(
@@ -201,7 +201,7 @@ mod tests {
 
     /// Accuracies in the documentation and in tests hold for these very texts.
     #[test]
-    fn the_texts_are_pinned() {
+    fn the_texts_have_their_known_checksum() {
         let sum = texts(&Newswire::train(42, 100))
             .iter()
             .flat_map(|text| text.title.bytes().chain(text.description.bytes()))

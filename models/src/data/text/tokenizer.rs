@@ -243,7 +243,7 @@ mod tests {
 
     /// Hash maps are seeded anew for each of the trainings, and for each process that runs this test.
     #[test]
-    fn the_same_texts_give_the_same_vocabulary_always() {
+    fn training_a_vocabulary_is_deterministic() {
         let json = trained(600).to_json().unwrap();
         for _ in 0..3 {
             assert_eq!(trained(600).to_json().unwrap(), json);
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(sum, 2_340_327_663);
     }
     #[test]
-    fn a_word_that_is_read_as_unknown_anyway_teaches_nothing() {
+    fn words_over_100_characters_are_left_out_of_training() {
         let text = |description: String| Text {
             title: "a bank beside a bank".into(),
             description,
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_part_of_a_long_text_loses_its_end() {
+    fn truncation_shortens_the_longer_part() {
         let tokenizer = small();
         let tokenizer = tokenizer.with_max_length(8).unwrap();
         let cut = tokenizer
@@ -297,7 +297,7 @@ mod tests {
         );
     }
     #[test]
-    fn lengths_that_a_file_asks_for_do_not_count() {
+    fn padding_and_truncation_of_a_file_are_ignored() {
         let tokenizer = trained(400);
         let mut json: serde_json::Value =
             serde_json::from_str(&tokenizer.to_json().unwrap()).unwrap();
@@ -317,7 +317,7 @@ mod tests {
         );
     }
     #[test]
-    fn words_are_cut_into_the_longest_pieces_and_unknown_ones_are_said_to_be() {
+    fn words_become_their_longest_pieces_or_unk() {
         let tokenizer = small();
         assert_eq!(tokenizer.size(), 10);
         assert_eq!(
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_has_room_for_every_character() {
+    fn a_vocabulary_smaller_than_the_alphabet_is_refused() {
         let error = Tokenizer::train(&Newswire::train(42, 500), 40).unwrap_err();
         let error = error.to_string();
         let expected = "size of the vocabulary: expected at least ";
