@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The places that make it distributed are numbered (1) to (6), as in `vit_fsdp`; the rest is a Burn
-//! program. One thing is new: all ranks must read with one vocabulary, which `args.data` sees to.
+//! program. One thing is new: all ranks need the same vocabulary, which `args.data` gives them.
 
 use burn::module::Module;
 use burn::optim::AdamWConfig;
@@ -22,14 +22,14 @@ use burn_dist_models::data::text::TextBatch;
 use burn_dist_models::hf::with_classes;
 use burn_dist_models::loss::cross_entropy_sum;
 use burn_dist_models::run::{
-    BertArgs, Meter, Texts, evaluate, same_arguments, same_classes, sharded,
+    BertArgs, Meter, Texts, evaluate, same_arguments, same_classes, shard_pretrained,
 };
 use clap::Parser;
 use env_logger::Env;
 use mimalloc::MiMalloc;
 use std::process::ExitCode;
 
-/// Counts memory for the closing table; mimalloc hands out large tensors faster than the system.
+/// Counts memory for the closing table; mimalloc allocates large tensors faster than the system does.
 #[global_allocator]
 static MEMORY: Tracked<MiMalloc> = Tracked::new(MiMalloc);
 
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 fn train(args: &BertArgs, world: &World) -> Result<()> {
     let run = &args.run;
-    // A rank with another learning rate would go unnoticed: every argument that matters is compared.
+    // Another learning rate on one rank would cause no error, so the arguments of all ranks are compared.
     same_arguments(world, args)?;
     let pretrained = run.weights.pretrained(world)?;
     let Texts {
@@ -57,9 +57,8 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         classes,
     } = args.data(world, pretrained.as_ref())?;
 
-    // (2) `init` allocates nothing; `shard` makes one parameter after the other and keeps this
-    // rank's shard of each. The same type comes back.
-    // Of weights to begin with, a rank reads its own shards only.
+    // (2) `init` allocates nothing; sharding initialises one parameter after the other, keeps this rank's
+    // shard of each, and returns the same type. Of pretrained weights a rank reads only its own shards.
     let config = args.config(&tokenizer, pretrained.as_ref())?;
     let family = config.family;
     let names = move |path: &str| hf_name(family, path);
@@ -71,16 +70,16 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
     let plan = strategy.plan(&model, world.size())?;
     let plan = plan.for_micro_batches(run.accumulate);
     let mut meter = Meter::new(world, &plan)?;
-    let mut model = sharded(world, strategy, model, weights.as_ref())?;
+    let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 
-    // (3) Burn's own optimizer steps the shards; one that would be wrong on them is refused.
+    // (3) Burn's own optimizer steps the shards; one that is not element-wise is refused.
     let adamw = AdamWConfig::new()
         .with_weight_decay(0.01)
         .with_epsilon(1e-8);
     let mut optimizer = world.optimizer(adamw.init(), &model)?;
 
-    // The user's own part of a save: which samples were seen, the loss scale, which is 1
-    // but in f16, and how the classes are numbered.
+    // The program's own part of a save: which samples were seen, the loss scale, which is 1
+    // except in f16, and how the classes are numbered.
     let mut course = run.course(world, &data);
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
@@ -106,7 +105,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
     let mut last = None;
     while let Some(mut batches) = course.epoch(&data)? {
         while let Some(step) = meter.time(Phase::Data, || course.step(&mut batches))? {
-            // For doubters: the same step on one plain device, compared unit by unit.
+            // With --shadow: the same step on one plain device, compared unit by unit.
             if let Some(shadow) = run.shadow(course.done(), &scaler) {
                 let one =
                     |model: &BertClassifier, n: usize| (loss(model, &step[n]), step[n].0.count);
@@ -130,7 +129,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
             course.advance();
             meter.step(norm)?;
 
-            // (5) SIGTERM or Ctrl-C on any rank: the step is done, so save, and leave.
+            // (5) After SIGTERM or Ctrl-C on any rank, all save at the end of the step and return.
             if world.should_stop()? {
                 let state = (course.progress(), &scaler, &classes);
                 run.checkpoint(world, &model, &optimizer, &state)?;
@@ -141,7 +140,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         drop(batches);
         meter.between_steps()?;
 
-        // (6) Every rank writes its shards; a kill at any moment leaves the save before.
+        // (6) Every rank writes its shards. If a rank is killed meanwhile, the save before remains.
         let state = (course.progress(), &scaler, &classes);
         run.checkpoint(world, &model, &optimizer, &state)?;
         let Some(score) = evaluated(&model)? else {
@@ -159,12 +158,12 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         return meter.stop(course.done(), run.save.as_deref());
     };
     meter.finish(score, run.accumulate)?;
-    // Other programs open what is left here.
+    // An export with the files that other programs need to open it.
     let head = Head::Classifier(classes.len());
     let json = with_classes(&config.to_hf(head), &classes).map_err(Error::user)?;
     let beside = [
         ("config.json", json),
         ("tokenizer.json", tokenizer.to_json()?),
     ];
-    run.weights.leave(world, &model, names, &beside)
+    run.weights.export_model(world, &model, names, &beside)
 }

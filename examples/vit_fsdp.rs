@@ -21,7 +21,7 @@ use burn_dist_models::data::ImageBatch;
 use burn_dist_models::hf::with_classes;
 use burn_dist_models::loss::cross_entropy_sum;
 use burn_dist_models::run::{
-    Images, Meter, VitArgs, evaluate, same_arguments, same_classes, sharded,
+    Images, Meter, VitArgs, evaluate, same_arguments, same_classes, shard_pretrained,
 };
 use burn_dist_models::vit::hf_name;
 use clap::Parser;
@@ -29,7 +29,7 @@ use env_logger::Env;
 use mimalloc::MiMalloc;
 use std::process::ExitCode;
 
-/// Counts memory for the closing table; mimalloc hands out large tensors faster than the system.
+/// Counts memory for the closing table; mimalloc allocates large tensors faster than the system does.
 #[global_allocator]
 static MEMORY: Tracked<MiMalloc> = Tracked::new(MiMalloc);
 
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 fn train(args: &VitArgs, world: &World) -> Result<()> {
     let run = &args.run;
-    // A rank with another learning rate would go unnoticed: every argument that matters is compared.
+    // Another learning rate on one rank would cause no error, so the arguments of all ranks are compared.
     same_arguments(world, args)?;
     let (config, pretrained) = args.model(world)?;
     let Images {
@@ -56,25 +56,24 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         classes,
     } = args.data(world, &config, pretrained.as_ref())?;
 
-    // (2) `init` allocates nothing; `shard` makes one parameter after the other and keeps this
-    // rank's shard of each. The same type comes back.
-    // Of weights to begin with, a rank reads its own shards only.
+    // (2) `init` allocates nothing; sharding initialises one parameter after the other, keeps this rank's
+    // shard of each, and returns the same type. Of pretrained weights a rank reads only its own shards.
     let model = config.init(&world.device()).map_err(Error::user)?;
     let weights = pretrained.map(|p| p.weights(hf_name)).transpose()?;
     let strategy = run.strategy();
     let plan = strategy.plan(&model, world.size())?;
     let plan = plan.for_micro_batches(run.accumulate);
     let mut meter = Meter::new(world, &plan)?;
-    let mut model = sharded(world, strategy, model, weights.as_ref())?;
+    let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 
-    // (3) Burn's own optimizer steps the shards; one that would be wrong on them is refused.
+    // (3) Burn's own optimizer steps the shards; one that is not element-wise is refused.
     let adamw = AdamWConfig::new()
         .with_weight_decay(0.05)
         .with_epsilon(1e-8);
     let mut optimizer = world.optimizer(adamw.init(), &model)?;
 
-    // The user's own part of a save: which samples were seen, the loss scale, which is 1
-    // but in f16, and how the classes are numbered.
+    // The program's own part of a save: which samples were seen, the loss scale, which is 1
+    // except in f16, and how the classes are numbered.
     let mut course = run.course(world, &data);
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
@@ -102,7 +101,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     let mut last = None;
     while let Some(mut batches) = course.epoch(&data)? {
         while let Some(step) = meter.time(Phase::Data, || course.step(&mut batches))? {
-            // For doubters: the same step on one plain device, compared unit by unit.
+            // With --shadow: the same step on one plain device, compared unit by unit.
             if let Some(shadow) = run.shadow(course.done(), &scaler) {
                 let one = |model: &Vit, n: usize| (loss(model, &step[n]), step[n].0.count);
                 let compared = world.shadow(&model, shadow, step.len(), one)?;
@@ -125,7 +124,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
             course.advance();
             meter.step(norm)?;
 
-            // (5) SIGTERM or Ctrl-C on any rank: the step is done, so save, and leave.
+            // (5) After SIGTERM or Ctrl-C on any rank, all save at the end of the step and return.
             if world.should_stop()? {
                 let state = (course.progress(), &scaler, &classes);
                 run.checkpoint(world, &model, &optimizer, &state)?;
@@ -136,7 +135,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         drop(batches);
         meter.between_steps()?;
 
-        // (6) Every rank writes its shards; a kill at any moment leaves the save before.
+        // (6) Every rank writes its shards. If a rank is killed meanwhile, the save before remains.
         let state = (course.progress(), &scaler, &classes);
         run.checkpoint(world, &model, &optimizer, &state)?;
         let Some(score) = evaluated(&model)? else {
@@ -154,8 +153,8 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         return meter.stop(course.done(), run.save.as_deref());
     };
     meter.finish(score, run.accumulate)?;
-    // Other programs open what is left here.
+    // An export with the files that other programs need to open it.
     let json = with_classes(&config.to_hf(), &classes).map_err(Error::user)?;
     let beside = [("config.json", json)];
-    run.weights.leave(world, &model, hf_name, &beside)
+    run.weights.export_model(world, &model, hf_name, &beside)
 }

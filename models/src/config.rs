@@ -1,4 +1,4 @@
-//! What is wrong with a model's configuration, said the same way for all models.
+//! Checks of a model's configuration, with the same errors for all models.
 
 use thiserror::Error;
 
@@ -11,7 +11,7 @@ pub enum ConfigError {
         /// The field of the configuration.
         field: &'static str,
     },
-    /// A size that no model has, as a damaged or foreign file may say.
+    /// A size is far above that of any model, as in a damaged or foreign file.
     #[error("`{field}` is {size}: it must be at most {most}")]
     TooLarge {
         /// The field of the configuration.
@@ -39,7 +39,7 @@ pub enum ConfigError {
         /// Attention heads.
         heads: usize,
     },
-    /// A rate is no probability below 1.
+    /// A rate is not a probability below 1.
     #[error("`{field}` is {rate}: a rate lies in [0, 1)")]
     Rate {
         /// The field of the configuration.
@@ -47,13 +47,13 @@ pub enum ConfigError {
         /// What it was set to.
         rate: f64,
     },
-    /// Weights cannot be drawn.
+    /// The standard deviation of the initial weights is not positive and finite.
     #[error("`init_std` is {std}: it must be positive and finite")]
     InitStd {
         /// What it was set to.
         std: f64,
     },
-    /// Layer norms could divide by zero.
+    /// The epsilon of layer norms is not positive and finite.
     #[error("`norm_eps` is {eps}: it must be positive and finite")]
     NormEps {
         /// What it was set to.
@@ -61,7 +61,7 @@ pub enum ConfigError {
     },
 }
 
-/// The most that a size can be, by its name here or in a `config.json`.
+/// The largest accepted size, by its name here or in a `config.json`.
 ///
 /// Far above every published model, and low enough that no product of sizes overflows and a list of all
 /// blocks fits into memory: a size may come from a damaged file.
@@ -73,7 +73,7 @@ pub(crate) fn most(field: &str) -> usize {
     }
 }
 
-/// Each of these sizes is at least 1, and none so large that making the model would take all memory.
+/// Checks that each size is at least 1, and none so large that making the model would take all memory.
 pub(crate) fn sizes(sizes: &[(&'static str, usize)]) -> Result<(), ConfigError> {
     for (field, size) in sizes.iter().copied() {
         let most = most(field);
@@ -86,7 +86,7 @@ pub(crate) fn sizes(sizes: &[(&'static str, usize)]) -> Result<(), ConfigError> 
     Ok(())
 }
 
-/// Each head has the same number of features.
+/// Checks that each head has the same number of features.
 pub(crate) fn heads(width: usize, heads: usize) -> Result<(), ConfigError> {
     if width.is_multiple_of(heads) {
         Ok(())
@@ -95,7 +95,7 @@ pub(crate) fn heads(width: usize, heads: usize) -> Result<(), ConfigError> {
     }
 }
 
-/// Each of these is a probability below 1. NaN is in no range, and so an error too.
+/// Checks that each rate is a probability below 1. NaN is in no range, and so an error too.
 pub(crate) fn rates(rates: &[(&'static str, f64)]) -> Result<(), ConfigError> {
     match rates.iter().find(|(_, rate)| !(0.0..1.0).contains(rate)) {
         Some(&(field, rate)) => Err(ConfigError::Rate { field, rate }),
@@ -103,7 +103,7 @@ pub(crate) fn rates(rates: &[(&'static str, f64)]) -> Result<(), ConfigError> {
     }
 }
 
-/// Norms can divide and weights can be drawn.
+/// Checks the epsilon of norms and the standard deviation of initial weights.
 pub(crate) fn scales(norm_eps: f64, init_std: f64) -> Result<(), ConfigError> {
     let is_scale = |x: f64| x.is_finite() && x > 0.0;
     if !is_scale(norm_eps) {

@@ -1,4 +1,4 @@
-//! The models that burn-dist is shown and tested with, written as any Burn user would write them.
+//! The models that the examples and tests of burn-dist train, written as any Burn user would write them.
 //!
 //! A [`Vit`] or a [`Bert`] is an ordinary Burn module: it trains on one device with Burn alone, and its
 //! parameters map one to one to those of a Hugging Face checkpoint. The models know of burn-dist a single
@@ -6,10 +6,10 @@
 //!
 //! # Why `unit`
 //!
-//! A fully sharded model holds only a slice of every weight. Something has to say which weights are
-//! wanted together, and when: too fine, and the network spends its time on latency; too coarse, and the
-//! whole model is in memory at once. A transformer has a natural grain, its block, and a model marks it
-//! where it calls one:
+//! A fully sharded model holds only a slice of every weight. Which weights are gathered together decides on its
+//! speed and memory: with small groups, most of the time is latency of the network; with large ones, most of
+//! the model is in memory at once. In a transformer the block is the usual group, and a model marks it where it
+//! calls one:
 //!
 //! ```
 //! use burn::module::Module;
@@ -60,9 +60,9 @@
 //! ```
 //!
 //! Outside a sharded model `unit` calls the closure and adds nothing. Inside one it gathers the block's
-//! weights before the closure runs and lets them go afterwards. The closure must be repeatable, so that a
-//! backward pass may run it again, which asks two things of it: every tensor it uses comes through the inputs, and everything else
-//! it captures is a plain value. Randomness is the case that needs care, and [`burn_dist::Noise`] is made for it.
+//! weights before the closure runs and reshards them afterwards. The closure must be repeatable, because a
+//! backward pass may run it again: every tensor that it uses is one of its inputs, and everything else that it
+//! captures is a plain value. Random numbers must be the same both times; [`burn_dist::Noise`] has such numbers.
 //!
 //! # What is here
 //!
@@ -75,12 +75,12 @@
 //! - [`loss`]: cross-entropy as a sum, so that uneven batches can be averaged exactly across ranks.
 
 pub mod bert;
-#[cfg(test)]
-mod census;
 mod config;
 pub mod data;
 pub mod hf;
 pub mod loss;
+#[cfg(test)]
+mod parameter_count;
 pub mod run;
 pub mod transformer;
 pub mod vit;

@@ -1,8 +1,7 @@
-//! The classification loss, first of all as a *sum* over samples.
+//! The classification loss, as a *sum* over samples and as a mean.
 //!
-//! A mean of means is the mean only when all batches are equally long. Ranks with uneven batches, and
-//! padding added to even them out, need the sum of losses and the number of samples apart: the division
-//! comes last, by the count of all ranks.
+//! The mean over ranks of each rank's mean is the mean over samples only if all batches have equal length. With
+//! uneven batches or padding the sum of the losses is divided by the number of samples of all ranks.
 
 use burn::tensor::{FloatDType, Int, Tensor, activation::log_softmax};
 
@@ -12,7 +11,7 @@ use crate::widen::widened;
 ///
 /// - `logits`: `[batch, classes]`, any float type. The sum is taken in f32, or in f64 if they are f64.
 /// - `labels`: `[batch]`, the index of each sample's class.
-/// - `weights`: `[batch]`, what each sample counts for; padding weighs 0. Without them each counts 1.
+/// - `weights`: `[batch]`, the weight of each sample, 0 for padding. Without them each weighs 1.
 ///
 /// The gradient of a sample's logits is its weight times (softmax − one-hot).
 ///
@@ -54,7 +53,7 @@ pub fn cross_entropy_sum(
     counted.sum().neg()
 }
 
-/// The label of what has none: a word that was not hidden. PyTorch's `ignore_index`.
+/// The label of a row that has none, such as a word that was not masked. PyTorch's `ignore_index`.
 pub const IGNORED: i64 = -100;
 
 /// The cross-entropy of each row that has a label, summed, and how many rows have one: two tensors of one
@@ -65,7 +64,7 @@ pub const IGNORED: i64 = -100;
 /// - `labels`: `[rows]`, a class or [`IGNORED`].
 ///
 /// Both stay on the device, so that ranks can add theirs before anyone reads them; ranks have different
-/// counts, and only the sum over all divided by the count of all is the mean.
+/// counts, and the mean is the sum over all ranks divided by the count of all ranks.
 ///
 /// # Panics
 ///
@@ -97,7 +96,7 @@ pub fn cross_entropy_masked_sum(
 
 /// The mean of [`cross_entropy_sum`] over the batch: a tensor of one element.
 ///
-/// The mean of an empty batch is not a number; a rank that may have no samples wants the sum.
+/// The mean of an empty batch is not a number; a rank that may have no samples needs the sum.
 ///
 /// # Example
 ///

@@ -1,4 +1,4 @@
-//! Half precision, where half precision is not enough.
+//! Casts between half precision and f32, for operations that need more than half precision.
 
 use burn::tensor::{DType, FloatDType, Tensor};
 
@@ -10,7 +10,7 @@ pub(crate) fn widened<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// Back in the type that was widened; not even an operation on the tape if none was.
+/// `x` cast back to `dtype`; without an operation on the tape if it has that type.
 pub(crate) fn narrowed<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
     if x.dtype() == dtype {
         x

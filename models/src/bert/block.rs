@@ -8,14 +8,14 @@ use super::BertConfig;
 use crate::transformer::{Attention, Mlp, norm};
 use burn_dist::Noise;
 
-/// The draws of a block, told apart.
+/// Numbers of a block's random draws.
 mod site {
     pub(super) const PROBABILITIES: u32 = 0;
     pub(super) const ATTENTION: u32 = 1;
     pub(super) const MLP: u32 = 2;
 }
 
-/// Adds to the stream what attention, and then the MLP, make of it, and normalises each sum.
+/// A post-norm block: attention, then an MLP, each with a residual connection and a layer norm over the sum.
 #[derive(Module, Debug)]
 pub struct Block {
     /// Mixes tokens.

@@ -1,4 +1,4 @@
-//! A text's class, from its first token.
+//! The classifier of texts, which reads the first token's state.
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -32,7 +32,7 @@ use crate::transformer::init;
 pub struct BertClassifier {
     /// The encoder.
     pub bert: Bert,
-    /// What is read off the first token, before a tanh, or in DistilBERT a ReLU.
+    /// The pooler: a layer over the first token's state, before a tanh, or in DistilBERT a ReLU.
     pub pooler: Linear,
     /// The classifier.
     pub head: Linear,

@@ -1,15 +1,15 @@
-//! The sizes of a BERT, and the well-known sets of them.
+//! The configuration of a BERT, and presets.
 
 use burn::config::Config;
 
 use crate::config::{self, ConfigError};
 
-/// Which of the two shapes a model has.
+/// The two architectures.
 #[derive(Config, Debug, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// Tokens have types, and what a classifier reads goes through a tanh.
+    /// With token types, and a tanh in the classifier's pooler.
     Bert,
-    /// No types, and a ReLU instead of the tanh.
+    /// Without token types, and with a ReLU instead of the tanh.
     DistilBert,
 }
 
@@ -35,7 +35,7 @@ pub enum Family {
 /// ```
 #[derive(Config, Debug)]
 pub struct BertConfig {
-    /// Which shape it has.
+    /// The architecture.
     #[config(default = "Family::Bert")]
     pub family: Family,
     /// Words of the vocabulary.
@@ -44,7 +44,7 @@ pub struct BertConfig {
     /// Tokens of the longest text.
     #[config(default = 512)]
     pub positions: usize,
-    /// Sentences of a text that are told apart; DistilBERT tells none.
+    /// Token types, one for each sentence of a text; DistilBERT has none.
     #[config(default = 2)]
     pub types: usize,
     /// Features of a token.
@@ -59,7 +59,7 @@ pub struct BertConfig {
     /// Hidden features of a block's MLP.
     #[config(default = 3072)]
     pub mlp_width: usize,
-    /// Dropout of the embeddings and of what each attention and MLP adds to the stream.
+    /// Dropout of the embeddings and of the output of each attention and MLP.
     #[config(default = 0.1)]
     pub dropout: f64,
     /// Dropout of the attention probabilities.
@@ -119,7 +119,7 @@ impl BertConfig {
             .with_mlp_width(4 * width)
     }
 
-    /// Says whether the configuration describes a model.
+    /// Checks that the configuration describes a model.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl BertConfig {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::census::Census;
+    use crate::parameter_count::ParameterCount;
     use burn::tensor::Device;
 
     /// As published: encoder and, in BERT, the pooler.
@@ -165,12 +165,12 @@ mod tests {
         for (config, elements) in presets {
             let model = config.init_classifier(2, &Device::flex()).unwrap();
             let pooler = match config.family {
-                Family::Bert => Census::of(&model.pooler).elements,
+                Family::Bert => ParameterCount::of(&model.pooler).elements,
                 Family::DistilBert => 0,
             };
-            let census = Census::of(&model.bert);
-            assert_eq!(census.elements + pooler, elements, "{config:?}");
-            assert_eq!(Census::of(&model).initialized, 0, "{config:?}");
+            let count = ParameterCount::of(&model.bert);
+            assert_eq!(count.elements + pooler, elements, "{config:?}");
+            assert_eq!(ParameterCount::of(&model).initialized, 0, "{config:?}");
         }
     }
 
@@ -179,9 +179,9 @@ mod tests {
         let (config, device) = (BertConfig::base(), Device::flex());
         let words = config.init_masked_lm(&device).unwrap();
         // bert-base-uncased with its masked language model's head, the decoder being tied.
-        assert_eq!(Census::of(&words).elements, 109_514_298);
+        assert_eq!(ParameterCount::of(&words).elements, 109_514_298);
         let distil = BertConfig::distil().init_classifier(2, &device).unwrap();
-        assert_eq!(Census::of(&distil).elements, 66_955_010);
+        assert_eq!(ParameterCount::of(&distil).elements, 66_955_010);
     }
 
     #[test]

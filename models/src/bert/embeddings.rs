@@ -1,4 +1,4 @@
-//! From the numbers of tokens to the stream.
+//! Embeddings of words, positions and types.
 
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
@@ -9,17 +9,17 @@ use super::{BertConfig, site};
 use crate::transformer::{init, norm};
 use burn_dist::Noise;
 
-/// The sum of what a token is, which sentence it is of and where it stands, normalised.
+/// The sum of a token's word, type and position embeddings, with a layer norm.
 ///
 /// The tables are read row by row. Burn's embedding layer would keep the whole table on the autodiff tape
-/// until backward, which a sharded model must not.
+/// until backward, and a sharded model must not keep it.
 #[derive(Module, Debug)]
 pub struct Embeddings {
     /// `[vocab, width]`: a row for each word. A masked language model reads it as its decoder too.
     pub words: Param<Tensor<2>>,
-    /// `[positions, width]`: a row for each place in a text.
+    /// `[positions, width]`: a row for each position in a text.
     pub positions: Param<Tensor<2>>,
-    /// `[types, width]`: a row for each sentence of a text. DistilBERT has none.
+    /// `[types, width]`: a row for each token type. DistilBERT has none.
     pub types: Option<Param<Tensor<2>>>,
     /// Over the sum.
     pub norm: LayerNorm,

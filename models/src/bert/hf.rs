@@ -1,4 +1,4 @@
-//! What the parameters of the BERTs are called in Hugging Face checkpoints.
+//! Names of BERT's parameters in Hugging Face checkpoints.
 
 use super::Family;
 use crate::hf::{HfName, Names};
@@ -120,14 +120,14 @@ pub fn hf_name(family: Family, path: &str) -> Option<HfName> {
 mod tests {
     use super::*;
     use crate::BertConfig;
-    use crate::census::Census;
+    use crate::parameter_count::ParameterCount;
     use burn::module::Module;
     use burn::tensor::Device;
     use std::collections::BTreeSet;
 
     /// How many parameters a model has, each with a name of its own.
     fn named<M: Module>(family: Family, model: &M) -> usize {
-        let paths = Census::of(model).paths;
+        let paths = ParameterCount::of(model).paths;
         let name = |path: &String| hf_name(family, path).unwrap().name;
         let names: BTreeSet<String> = paths.iter().map(name).collect();
         assert_eq!(names.len(), paths.len());

@@ -1,4 +1,4 @@
-//! The words that were hidden, from those around them.
+//! The masked language model: it predicts masked words from those around them.
 
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear};
@@ -13,9 +13,9 @@ use crate::transformer::{fold, init, norm};
 /// A BERT that scores every word of the vocabulary at every place; made by
 /// [`BertConfig::init_masked_lm`].
 ///
-/// The decoder is the table of words itself, transposed: one parameter, read where words enter and where
-/// they leave. Both are in the model's root, so that it is gathered once and its gradient is the sum of the
-/// two uses, reduced once. Its loss is
+/// The decoder is tied to the word embeddings: one parameter, used at the input and, transposed, at the output. It
+/// is in the model's root, so that it is gathered once, and the sum of its two gradients is reduced once. The
+/// loss is
 /// [`cross_entropy_masked_sum`](crate::loss::cross_entropy_masked_sum).
 ///
 /// # Example
@@ -34,13 +34,13 @@ use crate::transformer::{fold, init, norm};
 /// ```
 #[derive(Module, Debug)]
 pub struct BertMaskedLm {
-    /// The encoder, whose table of words decodes too.
+    /// The encoder, whose word embeddings are the decoder too.
     pub bert: Bert,
     /// Before the decoder: `[width, width]`, and a GELU.
     pub transform: Linear,
     /// Between GELU and decoder.
     pub norm: LayerNorm,
-    /// `[vocab]`: what the decoder adds, the one thing it has for itself.
+    /// `[vocab]`: the bias of the decoder.
     pub bias: Param<Tensor<1>>,
 }
 

@@ -1,9 +1,9 @@
-//! BERT: a text read in both directions at once.
+//! BERT: a bidirectional transformer encoder over texts.
 //!
 //! Post-norm blocks over the sum of word, position and type embeddings, as in Devlin et al., 2018,
 //! <https://arxiv.org/abs/1810.04805>; [`Family::DistilBert`] is the shape of Sanh et al., 2019,
 //! <https://arxiv.org/abs/1910.01108>. Three models share the encoder [`Bert`]: alone it gives the hidden
-//! states, in a [`BertClassifier`] the class of a text, in a [`BertMaskedLm`] the words that were hidden.
+//! states, in a [`BertClassifier`] the class of a text, in a [`BertMaskedLm`] the masked words.
 //! Every parameter has its counterpart in a Hugging Face checkpoint ([`hf_name`]).
 
 mod block;
@@ -49,11 +49,11 @@ use crate::config::ConfigError;
 /// ```
 #[derive(Module, Debug)]
 pub struct Bert {
-    /// From tokens to the stream.
+    /// The embeddings of the tokens.
     pub embeddings: Embeddings,
     /// The transformer blocks, in order.
     pub blocks: Vec<Block>,
-    /// Which of the shapes it has.
+    /// The architecture.
     #[module(skip)]
     pub family: Family,
 }
@@ -81,7 +81,7 @@ impl BertConfig {
 impl Bert {
     /// The hidden states of a batch, without dropout; output: `[batch, tokens, width]`.
     ///
-    /// Those of padding mean nothing.
+    /// Those of padding are meaningless.
     ///
     /// # Panics
     ///
@@ -172,7 +172,7 @@ mod tests {
             let difference = largest(short - words.forward(tokens(&device)));
             assert!(difference < 1e-5, "{difference}");
         }
-        // Nothing but the mask does it.
+        // Without the mask the outputs differ.
         let model = small().init_classifier(4, &device).unwrap();
         let unmasked = Tokens::new(padded(&device).ids);
         let difference = largest(model.forward(unmasked) - model.forward(tokens(&device)));

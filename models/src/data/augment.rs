@@ -1,14 +1,14 @@
-//! Random crop and flip, drawn per sample and epoch from an address instead of a running generator: which rank
-//! prepares an image, and in what order, makes no difference to it.
+//! Random crops and flips, drawn from the seed, the epoch and the sample's index instead of a running generator:
+//! they do not depend on which rank prepares an image, and in what order.
 
 use burn_dist::data::Stream;
 
 use super::SIDE;
 
-/// How far a crop may be off the centre, in pixels.
+/// The most that a crop is shifted, in pixels.
 const PADDING: usize = 4;
 
-/// Where an output pixel comes from: the image shifted within a border and perhaps mirrored.
+/// A shift of the image within a border, perhaps with a horizontal flip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Crop {
     /// The window's corner in the image with its border; `PADDING` is the image as it is.
@@ -18,7 +18,7 @@ pub(super) struct Crop {
 }
 
 impl Crop {
-    /// The image as it is.
+    /// No shift and no flip.
     pub(super) const NONE: Self = Self {
         left: PADDING,
         top: PADDING,

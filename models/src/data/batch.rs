@@ -12,7 +12,7 @@ use super::{CHANNELS, Classified, Image, PIXELS, SIDE};
 const MEAN: [f32; CHANNELS] = [0.4914, 0.4822, 0.4465];
 const STD: [f32; CHANNELS] = [0.2470, 0.2435, 0.2616];
 
-/// Images as a model takes them, on the batcher's device.
+/// A batch of images as tensors, on the batcher's device.
 #[derive(Debug, Clone)]
 pub struct ImageBatch {
     /// Normalised pixels, `[batch, channel, height, width]`.
@@ -111,8 +111,7 @@ impl ImageBatcher {
         self
     }
 
-    /// The same with images scaled to this height and width, as a model that was made for larger ones wants
-    /// them.
+    /// The same with images scaled to this height and width, for models of larger images.
     #[must_use]
     pub fn with_side(mut self, pixels: usize) -> Self {
         self.side = pixels;
@@ -233,7 +232,7 @@ mod tests {
         let large = ImageBatcher::new(&Device::flex()).with_side(64);
         let large = batches(sampler(), large, 0);
         assert_eq!(large[0].images.dims(), [3, 3, 64, 64]);
-        // Between four pixels of the larger image lies one of the smaller.
+        // Each pixel of the smaller image lies in the middle of four pixels of the larger one.
         let mean = |x: &ImageBatch| x.images.clone().mean().into_scalar::<f32>();
         assert!((mean(&large[0]) - mean(&plain[0])).abs() < 1e-2);
         let corner = |x: &ImageBatch| pixels(x)[0];

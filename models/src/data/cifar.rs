@@ -1,8 +1,8 @@
 //! CIFAR-10 from the files of its official binary archive.
 //!
-//! The records stay in memory as the files have them, one label and three colour planes each, so that opening
-//! is reading: no second copy, and a sample is a slice. Everything that can be wrong with a download is found
-//! here, before a run begins, and not at some step in the middle of it.
+//! The records stay in memory in the layout of the files, one label and three colour planes each, so that opening
+//! needs no second copy, and a sample is a slice. All records are checked when the files are opened, so that a
+//! damaged download is found before a run begins.
 
 use std::path::Path;
 
@@ -125,7 +125,7 @@ impl Dataset for Cifar10 {
     }
 }
 
-/// Two numbers instead of megabytes of pixels.
+/// Shows two numbers instead of megabytes of pixels.
 impl std::fmt::Debug for Cifar10 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cifar10")
@@ -159,7 +159,7 @@ fn read_records(path: &Path, records: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// The names from the archive's list, or the well-known ones if it is not there.
+/// The names in the archive's list, or the usual ones if there is no list.
 fn class_names(path: &Path) -> Result<Vec<String>> {
     let names = files::names(path, &CLASSES)?;
     if names.len() == CLASSES.len() {

@@ -1,4 +1,4 @@
-//! What an evaluation needs of a batch, whatever its samples are.
+//! The trait of batches of samples with classes, which an evaluation needs.
 
 use burn::tensor::{Int, Tensor};
 
@@ -26,7 +26,7 @@ pub trait Classified {
     /// The class of each sample, `[batch]`.
     fn labels(&self) -> Tensor<1, Int>;
 
-    /// What each sample counts for, `[batch]`: 1, or 0 for padding.
+    /// The weight of each sample, `[batch]`: 1, or 0 for padding.
     fn weights(&self) -> Tensor<1>;
 
     /// The number of samples, padding not counted.

@@ -1,11 +1,11 @@
-//! Files that a data set comes in: found, read, and missed in words that are the same for all of them.
+//! Files of a data set: finding and reading them, with the same errors for all data sets.
 
 use burn_dist::{Error, Result};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// The folder `name`: what is given, or what lies in it under that name.
+/// The folder `name`: the given one, or the one of that name inside it.
 ///
 /// # Errors
 ///
@@ -38,7 +38,7 @@ pub(super) fn read(path: &Path, what: &str) -> Result<Vec<u8>> {
     })
 }
 
-/// The names that a file lists, one a line, or the well-known ones if it is not there.
+/// The names that a file lists, one a line, or the usual ones if there is no such file.
 ///
 /// # Errors
 ///

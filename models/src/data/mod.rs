@@ -1,9 +1,9 @@
-//! Something to train on: images and texts, from files that others made or computed on the spot.
+//! Data sets: images and texts, from files or generated.
 //!
 //! [`Cifar10`] and [`Synthetic`] are a [`Dataset`](burn_dist::data::Dataset) of [`Image`]s, which an
 //! [`ImageBatcher`] makes into an [`ImageBatch`] of tensors. As the batcher works from a sample's index and not
-//! from a shared generator, an image is cropped and flipped alike whichever rank it falls to. [`text`] holds the
-//! same for texts. What both batches have in common is that their samples are [`Classified`].
+//! from a shared generator, an image is cropped and flipped in the same way on every rank. [`text`] has the
+//! same for texts. Batches of both are [`Classified`].
 //!
 //! ```
 //! use burn::tensor::Device;

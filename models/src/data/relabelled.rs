@@ -1,4 +1,4 @@
-//! A data set whose classes are numbered as another program numbers them.
+//! A data set whose labels are mapped to those of a checkpoint.
 
 use super::Image;
 use super::text::Text;

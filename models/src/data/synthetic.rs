@@ -1,10 +1,9 @@
-//! Images that are computed instead of downloaded, so that every example and test runs on a fresh machine.
+//! Images that are generated instead of downloaded, so that every example and test runs without files.
 //!
-//! They are to be learnable in a minute, but not by looking at the wrong thing. The class is a pattern (stripes
-//! of three directions, a checkerboard, rings), fine or coarse; colours, contrast, position, slant, spacing and
-//! noise are drawn anew for each image. So the mean colour says nothing, and no single pixel does either: a
-//! model has to find the pattern. All patterns are their own mirror images as a class, so that the random
-//! flips of training do not change a label.
+//! A model learns them in a minute, but only from the pattern (stripes of three directions, a checkerboard, rings,
+//! each fine or coarse). Colours, contrast, position, slant, spacing and noise are drawn for each image, so that
+//! neither the mean colour nor a single pixel predicts the class. The mirror image of a pattern has the same
+//! class, so that the random flips of training do not change a label.
 //!
 //! Only additions, multiplications, square roots and rounding are used, which IEEE 754 defines to the last bit:
 //! the images are the same bytes on every platform, which sines would not be.
@@ -26,12 +25,12 @@ const CLASSES: [&str; 10] = [
     "fine rings",
     "coarse rings",
 ];
-/// Test images are numbered from here, which no training set reaches.
-const TEST: u64 = 1 << 63;
+/// The number of the first test image, above those of all training sets.
+const FIRST_TEST: u64 = 1 << 63;
 
 /// Patterns of ten classes in random colours, computed from a seed and the image's number.
 ///
-/// Classes come in turn, so that every ten images hold one of each. Nothing is kept in memory; an image costs
+/// Labels cycle through the classes, so every ten images hold one of each. Nothing is kept in memory; an image costs
 /// less than 10 µs.
 ///
 /// # Example
@@ -69,7 +68,7 @@ impl Synthetic {
     pub fn test(seed: u64, len: usize) -> Self {
         Self {
             seed,
-            first: TEST,
+            first: FIRST_TEST,
             len,
         }
     }
@@ -158,7 +157,7 @@ impl Pattern {
             0 => Self::Stripes(Axis::draw(1.0, 0.0, frequency, stream)),
             1 => Self::Stripes(Axis::draw(0.0, 1.0, frequency, stream)),
             2 => {
-                // Rising or falling: the mirror image must be of the same class.
+                // Rising or falling, so that the mirror image has the same class.
                 let half = 0.5_f32.sqrt();
                 let y = if stream.coin() { half } else { -half };
                 Self::Stripes(Axis::draw(half, y, frequency, stream))
@@ -199,7 +198,7 @@ fn triangle(at: f32) -> f32 {
     4.0 * (at - at.floor() - 0.5).abs() - 1.0
 }
 
-/// What a channel is at the wave's middle, and how far it swings.
+/// The mean and the amplitude of each channel.
 #[derive(Debug)]
 struct Paint([(f32, f32); CHANNELS]);
 
@@ -208,7 +207,7 @@ impl Paint {
         Self(std::array::from_fn(|_| {
             let middle = stream.between(80.0, 176.0);
             let swing = stream.between(30.0, 70.0);
-            // Channels swing together or against each other: bright on dark is not a cue either.
+            // The sign is random, so that the brightness of a pattern does not predict the class.
             (middle, if stream.coin() { swing } else { -swing })
         }))
     }

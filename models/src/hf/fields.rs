@@ -1,5 +1,5 @@
-//! The fields of a `config.json`: each with the value it has where it is not written, and a refusal of
-//! what our models do not do.
+//! The fields of a `config.json`: each with its default, and an error for values that the models here do not
+//! support.
 
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -25,14 +25,14 @@ pub enum HfConfigError {
         /// What it should hold.
         expected: &'static str,
     },
-    /// A field asks for what our model does not do.
+    /// A field has a value that the model here does not support.
     #[error("config.json: `{field}` is {found}: this model supports only {supported}")]
     Unsupported {
         /// The field.
         field: &'static str,
         /// What it holds.
         found: String,
-        /// The values that can be.
+        /// The supported values.
         supported: String,
     },
     /// The sizes describe no model.
@@ -40,7 +40,7 @@ pub enum HfConfigError {
     Sizes(#[from] ConfigError),
 }
 
-/// Characters that are shown of a value: what a file of somebody else holds has any length.
+/// Characters of a value that a message shows, as a value of a foreign file may have any length.
 const SHOWN: usize = 200;
 
 fn shown(value: &impl std::fmt::Display) -> String {
@@ -68,7 +68,7 @@ impl Fields {
         }
     }
 
-    /// A field's value; one that is null is as one that is not there.
+    /// A field's value; null counts as missing.
     fn value(&self, field: &str) -> Option<&Value> {
         self.0.get(field).filter(|value| !value.is_null())
     }
@@ -81,7 +81,7 @@ impl Fields {
         let number = |value: &Value| value.as_u64().and_then(|x| usize::try_from(x).ok());
         let size = self.read(field, otherwise, number, "a whole number")?;
         let most = config::most(field);
-        // By the name that it has in the file.
+        // The error names the field as the file does.
         if size > most {
             Err(ConfigError::TooLarge { field, size, most }.into())
         } else {
@@ -110,7 +110,7 @@ impl Fields {
         })
     }
 
-    /// A text that must be one of these; the first is what it is where it is not written.
+    /// A text that must be one of `supported`; the first is the default.
     pub(crate) fn one_of(
         &self,
         field: &'static str,
@@ -127,7 +127,7 @@ impl Fields {
         })
     }
 
-    /// A switch that must be as `supported`, which it also is where it is not written.
+    /// Checks that a boolean is `supported`, which is also its default.
     pub(crate) fn switch(&self, field: &'static str, supported: bool) -> Result<(), HfConfigError> {
         match self.value(field) {
             Some(value) if *value != Value::Bool(supported) => Err(HfConfigError::Unsupported {

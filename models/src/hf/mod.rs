@@ -1,4 +1,4 @@
-//! Between our models and Hugging Face checkpoints: names, layouts, configurations.
+//! Names, layouts and configurations of Hugging Face checkpoints.
 //!
 //! What its parameters are called there and which fields its `config.json` has, each model knows itself
 //! (`vit::hf_name`, `bert::hf_name`); how names are looked up and fields read is the same for all.

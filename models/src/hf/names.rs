@@ -1,7 +1,7 @@
-//! The names of a Hugging Face checkpoint, from ours.
+//! The names of parameters in a Hugging Face checkpoint, by their module paths here.
 //!
-//! Tables rather than renames of our fields: the modules keep names that say what they are, and what a
-//! foreign file calls them is known in one place per model.
+//! Each model has a table of names. So its fields keep descriptive names, and the names of foreign files are
+//! in one place per model.
 
 /// What a parameter is called in a Hugging Face checkpoint, and how it lies there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(crate) struct Names {
     pub(crate) blocks: &'static str,
     /// Layers of a block.
     pub(crate) block: &'static [(&'static str, &'static str)],
-    /// Our names of convolutions, whose kernels lie alike in both.
+    /// Our names of convolutions, whose kernels have the same layout in both.
     pub(crate) convolutions: &'static [&'static str],
 }
 

@@ -1,7 +1,7 @@
 //! The command line of the text example: its models, its texts and its vocabulary.
 
 use super::args::probability;
-use super::{Classes, Pretrained, RunArgs, shared};
+use super::{Classes, Pretrained, RunArgs, shared_tokenizer};
 use crate::BertConfig;
 use crate::bert::Family;
 use crate::data::Relabelled;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::hash::Hash;
 use std::path::PathBuf;
 
-/// What the text example is told.
+/// The arguments of the text example.
 #[derive(Debug, Clone, Parser, Serialize)]
 #[command(
     version,
@@ -22,7 +22,7 @@ use std::path::PathBuf;
     mut_arg("lr", |arg| arg.default_value("1e-3"))
 )]
 pub struct BertArgs {
-    /// What it shares with other examples.
+    /// The arguments that all examples share.
     #[command(flatten)]
     pub run: RunArgs,
 
@@ -30,7 +30,7 @@ pub struct BertArgs {
     #[arg(long, value_enum, default_value_t = BertSize::Tiny)]
     pub model: BertSize,
 
-    /// The folder of AG News's CSV files; without it, made-up news that need no files.
+    /// The folder of AG News's CSV files; without it, generated news texts that need no files.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
@@ -79,7 +79,7 @@ pub enum BertSize {
     Distil,
 }
 
-/// What a text classifier is trained and tested on, in one rank's share.
+/// One rank's share of the data of a text classifier.
 #[derive(Debug)]
 pub struct Texts {
     /// The training set.
@@ -224,7 +224,7 @@ impl BertArgs {
             ));
         }
         let resumed = self.run.resumes(world)?;
-        let tokenizer = shared(world, || {
+        let tokenizer = shared_tokenizer(world, || {
             if let Some(folder) = resumed {
                 return Tokenizer::open(folder);
             }

@@ -1,11 +1,11 @@
 //! The classes of the data and those that a checkpoint's head was trained on.
 //!
-//! A head whose outputs stand in another order than the data's classes trains and scores as if its weights
-//! were noise, and nothing fails. So names are compared.
+//! A head whose outputs have another order than the data's classes trains and scores like random weights,
+//! without an error. So names are compared.
 
 use burn_dist::{Error, Result, World};
 
-/// Names that a message lists.
+/// The most names that a message lists.
 const SHOWN: usize = 20;
 
 /// The classes of a run, by the number that the model gives them.
@@ -31,8 +31,8 @@ enum Relation {
 }
 
 impl Classes {
-    /// The classes of data with these names, for a model whose checkpoint names these; rank 0 says what
-    /// differs.
+    /// The classes of data with the names `data`, for a model whose checkpoint names `checkpoint`; rank 0 logs
+    /// what differs.
     ///
     /// The same names in another order are numbered as the checkpoint does; other names of the same
     /// number are used in the order of the data, with a warning; another number of classes is a new head.
@@ -78,7 +78,7 @@ impl Classes {
                 .enumerate()
                 .filter(|(_, other)| is_same(name, other));
             let (at, _) = places.next()?;
-            // A name that stands there twice says nothing.
+            // A name that occurs twice has no one number.
             u8::try_from(at).ok().filter(|_| places.next().is_none())
         };
         let Some(numbers) = data.iter().map(number).collect::<Option<Vec<u8>>>() else {
@@ -95,8 +95,8 @@ impl Classes {
 
 /// Fails where the classes of a save have other names or numbers than those of the run that goes on.
 ///
-/// A checkpoint to begin with decides on the numbers; a run that goes on without it, or with other data,
-/// would take each class for another.
+/// A pretrained checkpoint decides on the numbers; a run that resumes without it, or with other data, would
+/// confuse the classes.
 ///
 /// # Errors
 /// [`Error::Config`] with both lists.

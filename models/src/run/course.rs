@@ -1,4 +1,4 @@
-//! Where a run is: which step, of which epoch, and what of the data comes next.
+//! The position of a run: its step, its epoch, and the data that comes next.
 
 use super::{RunArgs, Schedule};
 use burn_dist::Noise;
@@ -6,8 +6,8 @@ use burn_dist::data::{Batches, Loader};
 use burn_dist::{Error, Result, World};
 use serde::{Deserialize, Serialize};
 
-/// The steps of a run, of which so many are done. Everything else follows from that one number, and it from
-/// the samples that were seen, which is what a save holds ([`Progress`]).
+/// The steps of a run, and how many of them are done. A save holds the samples seen ([`Progress`]), from which
+/// the number of steps done follows.
 #[derive(Debug, Clone)]
 pub struct Course {
     schedule: Schedule,
@@ -32,7 +32,7 @@ pub struct Progress {
     /// Samples of the next epoch that all ranks together have seen, and that it has.
     seen: usize,
     samples: usize,
-    /// What their order follows from.
+    /// The seed of their order.
     seed: u64,
 }
 
@@ -83,7 +83,7 @@ impl Course {
         self.schedule.at(self.done)
     }
 
-    /// What a save has to hold.
+    /// The part of a save that says how far the run has come.
     pub fn progress(&self) -> Progress {
         let epoch = self.epoch.max(1);
         Progress {
@@ -94,13 +94,13 @@ impl Course {
         }
     }
 
-    /// Goes on from a save: every sample that was not seen comes, and none twice in an epoch.
+    /// Resumes from a save: in each epoch every sample comes once, those seen before the save counted.
     ///
-    /// Batches and their accumulation may be other ones than those of the save, as long as whole steps of
-    /// them make up what was seen of the epoch; seed and data may be, where an epoch has just ended.
+    /// Batch size and accumulation may differ from those of the save, as long as the samples seen in the epoch are
+    /// a whole number of steps; seed and data may differ too, if the save is from the end of an epoch.
     ///
     /// # Errors
-    /// [`Error::Config`] where that cannot be, and for a save from behind the end of this run.
+    /// [`Error::Config`] if they differ otherwise, and for a save past the last step of this run.
     pub fn resume(&mut self, saved: &Progress) -> Result<()> {
         let Progress {
             epochs,
@@ -179,7 +179,7 @@ impl Course {
         let first = self.done * self.accumulate;
         let passes = first..first + self.accumulate;
         let noise = passes.map(|pass| Noise::new(self.seed, pass as u64, self.rank));
-        // In this order: a zip asks the first even when the second has nothing left, and drops what it got.
+        // `zip` takes from the first iterator before it asks the second, so the batches come second: none is lost.
         let step = noise
             .zip(batches)
             .map(|(noise, batch)| Ok((batch?, noise)))

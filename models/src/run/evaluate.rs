@@ -1,4 +1,4 @@
-//! The exact accuracy of a model, computed by all ranks together.
+//! Evaluation: the exact accuracy of a model over all ranks.
 
 use crate::data::Classified;
 use crate::loss::{correct, cross_entropy_sum};
@@ -7,7 +7,7 @@ use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::data::Loader;
 use burn_dist::{Result, World};
 
-/// What a model achieves on a data set.
+/// The accuracy and loss of a model on a data set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
     /// The share of samples whose class is found, between 0 and 1.

@@ -1,4 +1,4 @@
-//! A checkpoint from the Hugging Face hub: once for each host, while the others wait.
+//! Download of a checkpoint from the Hugging Face hub, once per cache, while the other ranks wait.
 
 use burn_dist::comm::{Reduce, Span, SpanMut};
 use burn_dist::{Error, Result, World};
@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-/// Where others may wait for a download: far below every deadline of a collective.
-const BEAT: Duration = Duration::from_millis(200);
+/// The interval of collectives during a download, far below every deadline of a collective.
+const POLL_EVERY: Duration = Duration::from_millis(200);
 
 /// The folder on this host of what the hub calls `name`.
 ///
-/// Ranks that share a cache fetch once: those that have no copy take turns, and after each turn all look
-/// again. Waiting costs an all-reduce of one byte every 200 ms, so that a long download is no timeout and a
-/// rank that dies meanwhile is noticed. Collective.
+/// Ranks that share a cache fetch once: ranks without a copy fetch one after the other, and after each of them all
+/// check the cache again. Waiting costs an all-reduce of one byte every 200 ms, so that a long download does not
+/// time out and a rank that dies meanwhile is noticed. Collective.
 ///
 /// # Errors
 /// [`Error::User`] if a rank can not get it, on all ranks; what a collective returns.
@@ -50,17 +50,17 @@ fn take_turns<T: Send + 'static>(
             // Not scoped: if the others fail, this rank leaves without waiting for the network.
             std::thread::spawn(move || drop(sender.send(get())));
             while got.is_none() {
-                got = match receiver.recv_timeout(BEAT) {
+                got = match receiver.recv_timeout(POLL_EVERY) {
                     Ok(result) => Some(result),
                     Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => Some(Err(Error::user(
                         "fetching the weights ended without a word",
                     ))),
                 };
-                beat(world, next, got.as_ref().map(Result::is_ok))?;
+                poll(world, next, got.as_ref().map(Result::is_ok))?;
             }
         } else {
-            while beat(world, next, None)?.is_none() {}
+            while poll(world, next, None)?.is_none() {}
         }
         match got {
             Some(result) => found = Some(result?),
@@ -71,9 +71,9 @@ fn take_turns<T: Send + 'static>(
     found.ok_or_else(|| Error::user("the weights were fetched, but are not in this rank's cache"))
 }
 
-/// One round of waiting: what has become of the rank that is fetching, if anything yet.
-fn beat(world: &World, next: usize, mine: Option<bool>) -> Result<Option<bool>> {
-    let mut said = [match mine {
+/// One all-reduce while waiting: whether the rank that is fetching has succeeded, if it is done.
+fn poll(world: &World, next: usize, mine: Option<bool>) -> Result<Option<bool>> {
+    let mut states = [match mine {
         None => 0u8,
         Some(true) => 1,
         Some(false) => 2,
@@ -81,11 +81,11 @@ fn beat(world: &World, next: usize, mine: Option<bool>) -> Result<Option<bool>> 
     let label = "fetching weights".into();
     world
         .comm()
-        .all_reduce(&label, Reduce::Max, SpanMut::of(&mut said))?;
-    match said[0] {
+        .all_reduce(&label, Reduce::Max, SpanMut::of(&mut states))?;
+    match states[0] {
         0 => Ok(None),
         1 => Ok(Some(true)),
-        // The one that failed says why.
+        // The rank that failed returns its own error.
         _ if mine == Some(false) => Ok(Some(false)),
         _ => Err(Error::PeerFailed {
             peer: next,
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_shared_cache_is_filled_once_without_a_timeout() {
         let gets = Arc::new(AtomicUsize::new(0));
-        // Long enough for a rank that stands still a while.
+        // Long enough for a rank that is not scheduled for a while.
         let deadline = Duration::from_secs(3);
         let found = ranks(3)
             .deadline(deadline)

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// What is wanted of a repository.
+/// The files that are fetched from a repository.
 const WANTED: [&str; 6] = [
     "config.json",
     "model.safetensors",
@@ -19,7 +19,7 @@ const WANTED: [&str; 6] = [
     "vocab.txt",
 ];
 
-/// What is in the cache of this host already, whole; no network is asked for news.
+/// The complete copy in this host's cache, if there is one; the network is not used.
 pub(super) fn cached(name: &str) -> Option<PathBuf> {
     let files = || repository(&client().ok()?, name).ok();
     let snapshot = files()?
@@ -30,7 +30,7 @@ pub(super) fn cached(name: &str) -> Option<PathBuf> {
     is_whole(&snapshot).then_some(snapshot)
 }
 
-/// Fetches what is wanted of a repository into the cache; returns the folder.
+/// Fetches a repository's files into the cache; returns the folder.
 ///
 /// # Errors
 /// [`Error::User`], with what to do about it.
@@ -56,7 +56,7 @@ pub(super) fn download(name: &str) -> Result<PathBuf> {
 }
 
 fn client() -> std::result::Result<HFClientSync, HFError> {
-    // Where there is no network, to ask once more is enough.
+    // Without a network, one retry is enough.
     HFClient::builder().retry_max_attempts(1).build_sync()
 }
 
@@ -105,7 +105,7 @@ fn explained(name: &str, error: &HFError) -> Error {
     refused(name, &why, remedy)
 }
 
-/// Bytes of all files together.
+/// A progress bar over the bytes of all files.
 struct Bar {
     bar: ProgressBar,
     files: Mutex<HashMap<String, u64>>,

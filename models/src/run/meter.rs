@@ -1,4 +1,4 @@
-//! What a person sees while training goes on, and what is measured for the closing table.
+//! Progress output during training, and the measurements of the closing table.
 
 use super::{Evaluation, Report};
 use burn::tensor::Tensor;
@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// One rank's instruments; rank 0's also shows a progress bar.
+/// One rank's measurements; rank 0 also shows a progress bar.
 #[derive(Debug)]
 pub struct Meter {
     world: World,
@@ -24,7 +24,7 @@ pub struct Meter {
     /// Steps and samples of all ranks since the start.
     steps: usize,
     samples: usize,
-    /// Bytes this rank sent in training steps, and had sent when the current one began.
+    /// Bytes this rank sent in training steps, and its total when the current step began.
     sent: u64,
     mark: u64,
     /// The sum of losses and of samples of this rank in the current step.
@@ -273,14 +273,14 @@ impl Meter {
     }
 }
 
-/// Lets the kernels allocate the memory in which they work and which they keep for each thread, so that it
-/// is not counted as the model's.
+/// Runs a matrix product, so that the working memory that kernels keep for each thread is not counted as the
+/// model's.
 fn warm_up(world: &World) {
     let x = Tensor::<2>::ones([256, 256], &world.device().inner());
     let _ = x.clone().matmul(x).into_data();
 }
 
-/// How a rank's time divided.
+/// The share of each phase in a rank's time.
 fn split(phases: &Phases) -> Vec<(&'static str, f64)> {
     let total = phases.total().as_secs_f64().max(1e-9);
     let share = |name, phase| (name, phases.of(phase).as_secs_f64() / total);
@@ -296,7 +296,7 @@ fn split(phases: &Phases) -> Vec<(&'static str, f64)> {
     ]
 }
 
-/// Prints a line; that nobody reads it any more is no reason to stop.
+/// Prints a line; an error, such as a closed pipe, is ignored.
 fn say(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -1,7 +1,5 @@
-//! What an example needs and nobody comes to an example for: its command line, its schedule, its
-//! progress bar, its evaluation and its closing table.
+//! Parts that the examples share: command line, schedule, progress bar, evaluation and closing table.
 
-mod alike;
 mod args;
 mod bert;
 mod classes;
@@ -13,19 +11,20 @@ mod hub;
 mod meter;
 mod pretrained;
 mod report;
+mod same_arguments;
 mod schedule;
 mod vit;
 mod vocabulary;
 
-pub use alike::same_arguments;
 pub use args::RunArgs;
 pub use bert::{BertArgs, BertSize, Texts};
 pub use classes::{Classes, same_classes};
 pub use course::{Course, Progress};
 pub use evaluate::{Evaluation, evaluate};
 pub use meter::Meter;
-pub use pretrained::{Pretrained, WeightArgs, sharded};
+pub use pretrained::{Pretrained, WeightArgs, shard_pretrained};
 pub use report::Report;
+pub use same_arguments::same_arguments;
 pub use schedule::Schedule;
 pub use vit::{Images, VitArgs, VitSize};
-pub use vocabulary::shared;
+pub use vocabulary::shared_tokenizer;

@@ -1,4 +1,4 @@
-//! Weights to begin with and to leave behind, in Hugging Face's layout.
+//! Pretrained weights and exports, in Hugging Face's layout.
 
 use super::fetch;
 use crate::hf::{HfName, class_names};
@@ -7,7 +7,7 @@ use burn_dist::weights::{Export, Name, Weights};
 use burn_dist::{Error, Result, Strategy, World};
 use std::path::{Path, PathBuf};
 
-/// The part of a command line that says which weights to begin with, and where to leave them.
+/// The arguments for pretrained weights and for the export of the trained model.
 #[derive(Debug, Clone, Default, clap::Args, serde::Serialize)]
 pub struct WeightArgs {
     /// Begin with these weights: a folder with config.json and model.safetensors, or a name on the
@@ -25,10 +25,10 @@ pub struct WeightArgs {
 }
 
 impl WeightArgs {
-    /// The checkpoint to begin with, fetched if need be. Collective.
+    /// The pretrained checkpoint, fetched if it is not a folder. Collective.
     ///
     /// # Errors
-    /// [`Error::User`] if it is neither here nor to be had; what a collective returns.
+    /// [`Error::User`] if it is neither a folder nor can be fetched; what a collective returns.
     pub fn pretrained(&self, world: &World) -> Result<Option<Pretrained>> {
         let Some(from) = &self.from else {
             return Ok(None);
@@ -41,15 +41,15 @@ impl WeightArgs {
         };
         Ok(Some(Pretrained {
             folder,
-            may_lack: self.allow_missing,
+            allow_missing: self.allow_missing,
         }))
     }
 
-    /// Leaves a model behind, where that was asked for, with files that belong beside it. Collective.
+    /// Exports a model and the files that go with it, if `--export` is given. Collective.
     ///
     /// # Errors
     /// What [`World::export`] returns; [`Error::File`] if a file cannot be written.
-    pub fn leave<M: Module>(
+    pub fn export_model<M: Module>(
         &self,
         world: &World,
         model: &M,
@@ -71,12 +71,12 @@ impl WeightArgs {
     }
 }
 
-/// Spreads a model over the ranks, with weights to begin with if there are some; rank 0 says which of its
-/// parameters have them. Collective.
+/// Shards a model, with pretrained weights if there are some; rank 0 logs which parameters have them.
+/// Collective.
 ///
 /// # Errors
 /// Those of [`Strategy::shard`] and [`Strategy::shard_from`].
-pub fn sharded<M: Module>(
+pub fn shard_pretrained<M: Module>(
     world: &World,
     strategy: Strategy,
     model: M,
@@ -97,7 +97,7 @@ pub fn sharded<M: Module>(
 pub struct Pretrained {
     folder: PathBuf,
     /// Whether parameters of the body may be missing.
-    may_lack: bool,
+    allow_missing: bool,
 }
 
 impl Pretrained {
@@ -106,7 +106,7 @@ impl Pretrained {
         &self.folder
     }
 
-    /// What its `config.json` says, as `read` understands it.
+    /// Its `config.json`, parsed by `read`.
     ///
     /// # Errors
     /// [`Error::File`] if it is missing or not understood.
@@ -129,8 +129,8 @@ impl Pretrained {
         self.config(class_names)
     }
 
-    /// Its weights, by our names; the classifier may be for other labels. Where there is none, as beside a
-    /// masked language model, what leads to it (the pooler) may be missing too.
+    /// Its weights, by our names; the classifier may be for other labels. In a checkpoint without a classifier, such
+    /// as a masked language model's, the pooler may be missing too.
     ///
     /// # Errors
     /// What [`Weights::open`] returns.
@@ -147,7 +147,7 @@ impl Pretrained {
         };
         drop(tensors);
         let weights = weights.may_differ(new.iter().copied());
-        Ok(if self.may_lack {
+        Ok(if self.allow_missing {
             weights.may_lack_parameters()
         } else {
             weights

@@ -1,16 +1,16 @@
-//! The closing table: what was measured, beside what the plan said.
+//! The closing table: measurements beside the plan's figures.
 
 use super::Evaluation;
 use std::fmt;
 
-/// A run, in the numbers one compares runs by.
+/// The results of a run.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// On the test set.
     pub evaluation: Evaluation,
     /// Training samples per second of all ranks together, evaluation and saving included.
     pub throughput: f64,
-    /// Name and share of the time, for each part of a step.
+    /// The name of each part of a step, and its share of the time.
     pub time: Vec<(&'static str, f64)>,
     /// Bytes a rank sent per step: counted, and planned.
     pub sent_bytes: (f64, f64),

@@ -13,14 +13,14 @@ use serde::Serialize;
 use std::hash::Hash;
 use std::path::PathBuf;
 
-/// What the image example is told.
+/// The arguments of the image example.
 #[derive(Debug, Clone, Parser, Serialize)]
 #[command(
     version,
     about = "Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks"
 )]
 pub struct VitArgs {
-    /// What it shares with other examples.
+    /// The arguments that all examples share.
     #[command(flatten)]
     pub run: RunArgs,
 
@@ -48,7 +48,7 @@ pub enum VitSize {
     Large,
 }
 
-/// What an image classifier is trained and tested on, in one rank's share.
+/// One rank's share of the data of an image classifier.
 #[derive(Debug)]
 pub struct Images {
     /// The training set.
@@ -60,13 +60,13 @@ pub struct Images {
 }
 
 impl VitArgs {
-    /// The model, for the 10 classes that both data sets have, and what it begins with. Collective.
+    /// The configuration, for the 10 classes that both data sets have, and the pretrained checkpoint. Collective.
     ///
     /// A pretrained one keeps its sizes, its images' among them, but not its classifier.
     ///
     /// # Errors
-    /// [`Error::User`] if weights cannot be had, [`Error::File`] if they are none for this model, and
-    /// [`Error::Config`] if it is made for other images than coloured ones.
+    /// [`Error::User`] if weights cannot be fetched, [`Error::File`] if they are not for this model, and
+    /// [`Error::Config`] if it takes images of another number of channels.
     pub fn model(&self, world: &World) -> Result<(VitConfig, Option<Pretrained>)> {
         let Some(pretrained) = self.run.weights.pretrained(world)? else {
             return Ok((self.config(), None));
@@ -153,7 +153,7 @@ impl VitArgs {
     }
 }
 
-/// Whether the table of positions is for images of the size that the configuration says.
+/// Checks that the position embeddings fit the image size of the configuration.
 fn check_positions(config: &VitConfig, weights: &Weights) -> Result<()> {
     let Some(name) = hf_name("embeddings.positions").map(|name| name.name) else {
         return Ok(());

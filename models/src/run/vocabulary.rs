@@ -1,4 +1,4 @@
-//! One vocabulary for all ranks: a token that had another number elsewhere would be another word there.
+//! The vocabulary of rank 0 on all ranks, so that each token has the same number everywhere.
 
 use crate::data::text::Tokenizer;
 use burn_dist::comm::SpanMut;
@@ -6,8 +6,8 @@ use burn_dist::{Result, World};
 
 /// The tokenizer that `make` returns on rank 0, on every rank.
 ///
-/// The others neither read its files nor look at the texts a second time, and even a tokenizer that is not
-/// made alike twice is the same everywhere. Collective: two broadcasts, of 8 bytes and of its JSON.
+/// The other ranks neither read its files nor train it, so that it is the same everywhere even if `make` is not
+/// deterministic. Collective: two broadcasts, of 8 bytes and of its JSON.
 ///
 /// # Errors
 /// What `make` returns, on rank 0; what a collective returns.
@@ -16,16 +16,19 @@ use burn_dist::{Result, World};
 /// ```
 /// use burn_dist::prelude::*;
 /// use burn_dist_models::data::text::{Newswire, Tokenizer};
-/// use burn_dist_models::run::shared;
+/// use burn_dist_models::run::shared_tokenizer;
 ///
 /// let sizes = Threads::new(2).run(|world| {
-///     let tokenizer = shared(&world, || Tokenizer::train(&Newswire::train(0, 100), 500))?;
+///     let tokenizer = shared_tokenizer(&world, || Tokenizer::train(&Newswire::train(0, 100), 500))?;
 ///     Ok(tokenizer.size())
 /// })?;
 /// assert_eq!(sizes, [500, 500]);
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
-pub fn shared(world: &World, make: impl FnOnce() -> Result<Tokenizer>) -> Result<Tokenizer> {
+pub fn shared_tokenizer(
+    world: &World,
+    make: impl FnOnce() -> Result<Tokenizer>,
+) -> Result<Tokenizer> {
     let mut json = if world.is_chief() {
         make()?.to_json()?.into_bytes()
     } else {

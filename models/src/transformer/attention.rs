@@ -8,18 +8,18 @@ use super::{fold, init};
 use crate::widen::{narrowed, widened};
 use burn_dist::Noise;
 
-/// Each token asks all tokens, in several heads at once: softmax(Q·Kᵀ / √d)·V.
+/// Scaled dot-product attention in several heads: softmax(Q·Kᵀ / √d)·V.
 ///
 /// Vaswani et al., 2017, <https://arxiv.org/abs/1706.03762>.
 #[derive(Module, Debug)]
 pub struct Attention {
-    /// What a token asks for.
+    /// The query projection.
     pub query: Linear,
-    /// What a token is found by.
+    /// The key projection.
     pub key: Linear,
-    /// What a token answers.
+    /// The value projection.
     pub value: Linear,
-    /// Mixes the heads.
+    /// The output projection over all heads.
     pub output: Linear,
     /// Number of heads; they divide the width.
     pub heads: usize,
@@ -39,12 +39,12 @@ impl Attention {
         }
     }
 
-    /// What the tokens make of each other.
+    /// The attention of all tokens to all tokens.
     ///
     /// - `x` and output: `[batch, tokens, width]`.
-    /// - `padding`: `[batch, tokens]`, true at tokens that no token may ask. What such a token itself
-    ///   becomes means nothing, but is finite, even where a whole row is padding.
-    /// - `site`: this attention's draw within its block.
+    /// - `padding`: `[batch, tokens]`, true at tokens that no token may attend to. The output at such a token is
+    ///   meaningless, but finite, even where a whole row is padding.
+    /// - `site`: the number of this attention's draw within its block.
     ///
     /// The probabilities are computed in f32 where `x` is f16 or bf16.
     pub fn forward(
@@ -76,7 +76,7 @@ impl Attention {
     }
 }
 
-/// The softmax over the keys that are no padding; `scores`: `[batch, heads, queries, keys]`.
+/// The softmax over the keys that are not padding; `scores`: `[batch, heads, queries, keys]`.
 fn probabilities(scores: Tensor<4>, padding: Option<Tensor<2, Bool>>) -> Tensor<4> {
     let dtype = scores.dtype();
     let shape = scores.dims();

@@ -1,7 +1,7 @@
-//! How parameters start: a truncated normal for weights, zeros for biases, all of it lazily.
+//! Lazy initialisation of parameters: a truncated normal for weights, zeros for biases.
 //!
-//! Burn's initialisers have no truncated normal. Every parameter stays a recipe until its first use,
-//! so that a model larger than memory can be described, sharded, and only then drawn.
+//! Burn's initialisers have no truncated normal. No parameter is allocated until its first use, so that a model
+//! larger than memory can be described, sharded, and only then drawn.
 
 use burn::module::{Initializer, Param, ParamId};
 use burn::nn::{Linear, LinearConfig};
@@ -19,7 +19,7 @@ pub(crate) fn weight<const D: usize>(
     Param::uninitialized(
         ParamId::new(),
         move |device, require_grad| {
-            // What allocators call persistent: it outlives the step, unlike activations.
+            // A persistent allocation: it outlives the step, unlike activations.
             let value =
                 device.memory_persistent_allocations((), |()| truncated(shape, std, device));
             if require_grad {
@@ -48,7 +48,7 @@ pub(crate) fn linear(inputs: usize, outputs: usize, std: f64, device: &Device) -
     linear
 }
 
-/// Draws a normal distribution and replaces what lies beyond the cut by new draws.
+/// Draws from a normal distribution, and draws the elements beyond the cut again.
 ///
 /// 4.6 % of the draws lie there; after three rounds about four in a million do, and are clamped. A fixed
 /// number of rounds keeps the values on the device and the generator's position predictable.

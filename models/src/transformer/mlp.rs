@@ -1,4 +1,4 @@
-//! The features of each token, widened, bent, and narrowed again.
+//! The MLP of a transformer block.
 
 use burn::module::Module;
 use burn::nn::Linear;

@@ -1,7 +1,6 @@
-//! What the transformers here share: attention, the MLP, norms that bear half precision, how parameters
-//! start.
+//! Parts that ViT and BERT share: attention, the MLP, layer norms for half precision, initialisation.
 //!
-//! A block is a model's own: where its norms stand is what tells BERT from ViT.
+//! Each model has its own block, since BERT's norms follow the residual sums and ViT's precede the branches.
 
 mod attention;
 pub(crate) mod init;

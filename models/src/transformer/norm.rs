@@ -1,4 +1,4 @@
-//! Layer norms that bear half precision.
+//! Layer norms that are computed in f32 for half precision.
 
 use burn::module::Param;
 use burn::nn::LayerNorm;
@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::widen::{narrowed, widened};
 
-/// What `layer` makes of `x`, computed in f32 where `x` is f16 or bf16.
+/// The output of `layer` for `x`, computed in f32 where `x` is f16 or bf16.
 ///
 /// Burn's layer widens f16, whose squares overflow. bf16 it leaves alone: mean, difference, variance and
 /// quotient are each rounded to eight bits, where PyTorch rounds once.

@@ -1,4 +1,4 @@
-//! One transformer block, the model's natural unit of sharding.
+//! One transformer block, which is a unit of sharding.
 
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
@@ -8,7 +8,7 @@ use super::VitConfig;
 use crate::transformer::{Attention, Mlp, norm};
 use burn_dist::Noise;
 
-/// The draws of a block, told apart.
+/// Numbers of a block's random draws.
 mod site {
     pub(super) const PROBABILITIES: u32 = 0;
     pub(super) const ATTENTION: u32 = 1;
@@ -17,7 +17,7 @@ mod site {
     pub(super) const MLP_PATH: u32 = 4;
 }
 
-/// Adds to the stream what attention, and then the MLP, make of its normalised tokens.
+/// A pre-norm block: attention, then an MLP, each over a layer norm and with a residual connection.
 #[derive(Module, Debug)]
 pub struct Block {
     /// Before the attention.

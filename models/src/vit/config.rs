@@ -1,4 +1,4 @@
-//! The sizes of a Vision Transformer, and the well-known sets of them.
+//! The configuration of a Vision Transformer, and presets.
 
 use burn::config::Config;
 
@@ -46,7 +46,7 @@ pub struct VitConfig {
     /// Hidden features of a block's MLP.
     #[config(default = 3072)]
     pub mlp_width: usize,
-    /// Dropout of the embeddings and of what each attention and MLP adds to the stream.
+    /// Dropout of the embeddings and of the output of each attention and MLP.
     #[config(default = 0.0)]
     pub dropout: f64,
     /// Dropout of the attention probabilities.
@@ -59,7 +59,7 @@ pub struct VitConfig {
     #[config(default = 1e-6)]
     pub norm_eps: f64,
     /// Standard deviation of the weights at the start. The usual 0.02 suits widths near 1000; narrower
-    /// models need more, or their signal is lost in the first block.
+    /// models need more, or the activations of the first block are too small to train.
     #[config(default = 0.02)]
     pub init_std: f64,
 }
@@ -106,7 +106,7 @@ impl VitConfig {
             .with_mlp_width(4 * width)
     }
 
-    /// Says whether the configuration describes a model.
+    /// Checks that the configuration describes a model.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ impl VitConfig {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::census::Census;
+    use crate::parameter_count::ParameterCount;
     use burn::tensor::Device;
 
     #[test]
@@ -155,9 +155,9 @@ mod tests {
             (VitConfig::large_16(1000), 304_326_632),
         ];
         for (config, elements) in presets {
-            let census = Census::of(&config.init(&Device::flex()).unwrap());
-            assert_eq!(census.elements, elements, "{config:?}");
-            assert_eq!(census.initialized, 0, "{config:?}");
+            let count = ParameterCount::of(&config.init(&Device::flex()).unwrap());
+            assert_eq!(count.elements, elements, "{config:?}");
+            assert_eq!(count.initialized, 0, "{config:?}");
         }
     }
 

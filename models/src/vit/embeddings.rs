@@ -1,4 +1,4 @@
-//! From an image to a sequence of tokens.
+//! Patch embeddings: an image becomes a sequence of tokens.
 
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -8,14 +8,14 @@ use super::VitConfig;
 use crate::transformer::init;
 use burn_dist::Noise;
 
-/// Cuts an image into patches, projects each to a token, adds the class token and the positions.
+/// Projections of an image's patches to tokens, with a class token and position embeddings.
 #[derive(Module, Debug)]
 pub struct Embeddings {
     /// The projection of a patch: a convolution whose stride is its size.
     pub patches: Conv2d,
     /// `[1, 1, width]`: the token that stands for the whole image.
     pub class_token: Param<Tensor<3>>,
-    /// `[1, 1 + patches, width]`: what is added to each token to tell where it is.
+    /// `[1, 1 + patches, width]`: the position embeddings.
     pub positions: Param<Tensor<3>>,
     /// Probability of dropping an element of the output.
     pub dropout: f64,

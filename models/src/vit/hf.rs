@@ -1,4 +1,4 @@
-//! What a Vision Transformer's parameters are called in a Hugging Face checkpoint.
+//! Names of a Vision Transformer's parameters in a Hugging Face checkpoint.
 
 use crate::hf::{HfName, Names};
 
@@ -53,14 +53,14 @@ pub fn hf_name(path: &str) -> Option<HfName> {
 mod tests {
     use super::*;
     use crate::VitConfig;
-    use crate::census::Census;
+    use crate::parameter_count::ParameterCount;
     use burn::tensor::Device;
     use std::collections::BTreeSet;
 
     #[test]
     fn every_parameter_has_a_distinct_name() {
         let vit = VitConfig::tiny(10).init(&Device::flex()).unwrap();
-        let paths = Census::of(&vit).paths;
+        let paths = ParameterCount::of(&vit).paths;
         let names: BTreeSet<String> = paths
             .iter()
             .map(|path| hf_name(path).unwrap().name)

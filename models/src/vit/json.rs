@@ -50,7 +50,7 @@ impl VitConfig {
             dropout: fields.number("hidden_dropout_prob", usual.dropout)?,
             attention_dropout: fields
                 .number("attention_probs_dropout_prob", usual.attention_dropout)?,
-            // Theirs is 1e-12, and every published file says what it has.
+            // The default of transformers; published files have the field.
             norm_eps: fields.number("layer_norm_eps", 1e-12)?,
             init_std: fields.number("initializer_range", usual.init_std)?,
             ..usual

@@ -1,4 +1,4 @@
-//! The Vision Transformer: an image cut into patches, the patches read as a sentence.
+//! The Vision Transformer: a transformer over the patches of an image.
 //!
 //! Pre-norm blocks, a class token and learned positions, as in Dosovitskiy et al., 2020,
 //! <https://arxiv.org/abs/2010.11929>. Query, key and value are three layers rather than one fused

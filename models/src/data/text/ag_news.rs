@@ -1,9 +1,9 @@
-//! AG News from the CSV files it is handed around as.
+//! AG News from its CSV files.
 //!
-//! A row is a class, a title and a description, each in quotation marks; classes count from 1. The texts were
-//! cleaned roughly long ago: a backslash stands where a line ended, and some entities have lost their
-//! ampersand (`#39;`). They are left as they are, as every published result has read them so. All rows are
-//! checked here, before a run begins, and not at some step in the middle of it.
+//! A row is a class, a title and a description, each in quotation marks; classes count from 1. The published texts
+//! have a backslash in place of each line end, and some entities lack their ampersand (`#39;`). They are used as
+//! they are, as in published results. All rows are checked when the files are opened, so that a damaged download
+//! is found before a run begins.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ impl Dataset for AgNews {
     }
 }
 
-/// Two numbers instead of megabytes of text.
+/// Shows two numbers instead of megabytes of text.
 impl std::fmt::Debug for AgNews {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AgNews")
@@ -120,7 +120,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 /// A file's rows, checked.
 fn read_rows(path: &Path, classes: usize) -> Result<Vec<Text>> {
     let bytes = read(path)?;
-    // Rows of any length are let through, so that it is us who say what is wrong with them.
+    // The reader accepts rows of any length, so that the error below can say what is wrong with one.
     let mut reader = ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -139,7 +139,7 @@ fn read_rows(path: &Path, classes: usize) -> Result<Vec<Text>> {
         let text = row(&record, classes).map_err(|(what, found)| wrong(line, what, found))?;
         texts.push(text);
     }
-    // The reader takes the file's end for a quotation mark; what is left of a broken download ends so.
+    // The reader takes the file's end for a closing quotation mark, and an incomplete download ends inside one.
     if bytes.iter().filter(|&&byte| byte == b'"').count() % 2 == 1 {
         let expected = "a quotation mark that ends what one began".into();
         return Err(wrong(line, expected, "the end of the file".into()));
@@ -184,7 +184,7 @@ fn row(record: &ByteRecord, classes: usize) -> std::result::Result<Text, (String
     })
 }
 
-/// The names from the archive's list, or the well-known ones if it is not there.
+/// The names in the archive's list, or the usual ones if there is no list.
 fn class_names(path: &Path) -> Result<Vec<String>> {
     let names = files::names(path, &CLASSES)?;
     match names.len() {

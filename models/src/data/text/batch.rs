@@ -1,8 +1,8 @@
-//! From tokens to tensors: texts of unequal lengths side by side.
+//! Batches of texts: encoded texts of unequal lengths become tensors, padded to the longest.
 //!
-//! A batch is as long as its longest text and not as long as a text may be, since most are far shorter. Each
-//! rank's batch has a length of its own. That changes nothing in the results: padding is marked, no token
-//! attends to it, and a loss is summed over texts.
+//! A batch is padded to its longest text and not to the maximum length, since most texts are far shorter. So the
+//! batches of ranks differ in length. Results do not depend on it: padding is masked, no token attends to it,
+//! and a loss is summed over texts.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::data::BatchInfo;
@@ -11,7 +11,7 @@ use super::{Encoded, Tokenizer};
 use crate::bert::Tokens;
 use crate::data::Classified;
 
-/// Texts as a model takes them, on the batcher's device.
+/// A batch of texts as tensors, on the batcher's device.
 #[derive(Debug, Clone)]
 pub struct TextBatch {
     /// Numbers, types and padding, each `[batch, tokens]`; title and description are of types 0 and 1.
@@ -239,7 +239,7 @@ mod tests {
         };
         let beside = batch(&[short, long]);
         assert!(off(of_first(beside.clone())) < 1e-5);
-        // It is the mark that does it.
+        // Without the mask the outputs differ.
         let unmarked = Tokens {
             padding: None,
             ..beside

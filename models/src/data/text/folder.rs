@@ -1,4 +1,4 @@
-//! A tokenizer's files, as they lie beside a model's weights in the Hugging Face layout.
+//! A tokenizer's files in the Hugging Face layout: reading and writing them.
 
 use burn_dist::{Error, Result};
 use serde::Deserialize;
@@ -10,11 +10,11 @@ use tokenizers::normalizers::BertNormalizer;
 use super::Tokenizer;
 use super::tokenizer::FILE;
 
-/// Its pieces, one a line, and what else is needed then.
+/// The file of the pieces, one a line, and the file of the settings that go with it.
 const PIECES: &str = "vocab.txt";
 const SETTINGS: &str = "tokenizer_config.json";
 
-/// What `tokenizer_config.json` says that `vocab.txt` does not.
+/// The settings in `tokenizer_config.json` that `vocab.txt` lacks.
 #[derive(Deserialize)]
 struct Settings {
     do_lower_case: Option<bool>,
@@ -28,8 +28,8 @@ fn yes() -> bool {
 }
 
 impl Tokenizer {
-    /// The tokenizer that lies beside a model's weights: `tokenizer.json`, or else `vocab.txt` with what
-    /// `tokenizer_config.json` says of it, if it is there.
+    /// The tokenizer in a model's folder: `tokenizer.json`, or else `vocab.txt` with the settings of
+    /// `tokenizer_config.json`, if there are any.
     ///
     /// # Errors
     ///
@@ -39,15 +39,15 @@ impl Tokenizer {
         Self::open_as(folder, None)
     }
 
-    /// The same, with a `vocab.txt` read as one of lower case, or as one that is not.
+    /// As [`open`](Self::open), with the case of a `vocab.txt` given by `lower_case`.
     ///
-    /// Where neither this nor `tokenizer_config.json` says it, the pieces show it: if any of them but the
-    /// special tokens has a capital letter, texts keep theirs. A line in the log says which was chosen.
+    /// Where neither this nor `tokenizer_config.json` gives it, the pieces decide: if any of them but the
+    /// special tokens has a capital letter, texts keep theirs. A line in the log names the choice.
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open); [`Error::Config`] if `lower_case` is given for a `tokenizer.json`, which
-    /// says it itself.
+    /// has its own setting.
     pub fn open_as(folder: impl AsRef<Path>, lower_case: Option<bool>) -> Result<Self> {
         let folder = folder.as_ref();
         let whole = folder.join(FILE);
@@ -97,7 +97,7 @@ impl Tokenizer {
         Self::assembled(&pieces, normalizer, &path)
     }
 
-    /// Writes `tokenizer.json` and `vocab.txt` to a folder, which it makes if need be.
+    /// Writes `tokenizer.json` and `vocab.txt` to a folder, which is created if it does not exist.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ mod tests {
         let open = |lower_case| Tokenizer::open_as(cased.path(), lower_case).unwrap();
         assert_eq!(ids(&open(None), "Bank", "bank"), [2, 5, 3, 6, 3]);
         assert_eq!(ids(&open(Some(true)), "Bank", "bank"), [2, 6, 3, 6, 3]);
-        // What is written beside it counts more than what the pieces show, and what is asked for most.
+        // The settings file has precedence over the pieces, and the argument over both.
         let settings = cased.path().join(SETTINGS);
         fs::write(&settings, r#"{"do_lower_case": true}"#).unwrap();
         assert_eq!(ids(&open(None), "Bank", "bank"), [2, 6, 3, 6, 3]);

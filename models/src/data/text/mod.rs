@@ -1,4 +1,4 @@
-//! Texts to classify: AG News from its files, and a newswire that is made up on the spot.
+//! Texts to classify: AG News from its files, and generated news texts.
 //!
 //! From text to tensors there are three steps, each of its own type. A [`Dataset`](burn_dist::data::Dataset)
 //! of [`Text`]s is read; a [`Tokenizer`] cuts each into numbers of its vocabulary, giving an [`Encoded`]; a

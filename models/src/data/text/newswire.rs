@@ -1,11 +1,11 @@
-//! News that are made up instead of downloaded, so that every example and test runs on a fresh machine.
+//! News texts that are generated instead of downloaded, so that every example and test runs without files.
 //!
-//! They are to be learnable in a minute, but not by looking out for words. A text tells one story of its class
-//! and, as an aside, one of another class: "while", "just as" and their like introduce what it is not about,
-//! before the story or after it. So each word turns up in texts of every class. Three headlines in four tell of
-//! the story; under the others, only the way the sentence is built says which of its halves counts.
+//! A model learns them in a minute, but not from single words. A text has one clause of its class and one
+//! of another class, which "while", "just as" and the like introduce, before or after it. So each word occurs in
+//! texts of every class. Three titles in four repeat the first clause; under the others, only the structure of
+//! the sentence tells which of its clauses is the class.
 //!
-//! The words are chosen by whole numbers alone: the texts are the same on every platform.
+//! The words are chosen with integers alone, so the texts are the same on every platform.
 
 use burn_dist::data::{Dataset, Stream};
 use burn_dist::{Error, Result};
@@ -14,12 +14,12 @@ use super::Text;
 use super::words::{ASIDES, CIRCUMSTANCES, HEADLINES, SOURCES, TOPICS};
 
 const CLASSES: [&str; 4] = ["World", "Sports", "Business", "Sci/Tech"];
-/// Test texts are numbered from here, which no training set reaches.
-const TEST: u64 = 1 << 63;
+/// The number of the first test text, above those of all training sets.
+const FIRST_TEST: u64 = 1 << 63;
 
-/// Made-up news of four classes, computed from a seed and the text's number.
+/// Generated news texts of four classes, computed from a seed and the text's number.
 ///
-/// Classes come in turn, so that every four texts hold one of each. Nothing is kept in memory; a text costs
+/// Labels cycle through the classes, so every four texts hold one of each. Nothing is kept in memory; a text costs
 /// about 1 µs.
 ///
 /// # Example
@@ -49,10 +49,10 @@ impl Newswire {
         Self { seed, first, len }
     }
 
-    /// `len` texts to test on, drawn apart from those of any training set.
+    /// `len` texts to test on, drawn independently of any training set.
     #[must_use]
     pub fn test(seed: u64, len: usize) -> Self {
-        let first = TEST;
+        let first = FIRST_TEST;
         Self { seed, first, len }
     }
 
@@ -104,7 +104,7 @@ impl Dataset for Newswire {
     }
 }
 
-/// Somebody of a class does something.
+/// A clause of a class: an actor and what it does.
 fn story(label: usize, stream: &mut Stream) -> String {
     let topic = &TOPICS[label];
     let actor = pick(&topic.actors, stream);
@@ -115,7 +115,7 @@ fn pick<'a>(of: &[&'a str], stream: &mut Stream) -> &'a str {
     of[stream.below(of.len() as u64) as usize]
 }
 
-/// The words are ASCII.
+/// `text` with its first letter in upper case; it is ASCII.
 fn capitalised(text: &str) -> String {
     let mut text = text.to_owned();
     if let Some(first) = text.get_mut(..1) {
@@ -155,7 +155,7 @@ mod tests {
         }
     }
 
-    /// A text of the class that most of its words are seen with: what a model without an ear for order does.
+    /// A naive Bayes classifier, which ignores the order of words.
     #[test]
     fn word_counts_predict_better_than_chance_but_not_well() {
         let mut classes: BTreeMap<String, [f64; 4]> = BTreeMap::new();

@@ -1,14 +1,13 @@
-//! A dataset of texts that cuts each into tokens.
+//! A dataset of texts that are tokenized when they are fetched.
 
 use burn_dist::Result;
 use burn_dist::data::Dataset;
 
 use super::{Encoded, Text, Tokenizer};
 
-/// The texts of a dataset, cut into tokens as they are fetched.
+/// The texts of a dataset, tokenized when they are fetched.
 ///
-/// Nothing is kept: a loader fetches ahead on a thread of its own, and cutting up a text of 50 words costs some
-/// 50 µs.
+/// Nothing is cached: a loader fetches ahead on a thread of its own, and a text of 50 words takes some 50 µs.
 ///
 /// # Example
 ///

@@ -1,4 +1,4 @@
-//! From a text to the numbers of its word pieces, as BERT was trained to read them.
+//! BERT's tokenizer: a text becomes the numbers of its word pieces.
 
 use burn_dist::data::Dataset;
 use burn_dist::{Error, Result};
@@ -17,15 +17,15 @@ use super::{Encoded, Text, training};
 pub(super) const FILE: &str = "tokenizer.json";
 
 /// The longest text that a published BERT can read.
-const LONGEST: usize = 512;
+const MAX_TOKENS: usize = 512;
 /// `[CLS]`, two `[SEP]`, and a piece of title and description each.
-const SHORTEST: usize = 5;
+const MIN_TOKENS: usize = 5;
 
 /// A vocabulary of word pieces, and how a text is cut into them.
 ///
-/// A text becomes `[CLS] title [SEP] description [SEP]`, of two types: what BERT learned pairs of sentences on. A
-/// word that the vocabulary has no pieces for is `[UNK]`. Of a text that is too long, the longer part loses its
-/// end.
+/// A text becomes `[CLS] title [SEP] description [SEP]` with two token types, as pairs of sentences do in BERT's
+/// pretraining. A word that the vocabulary has no pieces for is `[UNK]`. A text that is too long is truncated at
+/// the end of its longer part.
 ///
 /// # Example
 ///
@@ -81,7 +81,7 @@ impl Tokenizer {
         Self::parsed(json, Path::new(FILE))
     }
 
-    /// All there is to it, as the text of a `tokenizer.json`; the length of texts is not part of it.
+    /// The text of a `tokenizer.json` for this tokenizer; the maximum length of texts is not part of it.
     ///
     /// # Errors
     ///
@@ -92,16 +92,16 @@ impl Tokenizer {
         json.map_err(|cause| unusable("a tokenizer that JSON can hold", &cause))
     }
 
-    /// The same, with texts of at most `tokens` tokens, the special ones included (512 unless told otherwise).
+    /// The same, with texts truncated to `tokens` tokens, the special ones included (by default 512).
     ///
     /// # Errors
     ///
     /// [`Error::Config`] if `tokens` is less than 5, which leaves no room for a text.
     pub fn with_max_length(mut self, tokens: usize) -> Result<Self> {
-        if tokens < SHORTEST {
+        if tokens < MIN_TOKENS {
             return Err(Error::config(
                 "length of texts",
-                format!("at least {SHORTEST} tokens"),
+                format!("at least {MIN_TOKENS} tokens"),
                 tokens,
             ));
         }
@@ -115,7 +115,7 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// The number of rows that a table of words needs: the highest number of a token, and one.
+    /// The number of rows that a table of words needs: the highest number of a token plus one.
     #[must_use]
     pub fn size(&self) -> usize {
         let ids = self.inner.get_vocab(true).into_values();
@@ -129,7 +129,7 @@ impl Tokenizer {
         pieces.into_iter().map(|(piece, _)| piece).collect()
     }
 
-    /// The number of the token that fills a batch up.
+    /// The number of the padding token.
     pub(super) fn pad(&self) -> u32 {
         self.pad
     }
@@ -138,7 +138,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the tokenizer came from a file that contradicts itself.
+    /// [`Error::Config`] if the tokenizer's file was inconsistent.
     pub fn encode(&self, text: &Text) -> Result<Encoded> {
         let parts = (text.title.as_str(), text.description.as_str());
         let encoding = self
@@ -189,7 +189,7 @@ impl Tokenizer {
         Self::checked(inner, path)
     }
 
-    /// A tokenizer that can do what the rest counts on.
+    /// A tokenizer that has the special tokens needed here.
     fn checked(mut inner: tokenizers::Tokenizer, path: &Path) -> Result<Self> {
         let id = |name: &str| inner.token_to_id(name).ok_or_else(|| lacks(path, name));
         let pad = id(PAD)?;
@@ -198,7 +198,7 @@ impl Tokenizer {
         }
         // A batch is padded as a whole; a file may ask for every text to be padded to one length.
         inner.with_padding(None);
-        Self { inner, pad }.with_max_length(LONGEST)
+        Self { inner, pad }.with_max_length(MAX_TOKENS)
     }
 }
 
@@ -267,7 +267,7 @@ mod tests {
             let texts = vec![text(words.into()), text("banks beside banks".into())];
             Tokenizer::train(&texts, 200).unwrap().pieces()
         };
-        // Looking for pairs in it would take the square of its length: half a minute.
+        // Training on it would take time quadratic in its length: half a minute.
         let long = "xy".repeat(125_000);
         assert_eq!(train(&format!("rivers {long}")), train("rivers"));
         assert_ne!(

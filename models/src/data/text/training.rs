@@ -1,12 +1,12 @@
-//! A vocabulary of word pieces, found in the texts themselves.
+//! Training of a vocabulary of word pieces.
 //!
-//! The pieces are those that byte-pair merging arrives at: beginning with single characters, the two neighbours
-//! that are seen together most often become one, until the vocabulary is full.
+//! The pieces are found by byte-pair merging: beginning with single characters, the most frequent pair of
+//! neighbours becomes one piece, until the vocabulary is full.
 //!
-//! Every run over the same texts has to find the same vocabulary, or a resumed run would read its weights
-//! wrongly. The trainer numbers characters in the order of a hash map, which differs from process to process,
-//! and settles ties by those numbers. So it is given all characters in their order before it starts, in the
-//! place of special tokens; what is left to it is determined.
+//! Every run over the same texts must find the same vocabulary, or a resumed run would use its embeddings for
+//! other pieces. The trainer numbers characters in the order of a hash map, which differs between processes,
+//! and breaks ties by those numbers. So all characters are passed to it in sorted order as special tokens,
+//! which makes the rest deterministic.
 
 use burn_dist::data::Dataset;
 use burn_dist::{Error, Result};
@@ -22,14 +22,14 @@ use tokenizers::{
 use super::Text;
 use super::special::SPECIAL;
 
-/// A longer word is no word: WordPiece reads it as unknown, and looking for pairs in it takes the square
-/// of its length.
-const LONGEST: usize = 100;
-/// No published vocabulary has more pieces.
-const MOST: usize = 1 << 20;
+/// The most characters of a word. WordPiece encodes a longer one as unknown, and training on it takes time
+/// quadratic in its length.
+const MAX_WORD_LEN: usize = 100;
+/// The most pieces of a vocabulary, far above published ones.
+const MAX_PIECES: usize = 1 << 20;
 
-/// A pair of pieces seen only once says nothing.
-const LEAST: u64 = 2;
+/// How often a pair must occur to be merged.
+const MIN_FREQUENCY: u64 = 2;
 
 /// At most `size` pieces, the special tokens and every character of the texts among them, in their order.
 pub(super) fn vocabulary(
@@ -37,8 +37,8 @@ pub(super) fn vocabulary(
     normalizer: &BertNormalizer,
     size: usize,
 ) -> Result<Vec<String>> {
-    if size > MOST {
-        let expected = format!("at most {MOST} word pieces");
+    if size > MAX_PIECES {
+        let expected = format!("at most {MAX_PIECES} word pieces");
         return Err(Error::config("size of the vocabulary", expected, size));
     }
     let words = words(texts, normalizer)?;
@@ -65,7 +65,7 @@ pub(super) fn vocabulary(
     let mut trainer = WordPieceTrainer::builder()
         .show_progress(false)
         .vocab_size(size)
-        .min_frequency(LEAST)
+        .min_frequency(MIN_FREQUENCY)
         .special_tokens(
             first
                 .into_iter()
@@ -73,7 +73,7 @@ pub(super) fn vocabulary(
                 .collect(),
         )
         .build();
-    // The trainer counts words itself: each is handed to it as often as it was seen.
+    // The trainer counts words itself, so each is repeated as often as it occurs.
     let again = |word: &str| {
         let count = words.get(word).copied().unwrap_or_default();
         Ok(vec![word.to_owned(); count])
@@ -88,7 +88,7 @@ pub(super) fn vocabulary(
     Ok(pieces.into_iter().map(|(piece, _)| piece).collect())
 }
 
-/// How often each word is seen.
+/// The count of each word.
 fn words(
     texts: &impl Dataset<Item = Text>,
     normalizer: &BertNormalizer,
@@ -104,7 +104,7 @@ fn words(
             let mut split = PreTokenizedString::from(part);
             BertPreTokenizer.pre_tokenize(&mut split).map_err(failed)?;
             for (word, ..) in split.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
-                if word.chars().nth(LONGEST).is_some() {
+                if word.chars().nth(MAX_WORD_LEN).is_some() {
                     continue;
                 }
                 match words.get_mut(word) {

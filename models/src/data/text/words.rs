@@ -1,6 +1,6 @@
-//! The words that the newswire is made of: who does what in each class, and what is said in all of them.
+//! The phrases of the generated news texts: those of each class, and those that all classes share.
 
-/// Who and what the news of a class is about.
+/// The actors and actions of a class.
 pub(super) struct Topic {
     pub(super) actors: [&'static str; 14],
     pub(super) deeds: [&'static str; 14],
@@ -146,7 +146,7 @@ pub(super) const TOPICS: [Topic; 4] = [
     },
 ];
 
-/// Headlines that fit any news.
+/// Titles without a class.
 pub(super) const HEADLINES: [&str; 8] = [
     "What to know this morning",
     "A surprise for everyone",
@@ -158,7 +158,7 @@ pub(super) const HEADLINES: [&str; 8] = [
     "In brief",
 ];
 
-/// Who says so.
+/// Introductory phrases.
 pub(super) const SOURCES: [&str; 8] = [
     "Reports say that",
     "It was confirmed that",
@@ -170,7 +170,7 @@ pub(super) const SOURCES: [&str; 8] = [
     "Witnesses told us that",
 ];
 
-/// When and where.
+/// Adverbials of time and place.
 pub(super) const CIRCUMSTANCES: [&str; 10] = [
     "on Monday",
     "on Thursday",
@@ -184,5 +184,5 @@ pub(super) const CIRCUMSTANCES: [&str; 10] = [
     "without any notice",
 ];
 
-/// What introduces the news that a text is not about.
+/// Conjunctions that introduce the clause of another class.
 pub(super) const ASIDES: [&str; 4] = ["while", "even though", "just as", "hours after"];

@@ -1,14 +1,14 @@
-//! What all ranks must be told alike.
+//! Comparison of the command lines of all ranks.
 //!
-//! A learning rate of its own on one rank causes no error anywhere: replicas part, or a sharded model is
-//! stepped shard by shard at two rates. So the whole command line is compared before anything is made,
-//! but for what is listed here.
+//! Another learning rate on one rank causes no error anywhere: replicas diverge, or the shards of a model are
+//! stepped at two rates. So the whole command line is compared before anything is made, except for the
+//! arguments listed here.
 
 use burn_dist::{Error, Result, World};
 use serde::Serialize;
 use serde_json::Value;
 
-/// What is compared of an argument that may differ.
+/// The part of an argument that is compared although its value may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compared {
     Nothing,
@@ -68,7 +68,7 @@ pub fn same_arguments<A: Serialize>(world: &World, arguments: &A) -> Result<()> 
     world.agree("the command line", &value)
 }
 
-/// Takes out what is not compared, wherever it stands.
+/// Removes what is not compared, at every level.
 fn leave_out(value: &mut Value) {
     let Value::Object(fields) = value else {
         return;
@@ -91,8 +91,8 @@ mod tests {
     use burn_dist::launch::Threads;
     use clap::{Args, Parser};
 
-    /// What is said where rank 1 was started with these words more.
-    fn said<A: Parser + Serialize>(more: &str) -> Option<String> {
+    /// The error if rank 1 is started with these additional arguments.
+    fn error_with<A: Parser + Serialize>(more: &str) -> Option<String> {
         let run = |world: World| {
             let more = if world.rank() == 1 { more } else { "" };
             let words = std::iter::once("run").chain(more.split_whitespace());
@@ -118,19 +118,22 @@ mod tests {
                 "save is true on rank 1, where rank 0 has false",
             ),
         ] {
-            let found = said::<VitArgs>(more).unwrap();
+            let found = error_with::<VitArgs>(more).unwrap();
             assert!(found.contains(expected), "{found}");
-            let found = said::<BertArgs>(more).unwrap();
+            let found = error_with::<BertArgs>(more).unwrap();
             assert!(found.starts_with("the command line differs"), "{found}");
         }
-        let found = said::<BertArgs>("--dropout 0.2").unwrap();
+        let found = error_with::<BertArgs>("--dropout 0.2").unwrap();
         assert!(found.contains("dropout is 0.2 on rank 1"), "{found}");
     }
 
     #[test]
     fn arguments_of_one_host_may_differ() {
-        assert_eq!(said::<VitArgs>(""), None);
-        assert_eq!(said::<VitArgs>("--node-rank 1 --max-restarts 2"), None);
+        assert_eq!(error_with::<VitArgs>(""), None);
+        assert_eq!(
+            error_with::<VitArgs>("--node-rank 1 --max-restarts 2"),
+            None
+        );
         let run = |world: World| {
             let path = ["/data", "/mnt/data", "data"][world.rank()];
             let words = ["run", "--data", path, "--from", path, "--save", path];

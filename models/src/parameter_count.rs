@@ -1,12 +1,11 @@
-//! What a model is made of, counted without initialising any of it: for the tests of configurations and
-//! names.
+//! The parameters of a model, counted without initialising any: for the tests of configurations and names.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
 /// All float parameters of a module.
 #[derive(Default)]
-pub(crate) struct Census {
+pub(crate) struct ParameterCount {
     current: Vec<String>,
     /// Their paths, in the order of the module.
     pub(crate) paths: Vec<String>,
@@ -14,15 +13,15 @@ pub(crate) struct Census {
     pub(crate) initialized: usize,
 }
 
-impl Census {
+impl ParameterCount {
     pub(crate) fn of<M: Module>(model: &M) -> Self {
-        let mut census = Self::default();
-        model.visit(&mut census);
-        census
+        let mut count = Self::default();
+        model.visit(&mut count);
+        count
     }
 }
 
-impl ModuleVisitor for Census {
+impl ModuleVisitor for ParameterCount {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.current.push(name.to_owned());
     }
