@@ -1,11 +1,11 @@
-//! How fast bytes move between ranks.
+//! Throughput of the collectives between threads.
 //!
 //! Throughput is *bus bandwidth*, by the formulas of nccl-tests: `(n - 1) / n` of the full buffer
 //! per all-gather or reduce-scatter, twice that per all-reduce. It does not depend on the number
 //! of ranks where the links do not, so figures of different worlds and engines compare.
 //!
-//! The last figure is the bar: an all-gather has to copy its result once, so it is held against
-//! threads that do nothing but copy as much.
+//! The last figure is the bar: an all-gather has to copy its result once, so it is compared with
+//! threads that only copy as much.
 
 use burn_dist::comm::{Communicator, Label, Reduce, Span, SpanMut, local};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

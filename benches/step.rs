@@ -1,12 +1,12 @@
-//! What a training step costs under each strategy.
+//! Time of a training step under each strategy.
 //!
-//! A step is all of it: forward, backward, clipping and AdamW, of a Vision Transformer of 2.7 M
+//! A step is forward, backward, clipping and AdamW, of a Vision Transformer of 2.7 M
 //! parameters on 32 images a rank. Every rank computes with one thread, so that worlds of different
-//! sizes compare; a world wants as many cores as it has ranks.
+//! sizes compare; a world needs as many cores as it has ranks.
 //!
-//! Two figures are bars. Ranks in one process have no network to wait for, so FSDP may cost little
-//! more than DDP; and a rank alone shares with nobody, so that sharding may cost hardly more than
-//! plain Burn. Both are measured step by step in turn: whatever else the machine does meets all alike.
+//! Two figures are bars. Ranks in one process do not wait for a network, so FSDP may cost little
+//! more than DDP; and a single rank communicates nothing, so sharding may cost hardly more than
+//! plain Burn. Steps of both are measured in turn, so that other load on the machine affects both equally.
 
 #[path = "plain/mod.rs"]
 mod plain;
@@ -145,7 +145,7 @@ fn on_ranks<T: Send>(size: usize, f: impl Fn(&World) -> Result<T> + Sync) -> Vec
     Threads::new(size).run(single).unwrap()
 }
 
-/// Every strategy where ranks communicate, and the two extremes where there is nobody to talk to.
+/// Every strategy where ranks communicate, and two strategies for a single rank.
 fn strategies(size: usize) -> Vec<Strategy> {
     match size {
         1 => vec![Strategy::ddp(), Strategy::fsdp()],
@@ -158,7 +158,7 @@ fn strategies(size: usize) -> Vec<Strategy> {
     }
 }
 
-/// Takes as many steps as rank 0 is asked for, again and again, until nobody asks.
+/// Runs as many steps as rank 0 is asked for, repeatedly, until there is no further request.
 fn serve(
     world: &World,
     strategy: &Strategy,
@@ -226,7 +226,7 @@ fn in_turn(size: usize, kinds: &[Kind]) -> Vec<Vec<Duration>> {
         let mut times = vec![Vec::new(); runs.len()];
         for round in 0..ROUNDS / size {
             for turn in 0..runs.len() {
-                // Nobody always comes after the same one, whose caches it would find.
+                // The order rotates, so that no strategy always finds the caches of the same one.
                 let at = (turn + round) % runs.len();
                 times[at].push(runs[at].time(1)?);
             }

@@ -1,4 +1,4 @@
-//! Speed of the collectives between two processes, beside gloo's where PyTorch is at hand.
+//! Speed of the collectives between two processes, compared with gloo's where PyTorch is installed.
 //!
 //! ```text
 //! cargo bench --workspace --bench transports
@@ -7,8 +7,8 @@
 //!
 //! Sizes and bandwidths are nccl-tests': a size is the full buffer's, and bus bandwidth is what a
 //! ring has to send, `(n - 1) / n` of it (twice that for an all-reduce), over the time. A time is
-//! that of the slowest rank after a barrier. The ways take turns, several rounds, and the bars are
-//! ratios of medians and of the fastest tenth: whatever else runs on the machine disturbs all alike.
+//! that of the slowest rank after a barrier. The transports are measured in turn, in several rounds, and the bars
+//! are ratios of medians and of the fastest tenth, so that other load on the machine affects all equally.
 
 use burn_dist::comm::{Communicator, Reduce, Span, SpanMut};
 use burn_dist::launch::{Flags, Node, Program, supervise};

@@ -1,4 +1,4 @@
-//! The engines that exist, held to the conformance suite.
+//! The conformance suite over every engine of the library.
 //!
 //! A program of its own: worlds of 128 ranks would starve the tests of `tests/sockets`, which wait for
 //! deadlines.

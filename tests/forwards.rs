@@ -1,9 +1,9 @@
-//! Forwards without a backward, in training mode: an agent that acts, a loss that is thrown away.
+//! Memory of forwards without a backward, in training mode, as for a policy that acts or a loss that is dropped.
 //!
-//! They hold what plain Burn holds for them, and beside that the root unit gathered once; without
+//! They hold what plain Burn holds for them, and in addition the root unit gathered once; without
 //! `unit` calls, and where a strategy keeps parameters until the step anyway, the whole model gathered
 //! once. The operations that gather are on the tape too, a fixed number of bytes for every parameter
-//! that is read. A backward gives all of it back.
+//! that is read. A backward releases all of it.
 //!
 //! A program of its own: it counts the bytes of the process, and no rank may have run in it before plain
 //! Burn is measured.

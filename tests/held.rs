@@ -1,8 +1,8 @@
-//! What a rank holds between two steps is what the plan says, counted by the allocator.
+//! Memory of a rank between two steps, counted by the allocator and compared with the plan.
 //!
-//! Held are the shards of parameters and of AdamW's moments. Beside them there is a constant that does not
-//! grow with the model: the record of the latest collectives, queues, counters. A program of its own, for
-//! the counter belongs to the process.
+//! A rank holds the shards of parameters and of AdamW's moments, and a constant that does not grow with the
+//! model: the record of the latest collectives, queues, counters. This is a program of its own, because the
+//! allocator counts a whole process.
 
 mod oracle;
 

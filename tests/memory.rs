@@ -1,4 +1,4 @@
-//! How much memory a rank takes, counted by the allocator.
+//! Peak memory of a rank, counted by the allocator.
 //!
 //! Ranks are threads here, so the process holds all of them: every figure is the process's above
 //! its start, divided by the world. `S` is a rank's shard, `U` the largest unit, `R` the root.

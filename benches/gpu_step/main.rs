@@ -1,8 +1,8 @@
-//! What a training step costs on GPUs, and how much of their memory it takes.
+//! Time and memory of a training step on GPUs.
 //!
-//! A step is all of it: forward, backward, clipping by the global norm and AdamW. Beside the
-//! strategies stands plain Burn on one device, which a world of one rank is held against. Every row
-//! is a process of its own, or one for each rank, so that each begins with a fresh GPU:
+//! A step is forward, backward, clipping by the global norm and AdamW. A world of one rank is compared
+//! with plain Burn on one device. Every row is a process of its own, or one for each rank, so that each
+//! begins with a fresh GPU:
 //!
 //! ```text
 //! gpu_step --device cuda --json steps.json                 all rows, on one GPU
@@ -11,9 +11,8 @@
 //! ```
 //!
 //! A step is measured from the end of the one before to the end of the GPU's work; the table has the
-//! median and the least, and ratios are of the least, which is what a step costs when nothing else
-//! comes between. Memory is what Burn's allocator holds of the GPU after the last step, and what the GPU
-//! itself says is taken, by all ranks on it and whoever else uses it.
+//! median and the least, and ratios are of the least, which other programs disturb least. Memory is what Burn's
+//! allocator holds of the GPU after the last step, and what the driver reports as used by all processes.
 //!
 //! Bars, which fail the run: in f32 at world 1 FSDP takes at most 1.03 times as long as plain Burn;
 //! at larger worlds FSDP holds less memory than DDP; recomputation holds less than FSDP without. In half
@@ -106,7 +105,7 @@ enum Kind {
     Sharded(Strategy),
 }
 
-/// What one row came to.
+/// The results of one row.
 #[derive(Debug, Serialize, Deserialize)]
 struct Row {
     model: String,
@@ -117,7 +116,7 @@ struct Row {
     step: [f64; 3],
     /// Megabytes that rank 0 holds of its GPU.
     memory: Option<f64>,
-    /// Megabytes of that GPU that are taken, by whomever.
+    /// Megabytes of that GPU that are used, by any process.
     taken: Option<f64>,
     /// What carries collectives between GPUs.
     collectives: String,
@@ -144,7 +143,7 @@ fn train<S: Subject>(
     steps: usize,
 ) -> Result<(Vec<Duration>, f64)> {
     let device = world.device();
-    // What sharding draws its parameters from.
+    // Sharding draws its parameters from this seed too.
     device.seed(world.seed());
     let plain = subject.init(&device)?;
     let adamw = AdamWConfig::new().init();
@@ -225,7 +224,7 @@ fn row(args: &Args, world: &World, name: &str) -> Result<Row> {
     })
 }
 
-/// Megabytes of the first GPU that are taken, as the driver's own tool says.
+/// Megabytes of the first GPU that are used, as nvidia-smi reports.
 fn taken() -> Option<f64> {
     let mut tool = Command::new("nvidia-smi");
     tool.args([
@@ -372,7 +371,7 @@ fn table(args: &Args) -> ExitCode {
             }
         }
         done.push(row);
-        // Every row, so that what there is survives whoever cannot wait for the last one.
+        // After every row, so that an interrupted run leaves the rows before.
         let written = args.json.as_ref().map(|path| {
             let text = serde_json::to_string_pretty(&done).unwrap_or_default();
             std::fs::write(path, text).map_err(|e| format!("error: {}: {e}", path.display()))
@@ -396,7 +395,7 @@ fn main() -> ExitCode {
         };
     };
     let ran = (|| {
-        // In the processes that this starts, the environment says who they are.
+        // In the processes that this starts, the environment has the rank.
         let flags = Flags {
             nproc_per_node: Some(args.nproc.get()).filter(|n| *n > 1).map(NProc::Count),
             ..Flags::default()

@@ -1,4 +1,4 @@
-//! What is trained: a model and a batch for it.
+//! The models of the bench, each with a batch.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};

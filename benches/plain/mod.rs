@@ -1,4 +1,4 @@
-//! A step by Burn alone, which sharded ones are held against.
+//! A training step by Burn alone, which sharded ones are compared with.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;

@@ -1,7 +1,6 @@
 //! The BERTs, sharded, against Hugging Face's on one device with the whole batch.
 //!
-//! A masked language model's words are a parameter of two uses, and its ranks have different numbers of
-//! labels: what the tie and the average have to bear.
+//! A masked language model tests a tied parameter with two uses, and ranks with different numbers of labels.
 
 use crate::golden::subject::{BertLmTiny, BertTiny, DistilLmTiny, DistilTiny};
 use crate::reference::{agrees_in_f32, agrees_in_f64};

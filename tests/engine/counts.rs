@@ -1,7 +1,7 @@
-//! How often the ranks communicate, how much, and in which order.
+//! Counts of collectives: how many, of how many bytes, and in which order.
 //!
-//! A lost overlap or a gather too many changes no result, so only counting finds it: every number
-//! here is exact, and the plan that a user sees must foretell it.
+//! A lost overlap or a superfluous gather changes no result, so only counting finds it. Every number
+//! here is exact, and equal to the plan that a user sees.
 
 use crate::oracle;
 use crate::oracle::{Mlp, ranks};

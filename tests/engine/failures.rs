@@ -1,4 +1,4 @@
-//! What goes wrong, goes wrong on every rank, soon, and with a message that names the cause.
+//! Failures inside a training: every rank ends soon, with an error that names the cause.
 //!
 //! Every world here is done long before its deadline, unless the deadline is what is tested.
 

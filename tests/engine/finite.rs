@@ -1,5 +1,5 @@
-//! Gradients that are not finite: every rank is told, with the first parameter, before anything is
-//! stepped.
+//! Gradients that are not finite: an error on every rank that names the first parameter, before the optimizer
+//! steps.
 
 use crate::oracle;
 use crate::oracle::{Mlp, ranks, values};

@@ -1,5 +1,5 @@
-//! Checkpoints of other people that do not quite fit: parts that are missing, an index that promises
-//! too much, names of any length.
+//! Checkpoints of other programs that do not fit: missing parameters, index entries without a tensor, long
+//! names.
 
 use crate::oracle::Mlp;
 use burn::module::Module;
@@ -84,7 +84,7 @@ fn a_message_lists_only_the_first_missing_parameters() {
 }
 
 /// Names a tensor in the index, in a file of that name.
-fn promise(folder: &Path, tensor: &str, file: &str) {
+fn add_to_index(folder: &Path, tensor: &str, file: &str) {
     let path = folder.join("model.safetensors.index.json");
     let mut index: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -103,8 +103,8 @@ fn index_entries_without_a_tensor_matter_only_if_needed() {
     let first = first.unwrap();
     let file = first.as_str();
     // A tensor that its file lacks, and one whose file is not there: nobody wants them.
-    promise(folder.path(), "vision.rotary.inv_freq", file);
-    promise(folder.path(), "ema.weight", "ema.safetensors");
+    add_to_index(folder.path(), "vision.rotary.inv_freq", file);
+    add_to_index(folder.path(), "ema.weight", "ema.safetensors");
     let read = |blocks| Weights::open(folder.path()).unwrap().apply(mlp(blocks));
     let (_, report) = read(2).unwrap();
     assert!(
@@ -122,7 +122,7 @@ fn index_entries_without_a_tensor_matter_only_if_needed() {
         (file, "no such tensor"),
         ("none.safetensors", "no such file"),
     ] {
-        promise(folder.path(), "blocks.2.weight", at);
+        add_to_index(folder.path(), "blocks.2.weight", at);
         for weights in [Weights::open(folder.path()).unwrap(), {
             Weights::open(folder.path()).unwrap().may_differ(["blocks"])
         }] {

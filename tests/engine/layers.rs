@@ -1,6 +1,6 @@
 //! Burn's own layers, unmodified, inside a sharded model.
 //!
-//! None of them knows that its weights come and go, or that what it stores is a piece.
+//! None of them knows that its weights are gathered and resharded, or that it stores a shard.
 
 use crate::oracle;
 use crate::oracle::place::{Place, same_everywhere};
@@ -28,12 +28,12 @@ fn double<M: Module>(model: M) -> M {
 
 /// A layer among others: before it a trained scale, so that its input takes gradients.
 #[derive(Module, Debug)]
-struct Around<M: Module> {
+struct Wrapper<M: Module> {
     scale: Param<Tensor<1>>,
     layers: Vec<M>,
 }
 
-impl<M: Module + ModuleDisplay + Sync + 'static> Around<M> {
+impl<M: Module + ModuleDisplay + Sync + 'static> Wrapper<M> {
     fn new(layers: Vec<M>) -> Self {
         let scale = Param::from_data([0.7], &device());
         double(Self { scale, layers })
@@ -63,21 +63,21 @@ impl<M: Module + ModuleDisplay + Sync + 'static> Around<M> {
 fn linear_in_both_layouts() {
     let dense = |layout| LinearConfig::new(7, 7).with_layout(layout).init(&device());
     let layers = vec![dense(LinearLayout::Row), dense(LinearLayout::Col)];
-    Around::<Linear>::new(layers).check(|layer, x| gelu(layer.forward(x)));
+    Wrapper::<Linear>::new(layers).check(|layer, x| gelu(layer.forward(x)));
 }
 
 #[test]
 fn layer_norm() {
     let norm = || LayerNormConfig::new(7).init(&device());
     // Squares of normalised values have no gradient to speak of: a cube has.
-    Around::<LayerNorm>::new(vec![norm(), norm()])
+    Wrapper::<LayerNorm>::new(vec![norm(), norm()])
         .check(|layer, x| layer.forward(x.clone()).powi_scalar(3) + x);
 }
 
 #[test]
 fn group_norm() {
     let norm = || GroupNormConfig::new(1, 7).init(&device());
-    Around::<GroupNorm>::new(vec![norm()]).check(|layer, x| {
+    Wrapper::<GroupNorm>::new(vec![norm()]).check(|layer, x| {
         let pixels = Tensor::cat(
             vec![
                 x.clone().unsqueeze_dim::<3>(2),
@@ -96,7 +96,7 @@ fn group_norm() {
 #[test]
 fn conv2d() {
     let conv = || Conv2dConfig::new([1, 5], [3, 1]).init(&device());
-    Around::<Conv2d>::new(vec![conv()]).check(|layer, x| {
+    Wrapper::<Conv2d>::new(vec![conv()]).check(|layer, x| {
         let [rows, columns] = x.dims();
         gelu(layer.forward(x.reshape([rows, 1, columns, 1]))).flatten::<2>(1, 3)
     });
@@ -109,7 +109,7 @@ fn multi_head_attention() {
             .with_dropout(0.0)
             .init(&device())
     };
-    Around::<MultiHeadAttention>::new(vec![attention(), attention()]).check(|layer, x| {
+    Wrapper::<MultiHeadAttention>::new(vec![attention(), attention()]).check(|layer, x| {
         // Each sample is a sentence of two words, the second its reverse.
         let words = Tensor::stack::<3>(vec![x.clone(), x.flip([1])], 1);
         let context = layer.forward(MhaInput::self_attn(words)).context;

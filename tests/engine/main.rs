@@ -1,4 +1,4 @@
-//! Ranks as threads of this process, against one plain device or against what is counted.
+//! Ranks as threads of this process, compared with one plain device or with counters.
 //!
 //! The tests run beside each other. Burn's random numbers are the process's, so nothing here may depend
 //! on what is drawn: a model has numbers of its own before it is sharded, or they do not matter. What

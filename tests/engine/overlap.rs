@@ -1,4 +1,4 @@
-//! The last backward of a step reduces while it runs, if the program says which one it is.
+//! Overlap of reductions with the last backward of a step, if the program announces it.
 
 use crate::oracle::{self, Values, ranks, values};
 use burn::module::{Module, Param};
@@ -47,19 +47,23 @@ impl Net {
 
 /// How a program tells which backward is the last one.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Said {
+enum Announcement {
     Nothing,
     Number,
     Last,
 }
 
 /// Parameters after a step of three micro-batches, and calls and bytes of each kind of collective.
-fn step(world: &World, strategy: &Strategy, said: Said) -> Result<(Values, [(u64, u64); 3])> {
+fn step(
+    world: &World,
+    strategy: &Strategy,
+    said: Announcement,
+) -> Result<(Values, [(u64, u64); 3])> {
     let device = world.device();
     let model = strategy.clone().shard(Net::new(&device), world)?;
     world.ledger().reset();
     let mut sums = world.accumulate(&model)?;
-    if said == Said::Number {
+    if said == Announcement::Number {
         sums = sums.micro_batches(3);
     }
     for pass in 0..3 {
@@ -67,7 +71,7 @@ fn step(world: &World, strategy: &Strategy, said: Said) -> Result<(Values, [(u64
         let rows = oracle::rows(&rows, world.rank(), world.size());
         // The last micro-batch of a unit need not be the step's last.
         let loss = model.loss(oracle::tensor(&rows, DType::F32, &device), pass != 2);
-        if said == Said::Last && pass == 2 {
+        if said == Announcement::Last && pass == 2 {
             sums.set_is_last();
         }
         sums.add(loss)?;
@@ -91,9 +95,9 @@ fn announcing_the_last_pass_changes_no_result_and_no_traffic() {
                     .run(|world| step(&world, &strategy, said))
                     .unwrap()
             };
-            let nothing = run(Said::Nothing);
+            let nothing = run(Announcement::Nothing);
             assert!(!nothing[0].0.is_empty());
-            for said in [Said::Number, Said::Last] {
+            for said in [Announcement::Number, Announcement::Last] {
                 for (found, nothing) in run(said).iter().zip(&nothing) {
                     let what = format!("{strategy} at world {size}, {said:?}");
                     assert_eq!(found.1, nothing.1, "{what}");

@@ -1,4 +1,4 @@
-//! Models of several parts: each sharded by a call of its own, replicated, ignored, or forgotten.
+//! Models of several parts: each sharded by a call of its own, replicated, ignored, or in no sharding.
 
 use crate::oracle;
 use crate::oracle::{Mlp, ranks, values};

@@ -1,4 +1,4 @@
-//! What programs do with a model besides one forward, one backward, one step.
+//! Programs with other sequences than one forward, one backward, one step.
 //!
 //! Each test is one program. It runs on a plain device and on every rank, under every strategy,
 //! and must leave the same losses, gradients and parameters.

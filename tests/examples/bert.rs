@@ -1,5 +1,4 @@
-//! The text example: what it has in common with the image example holds for it too, and its texts and its
-//! vocabulary are as good as what comes of them.
+//! The text example: training, resuming and errors as for the image example, and its texts and vocabulary.
 
 use super::run::{Ended, Running, epochs, names, row, sent};
 use burn_dist::data::Dataset;
@@ -118,7 +117,7 @@ fn a_resumed_run_keeps_its_vocabulary() {
     let (data, save) = (ag_news(), tempfile::tempdir().unwrap());
     let folders = [("--data", data.path()), ("--save", save.path())];
     let straight = run("--per-gpu-batch 4 --epochs 3", &folders[..1]).succeeded();
-    // The line of an epoch comes behind its save, so that the kill is somewhere in the next.
+    // The line of an epoch is printed after its save, so that the kill is somewhere in the next epoch.
     let args = "--per-gpu-batch 4 --epochs 3";
     Running::start("bert_fsdp", args, &folders).kill_at("epoch 1");
     let pieces = std::fs::read_to_string(save.path().join("vocab.txt")).unwrap();

@@ -1,4 +1,4 @@
-//! Both examples with files of other people, which do not quite fit.
+//! Both examples with files of other programs that do not fit exactly.
 
 use super::run::{Ended, Running, row};
 use safetensors::{Dtype, SafeTensors, serialize_to_file, tensor::TensorView};
@@ -104,7 +104,7 @@ fn classes_in_another_order_are_matched_by_name() {
         let folder = folder.path();
         let (usual, rows) = (names(folder), by_name(folder));
         assert!(!usual[0].starts_with("LABEL_"), "{usual:?}");
-        // As somebody else would have numbered them: no class keeps its number.
+        // Another order, in which no class keeps its number.
         let order: Vec<usize> = (0..usual.len()).map(|at| (at + 1) % usual.len()).collect();
         reorder(folder, &order);
         let other: Vec<_> = order.iter().map(|at| usual[*at].to_uppercase()).collect();
@@ -122,7 +122,7 @@ fn classes_in_another_order_are_matched_by_name() {
             row(&output, "test accuracy"),
             row(&trained, "test accuracy")
         );
-        // What is left behind has that order, and each name its row.
+        // The export has that order, and each name its row.
         assert_eq!(names(again.path()), other);
         let upper = rows
             .into_iter()

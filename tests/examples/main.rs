@@ -1,8 +1,7 @@
-//! The examples as a stranger runs it: from the command line, with good and with bad arguments.
+//! The examples as processes, from the command line, with valid and invalid arguments.
 //!
-//! What is tested is what is promised on the outside: a line per epoch, a number that does not depend
-//! on the number of ranks, a run that goes on after a kill, and for every mistake one sentence that
-//! says what is wrong instead of a backtrace.
+//! Tested is their output: a line per epoch, an accuracy that does not depend on the number of ranks, a run
+//! that resumes after a kill, and for every mistake one sentence instead of a backtrace.
 
 mod bert;
 mod foreign;

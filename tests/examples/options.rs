@@ -1,4 +1,4 @@
-//! What both examples can be told of precision, recomputation and the shadow run.
+//! Options of both examples: precision, recomputation, the shadow run, devices.
 
 use super::run::{Ended, Running, epochs, row, sent};
 use std::path::Path;

@@ -126,7 +126,7 @@ fn a_killed_run_resumes_to_the_same_result() {
     );
 
     let folders = [("--data", data.path()), ("--save", save.path())];
-    // The line of an epoch comes behind its save, so that the kill is somewhere in the next.
+    // The line of an epoch is printed after its save, so that the kill is somewhere in the next epoch.
     Running::start("vit_fsdp", args, &folders).kill_at("epoch 2");
     let resumed = run(&format!("{args} --resume"), &folders).succeeded();
     let rest = epochs(&resumed);

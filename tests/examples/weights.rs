@@ -1,4 +1,4 @@
-//! What both examples begin with and leave behind.
+//! Pretrained weights and exports of both examples.
 
 use super::run::{Ended, Running, row};
 use std::path::Path;

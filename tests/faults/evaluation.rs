@@ -1,7 +1,7 @@
-//! An evaluation that is told to end does so, in time for what a scheduler allows.
+//! An evaluation ends soon after SIGTERM, within a scheduler's grace period.
 
 use super::process::Group;
-use super::program::Orders;
+use super::program::Instructions;
 use burn::tensor::{Int, Tensor};
 use burn_dist::data::{BatchInfo, DistributedSampler, Loader};
 use burn_dist::{Result, World};
@@ -37,7 +37,7 @@ impl Classified for One {
 }
 
 /// What a rank does: an evaluation that waits, within its second batch, for what the test does.
-pub(super) fn run(orders: &Orders, world: &World) -> Result<()> {
+pub(super) fn run(instructions: &Instructions, world: &World) -> Result<()> {
     let (rank, size) = (world.rank(), world.size());
     let data: Vec<usize> = (0..BATCHES * size).collect();
     let sampler = DistributedSampler::new(data.len(), 1)?.for_rank(rank, size)?;
@@ -46,8 +46,8 @@ pub(super) fn run(orders: &Orders, world: &World) -> Result<()> {
     let score = evaluate(world, &loader, |_| {
         batches.set(batches.get() + 1);
         if batches.get() == 2 {
-            orders.announce("at", rank);
-            orders.wait_for("go");
+            instructions.announce("at", rank);
+            instructions.wait_for("go");
         }
         Tensor::zeros([1, 2], &burn::tensor::Device::flex())
     })?;
@@ -55,7 +55,7 @@ pub(super) fn run(orders: &Orders, world: &World) -> Result<()> {
         Some(score) => format!("scored-{}", score.samples),
         None => format!("stopped-after-{}", batches.get()),
     };
-    orders.announce(&what, rank);
+    instructions.announce(&what, rank);
     Ok(())
 }
 

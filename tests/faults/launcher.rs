@@ -1,4 +1,4 @@
-//! What happens to the launcher, and what it makes of what happens to its ranks.
+//! Faults of the launcher, and its reaction to faults of its ranks.
 
 use super::process::{Group, send};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ fn launcher(name: &str, act: &str) -> Group {
     group.set("BURN_DIST_HEARTBEAT", 20);
     group.set("BURN_DIST_FAIL_GRACE", 20);
     group.set("FAULTS_ACT", act);
-    group.set("FAULTS_GUILTY", 1);
+    group.set("FAULTS_FAULTY", 1);
     group
 }
 
@@ -40,9 +40,9 @@ fn a_killed_rank_is_found_among_those_that_follow_it() {
     let mut group = launcher("kill of a launched rank", "forward");
     group.launcher(3);
     group.until_file("at-1");
-    let guilty = group.pid_in("at-1");
+    let faulty = group.pid_in("at-1");
     let since = Instant::now();
-    send(guilty, "KILL");
+    send(faulty, "KILL");
     let took = group.ends(&[0], since, LIMIT);
     group.say(took);
     group.expect_code(0, 137);
@@ -71,29 +71,29 @@ fn with_grace(mut group: Group) -> Group {
 fn the_launcher_kills_a_stopped_rank() {
     // Side by side, since they mostly wait.
     std::thread::scope(|scope| {
-        for guilty in [1, 0] {
-            scope.spawn(move || stop_launched(guilty));
+        for faulty in [1, 0] {
+            scope.spawn(move || stop_launched(faulty));
         }
     });
 }
 
-fn stop_launched(guilty: usize) {
-    let name = format!("stop of launched rank {guilty}");
+fn stop_launched(faulty: usize) {
+    let name = format!("stop of launched rank {faulty}");
     let mut group = with_grace(launcher(&name, "forward"));
     group.set("BURN_DIST_HEARTBEAT", 3);
-    group.set("FAULTS_GUILTY", guilty);
+    group.set("FAULTS_FAULTY", faulty);
     group.launcher(3);
-    let file = format!("at-{guilty}");
+    let file = format!("at-{faulty}");
     group.until_file(&file);
     let stopped = group.pid_in(&file);
     let since = Instant::now();
     send(stopped, "STOP");
     let took = group.ends(&[0], since, LIMIT);
     group.say(took);
-    let lost = format!("rank {guilty} is lost: no sign of life for 3s");
+    let lost = format!("rank {faulty} is lost: no sign of life for 3s");
     group.expect(&group.error(0), &[&lost]);
     let wait = "wait in all_gather of blocks.3 #";
-    let first = format!("look at rank {guilty} first");
+    let first = format!("look at rank {faulty} first");
     group.expect(&group.all[0].text(), &[wait, &first]);
     group.gone();
 }

@@ -1,8 +1,8 @@
-//! Every fault, with real processes: what is killed, stopped, or goes its own way ends all ranks,
-//! soon, with one cause, and leaves nothing behind.
+//! Faults of real processes: when one is killed, stopped, or runs another program, all ranks end soon with the
+//! same cause, and no process or file is left.
 //!
-//! This test starts itself again as the ranks; [`program`] is what they do. A rank says where it is
-//! by making a file, and stays there, so that a fault strikes where it is meant to.
+//! This test starts itself again as the ranks, which run [`program`]. A rank announces the phase that it has
+//! reached by creating a file, and waits there, so that a fault is injected in the intended phase.
 
 mod evaluation;
 mod launcher;

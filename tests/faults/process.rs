@@ -1,4 +1,4 @@
-//! The processes of one test, and what can be seen of them from outside.
+//! The processes of one test: their signals, output, files and exit codes.
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 /// No case takes more than a few seconds; one that takes this long hangs.
 const LIMIT: Duration = Duration::from_secs(40);
-const GLANCE: Duration = Duration::from_millis(3);
+const POLL_EVERY: Duration = Duration::from_millis(3);
 
 /// The processes of one test, killed when it is over.
 pub(crate) struct Group {
@@ -167,7 +167,7 @@ impl Group {
         while !done(self) {
             let late = self.since.elapsed() > LIMIT;
             self.check(!late, || format!("waited too long for {what}"));
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_EVERY);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a rank does: a small training under FSDP, and at one place what it is told to do wrong.
+//! The program of a rank: a small training under FSDP, with a fault in a given phase.
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -15,20 +15,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Whatever a test does not clean up ends by itself.
-const LIFE: Duration = Duration::from_secs(60);
+/// The time after which a process that a test has left running exits.
+const MAX_LIFETIME: Duration = Duration::from_secs(60);
 const WIDTH: usize = 6;
 const STEPS: usize = 4;
-/// In this step something goes wrong.
-const WRONG: usize = 2;
+/// The step of the fault.
+const FAULTY_STEP: usize = 2;
 
-/// What the tests tell a process.
+/// A process's instructions, from environment variables of the test.
 #[derive(Debug, Clone)]
-pub(super) struct Orders {
+pub(super) struct Instructions {
     folder: PathBuf,
     /// What goes wrong, and on which rank.
     act: String,
-    guilty: Option<usize>,
+    faulty: Option<usize>,
     /// The rank that comes to backward last, when it is let.
     late: Option<usize>,
 }
@@ -43,26 +43,26 @@ fn number(name: &str) -> Option<usize> {
 
 pub(crate) fn main() {
     let Some(folder) = variable("FAULTS_FOLDER") else {
-        return; // Somebody runs the ignored tests.
+        return; // The ignored tests are run directly.
     };
     std::thread::spawn(|| {
-        std::thread::sleep(LIFE);
-        eprintln!("this process is too old");
+        std::thread::sleep(MAX_LIFETIME);
+        eprintln!("this process has run for too long");
         std::process::exit(98);
     });
     let log = env_logger::Env::default().default_filter_or("warn");
     env_logger::Builder::from_env(log).init();
-    let orders = Orders {
+    let instructions = Instructions {
         folder: folder.into(),
         act: variable("FAULTS_ACT").unwrap_or_default(),
-        guilty: number("FAULTS_GUILTY"),
+        faulty: number("FAULTS_FAULTY"),
         late: number("FAULTS_LATE"),
     };
     if let Some(rank) = number("BURN_DIST_RANK")
-        && orders.act == "rendezvous"
-        && orders.guilty == Some(rank)
+        && instructions.act == "rendezvous"
+        && instructions.faulty == Some(rank)
     {
-        orders.announce("at", rank);
+        instructions.announce("at", rank);
         stay();
     }
     let flags = Flags {
@@ -72,9 +72,9 @@ pub(crate) fn main() {
     };
     let result = launch(&flags)
         .seed(7)
-        .run(|world| match orders.act.as_str() {
-            "evaluate" => super::evaluation::run(&orders, &world),
-            _ => Rank::new(&orders, world).train(),
+        .run(|world| match instructions.act.as_str() {
+            "evaluate" => super::evaluation::run(&instructions, &world),
+            _ => Rank::new(&instructions, world).train(),
         });
     if let Err(error) = &result {
         // In one write: what runs this program as a test writes to the same place meanwhile.
@@ -90,11 +90,11 @@ fn pause() {
 
 fn stay() -> ! {
     loop {
-        std::thread::sleep(LIFE);
+        std::thread::sleep(MAX_LIFETIME);
     }
 }
 
-impl Orders {
+impl Instructions {
     /// Makes a file that holds this process's number, at once.
     pub(super) fn announce(&self, what: &str, rank: usize) {
         let pid = std::process::id().to_string();
@@ -115,7 +115,7 @@ impl Orders {
     }
 }
 
-/// Blocks of one size; the second is where something may happen.
+/// Blocks of one size; a fault may be injected in the second.
 #[derive(Module, Debug)]
 struct Net {
     blocks: Vec<Linear>,
@@ -149,17 +149,17 @@ impl Net {
 /// One rank at work.
 #[derive(Clone)]
 struct Rank {
-    orders: Orders,
+    instructions: Instructions,
     world: World,
     rank: usize,
 }
 
 impl Rank {
-    fn new(orders: &Orders, world: World) -> Self {
-        let orders = orders.clone();
+    fn new(instructions: &Instructions, world: World) -> Self {
+        let instructions = instructions.clone();
         let rank = world.rank();
         Self {
-            orders,
+            instructions,
             world,
             rank,
         }
@@ -167,7 +167,7 @@ impl Rank {
 
     /// Whether this rank is the one to do this.
     fn does(&self, act: &str) -> bool {
-        self.orders.guilty == Some(self.rank) && self.orders.act == act
+        self.instructions.faulty == Some(self.rank) && self.instructions.act == act
     }
 
     fn train(&self) -> Result<()> {
@@ -176,16 +176,16 @@ impl Rank {
         let blocks = if self.does("model") { 3 } else { 4 };
         let mut model = Strategy::fsdp().shard(Net::new(blocks, &device), world)?;
         let mut optimizer = world.optimizer(AdamWConfig::new().init(), &model)?;
-        if self.orders.guilty != Some(self.rank) {
+        if self.instructions.faulty != Some(self.rank) {
             self.watch();
         }
-        let saves = self.orders.folder.join("saves");
-        let restarts = self.orders.act == "restart";
+        let saves = self.instructions.folder.join("saves");
+        let restarts = self.instructions.act == "restart";
         let mut step: usize = 0;
         if restarts && world.has_save(&saves)? {
             (model, optimizer, step) = world.load(&saves, model, optimizer)?;
             let resumed = format!("resumed-{}-at-{step}", world.restarts());
-            self.orders.announce(&resumed, self.rank);
+            self.instructions.announce(&resumed, self.rank);
         }
         while step < STEPS || self.is_endless() {
             let midway = self.midway(step);
@@ -193,16 +193,16 @@ impl Rank {
             let data: Vec<f32> = (0..4 * WIDTH).map(value).collect();
             let x = Tensor::<1>::from_floats(data.as_slice(), &device).reshape([4, WIDTH]);
             let loss = model.forward(x, &midway).powi_scalar(2).mean();
-            if step == WRONG {
+            if step == FAULTY_STEP {
                 self.before_backward();
             }
             let gradients = world.backward(loss, &model)?.clip_norm(1.0)?;
             model = optimizer.step(1e-2, model, gradients.grads);
             step += 1;
-            if restarts && step == WRONG {
+            if restarts && step == FAULTY_STEP {
                 world.save(&saves, &model, &optimizer, &step)?;
             }
-            if step > WRONG && !self.after_step(step)? {
+            if step > FAULTY_STEP && !self.after_step(step)? {
                 break;
             }
         }
@@ -220,24 +220,25 @@ impl Rank {
             }
         }
         let file = format!("final-{}", self.rank);
-        std::fs::write(self.orders.folder.join(file), bits).unwrap();
-        self.orders.announce(&format!("ended-at-{step}"), self.rank);
+        std::fs::write(self.instructions.folder.join(file), bits).unwrap();
+        self.instructions
+            .announce(&format!("ended-at-{step}"), self.rank);
         if self.does("exit") {
             self.stay_here();
         }
-        if self.orders.act == "goodbye" && !self.does("goodbye") {
-            self.orders.wait_for("go");
+        if self.instructions.act == "goodbye" && !self.does("goodbye") {
+            self.instructions.wait_for("go");
         }
         Ok(())
     }
 
     fn is_endless(&self) -> bool {
-        ["stop", "stubborn"].contains(&self.orders.act.as_str())
+        ["stop", "stubborn"].contains(&self.instructions.act.as_str())
     }
 
     /// What happens within the forward of a block.
     fn midway(&self, step: usize) -> Arc<dyn Fn() + Send + Sync> {
-        let (rank, done) = (self.clone(), AtomicBool::new(step != WRONG));
+        let (rank, done) = (self.clone(), AtomicBool::new(step != FAULTY_STEP));
         Arc::new(move || {
             if done.swap(true, Ordering::Relaxed) {
                 return;
@@ -268,18 +269,21 @@ impl Rank {
     }
 
     fn before_backward(&self) {
-        if self.orders.late == Some(self.rank) {
-            self.orders.wait_for("go");
+        if self.instructions.late == Some(self.rank) {
+            self.instructions.wait_for("go");
         }
         if self.does("backward") {
             // The rank that is late keeps it in its first collective.
-            let (recorder, orders) = (self.world.comm().recorder().clone(), self.orders.clone());
+            let (recorder, instructions) = (
+                self.world.comm().recorder().clone(),
+                self.instructions.clone(),
+            );
             let (rank, running) = (self.rank, |e: &Event| e.state == State::Running);
             std::thread::spawn(move || {
                 while !recorder.events().last().is_some_and(running) {
                     pause();
                 }
-                orders.announce("at", rank);
+                instructions.announce("at", rank);
             });
         }
     }
@@ -287,7 +291,7 @@ impl Rank {
     /// The program's own collective, and what can go wrong with it; `false` ends the training.
     fn after_step(&self, step: usize) -> Result<bool> {
         let comm = self.world.comm();
-        let wrong = step == WRONG + 1;
+        let wrong = step == FAULTY_STEP + 1;
         if wrong && (self.does("between") || self.does("error")) {
             self.settle(None);
         }
@@ -303,7 +307,7 @@ impl Rank {
         if wrong && self.does("extra") {
             self.metric()?;
         }
-        match self.orders.act.as_str() {
+        match self.instructions.act.as_str() {
             "other" if wrong && self.does("other") => comm.barrier(&"metric".into())?,
             "length" if wrong && self.does("length") => {
                 comm.all_reduce(&"metric".into(), Reduce::Sum, SpanMut::of(&mut [1.0f32; 9]))?;
@@ -316,8 +320,8 @@ impl Rank {
         }
         if self.is_endless() {
             let stop = self.world.should_stop()?;
-            self.orders.announce("at", self.rank);
-            return Ok(!stop || self.orders.act == "stubborn");
+            self.instructions.announce("at", self.rank);
+            return Ok(!stop || self.instructions.act == "stubborn");
         }
         Ok(true)
     }
@@ -330,8 +334,8 @@ impl Rank {
 
     /// Says that it is where it is to be, and stays until it may go on.
     fn stay_here(&self) {
-        self.orders.announce("at", self.rank);
-        self.orders.wait_for("go");
+        self.instructions.announce("at", self.rank);
+        self.instructions.wait_for("go");
     }
 
     /// Returns when its own collectives so far are over, the last of them for this unit if one is
@@ -345,25 +349,28 @@ impl Rank {
                 None => pause(),
             }
         };
-        self.orders.write("settled", &last.to_string());
+        self.instructions.write("settled", &last.to_string());
         for rank in (0..self.world.size()).filter(|r| *r != self.rank) {
-            self.orders.wait_for(&format!("waits-{rank}"));
+            self.instructions.wait_for(&format!("waits-{rank}"));
         }
     }
 
     /// Watches, beside the training, for the moment in which it waits for the one that has settled.
     fn watch(&self) {
-        let (recorder, orders) = (self.world.comm().recorder().clone(), self.orders.clone());
+        let (recorder, instructions) = (
+            self.world.comm().recorder().clone(),
+            self.instructions.clone(),
+        );
         let rank = self.rank;
         std::thread::spawn(move || {
-            orders.wait_for("settled");
-            let settled = std::fs::read_to_string(orders.folder.join("settled")).unwrap();
+            instructions.wait_for("settled");
+            let settled = std::fs::read_to_string(instructions.folder.join("settled")).unwrap();
             let next = settled.parse::<u64>().unwrap() + 1;
             let waits = |e: &Event| e.sequence == next && e.state == State::Running;
             while !recorder.events().last().is_some_and(waits) {
                 pause();
             }
-            orders.announce("waits", rank);
+            instructions.announce("waits", rank);
         });
     }
 }

@@ -1,15 +1,15 @@
-//! Ranks that do something else than the others, or fail by themselves.
+//! Ranks that run another program than the others, or fail.
 
 use super::process::Group;
 use std::time::{Duration, Instant};
 
-/// From the first end to the last, below the heartbeat that nobody is to need.
+/// From the first end to the last, below the heartbeat, so that it is not what ends them.
 const LIMIT: Duration = Duration::from_secs(12);
 
-/// What one rank does, and what all others then say.
+/// What one rank does, and the error of all others.
 struct Case {
     act: &'static str,
-    /// Of the guilty rank, `RANK` for its number.
+    /// Of the faulty rank, `RANK` for its number.
     words: &'static [&'static str],
     /// What the rank itself says: the same, something else, or nothing.
     own: Own,
@@ -148,12 +148,12 @@ const CASES: [Case; 12] = [
 ];
 
 impl Case {
-    fn run(&self, guilty: usize, transport: &str) {
-        let mut group = Group::new(format!("{} of rank {guilty}, {transport}", self.act));
+    fn run(&self, faulty: usize, transport: &str) {
+        let mut group = Group::new(format!("{} of rank {faulty}, {transport}", self.act));
         group.set("BURN_DIST_TRANSPORT", transport);
         group.set("BURN_DIST_HEARTBEAT", 20);
         group.set("FAULTS_ACT", self.act);
-        group.set("FAULTS_GUILTY", guilty);
+        group.set("FAULTS_FAULTY", faulty);
         group.world(3);
         group.until("a first end", |group| {
             group.all.iter_mut().any(|p| p.look())
@@ -162,18 +162,18 @@ impl Case {
         let first = first.min().unwrap_or_else(Instant::now);
         let took = group.ends(&[0, 1, 2], first, LIMIT);
         group.say(took);
-        let number = |text: &str| text.replace("RANK", &guilty.to_string());
-        for rank in (0..3).filter(|r| *r != guilty) {
+        let number = |text: &str| text.replace("RANK", &faulty.to_string());
+        for rank in (0..3).filter(|r| *r != faulty) {
             self.expect(&group, rank, &number);
         }
         match self.own {
-            Own::Same => self.expect(&group, guilty, &number),
+            Own::Same => self.expect(&group, faulty, &number),
             Own::Error(words) => {
-                group.expect_code(guilty, 1);
-                group.expect(&group.error(guilty), &[&number(words)]);
+                group.expect_code(faulty, 1);
+                group.expect(&group.error(faulty), &[&number(words)]);
             }
             Own::Code(code) => {
-                let found = group.code(guilty);
+                let found = group.code(faulty);
                 group.check(found == code, || format!("it ended with {found:?}"));
             }
         }
@@ -189,11 +189,11 @@ impl Case {
     }
 }
 
-fn all(guilty: usize, transport: &str, acts: &[&str]) {
+fn all(faulty: usize, transport: &str, acts: &[&str]) {
     let chosen = CASES
         .iter()
         .filter(|c| acts.is_empty() || acts.contains(&c.act));
-    chosen.for_each(|case| case.run(guilty, transport));
+    chosen.for_each(|case| case.run(faulty, transport));
 }
 
 #[test]

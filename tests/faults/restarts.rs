@@ -1,19 +1,19 @@
-//! A world that is started again goes on where its last save was.
+//! A restarted world resumes from its last save.
 
 use super::process::Group;
 use std::time::{Duration, Instant};
 
-/// Of a whole run, below the heartbeat and the launcher's grace that nobody is to need.
+/// For a whole run, below the heartbeat and the launcher's grace period, which should not be needed.
 const LIMIT: Duration = Duration::from_secs(18);
 
 /// A launcher that may start again once, run to its end.
-fn run(act: &str, guilty: usize, transport: &str) -> Group {
-    let mut group = Group::new(format!("{act} of rank {guilty}, {transport}"));
+fn run(act: &str, faulty: usize, transport: &str) -> Group {
+    let mut group = Group::new(format!("{act} of rank {faulty}, {transport}"));
     group.set("BURN_DIST_TRANSPORT", transport);
     group.set("BURN_DIST_HEARTBEAT", 20);
     group.set("BURN_DIST_FAIL_GRACE", 20);
     group.set("FAULTS_ACT", act);
-    group.set("FAULTS_GUILTY", guilty);
+    group.set("FAULTS_FAULTY", faulty);
     group.set("FAULTS_RESTARTS", 1);
     let since = Instant::now();
     group.launcher(3);
@@ -37,8 +37,8 @@ fn a_restarted_run_equals_an_uninterrupted_one_bit_for_bit() {
     straight.expect_code(0, 0);
     assert_eq!(straight.files("resumed-"), [""; 0]);
     let expected = parameters(&straight);
-    for (guilty, transport) in [(1, "tcp"), (0, "shm")] {
-        let group = run("restart", guilty, transport);
+    for (faulty, transport) in [(1, "tcp"), (0, "shm")] {
+        let group = run("restart", faulty, transport);
         group.expect_code(0, 0);
         let resumed = ["resumed-1-at-2-0", "resumed-1-at-2-1", "resumed-1-at-2-2"];
         assert_eq!(group.files("resumed-"), resumed);

@@ -1,11 +1,11 @@
-//! Ranks started by hand, with something wrong in their variables.
+//! Ranks started without a launcher, with wrong environment variables.
 
 use super::process::Group;
 use std::io::Write;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-/// From the cause to the last end, below the heartbeat that nobody is to need.
+/// From the fault to the last end, below the heartbeat, so that it is not what ends them.
 const LIMIT: Duration = Duration::from_secs(12);
 
 fn group(name: &str) -> Group {
@@ -64,7 +64,7 @@ fn two_processes_of_one_rank() {
 fn a_second_process_of_a_running_rank() {
     let mut group = group("a late second process of a rank");
     group.set("FAULTS_ACT", "between");
-    group.set("FAULTS_GUILTY", 1);
+    group.set("FAULTS_FAULTY", 1);
     group.world(3);
     group.until_file("at-1");
     let since = Instant::now();

@@ -1,4 +1,4 @@
-//! The engine on a GPU, held against plain Burn on the CPU.
+//! The engine on a GPU, compared with plain Burn on the CPU.
 //!
 //! Any GPU that this build knows: `BURN_DIST_TEST_DEVICE` says `cuda` or `wgpu`, and without it the
 //! first one found counts. A driver that draws with the CPU is a GPU too, which is how these tests

@@ -1,4 +1,4 @@
-//! What is saved or exported on a GPU is what is loaded there, and on the CPU.
+//! Saves and exports of a GPU, loaded there and on the CPU.
 
 use crate::oracle::{self, Mlp, Values};
 use crate::place::{cpu, gpu, ranks};

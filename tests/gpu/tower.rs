@@ -1,8 +1,8 @@
-//! Nobody computes with memory that somebody else has been given.
+//! A stress test of device memory: no buffer is reused before its last reader is done.
 //!
-//! Units come and go while kernels that take their time are still to run, and in between buffers of the
-//! units' own sizes are taken, filled with NaN and let go. A gather that begins too early, or memory
-//! that goes before its last reader is done, shows as a NaN or as another number.
+//! Units are gathered and resharded while slow kernels are still to run, and meanwhile buffers of the units'
+//! sizes are allocated, filled with NaN and freed. A gather that begins too early, or memory that is reused
+//! too early, shows as a NaN or a wrong number.
 
 use crate::oracle;
 use burn::module::Module;

@@ -1,4 +1,4 @@
-//! Every strategy trains as one plain GPU does, and that one as the CPU does.
+//! Every strategy on a GPU compared with one plain GPU, and that one with the CPU.
 
 use crate::oracle::{self, Mlp, Trace};
 use crate::place::{cpu, gpu, ranks};

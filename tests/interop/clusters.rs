@@ -1,4 +1,4 @@
-//! What schedulers and operators leave in the environment, written by hand.
+//! Environments as schedulers and operators set them, without these programs.
 
 use super::process::command;
 use super::training::{Training, example};

@@ -1,4 +1,4 @@
-//! On how many threads ranks compute, where something has bound them to cores.
+//! The number of compute threads of ranks that are bound to cores.
 
 use super::process::{Run, built, command, installed};
 use super::training::{Training, example};

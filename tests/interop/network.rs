@@ -1,4 +1,4 @@
-//! Two hosts: network namespaces with a cable between them, or two names for this one.
+//! Two hosts: network namespaces connected by a virtual cable, or two names for this host.
 
 use super::process::{command, installed};
 use std::path::PathBuf;

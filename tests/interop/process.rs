@@ -1,4 +1,4 @@
-//! One command that is going on, and the processes that belong to it.
+//! A running command with the processes that it has started.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

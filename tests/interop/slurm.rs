@@ -1,6 +1,6 @@
-//! SLURM itself, of one node: its daemons run on loopback for one test, and are gone after it.
+//! A SLURM cluster of one node, whose daemons run on loopback during one test.
 //!
-//! Needs munged, slurmctld and slurmd, and to be asked for by a variable.
+//! Needs munged, slurmctld and slurmd, and a variable that turns it on.
 
 use super::clusters::port;
 use super::cores::{RECORD, expect_shared};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const SLURM: &str = "BURN_DIST_SLURM";
 /// SLURM looks at time limits and at requeued jobs every half a minute.
 const LIMIT: Duration = Duration::from_secs(180);
-const GLANCE: Duration = Duration::from_millis(100);
+const POLL_EVERY: Duration = Duration::from_millis(100);
 
 /// A cluster of this machine alone.
 struct Cluster {
@@ -144,7 +144,7 @@ impl Cluster {
                 let logs = ["munge.log", "slurmctld.log", "slurmd.log"].map(log);
                 panic!("waited too long for {what}\n{}", logs.join("\n"));
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_EVERY);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The launchers of others, where they are installed.
+//! Open MPI, MPICH and torchrun, where they are installed.
 
 use super::clusters::port;
 use super::cores::{RECORD, expect_shared, two_cores};

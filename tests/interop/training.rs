@@ -1,4 +1,4 @@
-//! A small training, and what tells whether it went as it should.
+//! A small training, and its comparison with ranks that are threads.
 
 use super::process::{Ended, Run, built, command};
 use std::collections::BTreeMap;

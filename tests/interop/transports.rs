@@ -1,4 +1,4 @@
-//! What carries the bytes changes nothing else.
+//! Every transport gives the same results.
 
 use super::process::{Run, command};
 use super::training::{Training, example};

@@ -1,4 +1,4 @@
-//! Ranks that meet and talk as processes do, over sockets or through shared memory, on threads of
+//! Ranks that communicate as processes do, over sockets or through shared memory, on threads of
 //! one test.
 
 #![allow(dead_code)] // Each test file uses a part.

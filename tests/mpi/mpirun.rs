@@ -1,4 +1,4 @@
-//! Starts this very program again under `mpirun`, and sees to it that nothing of it stays behind.
+//! Starts this program again under `mpirun`, and ends all its processes.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! A communicator is finalized and destroyed, or aborted; once, and nothing follows.
+//! The end of communicators: each is finalized and destroyed, or aborted, exactly once.
 
 use crate::memory::buffer;
 use crate::mock;

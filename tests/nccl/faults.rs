@@ -1,4 +1,4 @@
-//! Whatever fails, every rank ends in time with the same cause.
+//! Failures of NCCL, of the driver and of ranks: every rank ends in time with the same cause.
 
 use crate::memory::buffer;
 use crate::mock;

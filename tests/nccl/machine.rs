@@ -1,4 +1,4 @@
-//! What a machine has, and whether every rank has it.
+//! Detection of NCCL and GPUs, and worlds in which a rank lacks them.
 
 use crate::memory::buffer;
 use crate::mock;

@@ -1,5 +1,4 @@
-//! NCCL without a GPU: the real engine on a library that stands in for CUDA's driver and NCCL, and
-//! faults that no GPU would show on demand.
+//! The NCCL engine without a GPU, on a mock of CUDA's driver and NCCL, with injected faults.
 //!
 //! Libraries are found when a process starts, so this program builds the mock (`tests/mock_cuda`), and
 //! starts itself again with it, once per case. It has no harness of its own, because a case is a

@@ -1,4 +1,4 @@
-//! Device memory: the host's, that is overwritten and given to somebody else when its owner is gone.
+//! Device memory of the mock: memory of the host that is overwritten and reused when its owner is dropped.
 
 use burn_dist::comm::{DeviceBuffer, Element};
 use std::sync::{Arc, Mutex};

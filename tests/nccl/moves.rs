@@ -1,4 +1,4 @@
-//! Every collective moves what it should, whoever waits.
+//! Results of every collective, with the host or the device waiting.
 
 use crate::memory::{buffer, read, write};
 use crate::mock;

@@ -1,7 +1,7 @@
-//! The device orders collectives among its kernels, and nobody reuses what it still needs.
+//! Order of collectives and kernels on the device, and lifetime of their buffers.
 //!
-//! Kernels and collectives dawdle at random, and freed memory is overwritten at once, so each wait
-//! that is left out shows as a wrong number.
+//! Kernels and collectives of the mock take random times, and freed memory is overwritten at once, so that each
+//! missing wait shows as a wrong number.
 
 use crate::memory::{buffer, read, write};
 use crate::mock;

@@ -1,4 +1,4 @@
-//! Builds the mock, and starts this very program again with it.
+//! Builds the mock, and starts this program again with it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

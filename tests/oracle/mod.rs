@@ -1,4 +1,4 @@
-//! What the tests compare with: one plain device that sees the whole batch.
+//! The reference of the tests: one plain device that sees the whole batch.
 
 #![allow(dead_code)]
 
@@ -165,7 +165,7 @@ pub fn holding<M: Module>(model: &M, grads: &GradientsParams) -> M {
     model.clone().map(&mut Put(grads))
 }
 
-/// What a run left behind: per step the loss and the full gradients, and the parameters.
+/// The results of a run: per step the loss and the full gradients, and the parameters.
 #[derive(Debug, Default, Clone)]
 pub struct Trace {
     pub losses: Vec<f64>,

@@ -1,8 +1,7 @@
 //! The reference's training runs under every strategy at every world size.
 //!
-//! That the plain models agree is a test of the models' own. Here the same files hold for ranks, within
-//! the same bounds: sharding may order sums differently, but has no rounding of its own to be excused
-//! for. So a difference found here and not there is sharding's.
+//! The plain models are compared with the same files in `models/tests`. Here ranks are, within the same bounds:
+//! sharding may order sums differently, but adds no rounding. A difference found only here is one of sharding.
 
 #![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 

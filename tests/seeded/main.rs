@@ -6,8 +6,8 @@
 #[path = "../oracle/mod.rs"]
 mod oracle;
 
-mod alike;
-mod apart;
+mod initial_values;
+mod isolation;
 mod precision;
 mod recompute;
 mod replicas;

@@ -1,5 +1,4 @@
-//! Mixed precision: what is computed, sent and stored in which type, and how far a run strays from
-//! one in f32.
+//! Mixed precision: the types of computation, communication and storage, and the deviation from f32.
 
 use crate::alone;
 use crate::oracle;

@@ -1,4 +1,4 @@
-//! A unit that runs again in backward gives the same gradients, from fewer bytes and no more traffic.
+//! Recomputation: the same gradients with fewer bytes of activations and the same traffic.
 
 use crate::alone;
 use crate::oracle;

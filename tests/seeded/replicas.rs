@@ -1,4 +1,4 @@
-//! Replicas that part are found: in the step that is due, and when they are asked.
+//! Detection of replicas that have diverged: every so many steps, and on request.
 
 use crate::alone;
 use crate::oracle;
@@ -19,7 +19,7 @@ fn step(world: &World, model: Mlp, optimizer: &mut ModuleOptimizer, rate: f64) -
 
 /// Steps with a rate that differs on one rank, until there is an error: the number of steps, and the
 /// error.
-fn parted(world: &World, strategy: Strategy, odd: usize) -> Result<(usize, Option<Error>)> {
+fn diverged(world: &World, strategy: Strategy, odd: usize) -> Result<(usize, Option<Error>)> {
     let mut model = strategy.shard(Mlp::new(3, &world.device()), world)?;
     let mut sgd = world.optimizer(SgdConfig::new().init(), &model)?;
     let rate = if world.rank() == odd { 0.2 } else { 0.1 };
@@ -45,12 +45,12 @@ fn a_different_learning_rate_on_one_rank_is_found() {
     for (size, strategy, same, others) in cases {
         let strategy = strategy.check_replicas_every(3);
         let odd = if same == [1] { 3 } else { 1 };
-        let found = ranks(size).run(|world| parted(&world, strategy.clone(), odd));
+        let found = ranks(size).run(|world| diverged(&world, strategy.clone(), odd));
         for (steps, error) in found.unwrap() {
             let Some(Error::Replicas {
                 parameter,
                 ranks,
-                others: parted,
+                others: diverged,
             }) = error
             else {
                 panic!("{strategy}: {error:?}");
@@ -58,7 +58,7 @@ fn a_different_learning_rate_on_one_rank_is_found() {
             // The third gradient is computed with what two steps have left.
             assert_eq!(steps, 2, "{strategy}");
             assert_eq!(
-                (ranks, parted),
+                (ranks, diverged),
                 (same.clone(), others.clone()),
                 "{strategy}"
             );
@@ -72,11 +72,11 @@ fn shards_are_not_compared() {
     let _alone = alone();
     for strategy in [Strategy::zero1(), Strategy::zero2(), Strategy::fsdp()] {
         let strategy = strategy.check_replicas_every(1);
-        let found = ranks(3).run(|world| parted(&world, strategy.clone(), 1));
+        let found = ranks(3).run(|world| diverged(&world, strategy.clone(), 1));
         assert!(found.unwrap().iter().all(|(_, error)| error.is_none()));
     }
     let never = Strategy::ddp().check_replicas_every(0);
-    let found = ranks(2).run(|world| parted(&world, never.clone(), 1));
+    let found = ranks(2).run(|world| diverged(&world, never.clone(), 1));
     assert!(found.unwrap().iter().all(|(_, error)| error.is_none()));
 }
 
@@ -84,7 +84,7 @@ fn shards_are_not_compared() {
 fn replicated_parameters_are_compared_under_fsdp() {
     let _alone = alone();
     let strategy = Strategy::fsdp().replicate(["last"]).check_replicas_every(3);
-    let found = ranks(3).run(|world| parted(&world, strategy.clone(), 2));
+    let found = ranks(3).run(|world| diverged(&world, strategy.clone(), 2));
     for (_, error) in found.unwrap() {
         let Some(Error::Replicas { parameter, .. }) = error else {
             panic!("{error:?}");
@@ -108,7 +108,7 @@ fn equal_replicas_are_equal_after_many_steps() {
                 world.check_replicas(&model)?;
                 // A copy of another value on one rank is noticed when asked.
                 if world.rank() == 0 {
-                    model = model.map(&mut Nudge);
+                    model = model.map(&mut Perturb);
                 }
                 // Rank 0 shares what it stores under ddp, and in all groups but one of all ranks.
                 let plan = strategy.plan(&Mlp::new(3, &world.device()), size)?;
@@ -126,9 +126,9 @@ fn equal_replicas_are_equal_after_many_steps() {
 }
 
 /// Adds the smallest number that changes anything.
-struct Nudge;
+struct Perturb;
 
-impl ModuleMapper for Nudge {
+impl ModuleMapper for Perturb {
     fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
         p.map(|t| Tensor::from_inner(t.inner() * (1.0 + f64::from(f32::EPSILON))).require_grad())
     }

@@ -1,4 +1,4 @@
-//! The mode for doubters finds what deviates, names it, and finds nothing where nothing does.
+//! Shadow runs: a deviation is found and named, and nothing is found where there is none.
 
 use crate::alone;
 use crate::oracle;

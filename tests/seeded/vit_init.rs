@@ -1,8 +1,8 @@
-//! What is random about a Vision Transformer is the same however it is sharded.
+//! Random numbers of a Vision Transformer: they do not depend on how it is sharded.
 //!
-//! Its parameters are drawn while `shard` cuts them, and no rank ever has them all; its dropout is
-//! drawn anew in every forward pass. Neither may depend on the strategy, and the parameters not on the
-//! number of ranks either, or runs that differ in nothing else would not compare.
+//! Its parameters are drawn while `shard` divides them, and no rank ever has all of them; dropout is
+//! drawn in every forward pass. Neither may depend on the strategy, nor the parameters on the number of ranks,
+//! or runs under different strategies could not be compared.
 
 use crate::alone;
 use crate::oracle;

@@ -1,5 +1,4 @@
-//! What ranks see when one of them goes wrong: an error that names the rank and the cause, on
-//! every rank alike, soon, and never a hang.
+//! Failures of a rank: all ranks get the same error soon, which names the rank and the cause.
 //!
 //! Ranks get a deadline far beyond a test's own limit unless the deadline is what is tested: what
 //! ends in time did not end because of it.
@@ -15,9 +14,9 @@ use std::time::{Duration, Instant};
 /// Every test ends within this time.
 const LIMIT: Duration = Duration::from_secs(20);
 /// A deadline that no test reaches.
-const FAR: Duration = Duration::from_secs(120);
+const LONG_DEADLINE: Duration = Duration::from_secs(120);
 /// A deadline that a test waits for, and longer than a busy machine keeps a rank away.
-const NEAR: Duration = Duration::from_millis(2500);
+const SHORT_DEADLINE: Duration = Duration::from_millis(2500);
 
 /// How a world ended.
 #[derive(Debug)]
@@ -106,7 +105,7 @@ fn a_panic_ends_the_other_ranks_in_any_state() {
     // Before, between and during the others' collectives.
     for (turns, pause) in [(0, 0), (0, 50), (3, 0), (3, 50)] {
         for world in [2, 4] {
-            let end = run(world, FAR, move |comm| {
+            let end = run(world, LONG_DEADLINE, move |comm| {
                 for _ in 0..turns {
                     sum(comm, 1)?;
                 }
@@ -131,7 +130,7 @@ fn a_panic_ends_the_other_ranks_in_any_state() {
 
 #[test]
 fn an_error_of_the_program_ends_the_other_ranks() {
-    let end = run(3, FAR, |comm| {
+    let end = run(3, LONG_DEADLINE, |comm| {
         sum(comm, 1)?;
         if comm.rank() == 2 {
             return Err(Error::user("no more disk"));
@@ -146,7 +145,7 @@ fn an_error_of_the_program_ends_the_other_ranks() {
 #[test]
 fn a_rank_that_returns_early_is_named() {
     for world in [2, 3] {
-        let end = run(world, FAR, |comm| {
+        let end = run(world, LONG_DEADLINE, |comm| {
             sum(comm, 1)?;
             if comm.rank() == 1 {
                 return Ok(());
@@ -227,7 +226,7 @@ fn a_rank_with_a_different_call_is_named_on_all() {
     for (what, ours, theirs, deviate) in DEVIATIONS {
         // Of two ranks the second is the odd one; of three, the one that is alone.
         for (world, odd) in [(2, 1), (3, 0), (3, 1), (3, 2)] {
-            let end = run(world, FAR, move |comm| {
+            let end = run(world, LONG_DEADLINE, move |comm| {
                 sum(comm, 1)?;
                 deviate(comm, comm.rank() == odd)?;
                 unreachable!("ranks of a different {what} went on")
@@ -255,18 +254,18 @@ fn a_rank_with_a_different_call_is_named_on_all() {
 #[test]
 fn a_collective_on_one_rank_only_ends_at_the_deadline() {
     let (begun, given_up) = (Instant::now(), Barrier::new(4));
-    let end = run(4, NEAR, move |comm| {
+    let end = run(4, SHORT_DEADLINE, move |comm| {
         sum(comm, 1)?;
         let alone = (comm.rank() == 2).then(|| comm.barrier(&"rank 2 alone".into()));
         given_up.wait();
         // The others come too late, and learn what has happened.
         alone.unwrap_or_else(|| sum(comm, 1).map(drop))
     });
-    assert!(begun.elapsed() >= NEAR);
+    assert!(begun.elapsed() >= SHORT_DEADLINE);
     let error = end.shared(&[]);
     let Error::Timeout {
         rank: 2,
-        waited: NEAR,
+        waited: SHORT_DEADLINE,
         missing,
         ..
     } = &error
@@ -292,7 +291,7 @@ fn a_late_rank_within_the_deadline_is_waited_for() {
 #[test]
 fn after_an_error_every_collective_fails_with_that_error() {
     let given_up = Barrier::new(3);
-    let end = run(3, NEAR, move |comm| {
+    let end = run(3, SHORT_DEADLINE, move |comm| {
         let group = comm.split(comm.rank() / 2, 0)?;
         let alone = (comm.rank() == 0).then(|| comm.barrier(&"alone".into()));
         given_up.wait();
@@ -316,7 +315,7 @@ fn after_an_error_every_collective_fails_with_that_error() {
             for result in again {
                 assert_eq!(result, Err(error.clone()));
             }
-            // Groups of one talk to nobody.
+            // Groups of one rank do not communicate.
             if group.size() > 1 {
                 assert_eq!(group.barrier(&"more".into()), Err(error.clone()));
             }
@@ -343,7 +342,7 @@ fn a_failure_inside_one_group_reaches_ranks_that_wait_in_another() {
         },
     ];
     for way in ways {
-        let end = run(5, FAR, move |comm| {
+        let end = run(5, LONG_DEADLINE, move |comm| {
             let rank = comm.rank();
             let pair = comm.split(rank / 2, 0)?;
             match rank {
@@ -367,7 +366,7 @@ fn a_failure_inside_one_group_reaches_ranks_that_wait_in_another() {
 
 #[test]
 fn a_mismatch_inside_a_group_names_ranks_of_the_world() {
-    let end = run(5, FAR, |comm| {
+    let end = run(5, LONG_DEADLINE, |comm| {
         let group = comm.split(comm.rank() % 2, 0)?;
         let mut buffer = vec![1u8; if comm.rank() == 4 { 2 } else { 1 }];
         group.all_reduce(&"x".into(), Reduce::Sum, SpanMut::of(&mut buffer))?;
@@ -388,7 +387,7 @@ fn a_mismatch_inside_a_group_names_ranks_of_the_world() {
 #[test]
 fn the_launcher_returns_the_first_error() {
     // Rank 0 makes a panic of the others' failure; it is not the one to look at.
-    let end = run(3, FAR, |comm| {
+    let end = run(3, LONG_DEADLINE, |comm| {
         sum(comm, 1)?;
         match comm.rank() {
             0 => sum(comm, 1)
@@ -402,7 +401,7 @@ fn the_launcher_returns_the_first_error() {
     });
     assert_eq!(end.world, Err(Error::user("the cause")));
     // The same where no single rank is at fault.
-    let end = run(2, FAR, |comm| {
+    let end = run(2, LONG_DEADLINE, |comm| {
         let label = if comm.rank() == 0 { "x" } else { "y" };
         comm.barrier(&label.into())
             .map_err(|e| panic!("gave up: {e}"))
@@ -413,7 +412,7 @@ fn the_launcher_returns_the_first_error() {
 #[test]
 fn a_rank_may_handle_the_failure_of_a_collective() {
     let given_up = Barrier::new(2);
-    // Nobody can be late for this deadline.
+    // No rank can miss this deadline.
     let end = run(2, Duration::from_millis(300), move |comm| {
         let alone = (comm.rank() == 0).then(|| comm.barrier(&"alone".into()));
         given_up.wait();
@@ -440,7 +439,7 @@ fn a_queue_keeps_its_order_and_survives_a_panic() {
         let (first, second) = (next(0), next(1));
         let failed = queue.submit(|| Err::<(), _>(Error::user("no more disk")));
         let panicked = queue.submit(|| -> Result<()> { panic!("no more coffee") });
-        // Nobody waits for this one, and it is done nevertheless.
+        // Its ticket is dropped without a wait, and it runs nevertheless.
         drop(next(2));
         let last = next(3);
         assert_eq!(last.wait(), Ok(3));

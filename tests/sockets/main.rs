@@ -1,4 +1,4 @@
-//! What goes wrong between ranks, and who is let in: deadlines, broken links, strangers.
+//! Failures between ranks: deadlines, broken connections, and connections from outside.
 //!
 //! Ranks are threads here, most of them over real sockets or shared memory. Many tests wait for a
 //! deadline, so programs that keep every core busy for seconds lie apart (`tests/collectives.rs`).

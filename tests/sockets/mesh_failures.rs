@@ -1,5 +1,4 @@
-//! What ranks of a mesh see when a link, a peer or a program goes wrong: one cause on every rank,
-//! soon, and never a wrong number.
+//! Failures of links, peers and programs in a mesh: the same error on every rank, soon, and never wrong data.
 
 use crate::mesh::World;
 use burn_dist::comm::mesh::Transport::{self, Shm, Tcp};
@@ -178,28 +177,28 @@ fn a_failure_reaches_ranks_inside_and_outside_of_collectives() {
 
 /// What a proxy does to the connection between two ranks.
 #[derive(Clone, Copy)]
-enum Harm {
+enum Damage {
     /// Closes it after so many bytes.
     Cut(usize),
     /// Turns a bit of the byte with this number.
     Flip(usize),
 }
 
-/// Stands between a rank and those who call it.
-fn proxy(harm: Harm) -> impl Fn(SocketAddr) -> SocketAddr + Send + Sync {
+/// A proxy in front of a rank, which damages the first connection.
+fn proxy(damage: Damage) -> impl Fn(SocketAddr) -> SocketAddr + Send + Sync {
     move |target| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
-            // The first that calls is harmed, the others pass.
+            // Only the first connection is damaged.
             for (number, caller) in listener.incoming().take(2).enumerate() {
-                let harm = (number == 0).then_some(harm);
+                let damage = (number == 0).then_some(damage);
                 let Ok(caller) = caller else { return };
                 let Ok(called) = TcpStream::connect(target) else {
                     return;
                 };
                 let (back, forth) = (caller.try_clone().unwrap(), called.try_clone().unwrap());
-                std::thread::spawn(move || pass(caller, forth, harm));
+                std::thread::spawn(move || pass(caller, forth, damage));
                 std::thread::spawn(move || pass(called, back, None));
             }
         });
@@ -208,14 +207,14 @@ fn proxy(harm: Harm) -> impl Fn(SocketAddr) -> SocketAddr + Send + Sync {
 }
 
 /// Copies bytes from one connection to another, until something ends.
-fn pass(mut from: TcpStream, mut to: TcpStream, harm: Option<Harm>) {
+fn pass(mut from: TcpStream, mut to: TcpStream, damage: Option<Damage>) {
     let (mut bytes, mut passed) = ([0; 5000], 0);
     loop {
         let n = from.read(&mut bytes).unwrap_or(0);
         let mut keep = n;
-        match harm {
-            Some(Harm::Cut(at)) if passed + n >= at => keep = at.saturating_sub(passed),
-            Some(Harm::Flip(at)) if (passed..passed + n).contains(&at) => bytes[at - passed] ^= 4,
+        match damage {
+            Some(Damage::Cut(at)) if passed + n >= at => keep = at.saturating_sub(passed),
+            Some(Damage::Flip(at)) if (passed..passed + n).contains(&at) => bytes[at - passed] ^= 4,
             _ => {}
         }
         let sent = to.write_all(&bytes[..keep]);
@@ -228,9 +227,9 @@ fn pass(mut from: TcpStream, mut to: TcpStream, harm: Option<Harm>) {
     }
 }
 
-fn harmed(ranks: usize, harm: Harm) -> World {
+fn damaged(ranks: usize, damage: Damage) -> World {
     World {
-        advertise: Some((0, Arc::new(proxy(harm)))),
+        advertise: Some((0, Arc::new(proxy(damage)))),
         ..World::new(ranks, Transport::Tcp)
     }
 }
@@ -240,7 +239,7 @@ fn a_cut_connection_is_the_same_error_on_all_ranks() {
     // Within a header, within a description, within data, between frames; far into it.
     for at in [50, 80, 130, 5_000, 70_000, 400_000] {
         for ranks in [2, 3] {
-            let errors = errors(&harmed(ranks, Harm::Cut(at)), |comm| {
+            let errors = errors(&damaged(ranks, Damage::Cut(at)), |comm| {
                 for _ in 0..4 {
                     gather(comm, 60_000)?;
                 }
@@ -269,7 +268,7 @@ fn a_cut_connection_is_the_same_error_on_all_ranks() {
 fn a_damaged_frame_is_never_taken_for_data() {
     // The first 41 bytes are the greeting; then headers, descriptions, data.
     for at in [45, 60, 75, 100, 140, 1_000, 131_000, 200_000, 300_000] {
-        let errors = errors(&harmed(3, Harm::Flip(at)), |comm| {
+        let errors = errors(&damaged(3, Damage::Flip(at)), |comm| {
             for _ in 0..4 {
                 gather(comm, 60_000)?;
             }

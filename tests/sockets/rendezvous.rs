@@ -1,4 +1,4 @@
-//! How ranks meet: what the store answers, who is let in, and who is missed.
+//! The rendezvous: its key-value store, which ranks it accepts, and missing ranks.
 
 use crate::mesh;
 use burn_dist::comm::mesh::Transport;
@@ -8,22 +8,22 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-const FAR: Duration = Duration::from_secs(60);
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// The terms of a rank in a world that is patient.
+/// The terms of a rank with a long timeout.
 fn terms(world: usize, rank: usize, port: u16) -> Terms {
     mesh::World::new(world, Transport::Auto).terms(rank, port)
 }
 
-/// The terms of a rank for which nobody ever comes.
-fn impatient(terms: Terms) -> Terms {
+/// The same with a short timeout, for ranks that wait in vain.
+fn with_short_timeout(terms: Terms) -> Terms {
     let patience = Duration::from_millis(500);
     Terms { patience, ..terms }
 }
 
-/// The terms of one that waits in vain too, but first meets others, which a busy machine may delay.
-fn unhurried(terms: Terms) -> Terms {
+/// The same with a longer timeout, for ranks that wait in vain after joining others on a busy machine.
+fn with_longer_timeout(terms: Terms) -> Terms {
     let patience = Duration::from_secs(3);
     Terms { patience, ..terms }
 }
@@ -41,8 +41,8 @@ fn meet<T: Send>(ranks: Vec<Terms>, f: impl Fn(&Seat) -> Result<T> + Sync) -> Ve
     results
 }
 
-/// A world of which rank `odd` has other terms.
-fn with_an_odd_one(
+/// A world in which rank `odd` has other terms.
+fn with_one_different(
     world: usize,
     odd: usize,
     change: impl Fn(&mut Terms),
@@ -79,11 +79,11 @@ fn the_store_keeps_what_ranks_tell_each_other() {
             std::thread::sleep(Duration::from_millis(50));
             seat.set("word", "\"quoted\"\n")?;
         }
-        assert_eq!(seat.wait("word", FAR)?, "\"quoted\"\n");
+        assert_eq!(seat.wait("word", LONG_TIMEOUT)?, "\"quoted\"\n");
         seat.add("count", 1 + rank as i64)?;
         // Of one name as often as one likes.
         for _ in 0..20 {
-            seat.barrier("all", FAR)?;
+            seat.barrier("all", LONG_TIMEOUT)?;
         }
         assert_eq!(seat.add("count", 0)?, 6);
         let refused = seat.add("word", 1).unwrap_err();
@@ -105,7 +105,7 @@ fn waiting_for_a_value_has_a_deadline() {
 #[test]
 fn a_rank_that_never_joins_is_named() {
     let server = Server::start(&terms(4, 0, 0)).unwrap();
-    let come = [0, 2].map(|rank| unhurried(terms(4, rank, server.port())));
+    let come = [0, 2].map(|rank| with_longer_timeout(terms(4, rank, server.port())));
     for result in meet(come.into(), |_| Ok(())) {
         assert!(matches!(result, Err(Error::Join { .. })), "{result:?}");
         assert_mentions(&result, &["only 2 of 4", "rank(s) [1, 3] did not"]);
@@ -120,7 +120,7 @@ fn a_rank_that_never_joins_is_named() {
 fn a_missing_rank_0_is_an_error_that_says_so() {
     // Nobody is there, and no test is given it who asks for a free one.
     let port = 1;
-    let results = meet(vec![impatient(terms(2, 1, port))], |_| Ok(()));
+    let results = meet(vec![with_short_timeout(terms(2, 1, port))], |_| Ok(()));
     let address = format!("127.0.0.1:{port}");
     assert_mentions(
         &results[0],
@@ -128,7 +128,7 @@ fn a_missing_rank_0_is_an_error_that_says_so() {
     );
     let lost = Terms {
         master: "no-such-host.invalid".into(),
-        ..impatient(terms(2, 1, port))
+        ..with_short_timeout(terms(2, 1, port))
     };
     let results = meet(vec![lost], |_| Ok(()));
     assert_mentions(&results[0], &["no-such-host.invalid"]);
@@ -145,7 +145,11 @@ fn a_rank_0_that_cannot_be_reached_does_not_wait_for_the_others() {
         patience: Duration::from_secs(300),
         ..terms(2, 0, port)
     });
-    assert!(since.elapsed() < FAR, "it took {:?}", since.elapsed());
+    assert!(
+        since.elapsed() < LONG_TIMEOUT,
+        "it took {:?}",
+        since.elapsed()
+    );
     let words = ["rank 0", "does not answer", "--master-addr"];
     assert_mentions(&refused.map(drop), &words);
 }
@@ -171,7 +175,7 @@ fn a_port_in_use_is_an_error_that_says_so() {
 
 #[test]
 fn another_world_size_ends_all_ranks() {
-    let (results, _server) = with_an_odd_one(3, 1, |terms| terms.world = 4);
+    let (results, _server) = with_one_different(3, 1, |terms| terms.world = 4);
     for result in &results {
         assert_mentions(result, &["rank 1", "a world of 4", "rank 0 for 3"]);
     }
@@ -179,7 +183,7 @@ fn another_world_size_ends_all_ranks() {
 
 #[test]
 fn a_rank_taken_twice_ends_all_ranks() {
-    let (results, _server) = with_an_odd_one(3, 2, |terms| terms.rank = 1);
+    let (results, _server) = with_one_different(3, 2, |terms| terms.rank = 1);
     for result in &results {
         assert_mentions(
             result,
@@ -198,7 +202,7 @@ fn a_late_duplicate_rank_is_refused_alone() {
             let late = Seat::take(terms(2, 1, port)).map(drop);
             assert_mentions(&late, &["two processes", "rank 1"]);
         }
-        seat.barrier("after", FAR)?;
+        seat.barrier("after", LONG_TIMEOUT)?;
         seat.leave()
     });
     assert_eq!(results, [Ok(()), Ok(())]);
@@ -234,7 +238,7 @@ fn an_earlier_attempt_is_refused_and_a_later_one_waits() {
     assert_mentions(&results[0], &["attempt 0", "attempt 1"]);
     let late = Terms {
         attempt: 2,
-        ..impatient(terms(1, 0, server.port()))
+        ..with_short_timeout(terms(1, 0, server.port()))
     };
     let results = meet(vec![late], |_| Ok(()));
     assert_mentions(&results[0], &["has not restarted yet"]);
@@ -268,7 +272,7 @@ fn unknown_connections_neither_stop_nor_delay_a_world() {
     let since = Instant::now();
     let ranks = (0..2).map(|rank| terms(2, rank, port)).collect();
     let results = meet(ranks, |seat| {
-        seat.barrier("b", FAR)?;
+        seat.barrier("b", LONG_TIMEOUT)?;
         seat.leave()
     });
     assert_eq!(results, [Ok(()), Ok(())]);
@@ -324,7 +328,7 @@ fn a_rank_that_fails_while_others_join_ends_them() {
     std::thread::scope(|scope| {
         let waiting = scope.spawn(move || Seat::take(terms(3, 1, port)).map(drop));
         // Rank 2 takes its seat and gives up before rank 0 comes.
-        let gone = Seat::take(unhurried(terms(3, 2, port))).map(drop);
+        let gone = Seat::take(with_longer_timeout(terms(3, 2, port))).map(drop);
         assert_mentions(&gone, &["rank(s) [0]"]);
         // The other is told for whom it waits in vain, not only that somebody went.
         assert_eq!(waiting.join().unwrap(), gone);
@@ -337,10 +341,10 @@ fn a_rank_that_closes_without_leaving_is_lost_on_all() {
     let ranks = (0..3).map(|rank| terms(3, rank, server.port())).collect();
     let results = meet(ranks, |seat| {
         seat.describe(|| "sum of layer.3 #17, step 4".into());
-        seat.barrier("b", FAR)?;
+        seat.barrier("b", LONG_TIMEOUT)?;
         match seat.terms().rank {
             1 => Ok(()),
-            _ => seat.barrier("never", FAR),
+            _ => seat.barrier("never", LONG_TIMEOUT),
         }
     });
     for rank in [0, 2] {
@@ -358,7 +362,7 @@ fn all_ranks_get_the_first_failure() {
     let ranks = (0..4).map(|rank| terms(4, rank, server.port())).collect();
     let results: Vec<Result<()>> = meet(ranks, |seat| {
         let rank = seat.terms().rank;
-        seat.barrier("b", FAR)?;
+        seat.barrier("b", LONG_TIMEOUT)?;
         if rank == 3 {
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -414,7 +418,7 @@ fn rank_0_listens_on_all_addresses_only_with_several_hosts() {
 
 #[test]
 fn a_taken_port_is_skipped() {
-    // Somebody else's server, which even answers, and behind it a port that is free.
+    // Another program's server, which answers, and after its port a free one.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -424,7 +428,7 @@ fn a_taken_port_is_skipped() {
     });
     let somewhere = |rank| Terms {
         more_ports: 15,
-        // Behind these ports there may be servers of the other tests.
+        // On the ports after it there may be servers of other tests.
         secret: Secret::new("of this world alone"),
         ..terms(2, rank, port)
     };

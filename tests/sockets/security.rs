@@ -1,6 +1,6 @@
-//! What a network full of strangers can do to a world: `SECURITY.md`, line by line.
+//! Attacks from the network on a world: each line of `SECURITY.md`.
 //!
-//! Strangers speak the protocol here as it is on the wire, a length and JSON behind it.
+//! The attackers here speak the protocol of the wire: a length, followed by JSON.
 
 use crate::mesh;
 use burn_dist::comm::mesh::Transport;
@@ -12,9 +12,9 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
-const FAR: Duration = Duration::from_secs(60);
-/// What the rendezvous gives a caller to prove who it is.
-const MANNERS: Duration = Duration::from_secs(5);
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time in which the rendezvous expects a client's proof.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn terms(world: usize, rank: usize, port: u16) -> Terms {
     mesh::World::new(world, Transport::Auto).terms(rank, port)
@@ -30,35 +30,35 @@ fn meet<T: Send>(ranks: Vec<Terms>, f: impl Fn(&Seat) -> Result<T> + Sync) -> Ve
     })
 }
 
-/// Two ranks meet in a world, talk and leave it, as if there were no strangers.
-fn expect_whole(port: u16) {
+/// Checks that two ranks can join, communicate and leave.
+fn expect_world_works(port: u16) {
     let ranks = (0..2).map(|rank| terms(2, rank, port)).collect();
     let results = meet(ranks, |seat| {
-        seat.barrier("b", FAR)?;
+        seat.barrier("b", LONG_TIMEOUT)?;
         assert_eq!(seat.get("planted")?, None);
         seat.leave()
     });
     assert_eq!(results, [Ok(()), Ok(())]);
 }
 
-/// Somebody who has a socket and nothing else.
-struct Stranger(TcpStream);
+/// A client that does not know the secret.
+struct UnknownClient(TcpStream);
 
-impl Stranger {
-    fn call(port: u16) -> Self {
+impl UnknownClient {
+    fn connect(port: u16) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        socket.set_read_timeout(Some(FAR)).unwrap();
+        socket.set_read_timeout(Some(LONG_TIMEOUT)).unwrap();
         Self(socket)
     }
 
-    fn say(&mut self, message: &Value) {
+    fn send(&mut self, message: &Value) {
         let text = message.to_string();
         let _ = self.0.write_all(&(text.len() as u32).to_le_bytes());
         let _ = self.0.write_all(text.as_bytes());
     }
 
     /// The next message, or `None` at the end of the connection.
-    fn hear(&mut self) -> Option<Value> {
+    fn receive(&mut self) -> Option<Value> {
         let mut length = [0; 4];
         self.0.read_exact(&mut length).ok()?;
         let mut text = vec![0; u32::from_le_bytes(length) as usize];
@@ -66,10 +66,10 @@ impl Stranger {
         Some(serde_json::from_slice(&text).unwrap())
     }
 
-    /// All that is said until the end, and that nobody was let in.
-    fn turned_away(mut self) -> String {
+    /// All messages until the end of the connection; checks that none is a welcome.
+    fn refused(mut self) -> String {
         let _ = self.0.shutdown(Shutdown::Write);
-        let all: Vec<_> = std::iter::from_fn(|| self.hear()).collect();
+        let all: Vec<_> = std::iter::from_fn(|| self.receive()).collect();
         let text = format!("{all:?}");
         assert!(!text.contains("Welcome"), "{text}");
         text
@@ -106,7 +106,7 @@ impl log::Log for Log {
     fn flush(&self) {}
 }
 
-fn listen_to_the_log() {
+fn capture_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         log::set_logger(&LOG).unwrap();
@@ -126,38 +126,38 @@ fn a_connection_without_a_proof_has_no_effect() {
         ("Store", plant.clone()),
         ("Store", json!({"Proof": "00".repeat(32)})),
     ] {
-        let mut stranger = Stranger::call(server.port());
-        stranger.say(&hello(purpose, 1, "00"));
-        assert!(stranger.hear().unwrap().get("Challenge").is_some());
-        stranger.say(&word);
+        let mut client = UnknownClient::connect(server.port());
+        client.send(&hello(purpose, 1, "00"));
+        assert!(client.receive().unwrap().get("Challenge").is_some());
+        client.send(&word);
         // As if it were in.
-        stranger.say(&fault);
-        stranger.say(&plant);
-        let answer = stranger.turned_away();
+        client.send(&fault);
+        client.send(&plant);
+        let answer = client.refused();
         assert!(answer.contains("its secret is not rank 0's"), "{answer}");
     }
-    let mut rude = Stranger::call(server.port());
-    rude.say(&fault);
-    rude.turned_away();
-    expect_whole(server.port());
+    let mut rude = UnknownClient::connect(server.port());
+    rude.send(&fault);
+    rude.refused();
+    expect_world_works(server.port());
 }
 
 #[test]
 fn a_reflected_proof_is_refused() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
-    let mut first = Stranger::call(server.port());
-    first.say(&hello("Watch", 1, "00"));
-    let challenge = first.hear().unwrap();
+    let mut first = UnknownClient::connect(server.port());
+    first.send(&hello("Watch", 1, "00"));
+    let challenge = first.receive().unwrap();
     let number = challenge["Challenge"][0].as_str().unwrap();
     // A second call has the server prove the number that it wants to see proven.
-    let mut second = Stranger::call(server.port());
-    second.say(&hello("Watch", 1, number));
-    let challenge = second.hear().unwrap();
-    first.say(&json!({"Proof": challenge["Challenge"][1]}));
-    let answer = first.turned_away();
+    let mut second = UnknownClient::connect(server.port());
+    second.send(&hello("Watch", 1, number));
+    let challenge = second.receive().unwrap();
+    first.send(&json!({"Proof": challenge["Challenge"][1]}));
+    let answer = first.refused();
     assert!(answer.contains("its secret is not rank 0's"), "{answer}");
     drop(second);
-    expect_whole(server.port());
+    expect_world_works(server.port());
 }
 
 #[test]
@@ -194,14 +194,14 @@ fn replayed_messages_are_refused() {
         assert!(said.contains("Proof"));
         // The secret itself is never sent.
         assert!(!said.contains("test"), "{said}");
-        let mut stranger = Stranger::call(port);
-        let _ = stranger.0.write_all(&words);
-        let answer = stranger.turned_away();
+        let mut client = UnknownClient::connect(port);
+        let _ = client.0.write_all(&words);
+        let answer = client.refused();
         assert!(answer.contains("its secret is not rank 0's"), "{answer}");
     }
 }
 
-/// Somebody who listens where ranks expect rank 0, and what they have told it.
+/// A server in place of rank 0, and the messages that it has received.
 fn impostor(answer: Value) -> (u16, Arc<Mutex<String>>) {
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = door.local_addr().unwrap().port();
@@ -209,10 +209,10 @@ fn impostor(answer: Value) -> (u16, Arc<Mutex<String>>) {
     let told = heard.clone();
     std::thread::spawn(move || {
         for socket in door.incoming().flatten() {
-            let mut caller = Stranger(socket);
-            while let Some(message) = caller.hear() {
+            let mut caller = UnknownClient(socket);
+            while let Some(message) = caller.receive() {
                 *told.lock().unwrap() += &message.to_string();
-                caller.say(&answer);
+                caller.send(&answer);
             }
         }
     });
@@ -250,24 +250,24 @@ fn messages_of_an_impostor_are_short_escaped_and_not_trusted() {
 
 #[test]
 fn unknown_connections_add_few_log_lines() {
-    listen_to_the_log();
+    capture_log();
     const CALLERS: usize = 300;
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let wild = format!("\u{1b}[2J\r\nerror: all is lost{}", "x".repeat(3000));
     let mut longest = 0;
     for caller in 0..CALLERS {
-        let mut stranger = Stranger::call(server.port());
+        let mut client = UnknownClient::connect(server.port());
         let mut words = hello("Watch", 1, "00");
         words["Hello"][0]["protocol"] = 97.into();
         words["Hello"][0]["version"] = match caller % 2 {
             0 => wild.clone(),
-            // More than a caller may say that has proven nothing.
+            // More than a client may send before its proof.
             _ => "x".repeat(1 << 20),
         }
         .into();
         longest = longest.max(words.to_string().len());
-        stranger.say(&words);
-        stranger.turned_away();
+        client.send(&words);
+        client.refused();
     }
     drop(server);
     let lines = LOG.0.lock().unwrap().clone();
@@ -294,10 +294,12 @@ fn unknown_connections_add_few_log_lines() {
 #[test]
 fn ranks_join_beside_many_silent_connections() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
-    let silent: Vec<_> = (0..250).map(|_| Stranger::call(server.port())).collect();
+    let silent: Vec<_> = (0..250)
+        .map(|_| UnknownClient::connect(server.port()))
+        .collect();
     let hurried = |rank| Terms {
         // Not after the strangers' time is up.
-        patience: MANNERS - Duration::from_millis(500),
+        patience: HANDSHAKE_TIMEOUT - Duration::from_millis(500),
         ..terms(2, rank, server.port())
     };
     let results = meet(vec![hurried(0), hurried(1)], Seat::leave);
@@ -339,7 +341,7 @@ fn without_a_secret_an_unknown_connection_can_end_the_run() {
     let server = Server::start(&open(0, 0)).unwrap();
     let port = server.port();
     let results = meet(vec![open(0, port), open(1, port)], |seat| {
-        seat.barrier("both", FAR)?;
+        seat.barrier("both", LONG_TIMEOUT)?;
         if seat.terms().rank == 0 {
             // Any text at all is a proof that it would have to compute, so a rank says it for it.
             let later = Terms {
@@ -349,7 +351,7 @@ fn without_a_secret_an_unknown_connection_can_end_the_run() {
             };
             assert!(Seat::take(later).is_err());
         }
-        seat.barrier("never", FAR)
+        seat.barrier("never", LONG_TIMEOUT)
     });
     for result in &results {
         assert_mentions(result, &["rank 1 is lost", "started it again"]);
@@ -375,7 +377,7 @@ fn a_peer_with_the_secret_can_end_the_world_but_not_crash_rank_0() {
                 assert_mentions(&refused, &["rank 7", why]);
             }
         }
-        seat.barrier("after", FAR)?;
+        seat.barrier("after", LONG_TIMEOUT)?;
         seat.leave()
     });
     assert_eq!(results, [Ok(()), Ok(())]);
@@ -386,12 +388,12 @@ fn messages_of_a_rank_reach_the_others_short_and_escaped() {
     let server = Server::start(&terms(2, 0, 0)).unwrap();
     let ranks = (0..2).map(|rank| terms(2, rank, server.port())).collect();
     let results: Vec<Result<()>> = meet(ranks, |seat| {
-        seat.barrier("b", FAR)?;
+        seat.barrier("b", LONG_TIMEOUT)?;
         if seat.terms().rank == 1 {
             let long = format!("\u{1b}[2Jone\n{}", "two ".repeat(1 << 20));
             return Err(seat.abort(Error::config(&long, &long, &long)));
         }
-        seat.barrier("never", FAR)
+        seat.barrier("never", LONG_TIMEOUT)
     });
     assert_eq!(results[0], results[1]);
     let text = results[0].as_ref().unwrap_err().to_string();

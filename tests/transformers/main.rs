@@ -1,5 +1,4 @@
-//! Checkpoints to and from Python's transformers: what it wrote gives the same outputs here, and what
-//! is written here is what it would have written.
+//! Checkpoints of Python's transformers: theirs give the same outputs here, and exports equal theirs.
 //!
 //! `checkpoints` holds small files that `checkpoints.py` made once. Where `BURN_DIST_PYTHON` names a
 //! Python with torch and transformers, files go both ways through the versions installed there.

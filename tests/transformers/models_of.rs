@@ -1,4 +1,4 @@
-//! How a checkpoint becomes one of our models, and what it is asked.
+//! The models of the checkpoints, with their inputs.
 
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};

@@ -1,4 +1,4 @@
-//! A run takes nothing in a folder for its own but what it has loaded or written.
+//! Folders of saves: a run replaces or removes only what it has loaded or written.
 
 use super::{load, save_once, start};
 use crate::alone;
@@ -109,7 +109,7 @@ fn foreign_files_beside_saves_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     save_once(folder, 2, 1);
-    // A copy, somebody's own folder, and one that only looks like a save.
+    // A copy, a foreign folder, and one that only has the name of a save.
     for name in ["save-000002", "save-000017", "save-best", "save-1"] {
         let kept = folder.join(name);
         std::fs::create_dir(&kept).unwrap();

@@ -1,4 +1,4 @@
-//! A save resumes bit for bit, survives a kill, and says what is wrong with it when it is not one.
+//! Saves: resuming bit for bit, a kill while saving, and invalid saves.
 
 mod folders;
 mod numbers;
@@ -177,7 +177,7 @@ fn a_folder_that_cannot_be_written_fails_on_every_rank() {
                 matches!(error, Error::PeerFailed { peer: 0, .. }),
                 !world.is_chief()
             );
-            // Nobody is out of step: the ranks can go on together.
+            // The ranks are still in the same order of collectives.
             world.comm().barrier(&"after".into())?;
             Err::<(), _>(error)
         })

@@ -1,4 +1,4 @@
-//! What is stored: in the type it has, and only if it is numbers.
+//! Types and values of saves: each type loads bit for bit, and values that are not finite are refused.
 
 use super::{load, parameters, save_once, start, train};
 use crate::alone;
@@ -88,9 +88,9 @@ fn every_type_loads_bit_for_bit_or_is_refused_when_saving() {
 }
 
 /// Puts a number into the last element of one parameter.
-struct Spoil<'a>(Vec<String>, &'a str, f32);
+struct Overwrite<'a>(Vec<String>, &'a str, f32);
 
-impl ModuleMapper for Spoil<'_> {
+impl ModuleMapper for Overwrite<'_> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.0.push(name.into());
     }
@@ -113,8 +113,8 @@ impl ModuleMapper for Spoil<'_> {
     }
 }
 
-fn spoiled(model: Mlp, path: &str, with: f32) -> Mlp {
-    model.map(&mut Spoil(Vec::new(), path, with))
+fn overwritten(model: Mlp, path: &str, with: f32) -> Mlp {
+    model.map(&mut Overwrite(Vec::new(), path, with))
 }
 
 #[test]
@@ -131,9 +131,9 @@ fn parameters_that_are_not_finite_are_neither_saved_nor_exported() {
             let (mut model, optimizer, _) = world.load::<_, usize>(saves, model, optimizer)?;
             let before = std::fs::read(&exported).unwrap();
             if world.rank() == 1 {
-                model = spoiled(model, path, with);
+                model = overwritten(model, path, with);
                 // Behind it in the order of the model.
-                model = spoiled(model, "scale", f32::NAN);
+                model = overwritten(model, "scale", f32::NAN);
             }
             for outcome in [
                 world.save(saves, &model, &optimizer, &2),

@@ -1,4 +1,4 @@
-//! A save goes on under the optimizer that it was made with, and with all that this one keeps.
+//! Saves and optimizers: a save resumes only with the optimizer, settings and states that it was made with.
 
 use super::parameters;
 use crate::alone;

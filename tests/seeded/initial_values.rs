@@ -1,5 +1,5 @@
-//! Ranks that begin with different values, in what a model stores and in what they draw: every rank
-//! trains one model, and each draws numbers of its own.
+//! Ranks that begin with different parameters or generators: all ranks train the same model, and each draws
+//! random numbers of its own.
 //!
 //! Each case runs with ranks as threads and, since this test starts itself again, as processes.
 
@@ -82,11 +82,11 @@ fn numbers(values: &Values) -> Vec<f64> {
     values.values().flatten().copied().collect()
 }
 
-/// Every strategy trains rank 0's model, whoever has values.
+/// Every strategy trains rank 0's model, whichever ranks have values.
 ///
 /// The `k`-th model of a world is drawn from its seed and `k`; each case has a world of its own, so
 /// that what is lazy comes out the same in all of them.
-fn begin_alike(world: &World) -> Result<()> {
+fn begin_with_equal_parameters(world: &World) -> Result<()> {
     let (rank, device) = (world.rank(), world.device());
     for strategy in oracle::strategies(world.size()) {
         let mut drawn: Option<Values> = None;
@@ -124,7 +124,7 @@ fn begin_alike(world: &World) -> Result<()> {
             let mask = full.mask.val().into_data();
             assert_eq!(mask.iter::<bool>().collect::<Vec<_>>(), [true; 2], "{case}");
 
-            // Whoever had a token, the other parameters are drawn alike.
+            // Whichever ranks had a token, the other parameters are drawn equally.
             assert_eq!(*drawn.get_or_insert_with(|| found.clone()), found, "{case}");
         }
     }
@@ -177,7 +177,7 @@ fn drawn_after_shard(world: &World) -> Result<Vec<f64>> {
 }
 
 fn all(world: World) -> Result<()> {
-    begin_alike(&world)?;
+    begin_with_equal_parameters(&world)?;
     lazy_is_silent(&world)?;
     noise_is_the_ranks_own(&world)?;
     let drawn = drawn_after_shard(&world)?;
@@ -215,7 +215,12 @@ fn processes_begin_with_equal_parameters_and_draw_different_numbers() {
 /// Starts this test again as `size` processes, and waits for them.
 fn start(size: usize, folder: &Path) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "alike::rank_program", "--nocapture"])
+        .args([
+            "--ignored",
+            "--exact",
+            "initial_values::rank_program",
+            "--nocapture",
+        ])
         .env("ALIKE_FOLDER", folder)
         .env("ALIKE_RANKS", size.to_string())
         .spawn()
@@ -240,7 +245,7 @@ fn start(size: usize, folder: &Path) {
 #[ignore = "a rank of the other tests"]
 fn rank_program() {
     let Ok(size) = std::env::var("ALIKE_RANKS") else {
-        return; // Somebody runs the ignored tests.
+        return; // The ignored tests are run directly.
     };
     let flags = Flags {
         nproc_per_node: Some(NProc::Count(size.parse().unwrap())),

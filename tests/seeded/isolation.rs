@@ -1,5 +1,5 @@
-//! What happens beside a model's own passes must not change them: other random numbers, other
-//! collectives, other copies of the same model, other numbers of passes.
+//! Isolation of a model's passes from other random numbers, other collectives, other copies of the model, and
+//! other numbers of passes.
 
 use crate::alone;
 use crate::oracle;
@@ -57,7 +57,7 @@ fn random_numbers_drawn_after_shard_do_not_reach_other_ranks_parameters() {
         let full = world.full(&model, burn_dist::Destination::All)?;
         Ok(full.map(|full| values(&full)))
     };
-    // One rank alone has nobody to disturb.
+    // A single rank cannot disturb others.
     let expected = ranks(1).seed(3).run(run).unwrap().remove(0);
     for found in ranks(3).seed(3).run(run).unwrap() {
         assert!(found == expected);
