@@ -100,7 +100,7 @@ fn bandwidth(c: &mut Criterion) {
     }
 }
 
-/// What a collective costs before its bytes count.
+/// The latency of a collective of few bytes.
 fn latency(c: &mut Criterion) {
     let mut group = c.benchmark_group("latency");
     for world in WORLDS {
@@ -135,7 +135,7 @@ fn copying(bytes: usize, threads: usize, iterations: u64) -> Duration {
 }
 
 /// Prints how an all-gather compares with copying; the smallest of several times each, because
-/// whatever else runs on the machine only adds.
+/// other load on the machine only adds.
 fn ratio(_: &mut Criterion) {
     const ITERATIONS: u64 = 10;
     let (mut gather, mut copy) = (Duration::MAX, Duration::MAX);

@@ -27,7 +27,7 @@ use std::fmt;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-/// As in the examples: large tensors come and go, at which the system's allocator is slow.
+/// As in the examples: the system's allocator is slow at allocating and freeing large tensors.
 #[global_allocator]
 static MEMORY: MiMalloc = MiMalloc;
 
@@ -66,7 +66,7 @@ impl fmt::Display for Kind {
 struct Run<'a> {
     kind: Kind,
     world: &'a World,
-    /// Empty only while the optimizer has it.
+    /// Empty only while the optimizer steps it.
     model: Option<Vit>,
     optimizer: ModuleOptimizer,
     images: Tensor<4>,
@@ -246,7 +246,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Prints a row per kind; ratios are to the first. Returns the last kind's ratio of least times:
-/// whatever else runs on the machine only adds.
+/// other load on the machine only adds.
 fn table(size: usize, kinds: &[Kind]) -> f64 {
     let times = in_turn(size, kinds);
     let seconds = |times: &[Duration]| times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>();
@@ -286,7 +286,7 @@ fn check(size: usize) -> f64 {
     ranks.into_iter().next().unwrap()
 }
 
-/// What the strategies cost beside each other, and the bars.
+/// Times of the strategies, and the bars.
 fn compare(_: &mut Criterion) {
     // Criterion's test mode runs everything once; this takes a minute.
     if !std::env::args().any(|arg| arg == "--bench") {

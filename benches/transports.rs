@@ -24,7 +24,7 @@ const MIB: usize = 1 << 20;
 const SIZES: [usize; 5] = [KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB];
 const RANKS: usize = 2;
 const ROUNDS: usize = 3;
-/// Where a rank leaves its times, and how often it measures.
+/// The file of a rank's times, and how often it measures.
 const OUT: &str = "BURN_DIST_BENCH_OUT";
 const OPERATIONS: [&str; 3] = ["all_gather", "reduce_scatter", "all_reduce"];
 

@@ -30,12 +30,12 @@ const LAYER: usize = 4 * WIDTH * WIDTH;
 /// Bytes of the whole model's weights.
 const MODEL: usize = (BLOCKS + 2) * LAYER;
 /// What messages, labels, biases and lists may take beside tensors, and what another rank's thread has
-/// not yet given back.
+/// not yet freed.
 const SLACK: usize = 2 * LAYER;
 /// Collectives of which a rank keeps a record.
 const RECORDED: usize = 1024;
 /// What the tape and the passes keep of every parameter that is read; and a bias itself, for small
-/// parameters are copied out of a unit that is let go.
+/// parameters are copied out of a unit that is resharded.
 const READ: usize = 768 + 4 * WIDTH;
 
 /// Two layers in the root, and blocks.

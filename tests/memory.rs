@@ -217,7 +217,7 @@ fn within(what: &str, found: usize, bar: usize) {
     );
 }
 
-/// Holds a model to the bars at worlds 2, 3 and 4.
+/// Compares a model with the bars at worlds 2, 3 and 4.
 fn check(name: &str, size: Size) {
     for ranks in 2..=4 {
         let model = size.init(&Device::flex().autodiff());
@@ -284,8 +284,8 @@ fn half_of_the_parameters_frozen() {
     check("half frozen", frozen);
 }
 
-/// What every step leaves behind, of what is held after each. A thread that comes to a kernel for the
-/// first time, whenever that is, takes memory once.
+/// Memory that every step leaks, from what is held after each. A thread that runs a kernel for the first time
+/// allocates working memory once.
 fn left_by_each(held: &[usize]) -> usize {
     let pairs = held.windows(2);
     pairs.map(|p| p[1].saturating_sub(p[0])).min().unwrap()
@@ -312,7 +312,7 @@ fn activations(size: Size, rows: usize, recompute: bool) -> (usize, usize) {
             let _ = grads?;
             let above = |now: usize| now.saturating_sub(start) / ranks_here;
             found = (above(held), above(worst));
-            // A forward without a backward: what waits for it must go with it.
+            // A forward without a backward: what is kept for backward must be freed with it.
             drop(model.loss(input(size, &device)));
         }
         let left = left_by_each(&starts);

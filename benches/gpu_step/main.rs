@@ -74,7 +74,7 @@ struct Args {
     #[arg(long, default_value = "f32,bf16", value_delimiter = ',')]
     precisions: Vec<Precision>,
 
-    /// Where to leave the figures.
+    /// The file to write the figures to.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 

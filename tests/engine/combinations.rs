@@ -28,7 +28,7 @@ struct Block {
     linear: Linear,
 }
 
-/// A language model in miniature: the table is read at both ends, and the middle block is frozen.
+/// A small language model: its embeddings are tied to the decoder, and the middle block is frozen.
 #[derive(Module, Debug)]
 struct Net {
     table: Param<Tensor<2>>,
@@ -88,7 +88,7 @@ impl Net {
     }
 }
 
-/// Whose samples, and when.
+/// The rank, step and micro-batch of the samples.
 #[derive(Clone, Copy)]
 struct Part {
     step: usize,

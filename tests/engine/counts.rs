@@ -217,7 +217,7 @@ fn backward_reduces_a_unit_before_gathering_two_further_back() {
             "{order:?}"
         );
     }
-    // And one is started ahead, so that it travels while the unit before it computes.
+    // And one is prefetched, so that its bytes move while the unit before it computes.
     for block in 1..L {
         assert!(
             gathered_again(&name(block - 1)) < reduced(&name(block)),
@@ -297,7 +297,7 @@ fn a_plan_for_thousands_of_ranks_is_fast() {
         assert_eq!(plan.shard_group_size(), 4096);
         start.elapsed()
     };
-    // A busy machine delays some of them, a slow plan all.
+    // Other load delays some of them, a slow plan all.
     let best = (0..5).map(attempt).min().unwrap();
     assert!(best < Duration::from_millis(300), "{best:?}");
 }

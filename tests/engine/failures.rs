@@ -155,7 +155,7 @@ fn a_rank_that_returns_early_is_named() {
 
 #[test]
 fn a_rank_that_hangs_is_named() {
-    // Longer than a busy machine keeps a rank away that is not stuck.
+    // Longer than a busy machine delays a rank that does not hang.
     let ranks = Threads::new(2).deadline(Duration::from_millis(2500));
     let result = ranks.run(|world| {
         let model = sharded(&world)?;

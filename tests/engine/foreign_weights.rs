@@ -102,7 +102,7 @@ fn index_entries_without_a_tensor_matter_only_if_needed() {
         .last();
     let first = first.unwrap();
     let file = first.as_str();
-    // A tensor that its file lacks, and one whose file is not there: nobody wants them.
+    // A tensor that its file lacks, and one whose file is missing; the model needs neither.
     add_to_index(folder.path(), "vision.rotary.inv_freq", file);
     add_to_index(folder.path(), "ema.weight", "ema.safetensors");
     let read = |blocks| Weights::open(folder.path()).unwrap().apply(mlp(blocks));
@@ -117,7 +117,7 @@ fn index_entries_without_a_tensor_matter_only_if_needed() {
         Ok(Strategy::fsdp().shard_from(model, &world, &weights)?.1)
     });
     assert!(sharded.is_ok(), "{sharded:?}");
-    // Wanted, they are missed, whether they may be drawn anew or not.
+    // If the model needs them, it is an error, whether they may be drawn anew or not.
     for (at, found) in [
         (file, "no such tensor"),
         ("none.safetensors", "no such file"),

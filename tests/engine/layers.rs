@@ -69,7 +69,7 @@ fn linear_in_both_layouts() {
 #[test]
 fn layer_norm() {
     let norm = || LayerNormConfig::new(7).init(&device());
-    // Squares of normalised values have no gradient to speak of: a cube has.
+    // Squares of normalised values have hardly any gradient; cubes do.
     Wrapper::<LayerNorm>::new(vec![norm(), norm()])
         .check(|layer, x| layer.forward(x.clone()).powi_scalar(3) + x);
 }
@@ -143,7 +143,7 @@ fn embedding() {
     same_everywhere(|place: &Place| place.train(&model, 3, loss).map(|_| ()));
 }
 
-/// A convolutional net as they were.
+/// A convolutional net with batch norms.
 #[derive(Module, Debug)]
 struct Normed {
     enter: Linear,
@@ -232,7 +232,7 @@ fn batch_norm_averages_its_running_state() {
     }
 }
 
-/// What reads the shape of what it stores.
+/// Layers that read the shape of what they store.
 #[derive(Module, Debug)]
 struct Readers {
     batch: BatchNorm,

@@ -45,7 +45,7 @@ impl Net {
     }
 }
 
-/// How a program tells which backward is the last one.
+/// How a program announces the last backward.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Announcement {
     Nothing,
@@ -57,13 +57,13 @@ enum Announcement {
 fn step(
     world: &World,
     strategy: &Strategy,
-    said: Announcement,
+    announced: Announcement,
 ) -> Result<(Values, [(u64, u64); 3])> {
     let device = world.device();
     let model = strategy.clone().shard(Net::new(&device), world)?;
     world.ledger().reset();
     let mut sums = world.accumulate(&model)?;
-    if said == Announcement::Number {
+    if announced == Announcement::Number {
         sums = sums.micro_batches(3);
     }
     for pass in 0..3 {
@@ -71,7 +71,7 @@ fn step(
         let rows = oracle::rows(&rows, world.rank(), world.size());
         // The last micro-batch of a unit need not be the step's last.
         let loss = model.loss(oracle::tensor(&rows, DType::F32, &device), pass != 2);
-        if said == Announcement::Last && pass == 2 {
+        if announced == Announcement::Last && pass == 2 {
             sums.set_is_last();
         }
         sums.add(loss)?;
@@ -90,16 +90,16 @@ fn step(
 fn announcing_the_last_pass_changes_no_result_and_no_traffic() {
     for size in 1..=4 {
         for strategy in oracle::strategies(size) {
-            let run = |said| {
+            let run = |announced| {
                 ranks(size)
-                    .run(|world| step(&world, &strategy, said))
+                    .run(|world| step(&world, &strategy, announced))
                     .unwrap()
             };
             let nothing = run(Announcement::Nothing);
             assert!(!nothing[0].0.is_empty());
-            for said in [Announcement::Number, Announcement::Last] {
-                for (found, nothing) in run(said).iter().zip(&nothing) {
-                    let what = format!("{strategy} at world {size}, {said:?}");
+            for announced in [Announcement::Number, Announcement::Last] {
+                for (found, nothing) in run(announced).iter().zip(&nothing) {
+                    let what = format!("{strategy} at world {size}, {announced:?}");
                     assert_eq!(found.1, nothing.1, "{what}");
                     assert!(found.0 == nothing.0, "{what}: other parameters");
                 }
@@ -108,7 +108,7 @@ fn announcing_the_last_pass_changes_no_result_and_no_traffic() {
     }
 }
 
-/// Tells which reductions are made, and takes its time for each.
+/// An engine that records reductions and delays each.
 #[derive(Debug)]
 struct Slow {
     engine: Arc<dyn Engine>,
@@ -182,7 +182,7 @@ impl Engine for Slow {
     }
 }
 
-/// Blocks that take their time, also when they are run again in backward.
+/// Slow blocks, also when they run again in backward.
 #[derive(Module, Debug)]
 struct Tower {
     blocks: Vec<Linear>,
@@ -207,7 +207,7 @@ impl Tower {
 }
 
 /// What was reduced during the last backward and after it, and how long computation waited.
-fn slow(strategy: &Strategy, size: usize, said: bool) -> (Vec<String>, Vec<String>, Duration) {
+fn slow(strategy: &Strategy, size: usize, announced: bool) -> (Vec<String>, Vec<String>, Duration) {
     let rank = |engine: local::Local| -> Result<(Vec<String>, Vec<String>, Duration)> {
         let log = Arc::new(Mutex::new(Vec::new()));
         let engine = Slow {
@@ -223,7 +223,7 @@ fn slow(strategy: &Strategy, size: usize, said: bool) -> (Vec<String>, Vec<Strin
         let model = strategy.shard(Tower { blocks }, &world)?;
         let x = || Tensor::<2>::ones([4, 16], &device).require_grad();
         let mut sums = world.accumulate(&model)?;
-        if said {
+        if announced {
             sums = sums.micro_batches(2);
         }
         sums.add(model.loss(x()))?;
@@ -283,7 +283,7 @@ fn more_or_fewer_passes_than_announced_are_an_error() {
             sums.add(loss())?;
             sums.add(loss())?;
             let many = sums.add(loss());
-            // What came before it is as good as without.
+            // The passes before it are still valid.
             let norm = sums.finish()?.norm()?;
             Ok((few, many, norm))
         };

@@ -42,7 +42,7 @@ fn a_unit_runs_twice() {
     same_everywhere(|place| place.train(&model, 3, twice).map(|_| ()));
 }
 
-/// One table, read where words enter and where they leave.
+/// One table for embeddings and decoder.
 #[derive(Module, Debug)]
 struct Tied {
     table: Param<Tensor<2>>,
@@ -211,7 +211,7 @@ fn a_parameter_is_read_in_the_thread_of_its_unit() {
             })
         };
         let refused = world.run(elsewhere).map(|_| ());
-        // The model is as good as before.
+        // The model still works.
         let here = unit(&model.blocks[0], x.clone(), |b: &Linear, x| b.forward(x));
         Ok((refused, here.dims()))
     };

@@ -22,8 +22,8 @@ fn layer(width: usize, value: f32, odd: f32) -> Linear {
     layer
 }
 
-/// What is said where rank 2 of 3 has weights of its own, and the others share theirs.
-fn said(width: usize, odd: &Linear, compare_all: bool) -> Option<String> {
+/// The error if rank 2 of 3 has other weights than the ranks before it.
+fn error_of(width: usize, odd: &Linear, compare_all: bool) -> Option<String> {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let models = [&layer(width, 0.5, 0.5), odd];
     for (model, folder) in models.into_iter().zip(&folders) {
@@ -49,22 +49,22 @@ fn said(width: usize, odd: &Linear, compare_all: bool) -> Option<String> {
 #[test]
 fn a_differing_weight_file_with_an_equal_header_is_named() {
     for width in [3, 7, 512] {
-        let message = said(width, &layer(width, 0.25, 0.25), false).unwrap();
+        let message = error_of(width, &layer(width, 0.25, 0.25), false).unwrap();
         assert!(message.contains("on rank 2 as on rank 0"), "{message}");
         assert!(
             message.contains("weight in model.safetensors as ["),
             "{message}"
         );
         assert!(message.contains("with checksum"), "{message}");
-        assert_eq!(said(width, &layer(width, 0.5, 0.5), true), None);
+        assert_eq!(error_of(width, &layer(width, 0.5, 0.5), true), None);
     }
 }
 
 #[test]
 fn compare_all_finds_one_differing_element() {
     let odd = layer(512, 0.5, 0.25);
-    // The default is a sample, and is said to be one.
-    assert_eq!(said(512, &odd, false), None);
-    let message = said(512, &odd, true).unwrap();
+    // The default compares a sample, and the message says so.
+    assert_eq!(error_of(512, &odd, false), None);
+    let message = error_of(512, &odd, true).unwrap();
     assert!(message.contains("weight in model.safetensors"), "{message}");
 }

@@ -55,8 +55,8 @@ fn every_strategy_trains_and_sends_its_planned_bytes() {
     }
 }
 
-/// The same twelve texts a step, whoever reads them and whatever else is in a rank's batch: losses depend
-/// neither on the ranks nor on the padding.
+/// The same twelve texts a step, divided over ranks in any way: losses depend neither on the ranks nor on the
+/// padding.
 #[test]
 fn losses_do_not_depend_on_the_number_of_ranks() {
     let data = ag_news();
@@ -101,7 +101,7 @@ fn processes_share_one_vocabulary_and_train_like_threads() {
     let args = "--per-gpu-batch 6 --epochs 2";
     let result = |ranks: &str| {
         let mut output = run(&format!("{args} {ranks}"), &[("--data", data.path())]).succeeded();
-        // A launcher says which process a line is from.
+        // A launcher prefixes a line with the process that it is from.
         for line in &mut output {
             *line = line.strip_prefix("[0]: ").unwrap_or(line).to_owned();
         }

@@ -13,14 +13,14 @@ fn run(example: &str, args: &str, folders: &[(&str, &Path)]) -> Ended {
     Running::start(example, &args, folders).end()
 }
 
-/// A folder that a short run has left.
+/// The export of a short run.
 fn left(example: &str) -> (TempDir, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let ended = run(example, "--steps 12", &[("--export", folder.path())]);
     (folder, ended.succeeded())
 }
 
-/// A run that begins there and does not train.
+/// A run that begins with that export and does not train.
 fn looked_at(example: &str, folder: &Path) -> Ended {
     run(example, "--steps 0", &[("--from", folder)])
 }
@@ -173,7 +173,7 @@ fn classes_of_other_names_keep_their_order_with_a_warning() {
         assert!(lines[0].contains(name), "{}", lines[0]);
     }
     assert_eq!(accuracy(ended), row(&trained, "test accuracy"));
-    // Names that nobody gave say nothing.
+    // The default names LABEL_0 and so on are not compared.
     let nameless: Vec<_> = (0..4).map(|at| format!("LABEL_{at}")).collect();
     name(folder.path(), &nameless);
     let ended = looked_at("bert_fsdp", folder.path());

@@ -8,7 +8,7 @@ fn run(args: &str, folders: &[(&str, &Path)]) -> Ended {
     Running::start("vit_fsdp", args, folders).end()
 }
 
-/// CIFAR-10 in its format and with few images, each plainly of its class: epochs of a moment.
+/// CIFAR-10's files with few images that are easy to classify, for epochs of milliseconds.
 fn cifar() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let images = |count: u8| -> Vec<u8> {
@@ -61,7 +61,7 @@ fn memory_between_steps_is_as_planned() {
             let args =
                 format!("--strategy {strategy} --per-gpu-batch 4 --epochs 1 --steps 3 {how}");
             let output = run(&args, &[("--data", data.path())]).succeeded();
-            // What a launcher passes on begins with the rank.
+            // Lines through a launcher begin with the rank.
             let lines = output.iter().map(|line| line.trim_start_matches("[0]: "));
             let lines: Vec<_> = lines.map(String::from).collect();
             let (held, planned) = megabytes(&lines, "held between steps");

@@ -16,7 +16,7 @@ fn exported_weights_start_another_run() {
         let args = "--steps 12 --ranks 2";
         let first = run(example, args, &[("--export", left)]).succeeded();
         assert!(left.join("config.json").is_file() && left.join("model.safetensors").is_file());
-        // Other ranks, another strategy, and not a step: what it says is what was left.
+        // Other ranks, another strategy, and no step: the accuracy is that of the export.
         let args = "--steps 0 --ranks 3 --strategy zero2";
         let ended = run(example, args, &[("--from", left)]);
         let said = format!("{parameters} of {parameters} parameters from ");
@@ -34,7 +34,7 @@ fn missing_weights_are_a_short_error() {
     std::fs::write(bert.path().join("config.json"), r#"{"model_type": "bert"}"#).unwrap();
     let vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n";
     std::fs::write(bert.path().join("vocab.txt"), vocabulary).unwrap();
-    // With what it leaves open, a line would say what was made of it.
+    // A line would be logged if the files left the case open.
     let settings = r#"{"do_lower_case": true}"#;
     std::fs::write(bert.path().join("tokenizer_config.json"), settings).unwrap();
     let message = |example, from: &Path| run(example, "", &[("--from", from)]).failed();

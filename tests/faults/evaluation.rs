@@ -36,7 +36,7 @@ impl Classified for One {
     }
 }
 
-/// What a rank does: an evaluation that waits, within its second batch, for what the test does.
+/// The program of a rank: an evaluation that waits in its second batch for the test's file.
 pub(super) fn run(instructions: &Instructions, world: &World) -> Result<()> {
     let (rank, size) = (world.rank(), world.size());
     let data: Vec<usize> = (0..BATCHES * size).collect();

@@ -3,7 +3,7 @@
 use super::process::{Group, send};
 use std::time::{Duration, Instant};
 
-/// From what happens to the end of the launcher.
+/// From the fault to the end of the launcher.
 const LIMIT: Duration = Duration::from_secs(12);
 
 /// A launcher whose heartbeat and grace are beyond the limit: ranks end by themselves, and at once.
@@ -60,8 +60,8 @@ fn a_killed_rank_is_found_among_those_that_follow_it() {
     group.gone();
 }
 
-/// Has the launcher end a rank that does not end by itself. Twice the grace is what others have to
-/// leave their records before they are killed with it.
+/// Has the launcher end a rank that does not end by itself. Within twice the grace period the others write
+/// their records before they are killed with it.
 fn with_grace(mut group: Group) -> Group {
     group.set("BURN_DIST_FAIL_GRACE", 1.5);
     group

@@ -245,7 +245,7 @@ fn before_all_have_joined() {
     });
 }
 
-/// One that has said goodbye owes nobody anything; only rank 0 still has to tell the others.
+/// A rank that has left is no longer waited for, except rank 0, which still serves the rendezvous.
 #[test]
 fn after_it_has_left() {
     for (fault, faulty) in [(Kill, 1), (Stop, 2), (Kill, 0), (Stop, 0)] {
@@ -257,7 +257,7 @@ fn after_it_has_left() {
         group.until("a goodbye", |group| group.all[0].text().contains(&done));
         let injected = case.inject(&group);
         if faulty == 0 {
-            // Those that are busy notice at the end of their work.
+            // Ranks that are busy notice when they next communicate.
             group.make("go");
             case.expect_ends(&mut group, injected, None);
             continue;

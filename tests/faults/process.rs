@@ -129,7 +129,7 @@ impl Group {
         }
         command
             .env("FAULTS_FOLDER", self.folder.path())
-            // What a launcher leaves that is killed goes with the test.
+            // Folders of a killed launcher are inside the test's folder, and removed with it.
             .env("TMPDIR", self.folder.path())
             .env("RAYON_NUM_THREADS", "1")
             .envs(self.env.iter().map(|(name, value)| (name, value)))
@@ -180,7 +180,7 @@ impl Group {
         });
     }
 
-    /// Waits until so many ranks sit at the rendezvous: each has two connections to it.
+    /// Waits until so many ranks have joined the rendezvous: each has two connections to it.
     pub(crate) fn until_joined(&mut self, ranks: usize) {
         let port = format!(":{:04X}", self.port);
         self.until("ranks at the rendezvous", |_| {
@@ -293,7 +293,7 @@ impl Process {
             && let Some(status) = self.child.try_wait().unwrap()
         {
             self.end = Some((status, Instant::now()));
-            // What it has printed is complete, unless somebody else holds its pipes.
+            // Its output is complete, unless another process holds its pipes.
             let readers = std::mem::take(&mut self.readers);
             let until = Instant::now() + Duration::from_secs(5);
             for reader in readers {
@@ -337,7 +337,7 @@ fn read(mut from: impl Read + Send + 'static, text: &Arc<Mutex<Vec<u8>>>) -> Joi
     })
 }
 
-/// A port that is free, and that the system gives to nobody who does not ask for it.
+/// A free port, outside of the range from which the system assigns ports.
 fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {

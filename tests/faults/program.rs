@@ -29,7 +29,7 @@ pub(super) struct Instructions {
     /// What goes wrong, and on which rank.
     act: String,
     faulty: Option<usize>,
-    /// The rank that comes to backward last, when it is let.
+    /// The rank that begins backward only when the test creates a file.
     late: Option<usize>,
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn main() {
             _ => Rank::new(&instructions, world).train(),
         });
     if let Err(error) = &result {
-        // In one write: what runs this program as a test writes to the same place meanwhile.
+        // In one write, because the test harness writes to the same stream.
         let line = format!("error: {error}\n");
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
@@ -95,7 +95,7 @@ fn stay() -> ! {
 }
 
 impl Instructions {
-    /// Makes a file that holds this process's number, at once.
+    /// Creates a file with this process's number, atomically.
     pub(super) fn announce(&self, what: &str, rank: usize) {
         let pid = std::process::id().to_string();
         self.write(&format!("{what}-{rank}"), &pid);
@@ -146,7 +146,7 @@ impl Net {
     }
 }
 
-/// One rank at work.
+/// One rank of the training.
 #[derive(Clone)]
 struct Rank {
     instructions: Instructions,
@@ -165,7 +165,7 @@ impl Rank {
         }
     }
 
-    /// Whether this rank is the one to do this.
+    /// Whether this rank has the fault `act`.
     fn does(&self, act: &str) -> bool {
         self.instructions.faulty == Some(self.rank) && self.instructions.act == act
     }
@@ -236,7 +236,7 @@ impl Rank {
         ["stop", "stubborn"].contains(&self.instructions.act.as_str())
     }
 
-    /// What happens within the forward of a block.
+    /// Faults within the forward of a block.
     fn midway(&self, step: usize) -> Arc<dyn Fn() + Send + Sync> {
         let (rank, done) = (self.clone(), AtomicBool::new(step != FAULTY_STEP));
         Arc::new(move || {
@@ -288,7 +288,7 @@ impl Rank {
         }
     }
 
-    /// The program's own collective, and what can go wrong with it; `false` ends the training.
+    /// The program's own collective, with its faults; `false` ends the training.
     fn after_step(&self, step: usize) -> Result<bool> {
         let comm = self.world.comm();
         let wrong = step == FAULTY_STEP + 1;
@@ -332,13 +332,13 @@ impl Rank {
         comm.all_reduce(&"metric".into(), Reduce::Sum, SpanMut::of(&mut sum))
     }
 
-    /// Says that it is where it is to be, and stays until it may go on.
+    /// Announces that this rank has reached the phase of the fault, and waits until the test lets it continue.
     fn stay_here(&self) {
         self.instructions.announce("at", self.rank);
         self.instructions.wait_for("go");
     }
 
-    /// Returns when its own collectives so far are over, the last of them for this unit if one is
+    /// Returns when this rank's collectives so far are done, the last of them for this unit if one is
     /// named, and all others wait for it in the next one.
     fn settle(&self, unit: Option<&str>) {
         let recorder = self.world.comm().recorder();
@@ -355,7 +355,7 @@ impl Rank {
         }
     }
 
-    /// Watches, beside the training, for the moment in which it waits for the one that has settled.
+    /// Watches on another thread until the training waits for the rank that has settled.
     fn watch(&self) {
         let (recorder, instructions) = (
             self.world.comm().recorder().clone(),

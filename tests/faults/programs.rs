@@ -11,7 +11,7 @@ struct Case {
     act: &'static str,
     /// Of the faulty rank, `RANK` for its number.
     words: &'static [&'static str],
-    /// What the rank itself says: the same, something else, or nothing.
+    /// The error of the rank itself: the same, another one, or none.
     own: Own,
 }
 
@@ -23,7 +23,7 @@ enum Own {
 
 const MISMATCH: &str = "every rank must issue the same collectives";
 
-/// What the ranks do from which one deviates.
+/// The usual program, from which one rank deviates.
 const METRIC: &str = "runs all_reduce(Sum) of metric #";
 
 const CASES: [Case; 12] = [

@@ -32,7 +32,7 @@ fn parameters(group: &Group) -> Vec<String> {
 
 #[test]
 fn a_restarted_run_equals_an_uninterrupted_one_bit_for_bit() {
-    // A rank that there is not kills nobody.
+    // A rank number outside of the world kills no process.
     let straight = run("restart", 9, "auto");
     straight.expect_code(0, 0);
     assert_eq!(straight.files("resumed-"), [""; 0]);
@@ -54,7 +54,7 @@ fn a_run_that_fails_again_is_not_restarted() {
     group.expect_code(0, 137);
     group.expect(&group.error(0), &["rank 2 on ", "(SIGKILL)"]);
     let text = group.all[0].text();
-    // The report of a start; which rank's end was noticed first is up to the machine.
+    // The report of a start; which rank's end is noticed first depends on scheduling.
     let starts = text.matches("look at rank 2 first").count();
     group.check(starts == 2, || format!("{starts} starts failed"));
 }

@@ -14,7 +14,7 @@ fn group(name: &str) -> Group {
     group
 }
 
-/// All end in time, and each says these words.
+/// Checks that all end in time, and that each error contains these words.
 fn expect(group: &mut Group, processes: &[usize], since: Instant, words: &[&str]) {
     let took = group.ends(processes, since, LIMIT);
     group.say(took);
@@ -118,7 +118,7 @@ fn an_unreachable_master() {
 #[test]
 fn a_rank_that_never_comes() {
     let mut group = group("a rank that never comes");
-    // By then the other one has come, however late its process starts.
+    // By then the other one has joined, however late its process starts.
     group.set("BURN_DIST_JOIN_TIMEOUT", 4);
     let since = Instant::now();
     group.rank(0, 3);

@@ -8,12 +8,12 @@ use std::time::Duration;
 /// One test at a time: ranks of several would share one GPU, and Burn's random numbers.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The GPU, or `None`, said aloud, where the machine has none.
+/// The GPU, or `None` with a note where the machine has none.
 pub fn gpu() -> Option<(DeviceKind, MutexGuard<'static, ()>)> {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Ok(told) = std::env::var("BURN_DIST_TEST_DEVICE") {
         let kind: DeviceKind = told.parse().unwrap();
-        // Whoever names one wants to hear if it is not there.
+        // If a device is named and missing, the test fails.
         kind.device(0).unwrap();
         return Some((kind, alone));
     }
@@ -26,7 +26,7 @@ pub fn gpu() -> Option<(DeviceKind, MutexGuard<'static, ()>)> {
     found.map(|kind| (kind, alone))
 }
 
-/// Ranks that share the GPU. The first run of a kernel compiles it, so they have patience.
+/// Ranks that share the GPU, with a long deadline, because the first run of a kernel compiles it.
 pub fn ranks(size: usize, kind: DeviceKind) -> Threads {
     let device = kind.device(0).unwrap();
     Threads::new(size)

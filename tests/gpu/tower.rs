@@ -15,7 +15,7 @@ use burn_dist::{Destination, Result, Strategy, World, unit};
 const WIDTH: usize = 32;
 const BLOCKS: usize = 10;
 
-/// A chain of units that take their time.
+/// A chain of slow units.
 #[derive(Module, Debug)]
 pub struct Tower {
     blocks: Vec<Linear>,
@@ -57,7 +57,7 @@ pub fn delay(device: &Device, side: usize, rounds: usize) -> Tensor<2> {
     Tensor::from_inner(zero)
 }
 
-/// Takes memory of the sizes that units have, spoils it and lets it go.
+/// Allocates buffers of the units' sizes, fills them with NaN and frees them.
 fn poison(device: &Device, at: usize) {
     let device = device.clone().inner();
     let len = [WIDTH * WIDTH + WIDTH, WIDTH * WIDTH / 2, WIDTH, 1][at % 4];

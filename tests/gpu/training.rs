@@ -25,7 +25,7 @@ fn adamw() -> ModuleOptimizer {
     AdamWConfig::new().with_epsilon(1e-3).init()
 }
 
-/// Plain Burn with the whole batch, on one GPU; held against the CPU.
+/// Plain Burn with the whole batch, on one GPU; compared with the CPU.
 fn reference(kind: DeviceKind, model: &Mlp) -> Trace {
     let plain = |device: Device| {
         let model = model.clone().fork(&device);
@@ -125,7 +125,7 @@ fn updates_in_place_are_seen_by_the_next_gather() {
     let Some((kind, _alone)) = gpu() else { return };
     let whole = oracle::undrawn(Mlp::new(3, &cpu()));
     let device = kind.device(0).unwrap().autodiff();
-    // The update waits behind this on the GPU while the host goes on; a CPU that draws waits too long.
+    // On the GPU the update waits for this while the host goes on; a driver on the CPU would be too slow.
     let side = if kind == DeviceKind::Cuda { 2048 } else { 32 };
     for name in ["sgd", "adam"] {
         let optimizer = || match name {

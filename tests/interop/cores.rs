@@ -4,7 +4,7 @@ use super::process::{Run, built, command, installed};
 use super::training::{Training, example};
 use std::process::Command;
 
-/// Has each rank say on how many threads it computes.
+/// A log filter with which each rank logs its number of compute threads.
 pub(super) const RECORD: &str = "RUST_LOG=info,burn_dist=debug";
 
 /// Whether two ranks can have a core each.
@@ -16,7 +16,7 @@ pub(super) fn two_cores() -> bool {
     two
 }
 
-/// What a rank says: threads, cores, and how many ranks may run on one of them.
+/// The log line of a rank: threads, cores, and how many ranks may run on one of them.
 fn said(line: &str) -> Option<[usize; 3]> {
     let (before, after) = line.split_once(" compute thread(s) on ")?;
     let (own, sharing) = after.split_once(" core(s), shared by up to ")?;
@@ -46,7 +46,7 @@ fn ranks_bound_by_taskset_use_all_their_cores() {
     if !two_cores() {
         return;
     }
-    // Each on a core of its own, and both on one: the launcher's count of cores says neither.
+    // Each on a core of its own, and both on one core: neither is the launcher's number of cores.
     for (core, sharing) in [("$LOCAL_RANK", 1), ("0", 2)] {
         let script = format!("unset RAYON_NUM_THREADS; exec taskset -c {core} \"$EXAMPLE\" \"$@\"");
         let launcher = built(&format!("burn-dist-run{}", std::env::consts::EXE_SUFFIX));

@@ -63,7 +63,7 @@ fn several_hosts_without_a_secret_get_one_warning() {
     let training = Training::new();
     let secret = "BURN_DIST_SECRET=0123456789abcdef0123456789abcdef";
     for (save, variables, warned) in [
-        // No logger speaks.
+        // The logger is off.
         (
             "silent",
             "RUST_LOG=off",
@@ -101,7 +101,7 @@ fn several_hosts_without_a_secret_get_one_warning() {
 
 #[test]
 fn rank_0_may_be_given_localhost_as_its_address() {
-    // Kubeflow tells the first pod so; and many systems have 127.0.1.1 for their own name.
+    // Kubeflow gives the first pod this address, and many systems resolve their own name to 127.0.1.1.
     let hosts = match Hosts::apart() {
         Ok(hosts) => hosts,
         Err(why) => return eprintln!("skipped: {why}"),
@@ -137,7 +137,7 @@ fn ranks_parted_by_a_broken_network_all_end_and_name_each_other() {
         let took = cut.elapsed();
         assert!(took < Duration::from_secs(12), "{took:?}: {ended:#?}");
         assert_eq!(ended.code, Some(1), "{ended:#?}");
-        // Both ranks of this side say who is lost, and it is one of the other side.
+        // The errors of both ranks of this host name a lost rank of the other host.
         let lost = |rank: usize| format!("error: rank {rank} is lost: no sign of life for 3s");
         let named = there.map(|rank| ended.err.matches(&lost(rank)).count());
         let own = ended.err.lines().filter(|line| line.starts_with('['));

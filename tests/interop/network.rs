@@ -14,7 +14,7 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// Two hosts, if this machine lets us make some; else two names for this one, and a note.
+    /// Two hosts, if this process may create namespaces; else two names for this host, and a note.
     pub(crate) fn new() -> Self {
         Self::apart().unwrap_or_else(|why| {
             eprintln!("note: both hosts are this one, on loopback addresses: {why}");
@@ -25,7 +25,7 @@ impl Hosts {
         })
     }
 
-    /// Two hosts, or why there are none.
+    /// Two hosts, or the reason why they cannot be created.
     pub(crate) fn apart() -> Result<Self, String> {
         static HOSTS: AtomicUsize = AtomicUsize::new(0);
         let ip = installed("ip").ok_or("the program ip is not installed")?;
@@ -58,7 +58,7 @@ impl Hosts {
         Ok(hosts)
     }
 
-    /// A command on one of the hosts, which takes itself for another machine than the other one.
+    /// A command on one of the hosts, with a host name of its own.
     pub(crate) fn command(&self, host: usize, program: PathBuf, variables: &str) -> Command {
         let variables = format!("BURN_DIST_HOST_ID=host-{host} {variables}");
         match &self.namespaces {
@@ -71,7 +71,7 @@ impl Hosts {
         }
     }
 
-    /// Bytes that a host has sent: to itself, and over the cable.
+    /// Bytes that a host has sent: over loopback, and over the cable.
     pub(crate) fn sent(&self, host: usize) -> Option<[u64; 2]> {
         self.namespaces.as_ref()?;
         let mut cat = self.command(host, "cat".into(), "");
@@ -87,7 +87,7 @@ impl Hosts {
         Some(["lo:", "cable:"].map(of))
     }
 
-    /// Pulls the second host's end of the cable.
+    /// Takes the second host's end of the cable down.
     pub(crate) fn cut(&self) {
         let (ip, names) = self.namespaces.as_ref().unwrap();
         let line = format!("-n {} link set cable down", names[1]);
@@ -104,7 +104,7 @@ impl Drop for Hosts {
         for name in names {
             let mut delete = Command::new(ip);
             delete.args(["netns", "delete", name]);
-            // It may never have come to be.
+            // It may not have been created.
             let _ = delete.stderr(Stdio::null()).status();
         }
     }

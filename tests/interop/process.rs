@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 /// No run here takes more than a few seconds; one that takes this long hangs.
 const LIMIT: Duration = Duration::from_secs(60);
-/// What children of a run keep of the environment: nothing of a launcher around the tests.
+/// The variables that a run inherits: none of a launcher that runs the tests.
 const KEPT: [&str; 5] = ["PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH"];
 const MARK: &str = "BURN_DIST_INTEROP_TEST";
 
-/// A run that is going on.
+/// A running command.
 pub(crate) struct Run {
     child: Child,
     mark: String,
@@ -101,16 +101,16 @@ impl Run {
         }
     }
 
-    /// Waits until the run has printed this.
+    /// Waits until the run has printed this text.
     pub(crate) fn until(&mut self, text: &str) {
         self.wait(text, |run| run.out.text().contains(text));
     }
 
-    /// Waits for the end, and that nothing is left soon after.
+    /// Waits for the end, and checks that no process is left soon after.
     pub(crate) fn end(mut self) -> Ended {
         self.wait("its end", |run| run.child.try_wait().unwrap().is_some());
         let code = self.child.wait().unwrap().code();
-        // Some launchers leave the cleaning up to a process of their own.
+        // Some launchers clean up in another process.
         self.wait("the end of all its processes", |run| run.left().is_empty());
         for reader in self.readers.drain(..) {
             reader.join().unwrap();

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Asks for these tests.
+/// The variable that turns these tests on.
 const SLURM: &str = "BURN_DIST_SLURM";
 /// SLURM looks at time limits and at requeued jobs every half a minute.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -24,7 +24,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with a node that waits for jobs; `None` if nobody asks for one.
+    /// A cluster with a node that waits for jobs; `None` if the variable is not set.
     fn start() -> Option<Self> {
         if std::env::var_os(SLURM).is_none() {
             eprintln!("skipped: {SLURM} is not set");
@@ -40,7 +40,7 @@ impl Cluster {
         let [log, pid] = ["munge.log", "munge.pid"].map(at);
         let munge = [
             "--foreground".into(),
-            // The folder of a test is in one that everybody may write to.
+            // The folder of a test is in one that every user may write to.
             "--force".into(),
             format!("--key-file={key}"),
             format!("--socket={socket}"),
@@ -154,7 +154,7 @@ impl Cluster {
         self.submit_lines(options, &lines)
     }
 
-    /// Submits a script of two tasks, and returns the number of the job and where its words go.
+    /// Submits a script of two tasks, and returns the number of the job and its output file.
     fn submit_lines(&self, options: &str, lines: &str) -> (String, PathBuf) {
         let out = self.file("job.txt");
         std::fs::write(self.file("job.sh"), format!("#!/bin/sh\n{lines}\n")).unwrap();
@@ -189,7 +189,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Daemons are not in everybody's `PATH`.
+/// Daemons may be outside of `PATH`.
 fn daemon(name: &str) -> PathBuf {
     let path = installed(name).unwrap_or_else(|| format!("/usr/sbin/{name}").into());
     assert!(path.is_file(), "{name} is not installed");
@@ -202,7 +202,7 @@ fn output(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// No key that protects anything.
+/// A key for munge, which protects nothing here.
 fn rand_byte() -> u8 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0) as u8
@@ -213,7 +213,7 @@ fn set_private(path: &std::path::Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// The words of a program with its arguments, for a script.
+/// A program with its arguments, quoted for a script.
 fn words(args: impl IntoIterator<Item = String>) -> Vec<String> {
     let program = example().display().to_string();
     std::iter::once(program).chain(args).collect()
@@ -233,7 +233,7 @@ fn srun_starts_ranks_on_their_own_cores_and_on_shared_ones() {
         command.arg(example());
         Training::new().expect_of_threads(2, name, vec![command]);
     }
-    // A shell's name is no reason to take a task for a shell.
+    // A task whose program is a shell is still a task.
     let mut command = cluster.command("srun -n 2 bash -c", "");
     command.args(["\"$0\" \"$@\"; exit $?"]).arg(example());
     Training::new().expect_of_threads(2, "bash", vec![command]);
@@ -332,7 +332,7 @@ fn a_requeued_job_goes_on_from_its_save() {
     cluster.until("some epochs", |_| text(&out).contains("epoch 3: "));
     let requeue = cluster.ask(&format!("scontrol requeue {job}"));
     assert_eq!(requeue, "");
-    // Told to end, it has saved; started again with the same arguments, it goes on from there.
+    // It has saved on SIGTERM, and started again with the same arguments it resumes.
     cluster.until("a second start", |_| {
         text(&out).matches("fsdp over 2 rank(s)").count() == 2
     });

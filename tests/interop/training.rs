@@ -28,7 +28,7 @@ pub(crate) fn example() -> PathBuf {
 }
 
 impl Training {
-    /// CIFAR-10 in its format and with few images, each plainly of its class: steps of a moment.
+    /// CIFAR-10's files with few images that are easy to classify, for steps of milliseconds.
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let images = |count: u8| -> Vec<u8> {
@@ -47,7 +47,7 @@ impl Training {
         Self { folder }
     }
 
-    /// What the example is called with for a few steps and a save of this name.
+    /// The example's arguments for a few steps and a save of this name.
     pub(crate) fn args(&self, save: &str) -> Vec<String> {
         let (data, save) = (self.folder.path().display(), self.save(save));
         let (save, steps) = (save.display(), "--per-gpu-batch 2 --epochs 1 --steps 3");
@@ -55,7 +55,7 @@ impl Training {
         line.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// What the example is called with to go on for ever.
+    /// The example's arguments for a run without an end.
     pub(crate) fn endless(&self) -> Vec<String> {
         let data = self.folder.path().display();
         let line = format!("--data {data} --per-gpu-batch 2 --epochs 1000000");
@@ -74,7 +74,7 @@ impl Training {
         self.outcome(&save, vec![Run::start(threads.args(self.args(&save)))])
     }
 
-    /// The outcome of processes that form one world and were told to save by this name.
+    /// The outcome of processes that form one world and save under this name.
     ///
     /// All of them succeed, and one of them prints.
     pub(crate) fn outcome(&self, save: &str, runs: Vec<Run>) -> Outcome {
@@ -111,7 +111,7 @@ impl Outcome {
     }
 }
 
-/// A line without the rank that a launcher has written before it.
+/// A line without the launcher's prefix.
 fn unprefixed(line: &str) -> &str {
     let rest = line
         .strip_prefix('[')
@@ -119,7 +119,7 @@ fn unprefixed(line: &str) -> &str {
     rest.map_or(line, |(_, rest)| rest)
 }
 
-/// Whether a line says the same however fast the run was.
+/// Whether a line does not depend on the speed of the run.
 fn is_result(line: &str) -> bool {
     let starts = [
         "fsdp over ",

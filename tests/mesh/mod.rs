@@ -100,7 +100,7 @@ impl World {
     }
 }
 
-/// One rank's part, and what the others are told of its end.
+/// One rank's part, whose end is reported to the others.
 pub(crate) fn alone(comm: &Communicator, body: impl Fn(&Communicator) -> Result<()>) -> Result<()> {
     let result = catch_unwind(AssertUnwindSafe(|| body(comm)));
     match &result {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const FAR: Duration = Duration::from_secs(60);
 /// A deadline that a test waits for, and longer than a busy machine keeps a rank away.
 const NEAR: Duration = Duration::from_millis(2500);
-/// What a rank does, its name, on how many ranks, and what the output of a job that must fail says.
+/// A case: its program, its name, its number of ranks, and what the output of a job that must fail contains.
 type Case = (&'static str, fn(), &'static [usize], Option<&'static str>);
 
 /// Checks that expect an error of three ranks, where a world that is left out has none.
@@ -388,7 +388,7 @@ fn a_stopped_process_is_missed() {
     std::process::exit(1);
 }
 
-/// No rank gets to say anything: MPI ends the whole job.
+/// MPI ends the whole job before a rank can report an error.
 fn a_killed_process_ends_the_job() {
     let comm = Communicator::new(mpi::world(FAR).unwrap());
     comm.barrier(&"start".into()).unwrap();

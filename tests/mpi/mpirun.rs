@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Tells a process which case it is a rank of.
+/// The variable that names the case of which a process is a rank.
 const CASE: &str = "BURN_DIST_TEST_MPI_CASE";
-/// Where each rank leaves its process id.
+/// The folder of the ranks' process ids.
 const PIDS: &str = "BURN_DIST_TEST_MPI_PIDS";
 /// Every case ends within this time.
 const LIMIT: u64 = 300;
@@ -19,7 +19,7 @@ pub(crate) fn case() -> Option<String> {
     Some(name)
 }
 
-/// Runs one case under `mpirun` and returns what it said.
+/// Runs one case under `mpirun` and returns its output.
 pub(crate) fn job(
     case: &str,
     ranks: usize,
@@ -34,7 +34,7 @@ pub(crate) fn job(
         .env(CASE, case)
         .env(PIDS, pids.path())
         .env("RAYON_NUM_THREADS", "1")
-        // What Open MPI and MPICH, each in its own words, need to know of a small machine.
+        // Options of Open MPI and of MPICH for a machine with few cores.
         .env("MPIEXEC_TIMEOUT", LIMIT.to_string())
         .envs([
             ("OMPI_ALLOW_RUN_AS_ROOT", "1"),

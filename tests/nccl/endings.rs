@@ -16,7 +16,7 @@ fn sum(rank: &Rank) -> Result<()> {
     Ok(())
 }
 
-/// What the ranks called, to their end.
+/// The calls of the ranks until their end.
 fn endings(
     ranks: usize,
     order: Order,
@@ -35,7 +35,7 @@ fn endings(
     std::mem::take(&mut *LAST.lock().unwrap())
 }
 
-/// What each communicator came to.
+/// The end of each communicator.
 fn by_comm(log: &[String]) -> BTreeMap<&str, Vec<&str>> {
     let mut calls: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for line in log {
@@ -95,7 +95,7 @@ pub(crate) fn abrupt() {
             assert_eq!(calls.last(), Some(&"ncclCommAbort"));
             assert!(!calls.contains(&"ncclCommFinalize"));
         }
-        // An end that does not come is not waited for. On a busy machine it may take several worlds
+        // A finalize that does not return is not waited for. On a busy machine it may take several worlds
         // until one gets so far within the deadline.
         let attempt = |_| {
             mock::set("finalize_delay_ms", None, 1_000_000);
@@ -111,7 +111,7 @@ pub(crate) fn abrupt() {
             assert_eq!(end, ["ncclCommFinalize", "ncclCommAbort"]);
         }
     }
-    // Ranks that return while their GPUs are stuck learn of it before they are gone.
+    // Ranks that return while their GPUs hang get the error before they have left.
     mock::set("stuck_at", Some(1), 0);
     let log = endings(2, Order::Device, NEAR, sum);
     for calls in by_comm(&log).values() {

@@ -7,7 +7,7 @@ use burn_dist::comm::{OnDevice, Order, Reduce, SpanMut};
 use burn_dist::{Error, Result};
 use std::time::{Duration, Instant};
 
-/// A step: a collective, and a look at its result, which a device that is stuck never gives.
+/// A step: a collective, and a read of its result, which never returns from a device that hangs.
 fn step(rank: &Rank) -> Result<()> {
     let sum = buffer::<f32>(10);
     let arrival = rank
@@ -85,9 +85,9 @@ pub(crate) fn host_is_not_device() {
     assert!(matches!(error, Error::Mismatch { .. }), "{error}");
 }
 
-/// The host's engine waits for who does not come.
+/// A rank that does not call is missed by the host's engine.
 pub(crate) fn absent() {
-    // Longer than a busy machine keeps a rank away that does come.
+    // Longer than a busy machine delays a rank that does call.
     let deadline = Duration::from_millis(2500);
     for order in ORDERS {
         let error = fail(3, deadline, options(order, FAR), |rank| {
@@ -115,7 +115,7 @@ pub(crate) fn stuck() {
     }
 }
 
-/// An aborted collective comes to its end on the device too, with whatever it leaves.
+/// An aborted collective ends on the device too, with undefined elements.
 pub(crate) fn aborted_is_not_done() {
     mock::set("stuck_at", Some(1), 0);
     fail(2, FAR, options(Order::Device, NEAR), |rank| {
@@ -126,7 +126,7 @@ pub(crate) fn aborted_is_not_done() {
     });
 }
 
-/// One that was waited for is aborted later, and what the device does next has nothing to go by.
+/// A collective is aborted after its wait, so that later work of the device reads undefined elements.
 pub(crate) fn aborted_behind_the_wait() {
     mock::set("stuck_at", Some(1), 0);
     fail(2, FAR, options(Order::Device, NEAR), |rank| {
@@ -138,8 +138,8 @@ pub(crate) fn aborted_behind_the_wait() {
     });
 }
 
-/// A group that fails while its collectives stand behind those of another one, which are stuck: it
-/// cannot be ended alone.
+/// A group fails while its collectives wait in the stream for those of another group, which hang: both must be
+/// ended.
 pub(crate) fn stuck_behind_another() {
     mock::set("stuck_at", Some(1), 0);
     mock::set("error_at", Some(1), 1);
@@ -155,12 +155,12 @@ pub(crate) fn stuck_behind_another() {
         last.wait()?;
         first.wait()
     });
-    // An abort that does not come back is left behind after 5 s.
+    // An abort that does not return is abandoned after 5 s.
     let most = Duration::from_millis(4500);
     assert!(since.elapsed() < most, "{:?}", since.elapsed());
 }
 
-/// A thread of its own notices the failure, at any point of what the ranks do meanwhile.
+/// The watchdog's thread notices the failure, whatever the ranks do meanwhile.
 pub(crate) fn noticed_elsewhere() {
     for round in 0..50 {
         mock::set("error_at", Some(1), 1 + round % 3);
@@ -258,7 +258,7 @@ pub(crate) fn connecting() {
     }
 }
 
-/// What failed once fails with that cause for good, whatever is called.
+/// After a failure every call fails with that cause.
 pub(crate) fn first_cause_wins() {
     for order in ORDERS {
         mock::set("error_at", Some(0), 1);

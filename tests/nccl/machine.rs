@@ -26,7 +26,8 @@ fn choose(size: usize, prepare: impl Fn(usize) -> usize + Sync) -> Vec<Result<Ch
     })
 }
 
-/// Asserts that every rank is told that rank `peer` lacks what `words` say, and that they can go on.
+/// Asserts that the error of every rank says that rank `peer` lacks what `words` name, and that the host's engine
+/// still works.
 fn goes_through_the_host(
     size: usize,
     prepare: impl Fn(usize) -> usize + Sync,
@@ -96,7 +97,7 @@ pub(crate) fn orders_on_the_host() {
     orders(Order::Host);
 }
 
-/// Asked to let the device order, the ranks do as `expected`.
+/// With the device's order requested, the ranks use `expected`.
 fn orders(expected: Order) {
     succeed(2, Order::Device, |rank| {
         assert_eq!(rank.device().order(), expected);
@@ -141,7 +142,7 @@ pub(crate) fn one_gpu_shared() {
         let Ok(Choice::Nccl(nccl)) = choice else {
             panic!("{choice:?}")
         };
-        // What waits for the device would wait for its neighbour too.
+        // A wait for the device would wait for the other rank's work too.
         assert_eq!(nccl.device().map(|d| d.order()), Some(Order::Host));
     }
     let old = |rank: usize| {
@@ -180,7 +181,7 @@ pub(crate) fn unequal_versions() {
     mock::assert_clean();
 }
 
-/// NCCL itself, where there is no GPU: its own words, on every rank.
+/// The real NCCL without a GPU: its own error, on every rank.
 pub(crate) fn the_real_library() {
     let info = Nccl::available().unwrap();
     assert_ne!(info.version.to_string(), "9.99.99");

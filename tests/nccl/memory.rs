@@ -14,7 +14,7 @@ pub(crate) struct Memory(Vec<u64>);
 impl Drop for Memory {
     fn drop(&mut self) {
         let mut words = std::mem::take(&mut self.0);
-        // At once, as far as a device goes: whoever still reads, reads this.
+        // At once, so that a late reader reads this.
         words.fill(FREED);
         POOL.lock().unwrap().push(words);
     }

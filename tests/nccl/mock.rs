@@ -34,7 +34,7 @@ pub(crate) fn version(version: i32) {
     unsafe { set(version) };
 }
 
-/// Turns all knobs back and forgets the log.
+/// Resets all knobs and clears the log.
 pub(crate) fn reset() {
     let reset = function!(mock_reset: unsafe extern "C" fn());
     // SAFETY: always safe.
@@ -61,7 +61,7 @@ fn open() -> [i64; 4] {
     counts
 }
 
-/// Asserts that nothing was misused, and that everything was given back.
+/// Asserts that nothing was misused, and that everything was released.
 pub(crate) fn assert_clean() {
     let since = Instant::now();
     while open() != [0; 4] && since.elapsed() < Duration::from_secs(5) {

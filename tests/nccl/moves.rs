@@ -161,7 +161,7 @@ pub(crate) fn slow_starts() {
     }
 }
 
-/// What is refused before anything moves leaves the others alone.
+/// A call that is refused before any byte moves does not affect later ones.
 pub(crate) fn refused() {
     let results = run(2, FAR, options(Order::Host, FAR), |rank| {
         let (device, label) = (rank.device(), Label::from("unit 3"));

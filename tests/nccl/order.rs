@@ -19,7 +19,7 @@ fn value(turn: usize, rank: usize, index: usize) -> i64 {
     (turn * 10_000 + rank * 100 + index) as i64
 }
 
-/// A kernel that takes its time and then writes.
+/// A slow kernel that writes.
 fn fill(rank: &Rank, buffer: &DeviceBuffer, from: usize, elements: Vec<i64>, slow: u64) {
     let buffer = buffer.clone();
     rank.compute.run(move || {
@@ -56,7 +56,7 @@ fn gather(rank: &Rank, turn: usize) -> Result<(DeviceBuffer, Arrival)> {
     Ok((whole, arrival))
 }
 
-/// Gathers ahead of their use, reductions whose input goes at once, and guesses that nobody wanted.
+/// Gathers ahead of their use, reductions whose input is freed at once, and gathers that are not used.
 fn train(rank: &Rank, turns: usize) -> Result<()> {
     let (me, size) = (rank.number(), rank.comm.size());
     let mut ahead = VecDeque::new();

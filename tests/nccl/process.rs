@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Tells a process which case it is.
+/// The variable that names a process's case.
 const CASE: &str = "BURN_DIST_TEST_NCCL_CASE";
 /// What the engine opens as NCCL, and here, where the real one is.
 const LIBRARY: &str = "BURN_DIST_NCCL_LIB";
@@ -24,7 +24,7 @@ pub(crate) enum Install {
     NoNccl,
     /// NCCL under the name that it has without headers.
     Runtime,
-    /// NCCL where nobody looks, but named.
+    /// NCCL outside of the search path, named by its variable.
     Named,
     /// Both, and NCCL is asked to let ranks share a GPU.
     Sharing,
@@ -42,8 +42,8 @@ pub(crate) fn case() -> Option<String> {
 /// Builds the mock and returns its file.
 pub(crate) fn build() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mock_cuda/Cargo.toml");
-    // Beside this program's own files, where the next run finds it; never among them, where
-    // it would be taken for the real one.
+    // Beside this program's own files, where the next run finds it; not among them, where it would be loaded as
+    // the real one.
     let own = std::env::current_exe().unwrap();
     let target = own.ancestors().nth(3).unwrap().join("mock-cuda");
     let built = Command::new(std::env::var("CARGO").unwrap_or("cargo".into()))
@@ -61,7 +61,7 @@ pub(crate) fn build() -> PathBuf {
     target.join("release/libmock_cuda.so")
 }
 
-/// Runs a case and says how it went.
+/// Runs a case and returns its result.
 pub(crate) fn run(
     name: &str,
     install: Install,

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Tells a process which rank it is, and where the ranks meet.
+/// The variable with a process's rank and the address of the rendezvous.
 const RANK: &str = "BURN_DIST_TEST_NCCL_RANK";
 
 /// A rank's GPU, added to its mesh.
@@ -34,7 +34,7 @@ fn sums(comm: &Communicator) -> Result<()> {
             device
                 .all_reduce(&"sum".into(), Reduce::Sum, &sum)?
                 .wait()?;
-            // The next collective's barrier says nothing of this one's end; an empty stream does.
+            // The next collective's barrier does not show that this one is done; an empty stream does.
             while Arc::strong_count(sum.owner()) > 1 {
                 std::thread::yield_now();
             }

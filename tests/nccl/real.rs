@@ -2,8 +2,8 @@
 //!
 //! `nccl --gpu N` runs N ranks, one alone in this process or several as processes, each on a GPU of
 //! its own; with `--one-gpu` all on the first. The numbers are small whole ones, so that every type
-//! adds them exactly, in whatever order. Several ranks then train, while their memory is taken away
-//! and spoilt wherever somebody has let it go. `nccl --gpu 0` only says what there is.
+//! adds them exactly, in whatever order. Several ranks then train, while freed memory is reused and overwritten
+//! at once. `nccl --gpu 0` only prints what is installed.
 
 use crate::tower::{Tower, stays_right};
 use burn::tensor::Device;

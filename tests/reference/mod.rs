@@ -98,7 +98,7 @@ fn gathered<S: Subject>(world: &World, model: &S::Model) -> Result<Figures> {
     Ok(tensors::<S>(&full, None))
 }
 
-/// What all ranks together showed. They agree on everything gathered, bit for bit.
+/// The results of all ranks. They agree on everything gathered, bit for bit.
 pub fn run<S: Subject>(
     golden: &Golden,
     ranks: &Threads,
@@ -123,7 +123,7 @@ pub fn run<S: Subject>(
     all
 }
 
-/// Holds every strategy at every world size against what is wanted, and shows all that is wrong.
+/// Compares every strategy at every world size with the expected figures, and prints all deviations.
 fn check<S: Subject>(golden: &Golden, dtype: DType, clip: Option<f64>, wanted: &[Wanted]) {
     let mut wrong = Vec::new();
     for size in WORLDS {
@@ -149,7 +149,7 @@ pub fn agrees_in_f64<S: Subject>() {
     let golden = S::golden();
     let mut wanted = wanted::double(&golden);
     // The parameters are not in the file; those of one rank stand in for them. A parameter of zero
-    // gradient is stepped by its rounding, so its steps say nothing, and any value would do.
+    // gradient is stepped by its rounding, so its steps are not compared, and any value would do.
     let alone = run::<S>(
         &golden,
         &Threads::new(1),

@@ -56,7 +56,7 @@ fn half_precision_deviates_only_by_its_rounding() {
     }
 }
 
-/// Where a block goes wrong once its weight is stored as a piece.
+/// A fault of a block whose weight is stored as a shard.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
     None,
@@ -115,8 +115,8 @@ impl Net {
     }
 }
 
-/// What is said of a fault in the third of four blocks; only on rank 1 if asked so.
-fn said(fault: Fault, everywhere: bool) -> Vec<Error> {
+/// The errors for a fault in the third of four blocks, on every rank or on rank 1 alone.
+fn errors_of(fault: Fault, everywhere: bool) -> Vec<Error> {
     let run = |world: World| {
         let model = Strategy::fsdp().shard(Net::new(&world.device()), &world)?;
         let fault = if everywhere || world.rank() == 1 {
@@ -137,7 +137,7 @@ fn said(fault: Fault, everywhere: bool) -> Vec<Error> {
 #[test]
 fn the_first_unit_that_deviates_is_named_on_every_rank() {
     let _alone = alone();
-    assert!(said(Fault::None, true).is_empty());
+    assert!(errors_of(Fault::None, true).is_empty());
     for (fault, where_) in [
         (Fault::Forward, ("blocks.2", "forward", "output 0")),
         (
@@ -149,7 +149,7 @@ fn the_first_unit_that_deviates_is_named_on_every_rank() {
             ("blocks.2", "backward", "the gradient of blocks.2.weight"),
         ),
     ] {
-        let errors = said(fault, true);
+        let errors = errors_of(fault, true);
         assert_eq!(errors.len(), 2, "{fault:?}");
         assert_eq!(errors[0], errors[1]);
         let Error::Deviation {
@@ -171,7 +171,7 @@ fn the_first_unit_that_deviates_is_named_on_every_rank() {
 #[test]
 fn a_deviation_on_one_rank_is_reported_by_all() {
     let _alone = alone();
-    let errors = said(Fault::Forward, false);
+    let errors = errors_of(Fault::Forward, false);
     assert_eq!(errors.len(), 2);
     for error in errors {
         let text = error.to_string();

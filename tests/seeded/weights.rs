@@ -12,7 +12,7 @@ use burn_dist::{Destination, Error, Strategy, World};
 use std::fs;
 use std::path::Path;
 
-/// As another program would call the parameters, with its matrices lying the other way.
+/// Names of the parameters in another program, whose matrices are transposed.
 fn theirs(path: &str) -> Option<Name> {
     let name = Name::new(format!("net.{path}")).or(path);
     Some(if path.ends_with("weight") {

@@ -160,10 +160,10 @@ fn a_rank_that_returns_early_is_named() {
     }
 }
 
-/// A collective, and what the odd rank makes of it.
+/// A collective, and the call of the rank that differs.
 type Deviation = fn(&Communicator, bool) -> Result<()>;
 
-/// Ways to run different programs, with what the message says of the majority and of the odd one.
+/// Differing programs, with the message's words for the majority and for the rank that differs.
 const DEVIATIONS: [(&str, &str, &str, Deviation); 9] = [
     (
         "op",
@@ -224,7 +224,7 @@ const DEVIATIONS: [(&str, &str, &str, Deviation); 9] = [
 #[test]
 fn a_rank_with_a_different_call_is_named_on_all() {
     for (what, ours, theirs, deviate) in DEVIATIONS {
-        // Of two ranks the second is the odd one; of three, the one that is alone.
+        // Of two ranks the second counts as the one that differs; of three, the one that is alone.
         for (world, odd) in [(2, 1), (3, 0), (3, 1), (3, 2)] {
             let end = run(world, LONG_DEADLINE, move |comm| {
                 sum(comm, 1)?;
@@ -258,7 +258,7 @@ fn a_collective_on_one_rank_only_ends_at_the_deadline() {
         sum(comm, 1)?;
         let alone = (comm.rank() == 2).then(|| comm.barrier(&"rank 2 alone".into()));
         given_up.wait();
-        // The others come too late, and learn what has happened.
+        // The others call later, and get the same error.
         alone.unwrap_or_else(|| sum(comm, 1).map(drop))
     });
     assert!(begun.elapsed() >= SHORT_DEADLINE);
@@ -321,7 +321,7 @@ fn after_an_error_every_collective_fails_with_that_error() {
             }
             quickest = quickest.min(begun.elapsed());
         }
-        // A call that waits, be it for one glance, does so every time; a busy machine does not.
+        // A call that waits does so every time, if only for one poll; a busy machine delays only some.
         let most = Duration::from_millis(10);
         assert!(quickest < most, "some of these wait: {quickest:?}");
         Err(error)

@@ -79,7 +79,7 @@ fn different_calls_are_the_same_error_on_all_ranks() {
                     sum(comm, "next", 64)
                 });
                 assert!(errors.iter().all(|e| *e == errors[0]), "{errors:?}");
-                // Of two ranks neither is the odd one.
+                // Of two ranks neither is in the minority.
                 if ranks > 2 {
                     assert!(
                         matches!(errors[0], Error::Mismatch { peer: 1, .. }),
@@ -296,7 +296,7 @@ fn a_stranger_on_a_ranks_port_is_ignored() {
             let mut socket = TcpStream::connect(target).unwrap();
             let _ = socket.write_all(words);
         }
-        // Many say nothing for long, and one a byte now and then: none of them holds up a rank.
+        // Many send nothing, and one sends a byte now and then: none of them delays a rank.
         let silent = [(); 100].map(|()| TcpStream::connect(target).unwrap());
         std::thread::spawn(move || {
             for _ in 0..200 {

@@ -28,7 +28,7 @@ fn with_longer_timeout(terms: Terms) -> Terms {
     Terms { patience, ..terms }
 }
 
-/// Has every one of these take its seat, each on a thread, and do something there.
+/// Runs ranks on threads: each joins with its terms and then runs `f`.
 fn meet<T: Send>(ranks: Vec<Terms>, f: impl Fn(&Seat) -> Result<T> + Sync) -> Vec<Result<T>> {
     let since = Instant::now();
     let f = &f;
@@ -118,7 +118,7 @@ fn a_rank_that_never_joins_is_named() {
 
 #[test]
 fn a_missing_rank_0_is_an_error_that_says_so() {
-    // Nobody is there, and no test is given it who asks for a free one.
+    // No server listens there, and the system does not assign this port.
     let port = 1;
     let results = meet(vec![with_short_timeout(terms(2, 1, port))], |_| Ok(()));
     let address = format!("127.0.0.1:{port}");
@@ -264,7 +264,7 @@ fn unknown_connections_neither_stop_nor_delay_a_world() {
         let _ = socket.write_all(words);
         open.push(socket);
     }
-    // One that claims to be a rank, and has nothing to show for it.
+    // A connection that claims to be a rank, without a proof.
     let mut liar = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let hello = br#"{"Hello":[{"protocol":1,"version":"x","purpose":"Watch","rank":1,"world":2,"attempt":0,"host":"h","pid":1},"00"]}"#;
     liar.write_all(&(hello.len() as u32).to_le_bytes()).unwrap();
@@ -276,7 +276,7 @@ fn unknown_connections_neither_stop_nor_delay_a_world() {
         seat.leave()
     });
     assert_eq!(results, [Ok(()), Ok(())]);
-    // The server gives a stranger 5 s to say who it is: a rank did not wait for any of these.
+    // The server closes a connection without a proof after 5 s: no rank has waited for one of them.
     assert!(
         since.elapsed() < Duration::from_secs(4),
         "{:?}",
@@ -327,10 +327,10 @@ fn a_rank_that_fails_while_others_join_ends_them() {
     let port = server.port();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(move || Seat::take(terms(3, 1, port)).map(drop));
-        // Rank 2 takes its seat and gives up before rank 0 comes.
+        // Rank 2 joins and gives up before rank 0 comes.
         let gone = Seat::take(with_longer_timeout(terms(3, 2, port))).map(drop);
         assert_mentions(&gone, &["rank(s) [0]"]);
-        // The other is told for whom it waits in vain, not only that somebody went.
+        // The error of the other rank names the missing rank, not only the one that gave up.
         assert_eq!(waiting.join().unwrap(), gone);
     });
 }
@@ -390,7 +390,7 @@ fn leaving_waits_for_all_ranks() {
 #[test]
 fn rank_0_listens_on_all_addresses_only_with_several_hosts() {
     for several_hosts in [false, true] {
-        // As a first host may call itself.
+        // The address that a first host may have for itself.
         let own = Terms {
             several_hosts,
             ..terms(2, 0, 0)

@@ -20,7 +20,7 @@ fn terms(world: usize, rank: usize, port: u16) -> Terms {
     mesh::World::new(world, Transport::Auto).terms(rank, port)
 }
 
-/// Has ranks take their seats, each on a thread, and do something there.
+/// Runs ranks on threads: each joins with its terms and then runs `f`.
 fn meet<T: Send>(ranks: Vec<Terms>, f: impl Fn(&Seat) -> Result<T> + Sync) -> Vec<Result<T>> {
     let f = &f;
     std::thread::scope(|scope| {
@@ -130,7 +130,7 @@ fn a_connection_without_a_proof_has_no_effect() {
         client.send(&hello(purpose, 1, "00"));
         assert!(client.receive().unwrap().get("Challenge").is_some());
         client.send(&word);
-        // As if it were in.
+        // Messages as from an accepted rank.
         client.send(&fault);
         client.send(&plant);
         let answer = client.refused();
@@ -164,7 +164,7 @@ fn a_reflected_proof_is_refused() {
 fn replayed_messages_are_refused() {
     let server = Server::start(&terms(1, 0, 0)).unwrap();
     let port = server.port();
-    // A way to the server on which all is heard.
+    // A proxy to the server, which records all messages.
     let ear = TcpListener::bind("127.0.0.1:0").unwrap();
     let overheard = Arc::new(Mutex::new(Vec::<Vec<u8>>::new()));
     let (heard, near) = (overheard.clone(), ear.local_addr().unwrap().port());
@@ -271,7 +271,7 @@ fn unknown_connections_add_few_log_lines() {
     }
     drop(server);
     let lines = LOG.0.lock().unwrap().clone();
-    // Nobody is turned away for these reasons by another test's server.
+    // No server of another test refuses a connection for these reasons.
     let reasons = [
         "(protocol 97)".to_string(),
         format!("a message of {longest} bytes, at most 4096"),
@@ -286,7 +286,7 @@ fn unknown_connections_add_few_log_lines() {
     for reason in &reasons {
         assert!(said.iter().any(|line| line.contains(reason)), "{said:?}");
     }
-    // The rest is counted; another test's server may have said the same of its own.
+    // The rest is only counted; the server of another test may have logged the same.
     let rest = format!("turned away {} more caller(s)", CALLERS - said.len());
     assert!(lines.iter().any(|line| line.ends_with(&rest)), "{lines:?}");
 }
@@ -298,7 +298,7 @@ fn ranks_join_beside_many_silent_connections() {
         .map(|_| UnknownClient::connect(server.port()))
         .collect();
     let hurried = |rank| Terms {
-        // Not after the strangers' time is up.
+        // Before the handshake's timeout of the other connections.
         patience: HANDSHAKE_TIMEOUT - Duration::from_millis(500),
         ..terms(2, rank, server.port())
     };
@@ -343,7 +343,7 @@ fn without_a_secret_an_unknown_connection_can_end_the_run() {
     let results = meet(vec![open(0, port), open(1, port)], |seat| {
         seat.barrier("both", LONG_TIMEOUT)?;
         if seat.terms().rank == 0 {
-            // Any text at all is a proof that it would have to compute, so a rank says it for it.
+            // Without a secret any client can compute the proof, as `Seat::take` does here.
             let later = Terms {
                 attempt: 1,
                 patience: Duration::from_millis(100),

@@ -123,7 +123,7 @@ fn tensors(folder: &Path) -> BTreeMap<String, (String, Vec<usize>, Vec<u8>)> {
     all
 }
 
-/// What two ranks write is what was read, tensor by tensor, and a configuration that says the same.
+/// Checks that two ranks export the tensors that were read, and an equal configuration.
 fn is_written_alike<M: Checked>(folder: &Path) {
     let target = tempfile::tempdir().unwrap();
     let divided = folder.join("model.safetensors.index.json").exists();
@@ -219,7 +219,7 @@ fn a_checkpoint_of_another_model_is_refused() {
     );
 }
 
-/// A Python with torch and transformers, if this host says where.
+/// A Python with torch and transformers, if its variable is set.
 fn python() -> Option<PathBuf> {
     let python = std::env::var_os("BURN_DIST_PYTHON").map(PathBuf::from);
     if python.is_none() {
@@ -237,7 +237,7 @@ fn script(python: &Path, command: &str, folders: &[PathBuf]) {
     print!("{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// Two ranks export; transformers opens it, misses nothing, and says the same.
+/// Two ranks export; transformers opens it without missing tensors, and gives the same outputs.
 fn exports<M: Checked>(names: &[&str], targets: &Path) -> Vec<PathBuf> {
     let export_one = |name: &&str| {
         let (folder, target) = (ours().join("checkpoints").join(name), targets.join(name));

@@ -13,7 +13,7 @@ use std::path::Path;
 /// From a module path to a name in a file.
 pub(crate) type NamesOf = Box<dyn Fn(&str) -> Option<HfName> + Send + Sync>;
 
-/// `expected.safetensors`: what a model is given, and what it makes of it.
+/// `expected.safetensors`: the inputs and outputs of a model.
 pub struct Inputs {
     given: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>,
     pub expected: Vec<f32>,
@@ -103,7 +103,7 @@ pub trait Checked: Module {
     /// The `config.json` that we would write.
     fn config(theirs: &str) -> String;
 
-    /// What it makes of the inputs, row by row.
+    /// Its outputs for the inputs, row by row.
     fn outputs(&self, inputs: &Inputs) -> Vec<f32>;
 }
 

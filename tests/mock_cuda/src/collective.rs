@@ -1,4 +1,4 @@
-//! What the ranks of a communicator do together, once all of them have come to it.
+//! Collectives of a communicator, which begin when all ranks have called.
 
 use crate::knobs::note;
 use crate::numbers::Dtype;
@@ -60,7 +60,7 @@ pub(crate) struct Clique {
 #[derive(Default)]
 struct State {
     joined: usize,
-    /// By the number of the collective: who has come, and whether all had.
+    /// By the number of the collective: which ranks have called, and whether all had.
     parts: HashMap<u64, (Vec<Option<Part>>, bool)>,
 }
 
@@ -85,7 +85,7 @@ impl Clique {
         self.changed.notify_all();
     }
 
-    /// Waits until all ranks have come to collective `number` and it is done, or `aborted`.
+    /// Waits until all ranks have called collective `number` and it is done, or `aborted`.
     pub(crate) fn meet(&self, rank: usize, number: u64, part: Part, aborted: &AtomicBool) {
         let mut state = self.state.lock().unwrap();
         let empty = || (vec![None; self.size], false);

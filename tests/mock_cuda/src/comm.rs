@@ -1,4 +1,4 @@
-//! NCCL's functions. A communicator is never freed, so that whoever uses it after its end is found.
+//! NCCL's functions. A communicator is never freed, so that a use after its end is found.
 
 use crate::collective::{Clique, Kind, Part};
 use crate::context;

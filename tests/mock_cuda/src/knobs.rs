@@ -1,4 +1,4 @@
-//! What a test asks for, and what it wants to know afterwards.
+//! Knobs that a test sets, and counters and a log that it reads afterwards.
 
 use crate::context;
 use std::cell::Cell;
@@ -15,9 +15,9 @@ static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Contexts that are retained.
 pub(crate) static RETAINED: AtomicI64 = AtomicI64::new(0);
-/// Events that are alive.
+/// Events that are not destroyed.
 pub(crate) static EVENTS: AtomicI64 = AtomicI64::new(0);
-/// Communicators that are alive.
+/// Communicators that are not destroyed.
 pub(crate) static COMMS: AtomicI64 = AtomicI64::new(0);
 
 thread_local! {
@@ -81,7 +81,7 @@ pub extern "C" fn mock_version(version: i32) {
     MY_VERSION.set(version);
 }
 
-/// Turns all knobs back and forgets the log.
+/// Resets all knobs and clears the log.
 #[unsafe(no_mangle)]
 pub extern "C" fn mock_reset() {
     *KNOBS.lock().unwrap() = None;

@@ -52,7 +52,7 @@ fn strategies() -> [Strategy; 5] {
     ]
 }
 
-/// A run that goes on from what is there, if anything is, and saves.
+/// A run that resumes from the save in the folder, if there is one, and saves.
 fn save_once(folder: &Path, ranks: usize, step: usize) {
     Threads::new(ranks)
         .run(|world| {
