@@ -1,18 +1,18 @@
-//! A BERT's sizes from and to Hugging Face's `config.json`.
+//! Conversion of a BERT's configuration from and to Hugging Face's `config.json`.
 
 use serde_json::{Value, json};
 
 use super::{BertConfig, Family};
 use crate::hf::{Fields, HfConfigError, labels, written};
 
-/// What stands on top of the encoder.
+/// The head on top of the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
     /// Nothing.
     Encoder,
     /// A classifier of texts into so many classes.
     Classifier(usize),
-    /// The words that were hidden.
+    /// A masked language model.
     MaskedLm,
 }
 

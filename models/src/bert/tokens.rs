@@ -1,4 +1,4 @@
-//! A batch of texts, as a model reads it.
+//! The input of a BERT: a batch of tokenized texts.
 
 use burn::tensor::{Bool, Int, Tensor};
 
@@ -21,13 +21,13 @@ use burn::tensor::{Bool, Int, Tensor};
 pub struct Tokens {
     /// `[batch, tokens]`: numbers of the vocabulary, each text beginning with its `[CLS]`.
     pub ids: Tensor<2, Int>,
-    /// `[batch, tokens]`: which sentence of the text a token belongs to; all to the first without.
+    /// `[batch, tokens]`: the type of each token, which numbers the sentences of a text; without it all are 0.
     pub types: Option<Tensor<2, Int>>,
     /// `[batch, tokens]`: true where there is only padding, which no token attends to. Without, there is none.
     pub padding: Option<Tensor<2, Bool>>,
 }
 
-/// What crosses the boundary of a unit: ids, types, padding.
+/// The inputs of a unit: ids, types, padding.
 pub(super) type Inputs = (
     Tensor<2, Int>,
     Option<Tensor<2, Int>>,

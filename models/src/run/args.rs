@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// How a model is trained, whichever it is; a part of each example's own arguments.
+/// The training arguments that all examples share; a part of each example's own.
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct RunArgs {
     /// Ranks as threads of one process, each with its share of the cores [default: 2, on GPUs 1].
@@ -26,7 +26,7 @@ pub struct RunArgs {
     #[arg(long, default_value_t = DeviceKind::Cpu)]
     pub device: DeviceKind,
 
-    /// How state is spread: single, ddp, zero1, zero2, fsdp or hybrid:N.
+    /// The sharding strategy: single, ddp, zero1, zero2, fsdp or hybrid:N.
     #[arg(long, default_value_t = Strategy::fsdp())]
     pub strategy: Strategy,
 
@@ -50,7 +50,7 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 10)]
     pub epochs: usize,
 
-    /// Stop after so many steps, whatever the epochs say.
+    /// Stop after so many steps, also within the epochs.
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
 
@@ -70,15 +70,15 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// The weights to begin with, and where to leave them.
+    /// Pretrained weights, and the folder of the export.
     #[command(flatten)]
     pub weights: WeightArgs,
 
-    /// Save to this folder after every epoch, and when told to end (SIGTERM, Ctrl-C, SIGHUP).
+    /// Save to this folder after every epoch, and on SIGTERM, Ctrl-C or SIGHUP.
     #[arg(long, value_name = "DIR")]
     pub save: Option<PathBuf>,
 
-    /// Go on from the last save in the folder given by --save; after a restart this is implied.
+    /// Resume from the last save in the folder given by --save; after a restart this is implied.
     #[arg(long, requires = "save")]
     pub resume: bool,
 }
@@ -102,7 +102,7 @@ impl RunArgs {
         strategy.precision(self.precision).recompute(self.recompute)
     }
 
-    /// The loss scaler that the precision needs, going on from a saved one if that fits.
+    /// The loss scaler that the precision needs: the saved one if it fits, or a new one.
     pub fn scaler(&self, saved: Option<GradScaler>) -> GradScaler {
         let needed = self.precision == Precision::f16();
         match (saved, needed) {
@@ -112,9 +112,9 @@ impl RunArgs {
         }
     }
 
-    /// How closely `step` is to follow one plain device, if it is one of those to be compared.
+    /// The tolerance of `step` compared with one plain device, if it is one of the steps to compare.
     ///
-    /// What is allowed is some times the rounding of the type: f32 keeps 24 bits, f16 11, bf16 8.
+    /// It is a multiple of the rounding of the type: f32 keeps 24 bits, f16 11, bf16 8.
     pub fn shadow(&self, step: usize, scaler: &GradScaler) -> Option<Shadow> {
         let tolerance = match self.precision {
             p if p.is_full() => 1e-4,
@@ -126,20 +126,19 @@ impl RunArgs {
         (step < self.shadow).then_some(shadow)
     }
 
-    /// The folder to go on from, if this run goes on from one.
+    /// The folder to resume from, if this run resumes.
     ///
-    /// After a restart by the launcher that is the last save, where there is one already. A run
-    /// that begins anew does so in a folder without a save, so that one run never takes another's
-    /// for its own. The folder is this run's from here on. Collective.
+    /// After a restart by the launcher it resumes from the last save, if there is one. A new run needs a folder
+    /// without a save, so that no run uses the save of another one. This run locks the folder. Collective.
     ///
     /// # Errors
     /// [`Error::User`] for the save of another run; [`Error::File`] for a folder that another run is
-    /// saving to, or in which one cannot tell whether there is a save; what a collective returns.
+    /// saving to, or whose save cannot be read; what a collective returns.
     pub fn resumes(&self, world: &World) -> Result<Option<&Path>> {
         let Some(folder) = &self.save else {
             return Ok(None);
         };
-        // Before anything is computed that the loser of two runs would lose.
+        // Before any work, which the second of two runs would lose.
         world.claim_saves(folder)?;
         let saved = world.has_save(folder)?;
         match (self.resume, world.restarts()) {
@@ -153,7 +152,7 @@ impl RunArgs {
         }
     }
 
-    /// Saves where this run saves at all (`--save`). Collective.
+    /// Saves if `--save` is given. Collective.
     ///
     /// # Errors
     /// As [`World::save`].
@@ -194,7 +193,7 @@ impl RunArgs {
     /// This rank's share of a training set, in an order that changes with the epoch.
     ///
     /// # Errors
-    /// [`Error::Config`] if a number on the command line cannot be.
+    /// [`Error::Config`] if a number on the command line is out of range.
     pub fn training<D: Dataset + 'static, B: Send + 'static>(
         &self,
         world: &World,
@@ -244,7 +243,7 @@ fn rate(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
-/// What a norm is held to.
+/// The norm to clip at.
 fn bound(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(bound) if bound.is_finite() && bound > 0.0 => Ok(bound),

@@ -34,17 +34,17 @@ pub struct BertArgs {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
-    /// A folder with tokenizer.json or vocab.txt; without it, the one beside the weights, or one
-    /// made of the training texts.
+    /// A folder with tokenizer.json or vocab.txt; without it, the tokenizer beside the weights, or one
+    /// trained on the training texts.
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
 
-    /// Whether a vocab.txt is of lower case; by default what is written beside it, or else what its
-    /// pieces show.
+    /// Whether a vocab.txt is of lower case; by default as in tokenizer_config.json, or else as its
+    /// pieces are.
     #[arg(long, value_name = "BOOL")]
     pub lower_case: Option<bool>,
 
-    /// The most word pieces of a vocabulary that is made.
+    /// The most word pieces of a trained vocabulary.
     #[arg(
         long,
         value_name = "N",
@@ -53,11 +53,11 @@ pub struct BertArgs {
     )]
     pub vocab: usize,
 
-    /// The most tokens of a text; of a longer one, the end is not read.
+    /// The most tokens of a text; longer ones are truncated.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_length: usize,
 
-    /// How much is dropped at random while training, everywhere.
+    /// The dropout rate in training, of all layers.
     #[arg(long, value_name = "RATE", default_value_t = 0.1, value_parser = probability)]
     pub dropout: f64,
 }
@@ -96,8 +96,8 @@ impl BertArgs {
     /// The model, for texts that `tokenizer` has encoded; a pretrained one keeps its sizes.
     ///
     /// # Errors
-    /// [`Error::File`] if the weights are none for this model; [`Error::Config`] if it has no places for
-    /// the words or the tokens of the texts.
+    /// [`Error::File`] if the weights are not for this model; [`Error::Config`] if its vocabulary or its positions
+    /// are too few for the texts.
     pub fn config(
         &self,
         tokenizer: &Tokenizer,
@@ -107,7 +107,7 @@ impl BertArgs {
             None => self.sizes().with_vocab(tokenizer.size()),
             Some(pretrained) => pretrained.config(BertConfig::from_hf)?.0,
         };
-        // A DistilBERT does not tell the parts of a text apart.
+        // DistilBERT has no token types.
         let types = match config.family {
             Family::Bert => config.types,
             Family::DistilBert => 2,
@@ -149,12 +149,12 @@ impl BertArgs {
 
     /// This rank's share of the texts, and the vocabulary that all ranks share. Collective.
     ///
-    /// A vocabulary that is made of the training texts is written to the folder of the saves, and a run that goes
-    /// on from there reads it.
+    /// A vocabulary that is trained on the texts is written to the folder of the saves, and a run that resumes from
+    /// there reads it.
     ///
     /// # Errors
-    /// [`Error::File`] if files are missing or malformed; [`Error::Config`] if a number on the command line
-    /// cannot be; what a collective returns.
+    /// [`Error::File`] if files are missing or malformed; [`Error::Config`] if a number on the command line is out
+    /// of range; what a collective returns.
     pub fn data(&self, world: &World, pretrained: Option<&Pretrained>) -> Result<Texts> {
         match &self.data {
             Some(folder) => {
@@ -201,7 +201,7 @@ impl BertArgs {
         })
     }
 
-    /// The vocabulary of the run before, or that of a folder, or a new one.
+    /// The vocabulary of the resumed run, or that of a folder, or a new one.
     fn vocabulary(
         &self,
         world: &World,
@@ -228,7 +228,7 @@ impl BertArgs {
             if let Some(folder) = resumed {
                 return Tokenizer::open(folder);
             }
-            // A model that can read already reads with the vocabulary beside it.
+            // A pretrained model needs the vocabulary in its folder.
             let beside = pretrained.map(Pretrained::folder);
             let tokenizer = match self.tokenizer.as_deref().or(beside) {
                 Some(folder) => Tokenizer::open_as(folder, self.lower_case)?,

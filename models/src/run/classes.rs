@@ -17,7 +17,7 @@ pub struct Classes {
     pub numbers: Vec<u8>,
 }
 
-/// How the data's classes and the checkpoint's relate.
+/// The relation of the data's classes to the checkpoint's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Relation {
     /// The checkpoint names none, or the same in the same order.
@@ -93,7 +93,7 @@ impl Classes {
     }
 }
 
-/// Fails where the classes of a save have other names or numbers than those of the run that goes on.
+/// Checks that the classes of a save have the names and numbers of those of the run that resumes.
 ///
 /// A pretrained checkpoint decides on the numbers; a run that resumes without it, or with other data, would
 /// confuse the classes.
@@ -123,7 +123,7 @@ pub fn same_classes(saved: Vec<String>, ours: &[String]) -> Result<()> {
     ))
 }
 
-/// Whether two names differ in no more than the case of letters and the blanks around them.
+/// Whether two names are equal up to the case of letters and blanks around them.
 fn is_same(a: &str, b: &str) -> bool {
     a.trim().to_lowercase() == b.trim().to_lowercase()
 }

@@ -20,9 +20,9 @@ pub struct Evaluation {
 
 /// Runs `forward`, which gives a batch's logits, over a rank's share of a data set, and sums over ranks.
 ///
-/// Every sample counts once, however many ranks there are: the number is that of one device. `None` if a
-/// rank is told to end meanwhile ([`World::should_stop`]), which is asked before every batch: an evaluation
-/// may be longer than what a scheduler allows. Collective.
+/// Every sample counts once, so the result is that of one device. `None` if a rank is to stop
+/// ([`World::should_stop`]), which is checked before every batch, as an evaluation may be longer than a
+/// scheduler's grace period. Collective.
 ///
 /// # Errors
 /// What the loader or a collective returns.

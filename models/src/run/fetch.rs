@@ -9,14 +9,14 @@ use std::time::Duration;
 /// The interval of collectives during a download, far below every deadline of a collective.
 const POLL_EVERY: Duration = Duration::from_millis(200);
 
-/// The folder on this host of what the hub calls `name`.
+/// The folder on this host with the hub's repository `name`.
 ///
 /// Ranks that share a cache fetch once: ranks without a copy fetch one after the other, and after each of them all
 /// check the cache again. Waiting costs an all-reduce of one byte every 200 ms, so that a long download does not
 /// time out and a rank that dies meanwhile is noticed. Collective.
 ///
 /// # Errors
-/// [`Error::User`] if a rank can not get it, on all ranks; what a collective returns.
+/// [`Error::User`] on all ranks if one cannot fetch it; what a collective returns.
 pub(super) fn fetch(world: &World, name: &str) -> Result<PathBuf> {
     let name = name.to_owned();
     let cached = {
@@ -26,7 +26,7 @@ pub(super) fn fetch(world: &World, name: &str) -> Result<PathBuf> {
     take_turns(world, cached, move || download(&name))
 }
 
-/// Lets ranks that have nothing `here` run `get`, one after the other.
+/// Runs `get` on the ranks for which `here` returns nothing, one after the other.
 fn take_turns<T: Send + 'static>(
     world: &World,
     here: impl Fn() -> Option<T>,

@@ -69,7 +69,7 @@ impl Meter {
         })
     }
 
-    /// Training begins: so many steps, of which `done` are behind it already.
+    /// Begins the progress bar of a run of so many steps, of which `done` are done already.
     pub fn begin(&mut self, steps: usize, done: usize) {
         if self.world.is_chief() {
             self.bar = ProgressBar::new(steps as u64);
@@ -82,7 +82,7 @@ impl Meter {
         self.started = Instant::now();
     }
 
-    /// Runs a part of a step and books its time; a step begins with [`Phase::Data`].
+    /// Runs a part of a step and measures its time; a step begins with [`Phase::Data`].
     pub fn time<T>(&mut self, phase: Phase, f: impl FnOnce() -> T) -> T {
         if phase == Phase::Data {
             self.mark = self.sent_by_units();
@@ -90,7 +90,7 @@ impl Meter {
         self.phases.time(phase, f)
     }
 
-    /// Runs a forward pass that ends in the summed loss of so many samples, and books both.
+    /// Runs a forward pass that ends in the summed loss of so many samples, and records time and loss.
     pub fn forward(&mut self, samples: usize, f: impl FnOnce() -> Tensor<1>) -> Tensor<1> {
         let sum = self.time(Phase::Forward, f);
         self.step.0 += f64::from(sum.clone().into_scalar::<f32>());
@@ -98,9 +98,9 @@ impl Meter {
         sum
     }
 
-    /// A step was compared with one plain device, and agrees.
+    /// Prints that a step agrees with one plain device.
     pub fn shadowed(&mut self, step: usize, compared: &Shadowed) {
-        // Its traffic is not the step's.
+        // The comparison's traffic is not part of the step.
         self.mark = self.sent_by_units();
         let Shadowed { units, worst } = compared;
         self.say(format_args!(
@@ -109,7 +109,7 @@ impl Meter {
         ));
     }
 
-    /// A step is done, with this gradient norm, or none if an overflow made every rank skip it.
+    /// Records the end of a step, with its gradient norm, or none if an overflow made every rank skip it.
     /// Collective: one all-reduce of 16 bytes.
     ///
     /// # Errors
@@ -143,14 +143,14 @@ impl Meter {
     /// # Errors
     /// What a collective returns.
     pub fn between_steps(&mut self) -> Result<()> {
-        // Ranks may share a process, so all of them are here before it is read, and until it is.
+        // Ranks may share a process, so all of them wait here while it is read.
         let here = "between steps".into();
         self.world.comm().barrier(&here)?;
         self.held = Some(self.memory().0);
         self.world.comm().barrier(&here)
     }
 
-    /// The run goes on from a save.
+    /// Prints that the run resumes from a save.
     pub fn resumed(&self, step: usize, folder: &Path) {
         if self.world.is_chief() {
             say(format_args!(
@@ -160,7 +160,7 @@ impl Meter {
         }
     }
 
-    /// The run was told to end after this step.
+    /// Prints that the run ends early, after this step.
     ///
     /// # Errors
     /// None; it is what a run returns.
@@ -180,7 +180,7 @@ impl Meter {
         Ok(())
     }
 
-    /// An epoch is done: writes a line above the bar.
+    /// Prints the line of an epoch above the bar.
     pub fn epoch(&mut self, number: usize, score: &Evaluation) {
         let (loss, samples) = std::mem::take(&mut self.epoch);
         let loss = loss / samples.max(1.0);
@@ -254,8 +254,8 @@ impl Meter {
 
     /// Bytes that a rank holds, and the most that it held.
     fn memory(&self) -> (f64, f64) {
-        // Of the whole GPU: of all ranks on it. Its allocator hardly gives back, so what it has taken is
-        // the most that was needed.
+        // Of the whole GPU, for all ranks on it. Its allocator hardly frees memory, so what it has reserved is the
+        // peak.
         if let Some(usage) = self.world.device().memory_pool_usage() {
             return (usage.bytes_in_use as f64, usage.bytes_reserved as f64);
         }

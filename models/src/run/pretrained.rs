@@ -15,11 +15,11 @@ pub struct WeightArgs {
     #[arg(long, value_name = "DIR|NAME")]
     pub from: Option<String>,
 
-    /// Draw anew what the weights lack beside the head, instead of refusing them.
+    /// Initialise parameters of the body that the weights lack, instead of refusing them.
     #[arg(long, requires = "from")]
     pub allow_missing: bool,
 
-    /// Leave the trained model in this folder, for Hugging Face's transformers to open.
+    /// Export the trained model to this folder, for Hugging Face's transformers.
     #[arg(long, value_name = "DIR")]
     pub export: Option<PathBuf>,
 }
@@ -101,7 +101,7 @@ pub struct Pretrained {
 }
 
 impl Pretrained {
-    /// Where it is.
+    /// Its folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }

@@ -1,4 +1,4 @@
-//! A Vision Transformer's sizes from and to Hugging Face's `config.json`.
+//! Conversion of a Vision Transformer's configuration from and to Hugging Face's `config.json`.
 
 use serde_json::json;
 
@@ -10,8 +10,8 @@ impl VitConfig {
     ///
     /// # Errors
     ///
-    /// [`HfConfigError`] for what is no ViT, and for a field that asks for what [`Vit`](super::Vit) does not
-    /// do: another activation than the exact GELU, or attention without biases.
+    /// [`HfConfigError`] for another model than a ViT, and for a field with a value that [`Vit`](super::Vit) does not
+    /// support: another activation than the exact GELU, or attention without biases.
     ///
     /// # Example
     ///
