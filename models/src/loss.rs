@@ -3,7 +3,8 @@
 //! The mean over ranks of each rank's mean is the mean over samples only if all batches have equal length. With
 //! uneven batches or padding the sum of the losses is divided by the number of samples of all ranks.
 
-use burn::tensor::{FloatDType, Int, Tensor, activation::log_softmax};
+use burn::tensor::{FloatDType, Int, Tensor};
+use burn_dist::nn::functional;
 
 use crate::widen::widened;
 
@@ -17,7 +18,7 @@ use crate::widen::widened;
 ///
 /// # Panics
 ///
-/// As Burn's `gather`, if a label is not a class.
+/// If a label is not a class.
 ///
 /// # Example
 ///
@@ -39,18 +40,7 @@ pub fn cross_entropy_sum(
     labels: Tensor<1, Int>,
     weights: Option<Tensor<1>>,
 ) -> Tensor<1> {
-    let log_probabilities = log_softmax(widened(logits), 1);
-    let of_label = log_probabilities
-        .gather(1, labels.unsqueeze_dim(1))
-        .squeeze_dim::<1>(1);
-    let counted = match weights {
-        Some(weights) => {
-            let dtype: FloatDType = of_label.dtype().into();
-            of_label * weights.cast(dtype)
-        }
-        None => of_label,
-    };
-    counted.sum().neg()
+    functional::cross_entropy_sum(widened(logits), labels, weights, None)
 }
 
 /// The label of a row that has none, such as a word that was not masked. PyTorch's `ignore_index`.
@@ -68,7 +58,7 @@ pub const IGNORED: i64 = -100;
 ///
 /// # Panics
 ///
-/// As Burn's `gather`, if a label is neither a class nor [`IGNORED`].
+/// If a label is neither a class nor [`IGNORED`].
 ///
 /// # Example
 ///
@@ -86,12 +76,9 @@ pub fn cross_entropy_masked_sum(
     logits: Tensor<2>,
     labels: Tensor<1, Int>,
 ) -> (Tensor<1>, Tensor<1, Int>) {
-    let ignored = labels.clone().equal_elem(IGNORED);
-    let labelled = ignored.clone().bool_not();
-    let labels = labels.mask_fill(ignored, 0);
-    let weights = labelled.clone().float();
-    let sum = cross_entropy_sum(logits, labels, Some(weights));
-    (sum, labelled.int().sum())
+    let count = labels.clone().not_equal_elem(IGNORED).int().sum();
+    let sum = functional::cross_entropy_sum(widened(logits), labels, None, Some(IGNORED));
+    (sum, count)
 }
 
 /// The mean of [`cross_entropy_sum`] over the batch: a tensor of one element.

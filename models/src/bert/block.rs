@@ -1,11 +1,10 @@
 //! One post-norm block, the model's natural unit of sharding.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Bool, Device, Tensor};
 
 use super::BertConfig;
-use crate::transformer::{Attention, Mlp, norm};
+use crate::transformer::{Attention, LayerNorm, Mlp};
 use burn_dist::Noise;
 
 /// Numbers of a block's random draws.
@@ -33,14 +32,14 @@ pub struct Block {
 impl Block {
     pub(super) fn new(config: &BertConfig, device: &Device) -> Self {
         let (width, std) = (config.width, config.init_std);
-        let norm = LayerNormConfig::new(width).with_epsilon(config.norm_eps);
+        let norm = || LayerNorm::new(width, config.norm_eps, device);
         let mut attention = Attention::new(width, config.heads, std, device);
         attention.dropout = config.attention_dropout;
         Self {
             attention,
-            norm_attention: norm.init(device),
+            norm_attention: norm(),
             mlp: Mlp::new(width, config.mlp_width, std, device),
-            norm_mlp: norm.init(device),
+            norm_mlp: norm(),
             dropout: config.dropout,
         }
     }
@@ -57,10 +56,10 @@ impl Block {
             .attention
             .forward(x.clone(), padding, noise, site::PROBABILITIES);
         let attended = self.drop(attended, noise, site::ATTENTION);
-        let x = norm(&self.norm_attention, x + attended);
+        let x = self.norm_attention.forward(x + attended);
 
         let mixed = self.drop(self.mlp.forward(x.clone()), noise, site::MLP);
-        norm(&self.norm_mlp, x + mixed)
+        self.norm_mlp.forward(x + mixed)
     }
 
     fn drop(&self, x: Tensor<3>, noise: Option<Noise>, site: u32) -> Tensor<3> {

@@ -1,13 +1,13 @@
 //! Embeddings of words, positions and types.
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::config::Family;
 use super::{BertConfig, site};
-use crate::transformer::{init, norm};
+use crate::transformer::{LayerNorm, init};
 use burn_dist::Noise;
+use burn_dist::nn::functional::embedding;
 
 /// The sum of a token's word, type and position embeddings, with a layer norm.
 ///
@@ -37,9 +37,7 @@ impl Embeddings {
                 Family::Bert => Some(table(config.types)),
                 Family::DistilBert => None,
             },
-            norm: LayerNormConfig::new(config.width)
-                .with_epsilon(config.norm_eps)
-                .init(device),
+            norm: LayerNorm::new(config.width, config.norm_eps, device),
             dropout: config.dropout,
         }
     }
@@ -54,28 +52,18 @@ impl Embeddings {
         noise: Option<Noise>,
     ) -> Tensor<3> {
         let [_, tokens] = ids.dims();
-        let mut x = rows(&self.words, ids);
+        let mut x = embedding(self.words.val(), ids);
         if let Some(table) = &self.types {
             x = x + match types {
-                Some(types) => rows(table, types),
+                Some(types) => embedding(table.val(), types),
                 None => table.val().narrow(0, 0, 1).unsqueeze_dim(0),
             };
         }
         x = x + self.positions.val().narrow(0, 0, tokens).unsqueeze_dim(0);
-        let x = norm(&self.norm, x);
+        let x = self.norm.forward(x);
         match noise {
             Some(noise) => noise.dropout(x, self.dropout, site::EMBEDDINGS),
             None => x,
         }
     }
-}
-
-/// The rows of a table that `ids` name: `[batch, tokens, width]`.
-fn rows(table: &Param<Tensor<2>>, ids: Tensor<2, Int>) -> Tensor<3> {
-    let [batch, tokens] = ids.dims();
-    let table = table.val();
-    let [_, width] = table.dims();
-    table
-        .select(0, ids.reshape([batch * tokens]))
-        .reshape([batch, tokens, width])
 }

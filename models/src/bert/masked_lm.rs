@@ -1,14 +1,15 @@
 //! The masked language model: it predicts masked words from those around them.
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig, Linear};
-use burn::tensor::activation::gelu;
-use burn::tensor::{Device, Tensor};
+use burn::nn::Linear;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_dist::nn::functional::gelu;
 use burn_dist::{Noise, unit};
 
 use super::{Bert, BertConfig, Tokens};
 use crate::config::ConfigError;
-use crate::transformer::{fold, init, norm};
+use crate::loss::{IGNORED, cross_entropy_masked_sum};
+use crate::transformer::{LayerNorm, fold, init};
 
 /// A BERT that scores every word of the vocabulary at every place; made by
 /// [`BertConfig::init_masked_lm`].
@@ -54,9 +55,7 @@ impl BertConfig {
         Ok(BertMaskedLm {
             bert: self.init(device)?,
             transform: init::linear(self.width, self.width, self.init_std, device),
-            norm: LayerNormConfig::new(self.width)
-                .with_epsilon(self.norm_eps)
-                .init(device),
+            norm: LayerNorm::new(self.width, self.norm_eps, device),
             bias: init::zeros([self.vocab], device),
         })
     }
@@ -79,15 +78,83 @@ impl BertMaskedLm {
         self.logits(tokens, Some(noise))
     }
 
+    /// The loss of a batch of masked words: the sum of their cross-entropies and how many there are, two tensors
+    /// of one element.
+    ///
+    /// - `labels`: `[batch, tokens]`, the word at each masked place and [`IGNORED`] elsewhere.
+    /// - `noise`: draws the configured dropout; without it nothing is dropped.
+    ///
+    /// The decoder multiplies the masked places alone, which is exact: a seventh of the words' scores where a
+    /// seventh of the words is masked, and no logits of the others in memory. The labels are read on the host,
+    /// which on a GPU waits for them. Sum over the ranks before dividing, as for
+    /// [`cross_entropy_masked_sum`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Bert::forward`], and as [`cross_entropy_masked_sum`] if a label is neither a word nor [`IGNORED`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn_dist_models::loss::IGNORED;
+    /// use burn_dist_models::{BertConfig, bert::Tokens};
+    ///
+    /// # fn main() -> Result<(), burn_dist_models::ConfigError> {
+    /// let device = Device::flex();
+    /// let model = BertConfig::tiny().with_vocab(100).init_masked_lm(&device)?;
+    /// let ids = Tensor::<2, Int>::from_data([[2, 4, 42, 3]], &device);
+    /// let labels = Tensor::<2, Int>::from_data([[IGNORED, 17, IGNORED, IGNORED]], &device);
+    /// let (sum, count) = model.loss(Tokens::new(ids), labels, None);
+    /// assert!(sum.into_scalar::<f32>() > 0.0);
+    /// assert_eq!(count.into_scalar::<i64>(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn loss(
+        &self,
+        tokens: Tokens,
+        labels: Tensor<2, Int>,
+        noise: Option<Noise>,
+    ) -> (Tensor<1>, Tensor<1, Int>) {
+        let device = labels.device();
+        let labels: Vec<i64> = labels.into_data().iter::<i64>().collect();
+        let places = labels.iter().enumerate();
+        let mut places: Vec<i64> = places
+            .filter(|(_, label)| **label != IGNORED)
+            .map(|(place, _)| place as i64)
+            .collect();
+        if places.is_empty() {
+            // One place that counts nothing: every rank's decoder takes part in the pass.
+            places.push(0);
+        }
+        let labels: Vec<i64> = places.iter().map(|place| labels[*place as usize]).collect();
+        let integers = |of: Vec<i64>| {
+            let count = of.len();
+            Tensor::<1, Int>::from_data(TensorData::new(of, [count]), &device)
+        };
+        let (places, labels) = (integers(places), integers(labels));
+        let logits = unit(self, tokens.into_inputs(), move |model: &Self, inputs| {
+            let x = fold(model.bert.encode(inputs, noise));
+            model.decode(x.select(0, places.clone()))
+        });
+        cross_entropy_masked_sum(logits, labels)
+    }
+
     fn logits(&self, tokens: Tokens, noise: Option<Noise>) -> Tensor<3> {
         unit(self, tokens.into_inputs(), move |model: &Self, inputs| {
             let x = model.bert.encode(inputs, noise);
             let [batch, tokens, _] = x.dims();
-            let x = gelu(model.transform.forward(fold(x)));
-            let decoder = model.bert.embeddings.words.val().transpose();
-            let [_, vocab] = decoder.dims();
-            let logits = norm(&model.norm, x).matmul(decoder) + model.bias.val().unsqueeze();
+            let logits = model.decode(fold(x));
+            let [_, vocab] = logits.dims();
             logits.reshape([batch, tokens, vocab])
         })
+    }
+
+    /// The scores of all words; `x`: `[rows, width]`, output: `[rows, vocab]`.
+    fn decode(&self, x: Tensor<2>) -> Tensor<2> {
+        let x = self.norm.forward(gelu(self.transform.forward(x)));
+        let decoder = self.bert.embeddings.words.val().transpose();
+        x.matmul(decoder) + self.bias.val().unsqueeze()
     }
 }

@@ -2,7 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor, activation::gelu};
+use burn::tensor::{Device, Tensor};
+use burn_dist::nn::functional::{MlpWeights, gelu, mlp};
 
 use super::{fold, init};
 
@@ -26,7 +27,19 @@ impl Mlp {
     /// `x` and output: `[batch, tokens, width]`. The GELU is the exact one, by the error function.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [batch, tokens, width] = x.dims();
-        let hidden = gelu(self.up.forward(fold(x)));
-        self.down.forward(hidden).reshape([batch, tokens, width])
+        let x = fold(x);
+        let out = match (&self.up.bias, &self.down.bias) {
+            (Some(up_bias), Some(down_bias)) => {
+                let weights = MlpWeights {
+                    up: self.up.weight.val(),
+                    up_bias: up_bias.val(),
+                    down: self.down.weight.val(),
+                    down_bias: down_bias.val(),
+                };
+                mlp(x, weights)
+            }
+            _ => self.down.forward(gelu(self.up.forward(x))),
+        };
+        out.reshape([batch, tokens, width])
     }
 }

@@ -9,7 +9,7 @@ mod norm;
 
 pub use attention::Attention;
 pub use mlp::Mlp;
-pub(crate) use norm::norm;
+pub use norm::LayerNorm;
 
 use burn::tensor::Tensor;
 

@@ -1,41 +1,53 @@
-//! Layer norms that are computed in f32 for half precision.
+//! Layer normalisation, in half precision too.
 
-use burn::module::Param;
-use burn::nn::LayerNorm;
-use burn::tensor::Tensor;
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
+use burn_dist::nn::functional::layer_norm;
 
 use crate::widen::{narrowed, widened};
 
-/// The output of `layer` for `x`, computed in f32 where `x` is f16 or bf16.
+/// Normalises each token's features to mean 0 and variance 1, and scales and shifts them.
 ///
-/// Burn's layer widens f16, whose squares overflow. bf16 it leaves alone: mean, difference, variance and
-/// quotient are each rounded to eight bits, where PyTorch rounds once.
-pub(crate) fn norm<const D: usize>(layer: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
-    let dtype = x.dtype();
-    let x = widened(x);
-    if x.dtype() == dtype {
-        return layer.forward(x);
+/// Its parameters have the names of [`burn::nn::LayerNorm`]'s. Ba et al., 2016,
+/// <https://arxiv.org/abs/1607.06450>.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[width]`: the scale.
+    pub gamma: Param<Tensor<1>>,
+    /// `[width]`: the shift.
+    pub beta: Param<Tensor<1>>,
+    /// Added to the variance.
+    pub epsilon: f64,
+}
+
+impl LayerNorm {
+    pub(crate) fn new(width: usize, epsilon: f64, device: &Device) -> Self {
+        Self {
+            gamma: Initializer::Ones.init([width], device),
+            beta: Initializer::Zeros.init([width], device),
+            epsilon,
+        }
     }
-    // No parameters: values on the tape, from which gradients go on to the layer's own.
-    let wide = |param: &Param<Tensor<1>>| Param::initialized(param.id, widened(param.val()));
-    let mut layer = layer.clone();
-    layer.gamma = wide(&layer.gamma);
-    layer.beta = layer.beta.as_ref().map(wide);
-    narrowed(layer.forward(x), dtype)
+
+    /// `x` and output: `[.., width]`. Computed in f32 where `x` is f16 or bf16, and rounded once.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let dtype = x.dtype();
+        let (gamma, beta) = (widened(self.gamma.val()), widened(self.beta.val()));
+        narrowed(layer_norm(widened(x), gamma, beta, self.epsilon), dtype)
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use burn::nn::LayerNormConfig;
-    use burn::tensor::{Device, Distribution, FloatDType};
+    use burn::tensor::{Distribution, FloatDType, Tolerance};
 
     fn layer(device: &Device) -> LayerNorm {
-        let mut layer = LayerNormConfig::new(64).with_epsilon(1e-12).init(device);
+        let mut layer = LayerNorm::new(64, 1e-12, device);
         let random = || Tensor::random([64], Distribution::Normal(1.0, 0.3), device);
         layer.gamma = Param::from_tensor(random());
-        layer.beta = Some(Param::from_tensor(random()));
+        layer.beta = Param::from_tensor(random());
         layer
     }
 
@@ -44,12 +56,20 @@ mod tests {
     }
 
     #[test]
-    fn in_f32_the_norm_equals_burns() {
+    fn it_computes_what_burns_layer_does() {
         let device = Device::flex();
         let (layer, x) = (layer(&device), Tensor::<2>::ones([3, 64], &device));
         let x = x.random_like(Distribution::Normal(2.0, 3.0));
-        let ours = norm(&layer, x.clone()).into_data();
-        ours.assert_eq(&layer.forward(x).into_data(), true);
+        let mut burns = burn::nn::LayerNormConfig::new(64)
+            .with_epsilon(1e-12)
+            .init(&device);
+        (burns.gamma, burns.beta) = (layer.gamma.clone(), Some(layer.beta.clone()));
+        let bound = Tolerance::absolute(1e-5);
+        let wanted = burns.forward(x.clone()).into_data();
+        layer
+            .forward(x)
+            .into_data()
+            .assert_approx_eq::<f32>(&wanted, bound);
     }
 
     /// One rounding of the result is all that half precision may add, also on the tape, where Burn takes
@@ -61,16 +81,14 @@ mod tests {
             let x = Tensor::<2>::random([16, 64], Distribution::Normal(5.0, 2.0), &device);
             let x = x.cast(dtype).cast(FloatDType::F32);
             let mut half = layer(&device);
-            for param in [Some(&mut half.gamma), half.beta.as_mut()] {
-                let param = param.unwrap();
+            for param in [&mut half.gamma, &mut half.beta] {
                 *param = leaf(param.val().cast(dtype).cast(FloatDType::F32));
             }
-            let exact: Vec<f32> = norm(&half, x.clone()).into_data().try_to_vec().unwrap();
-            for param in [Some(&mut half.gamma), half.beta.as_mut()] {
-                let param = param.unwrap();
+            let exact: Vec<f32> = half.forward(x.clone()).into_data().try_to_vec().unwrap();
+            for param in [&mut half.gamma, &mut half.beta] {
                 *param = leaf(param.val().cast(dtype));
             }
-            let out = norm(&half, x.cast(dtype));
+            let out = half.forward(x.cast(dtype));
             assert_eq!(FloatDType::from(out.dtype()), dtype);
             let grads = out.clone().sum().backward();
             assert!(half.gamma.val().grad(&grads).is_some());

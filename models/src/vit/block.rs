@@ -1,11 +1,10 @@
 //! One transformer block, which is a unit of sharding.
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::VitConfig;
-use crate::transformer::{Attention, Mlp, norm};
+use crate::transformer::{Attention, LayerNorm, Mlp};
 use burn_dist::Noise;
 
 /// Numbers of a block's random draws.
@@ -43,14 +42,14 @@ impl Block {
             init_std,
             ..
         } = *config;
-        let norm = LayerNormConfig::new(width).with_epsilon(config.norm_eps);
+        let norm = || LayerNorm::new(width, config.norm_eps, device);
         let mut attention = Attention::new(width, config.heads, init_std, device);
         attention.dropout = config.attention_dropout;
         let depth = index as f64 / (config.blocks - 1).max(1) as f64;
         Self {
-            norm_before: norm.init(device),
+            norm_before: norm(),
             attention,
-            norm_after: norm.init(device),
+            norm_after: norm(),
             mlp: Mlp::new(width, mlp_width, init_std, device),
             dropout: config.dropout,
             drop_path: config.drop_path * depth,
@@ -59,13 +58,13 @@ impl Block {
 
     /// `x` and output: `[batch, tokens, width]`. Without `noise` nothing is dropped.
     pub fn forward(&self, x: Tensor<3>, noise: Option<Noise>) -> Tensor<3> {
-        let branch = norm(&self.norm_before, x.clone());
+        let branch = self.norm_before.forward(x.clone());
         let branch = self
             .attention
             .forward(branch, None, noise, site::PROBABILITIES);
         let x = x + self.drop(branch, noise, site::ATTENTION, site::ATTENTION_PATH);
 
-        let branch = self.mlp.forward(norm(&self.norm_after, x.clone()));
+        let branch = self.mlp.forward(self.norm_after.forward(x.clone()));
         x + self.drop(branch, noise, site::MLP, site::MLP_PATH)
     }
 

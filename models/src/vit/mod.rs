@@ -16,12 +16,12 @@ pub use embeddings::Embeddings;
 pub use hf::hf_name;
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear};
+use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use burn_dist::{Noise, unit};
 
 use crate::config::ConfigError;
-use crate::transformer::{init, norm};
+use crate::transformer::{LayerNorm, init};
 
 /// A Vision Transformer that classifies images; made by [`VitConfig::init`].
 ///
@@ -62,13 +62,12 @@ impl VitConfig {
     /// Those of [`validate`](Self::validate).
     pub fn init(&self, device: &Device) -> Result<Vit, ConfigError> {
         self.validate()?;
-        let norm = LayerNormConfig::new(self.width).with_epsilon(self.norm_eps);
         Ok(Vit {
             embeddings: Embeddings::new(self, device),
             blocks: (0..self.blocks)
                 .map(|index| Block::new(self, index, device))
                 .collect(),
-            norm: norm.init(device),
+            norm: LayerNorm::new(self.width, self.norm_eps, device),
             head: init::linear(self.width, self.classes, self.init_std, device),
         })
     }
@@ -103,7 +102,7 @@ impl Vit {
             }
             // A norm works on each token alone, and the classifier reads only the first.
             let class = x.narrow(1, 0, 1).squeeze_dim::<2>(1);
-            vit.head.forward(norm(&vit.norm, class))
+            vit.head.forward(vit.norm.forward(class))
         })
     }
 }

@@ -198,12 +198,14 @@ impl Kernel for Softmax<'_> {
     }
 }
 
-/// From the gradient of probabilities to that of their scores.
+/// From the gradient of probabilities to that of their scores, which is 0 at padding: the score there is a
+/// constant.
 struct SoftmaxBack<'a> {
     probabilities: &'a [f32],
     gradient: &'a mut [f32],
     keys: usize,
     scale: f32,
+    padding: Option<&'a [bool]>,
 }
 
 impl Kernel for SoftmaxBack<'_> {
@@ -216,6 +218,11 @@ impl Kernel for SoftmaxBack<'_> {
             let dot = sum(p.len(), |i, sum| M::mul_add(p[i], gradient[i], sum));
             for (gradient, p) in gradient.iter_mut().zip(p) {
                 *gradient = p * (*gradient - dot) * self.scale;
+            }
+            if let Some(padding) = self.padding {
+                for (gradient, &is_padding) in gradient.iter_mut().zip(padding) {
+                    *gradient = if is_padding { 0.0 } else { *gradient };
+                }
             }
         }
     }
@@ -267,6 +274,12 @@ impl Call {
         (self.features as f32).powf(-0.5)
     }
 
+    /// Which of a sample's keys are padding.
+    fn padding_of(&self, sample: Sample) -> Option<&[bool]> {
+        let of = |keys| &self.padding[sample.index * keys..][..keys];
+        (!self.padding.is_empty()).then(|| of(self.keys))
+    }
+
     /// One head's rows of a sample's elements.
     fn head<'a>(&self, elements: &'a [f32], rows: usize, head: usize) -> Matrix<'a> {
         let elements = elements.get(head * self.features..).unwrap_or_default();
@@ -280,13 +293,11 @@ impl Call {
         let query = self.head(sample.query, queries, head);
         let key = self.head(sample.key, keys, head);
         matmul(out, keys, Write::Replace, query, key.transposed());
-        let padding =
-            (!self.padding.is_empty()).then(|| &self.padding[sample.index * keys..][..keys]);
         simd::run(Softmax {
             scores: out,
             keys,
             scale: self.scale(),
-            padding,
+            padding: self.padding_of(sample),
             is_causal: self.how.is_causal,
         });
     }
@@ -351,6 +362,7 @@ impl Call {
                 gradient: of_scores,
                 keys,
                 scale: self.scale(),
+                padding: self.padding_of(sample),
             });
             let of_scores = Matrix::new(of_scores, queries, keys);
             let key = self.head(sample.key, keys, head);

@@ -1,6 +1,7 @@
 //! Every operation beside Burn's composition in f64: values and all gradients, at odd sizes; its bits on
 //! several threads; and what it makes of what is no number.
 
+mod half;
 mod operations;
 mod special;
 mod tape;

@@ -242,7 +242,7 @@ fn attention_beside_padding() {
     let (batch, keys) = (4, 19);
     let masks = [
         // Of growing length, the last sample all padding.
-        padding(batch, keys, |sample, key| key + 6 * sample >= keys),
+        padding(batch, keys, |sample, key| key + 7 * sample >= keys),
         // Here and there, the first key of all.
         padding(batch, keys, |sample, key| (key + sample).is_multiple_of(3)),
     ];
