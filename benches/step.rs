@@ -11,10 +11,11 @@
 #[path = "plain/mod.rs"]
 mod plain;
 
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::launch::Threads;
+use burn_dist::optim::AdamWConfig;
 use burn_dist::{Precision, Result, Strategy, World};
 use burn_dist_models::loss::cross_entropy;
 use burn_dist_models::{Vit, VitConfig};

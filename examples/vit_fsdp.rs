@@ -11,9 +11,9 @@
 //! The places that make it distributed are numbered (1) to (6); the rest is a Burn program.
 
 use burn::module::Module;
-use burn::optim::AdamWConfig;
 use burn_dist::Noise;
 use burn_dist::launch::exit_code;
+use burn_dist::optim::AdamWConfig;
 use burn_dist::telemetry::{Phase, Tracked};
 use burn_dist::{Error, Result, World};
 use burn_dist_models::Vit;
@@ -66,7 +66,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     let mut meter = Meter::new(world, &plan)?;
     let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 
-    // (3) Burn's own optimizer steps the shards; one that is not element-wise is refused.
+    // (3) Any element-wise Burn optimizer steps the shards; this one in one pass. Others are refused.
     let adamw = AdamWConfig::new()
         .with_weight_decay(0.05)
         .with_epsilon(1e-8);

@@ -6,7 +6,7 @@
 use crate::circles::CIRCLES;
 use crate::crates::{Crate, Target};
 use crate::graph::Graph;
-use crate::layers::{LIBRARY, MODELS};
+use crate::layers::{LIBRARY, MODELS, NN};
 use crate::root;
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// Files with a reason for `unsafe`: memory that other ranks read, the functions of CUDA and NCCL and
 /// what stands in for them, counting allocations, what a child does before it becomes a program, and
-/// mapping a file.
-const UNSAFE: [&str; 21] = [
+/// mapping a file, and the call of the matrix product.
+const UNSAFE: [&str; 22] = [
+    "burn-dist/nn/src/matmul.rs",
     "burn-dist/src/comm/local.rs",
     "burn-dist/src/comm/thread_group.rs",
     "burn-dist/src/comm/mesh/ring.rs",
@@ -40,7 +41,7 @@ const UNSAFE: [&str; 21] = [
 ];
 
 /// All that models may know of the library.
-const KNOWN_TO_MODELS: [&str; 5] = ["unit", "Error", "Noise", "Result", "data"];
+const KNOWN_TO_MODELS: [&str; 6] = ["unit", "Error", "Noise", "Result", "data", "nn"];
 
 pub(crate) struct Source {
     pub(crate) path: String,
@@ -57,11 +58,13 @@ impl Source {
             .filter(|(_, line)| !line.starts_with("//"))
     }
 
-    /// A file `tests.rs` is a module of tests, which its parent declares under `#[cfg(test)]`.
+    /// A file `tests.rs` or a folder `tests` is a module of tests, which its parent declares under
+    /// `#[cfg(test)]`.
     pub(crate) fn is_library(&self) -> bool {
-        let folders = ["burn-dist/src/", "models/src/"];
+        let folders = ["burn-dist/src/", "burn-dist/nn/src/", "models/src/"];
         let mut folders = folders.into_iter();
-        folders.any(|folder| self.path.starts_with(folder)) && !self.path.ends_with("/tests.rs")
+        let is_test = self.path.ends_with("/tests.rs") || self.path.contains("/tests/");
+        folders.any(|folder| self.path.starts_with(folder)) && !is_test
     }
 }
 
@@ -101,7 +104,7 @@ fn none(what: &str, found: Vec<String>) {
     assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
 }
 
-/// The library and the models.
+/// One of the crates.
 fn read(root: &str) -> Crate {
     let files = sources().into_iter().map(|s| (s.path, s.text));
     Crate::read(&files.collect(), root)
@@ -109,7 +112,11 @@ fn read(root: &str) -> Crate {
 
 #[test]
 fn every_part_uses_only_what_its_row_allows() {
-    let crates = [("burn-dist/src", LIBRARY), ("models/src", MODELS)];
+    let crates = [
+        ("burn-dist/src", LIBRARY),
+        ("burn-dist/nn/src", NN),
+        ("models/src", MODELS),
+    ];
     let odd = crates.map(|(folder, rows)| {
         let graph = Graph::of(&read(&format!("{folder}/lib.rs")));
         graph.odd_layers(folder, rows)
@@ -119,11 +126,17 @@ fn every_part_uses_only_what_its_row_allows() {
 
 #[test]
 fn no_circle_of_files_is_unlisted() {
-    let roots = ["burn-dist/src/lib.rs", "models/src/lib.rs"];
+    let roots = [
+        "burn-dist/src/lib.rs",
+        "burn-dist/nn/src/lib.rs",
+        "models/src/lib.rs",
+    ];
     let graphs = roots.map(|root| Graph::of(&read(root)));
-    let [mut all, models] = graphs;
-    all.files.extend(models.files);
-    all.edges.extend(models.edges);
+    let [mut all, operations, models] = graphs;
+    for graph in [operations, models] {
+        all.files.extend(graph.files);
+        all.edges.extend(graph.edges);
+    }
     none(
         "against tests/repository/circles.rs",
         all.odd_circles(CIRCLES),

@@ -173,6 +173,18 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "shard/unit",
         ],
     ),
+    row("nn", &[]),
+    row("lib", &[]),
+];
+
+/// `burn-dist/nn/src`.
+pub(crate) const NN: &[Layer] = &[
+    row("simd", &[]),
+    row("matmul", &[]),
+    row("flex", &[]),
+    row("rows", &["simd"]),
+    row("functional", &["simd", "matmul", "flex", "rows"]),
+    row("optim", &["simd", "flex", "rows"]),
     row("lib", &[]),
 ];
 
@@ -183,7 +195,7 @@ pub(crate) const MODELS: &[Layer] = &[
     row("hf", &["config"]),
     row("loss", &["widen"]),
     row("transformer", &["widen"]),
-    row("bert", &["config", "hf", "transformer"]),
+    row("bert", &["config", "hf", "loss", "transformer"]),
     row("vit", &["config", "hf", "transformer"]),
     row("data", &["bert"]),
     row("run", &["hf", "loss", "bert", "vit", "data"]),

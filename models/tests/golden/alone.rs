@@ -4,8 +4,9 @@ use super::subject::Subject;
 use super::wanted::{Figures, Wanted, compare};
 use super::{Golden, wanted};
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{DType, Device, Tensor};
+use burn_dist::optim::AdamWConfig;
 use std::marker::PhantomData;
 
 /// The reference's optimizer.
@@ -14,7 +15,7 @@ pub fn optimizer(golden: &Golden) -> ModuleOptimizer {
         .with_beta_1(0.9)
         .with_beta_2(0.999)
         .with_epsilon(1e-8)
-        .with_weight_decay(golden.number("optimizer.weight_decay") as f32)
+        .with_weight_decay(golden.number("optimizer.weight_decay"))
         .init()
 }
 

@@ -9,13 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How many times as far from the reference as its f32 run is from its f64 run.
 const FACTOR: f64 = 5.0;
 
-/// How much longer or shorter Burn's second AdamW step is, relatively.
-///
-/// Burn evaluates the bias correction 1 - βᵗ in f32, the reference in f64. At β = 0.999 the first step's
-/// cancels, and the second's is off by 6.7e-6, of which the square root leaves half. Losses and norms
-/// before the third step show it, in f64 too; the parameters' tolerances are wider than it.
-const SECOND_STEP: f64 = 3.4e-6;
-
 /// Everything a run showed, by name: `logits`; `loss`, `norm pre` and `norm post` with the step; `grads/` of
 /// the first step and `after/` the last with the tensor's name in the file.
 pub type Figures = BTreeMap<String, Vec<f64>>;
@@ -161,15 +154,11 @@ fn norms(figure: &str, values: &[f64], rounding: f64) -> Vec<Wanted> {
 /// One number per step.
 fn steps(figure: &str, values: &[f64], bound: f64) -> Vec<Wanted> {
     let wanted = |(step, value): (usize, &f64)| {
-        // Nothing in f32 is nearer than its neighbour.
-        let mut bound = bound.max(spacing(*value));
-        if step == 2 {
-            bound += second_step(values);
-        }
         Wanted {
             figure: format!("{figure} {step}"),
             value: vec![*value],
-            bound,
+            // Nothing in f32 is nearer than its neighbour.
+            bound: bound.max(spacing(*value)),
         }
     };
     values.iter().enumerate().map(wanted).collect()
@@ -178,8 +167,8 @@ fn steps(figure: &str, values: &[f64], bound: f64) -> Vec<Wanted> {
 /// One number per step of an f64 run.
 fn double_steps(golden: &Golden, figure: &str, stored: &str) -> Vec<Wanted> {
     let values = golden.values(&format!("f64/{stored}"));
-    // The optimizer's constants are f32 in Burn, whatever the tensors are.
-    let bounds = [1e-12, 1e-10, second_step(&values)];
+    // A step divides gradients by their own size, and with them their rounding.
+    let bounds = [1e-12, 1e-10, 1e-10];
     let each = values.into_iter().zip(bounds).enumerate();
     each.map(|(step, (value, bound))| Wanted {
         figure: format!("{figure} {step}"),
@@ -198,15 +187,6 @@ fn tensors(golden: &Golden, group: &str, stored: &str, bounds: [f64; 2]) -> Vec<
         value,
     };
     golden.group(stored).into_iter().map(wanted).collect()
-}
-
-/// What a second step of another length does to what is measured after it.
-///
-/// That is the rate of change at the step's end: the change over the step and about half of what the rate
-/// itself changes from one step to the next, here the whole of it.
-fn second_step(values: &[f64]) -> f64 {
-    let [first, second] = [values[1] - values[0], values[2] - values[1]];
-    SECOND_STEP * (second.abs() + (second - first).abs())
 }
 
 /// The distance from a number to the next one in f32.

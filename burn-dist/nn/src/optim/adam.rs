@@ -83,8 +83,7 @@ impl Optimizer for Adam {
         state: Option<AdamState<D>>,
     ) -> (Tensor<D>, Option<AdamState<D>>) {
         let options = &self.options;
-        let momentum = state.as_ref().map(|state| &state.momentum);
-        if options.amsgrad || !moments::is_fused(&tensor, &grad, momentum) {
+        if options.amsgrad {
             return self.burns().step(lr, tensor, grad, state);
         }
         let options = Options {

@@ -85,11 +85,7 @@ impl Optimizer for AdamW {
         state: Option<AdamWState<D>>,
     ) -> (Tensor<D>, Option<AdamWState<D>>) {
         let options = &self.options;
-        let momentum = state.as_ref().map(|state| &state.momentum);
-        if options.amsgrad
-            || options.cautious_weight_decay
-            || !moments::is_fused(&tensor, &grad, momentum)
-        {
+        if options.amsgrad || options.cautious_weight_decay {
             return self.burns().step(lr, tensor, grad, state);
         }
         let options = Options {

@@ -85,6 +85,29 @@ impl Kernel for Step<'_> {
     }
 }
 
+impl Lion {
+    /// A step of Burn's operations, in any type and on any device.
+    fn composed<const D: usize>(
+        &self,
+        rate: f64,
+        tensor: Tensor<D>,
+        gradient: Tensor<D>,
+        state: Option<LionState<D>>,
+    ) -> (Tensor<D>, Option<LionState<D>>) {
+        let LionConfig { beta_1, beta_2, .. } = self.options;
+        let momentum = match state {
+            Some(state) => state.momentum,
+            None => gradient.zeros_like(),
+        };
+        let share = |beta: f64| gradient.clone().mul_scalar(1.0 - beta);
+        let direction = (momentum.clone().mul_scalar(beta_1) + share(beta_1)).sign();
+        let momentum = momentum.mul_scalar(beta_2) + share(beta_2);
+        let tensor = tensor.mul_scalar(1.0 - rate * self.options.weight_decay);
+        let tensor = tensor - direction.mul_scalar(rate);
+        (tensor, Some(LionState::new(momentum)))
+    }
+}
+
 impl Optimizer for Lion {
     type State<const D: usize> = LionState<D>;
 
@@ -102,11 +125,7 @@ impl Optimizer for Lion {
             .flatten()
             .all(is_plain)
         {
-            let burns = burn::optim::LionConfig::new()
-                .with_beta_1(options.beta_1 as f32)
-                .with_beta_2(options.beta_2 as f32)
-                .with_weight_decay(options.weight_decay as f32);
-            return burns.build().step(lr, tensor, grad, state);
+            return self.composed(lr, tensor, grad, state);
         }
         let momentum = match state {
             Some(state) => state.momentum,

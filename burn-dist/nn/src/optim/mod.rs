@@ -2,8 +2,8 @@
 //!
 //! [`AdamW`], [`Adam`], [`Lion`] and [`Sgd`] are Burn [`Optimizer`](burn::optim::Optimizer)s, made into one for
 //! a module by their configuration's `init`. Their states are recorded under the names of Burn's own, so that a
-//! save made with either loads into the other. They compute parameters in f32 on
-//! [`Device::flex`](burn::tensor::Device::flex) themselves and hand all others to Burn's, with the same options.
+//! save made with either loads into the other. On other types than f32 and other devices than
+//! [`Device::flex`](burn::tensor::Device::flex) the same formulas are composed of Burn's operations.
 //!
 //! What Burn's AdamW does in fifteen operations on tensors, each reading and writing memory, is one loop here:
 //! about 0.8 ns a parameter on one core with AVX2. Decay rates and bias corrections are computed in f64, as

@@ -26,26 +26,24 @@ pub(super) enum Decay {
     L2(f64),
 }
 
-/// What a step multiplies with: computed in f64 and rounded once.
+/// What a step multiplies with, besides the options.
 #[derive(Debug, Clone, Copy)]
-struct Factors {
+struct Exact {
     /// 1 - beta_1
-    first: f32,
-    beta_2: f32,
+    first: f64,
     /// 1 - beta_2
-    second: f32,
+    second: f64,
     /// The learning rate over the first moment's bias correction.
-    rate: f32,
+    rate: f64,
     /// One over the square root of the second moment's bias correction.
-    scale: f32,
-    epsilon: f32,
+    scale: f64,
     /// What is left of a decoupled weight.
-    kept: f32,
+    kept: f64,
     /// What is added of a weight to its gradient.
-    penalty: f32,
+    penalty: f64,
 }
 
-impl Factors {
+impl Exact {
     fn new(options: &Options, time: usize) -> Self {
         let power = |beta: f64| beta.powi(time.try_into().unwrap_or(i32::MAX));
         let (kept, penalty) = match options.decay {
@@ -53,14 +51,41 @@ impl Factors {
             Decay::L2(decay) => (1.0, decay),
         };
         Self {
-            first: (1.0 - options.beta_1) as f32,
+            first: 1.0 - options.beta_1,
+            second: 1.0 - options.beta_2,
+            rate: options.rate / (1.0 - power(options.beta_1)),
+            scale: 1.0 / (1.0 - power(options.beta_2)).sqrt(),
+            kept,
+            penalty,
+        }
+    }
+}
+
+/// The same and the options, each rounded once.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    first: f32,
+    beta_2: f32,
+    second: f32,
+    rate: f32,
+    scale: f32,
+    epsilon: f32,
+    kept: f32,
+    penalty: f32,
+}
+
+impl Factors {
+    fn new(options: &Options, time: usize) -> Self {
+        let exact = Exact::new(options, time);
+        Self {
+            first: exact.first as f32,
             beta_2: options.beta_2 as f32,
-            second: (1.0 - options.beta_2) as f32,
-            rate: (options.rate / (1.0 - power(options.beta_1))) as f32,
-            scale: (1.0 / (1.0 - power(options.beta_2)).sqrt()) as f32,
+            second: exact.second as f32,
+            rate: exact.rate as f32,
+            scale: exact.scale as f32,
             epsilon: options.epsilon as f32,
-            kept: kept as f32,
-            penalty: penalty as f32,
+            kept: exact.kept as f32,
+            penalty: exact.penalty as f32,
         }
     }
 }
@@ -91,19 +116,9 @@ impl Kernel for Step<'_> {
     }
 }
 
-/// Whether [`step`] computes these.
-pub(super) fn is_fused<const D: usize>(
-    parameter: &Tensor<D>,
-    gradient: &Tensor<D>,
-    state: Option<&AdaptiveMomentumState<D>>,
-) -> bool {
-    let states = state.is_none_or(|state| {
-        is_plain(&state.moment_1) && is_plain(&state.moment_2) && state.max_moment_2.is_none()
-    });
-    states && is_plain(parameter) && is_plain(gradient)
-}
-
-/// The parameter after a step, and its state; storage that nobody else holds is written in place.
+/// The parameter after a step, and its state.
+///
+/// On f32 in the memory of the process it is one pass, and storage that nobody else holds is written in place.
 pub(super) fn step<const D: usize>(
     options: &Options,
     parameter: Tensor<D>,
@@ -113,6 +128,10 @@ pub(super) fn step<const D: usize>(
     let state = state.unwrap_or_else(|| {
         AdaptiveMomentumState::new(0, gradient.zeros_like(), gradient.zeros_like())
     });
+    let inputs = [&parameter, &gradient, &state.moment_1, &state.moment_2];
+    if !inputs.into_iter().all(is_plain) {
+        return composed(options, parameter, gradient, state);
+    }
     let time = state.time + 1;
     let gradient = contiguous(into_flex(gradient));
     let [mut parameter, mut moment_1, mut moment_2] =
@@ -133,6 +152,34 @@ pub(super) fn step<const D: usize>(
         });
     });
     let [parameter, moment_1, moment_2] = [parameter, moment_1, moment_2].map(from_flex);
+    let state = AdaptiveMomentumState::new(time, moment_1, moment_2);
+    (parameter, state)
+}
+
+/// The same of Burn's operations, in any type and on any device.
+fn composed<const D: usize>(
+    options: &Options,
+    parameter: Tensor<D>,
+    gradient: Tensor<D>,
+    state: AdaptiveMomentumState<D>,
+) -> (Tensor<D>, AdaptiveMomentumState<D>) {
+    let time = state.time + 1;
+    let f = Exact::new(options, time);
+    let gradient = if f.penalty == 0.0 {
+        gradient
+    } else {
+        parameter.clone().mul_scalar(f.penalty) + gradient
+    };
+    let moment_1 = state.moment_1.mul_scalar(options.beta_1) + gradient.clone().mul_scalar(f.first);
+    let squares = gradient.square().mul_scalar(f.second);
+    let moment_2 = state.moment_2.mul_scalar(options.beta_2) + squares;
+    let deviation = moment_2
+        .clone()
+        .sqrt()
+        .mul_scalar(f.scale)
+        .add_scalar(options.epsilon);
+    let step = (moment_1.clone() / deviation).mul_scalar(f.rate);
+    let parameter = parameter.mul_scalar(f.kept) - step;
     let state = AdaptiveMomentumState::new(time, moment_1, moment_2);
     (parameter, state)
 }

@@ -57,8 +57,7 @@ fn check<O: Optimizer>(optimizer: &O, step: impl Fn(usize, f64, f64, &mut [f64; 
     for n in [0, 1, 15, 17, 65, 100_003] {
         near(&run(optimizer, n, DType::F32), &formula(n, step), 1e-6);
     }
-    // Burn's rates are f32, in every type.
-    near(&run(optimizer, 65, DType::F64), &formula(65, step), 3e-6);
+    near(&run(optimizer, 65, DType::F64), &formula(65, step), 1e-14);
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build()
