@@ -9,11 +9,12 @@
 
 mod oracle;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::optim::SgdConfig;
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Distribution, Tensor};
+use burn_dist::nn::functional::{MlpWeights, layer_norm, mlp};
 use burn_dist::weights::{Export, Weights};
 use burn_dist::{Strategy, World, unit};
 use oracle::ranks;
@@ -68,6 +69,8 @@ struct Block {
     norm: LayerNorm,
     up: Linear,
     down: Linear,
+    /// Whether it computes with the operations of `burn_dist::nn`.
+    fused: bool,
 }
 
 #[derive(Module, Debug)]
@@ -78,15 +81,28 @@ struct Net {
 }
 
 impl Block {
-    fn new(width: usize, inner: usize, device: &Device) -> Self {
+    fn new(size: Size, device: &Device) -> Self {
+        let Size { width, inner, .. } = size;
         Self {
             norm: LayerNormConfig::new(width).init(device),
             up: LinearConfig::new(width, inner).init(device),
             down: LinearConfig::new(inner, width).init(device),
+            fused: size.fused,
         }
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        if self.fused {
+            let of = |param: &Option<Param<Tensor<1>>>| param.as_ref().unwrap().val();
+            let (gamma, beta) = (self.norm.gamma.val(), of(&self.norm.beta));
+            let weights = MlpWeights {
+                up: self.up.weight.val(),
+                up_bias: of(&self.up.bias),
+                down: self.down.weight.val(),
+                down_bias: of(&self.down.bias),
+            };
+            return x.clone() + mlp(layer_norm(x, gamma, beta, 1e-5), weights);
+        }
         x.clone()
             + self
                 .down
@@ -104,6 +120,7 @@ struct Size {
     /// Output width of the root.
     root: usize,
     frozen: bool,
+    fused: bool,
 }
 
 impl Size {
@@ -111,9 +128,7 @@ impl Size {
         let mut net = Net {
             left: LinearConfig::new(self.width, self.root / 2).init(device),
             right: LinearConfig::new(self.width, self.root / 2).init(device),
-            blocks: (0..self.blocks)
-                .map(|_| Block::new(self.width, self.inner, device))
-                .collect(),
+            blocks: (0..self.blocks).map(|_| Block::new(self, device)).collect(),
         };
         if self.frozen {
             for block in net.blocks.iter_mut().step_by(2) {
@@ -169,7 +184,7 @@ fn input(size: Size, device: &Device) -> Tensor<2> {
 /// measured afterwards is without it.
 fn scratch(size: Size, world: &World, all: &Barrier) -> usize {
     let device = world.device();
-    let block = Block::new(size.width, size.inner, &device);
+    let block = Block::new(size, &device);
     let run = || block.forward(input(size, &device)).mean();
     let _ = run().backward();
     let ((), before) = peak(world, all, || ());
@@ -253,7 +268,25 @@ const EVEN: Size = Size {
     inner: 768,
     root: 1536,
     frozen: false,
+    fused: false,
 };
+
+#[test]
+fn fused_operations_hold_no_weights() {
+    check(
+        "fused",
+        Size {
+            fused: true,
+            ..EVEN
+        },
+    );
+    let frozen = Size {
+        fused: true,
+        frozen: true,
+        ..EVEN
+    };
+    check("fused, half frozen", frozen);
+}
 
 #[test]
 fn units_as_large_as_the_root() {
@@ -330,6 +363,7 @@ fn recomputation_keeps_only_the_inputs_of_units() {
         inner: 512,
         root: 4,
         frozen: false,
+        fused: false,
     };
     let rows = 512;
     let input = 4 * rows * size.width;

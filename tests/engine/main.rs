@@ -18,6 +18,7 @@ mod failures;
 mod finite;
 mod foreign_weights;
 mod layers;
+mod masked_words;
 mod overlap;
 mod parity;
 mod parts;

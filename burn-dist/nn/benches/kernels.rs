@@ -98,7 +98,22 @@ fn main() {
     one.expect("a pool of one thread").install(table);
 }
 
+/// The floating-point operations a second of a matrix product, which all of a model's time should go to.
+fn matmul() {
+    let [m, k, n] = [2080, 192, 768];
+    let (a, b) = (random([m, k]).inner(), random([k, n]).inner());
+    let time = || {
+        let start = Instant::now();
+        let c = a.clone().matmul(b.clone());
+        (start.elapsed().as_secs_f64(), c).0
+    };
+    let least = (0..50).map(|_| time()).fold(f64::INFINITY, f64::min);
+    let rate = 2.0 * (m * k * n) as f64 / least / 1e9;
+    println!("matmul [{m}, {k}] x [{k}, {n}]: {rate:.0} GFLOP/s");
+}
+
 fn table() {
+    matmul();
     println!("ns an element (logit, parameter), forward and backward, one thread");
     let x = random([4096, 512]);
     let elements = 4096 * 512;

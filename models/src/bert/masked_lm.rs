@@ -158,3 +158,62 @@ impl BertMaskedLm {
         x.matmul(decoder) + self.bias.val().unsqueeze()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use burn::module::ModuleVisitor;
+    use burn::optim::GradientsParams;
+    use burn::tensor::Gradients;
+
+    struct Flat<'a>(&'a GradientsParams, Vec<f64>);
+
+    impl ModuleVisitor for Flat<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = self.0.get::<D>(param.id).unwrap().into_data();
+            self.1.extend(gradient.iter::<f64>());
+        }
+    }
+
+    fn flat(gradients: Gradients, model: &BertMaskedLm) -> Vec<f64> {
+        let gradients = GradientsParams::from_grads(gradients, model);
+        let mut flat = Flat(&gradients, Vec::new());
+        model.visit(&mut flat);
+        flat.1
+    }
+
+    /// The loss over all places, most of which have no label, and its gradients.
+    #[test]
+    fn decoding_the_masked_places_alone_changes_nothing() {
+        let device = Device::flex().autodiff();
+        let config = BertConfig::tiny().with_vocab(50).with_init_std(0.2);
+        let model = config.init_masked_lm(&device).unwrap();
+        let ids = Tensor::<2, Int>::from_data([[2, 17, 42, 3, 0], [2, 5, 7, 9, 3]], &device);
+        let tokens = || Tokens::new(ids.clone()).with_padding(ids.clone().equal_elem(0));
+        let none = [IGNORED; 5];
+        for labels in [
+            [none, [IGNORED, 30, IGNORED, 49, 0]],
+            [[IGNORED, IGNORED, 12, IGNORED, IGNORED], none],
+            [none; 2],
+        ] {
+            let labels = Tensor::<2, Int>::from_data(labels, &device);
+            let logits = model.forward(tokens()).flatten(0, 1);
+            let all = cross_entropy_masked_sum(logits, labels.clone().flatten(0, 1));
+            let found = model.loss(tokens(), labels, None);
+            assert_eq!(found.1.into_scalar::<i64>(), all.1.into_scalar::<i64>());
+            let [found_sum, sum] = [&found.0, &all.0].map(|x| x.clone().into_scalar::<f32>());
+            assert!(
+                (found_sum - sum).abs() <= 1e-6 * sum,
+                "{found_sum} for {sum}"
+            );
+
+            let wanted = flat(all.0.backward(), &model);
+            let found = flat(found.0.backward(), &model);
+            let largest = wanted.iter().fold(1e-30f64, |max, x| max.max(x.abs()));
+            let pairs = found.iter().zip(&wanted);
+            let apart = pairs.fold(0f64, |max, (a, b)| max.max((a - b).abs()));
+            assert!(apart <= 1e-5 * largest, "{apart} of {largest}");
+        }
+    }
+}
