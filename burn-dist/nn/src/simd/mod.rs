@@ -16,6 +16,7 @@ use pulp::Simd;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
 use pulp::{Scalar, WithSimd};
+use std::sync::OnceLock;
 
 /// What is compiled for each instruction set: a loop, and the slices it runs over.
 ///
@@ -54,6 +55,13 @@ impl MulAdd for Separate {
     }
 }
 
+/// The variable of the environment that names the best instruction set to be used, as oneDNN's
+/// `ONEDNN_MAX_CPU_ISA` does: to compare two processors, or to test.
+const MAX_ISA: &str = "BURN_DIST_NN_MAX_ISA";
+
+/// Its values, from the least.
+const NAMES: [(&str, usize); 3] = [("baseline", 0), ("avx2", 1), ("avx512", 2)];
+
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum InstructionSet {
@@ -66,23 +74,41 @@ pub(crate) enum InstructionSet {
 }
 
 impl InstructionSet {
-    /// The best that this processor has; it is asked once and remembered.
+    /// The best that this processor has and [`MAX_ISA`] allows; found once and remembered.
     #[inline(always)]
     fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if let Some(simd) = V4::try_new() {
-                return Self::Avx512(simd);
-            }
-            if let Some(simd) = V3::try_new() {
-                return Self::Avx2(simd);
-            }
+        static BEST: OnceLock<InstructionSet> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let most = std::env::var(MAX_ISA).ok();
+            let most = most
+                .as_deref()
+                .map(str::trim)
+                .filter(|most| !most.is_empty());
+            let known = NAMES.map(|(name, _)| name);
+            assert!(
+                most.is_none_or(|most| known.contains(&most)),
+                "{MAX_ISA}={}: one of {known:?} is expected",
+                most.unwrap_or_default()
+            );
+            let level = |name: &str| NAMES.iter().find(|(known, _)| *known == name);
+            let most = most.and_then(level).map_or(usize::MAX, |(_, level)| *level);
+            let allowed = Self::available().find(|set| set.level() <= most);
+            allowed.unwrap_or(Self::Baseline)
+        })
+    }
+
+    /// Its place among [`NAMES`].
+    fn level(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => 2,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => 1,
+            Self::Baseline => 0,
         }
-        Self::Baseline
     }
 
     /// All that this processor has, the best first.
-    #[cfg(test)]
     pub(crate) fn available() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let special = [
@@ -136,5 +162,45 @@ impl<K: Kernel> WithSimd for WithoutFma<K> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> K::Output {
         self.0.run::<Separate>()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// This program again, for the tests of this name and under a most advanced instruction set.
+    fn again(name: &str, most: &str) -> std::process::Output {
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        program.args([name, "--quiet"]).env(MAX_ISA, most);
+        program.output().unwrap()
+    }
+
+    #[test]
+    fn every_operation_is_right_on_every_instruction_set() {
+        // Not in the processes that this test starts.
+        if std::env::var(MAX_ISA).is_ok() {
+            return;
+        }
+        for (most, _) in NAMES {
+            let output = again("tests::", most);
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{most}: {text}");
+            assert!(text.contains("test result: ok"), "{most}: {text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_instruction_set_is_an_error_that_names_the_known_ones() {
+        if std::env::var(MAX_ISA).is_ok() {
+            return;
+        }
+        let output = again("gelu_in_both_forms", "avx3");
+        assert!(!output.status.success());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let wanted = "BURN_DIST_NN_MAX_ISA=avx3: one of [\"baseline\", \"avx2\", \"avx512\"]";
+        assert!(text.contains(wanted), "{text}");
     }
 }
