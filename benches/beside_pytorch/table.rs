@@ -44,7 +44,10 @@ pub fn summary(rows: &[Row], start: Option<[f64; 2]>) -> String {
     let aimed = rows.iter().filter(|row| row.goal.is_some()).count();
     let met = |row: &&Row| row.goal.is_some_and(|goal| row.ratio <= goal);
     let met = rows.iter().filter(met).count();
-    let mut text = format!("{met} of {aimed} aims met.");
+    let mut text = String::new();
+    if aimed > 0 {
+        let _ = write!(text, "{met} of {aimed} aims met.");
+    }
     if let Some([ours, theirs]) = start {
         let _ = write!(
             text,
