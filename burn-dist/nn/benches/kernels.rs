@@ -155,7 +155,7 @@ fn table() {
     }
     .print();
 
-    // Counted by scores: the two products of a head take 4 * 32 operations a score besides.
+    // Counted by scores: the two products of a head take 4 * 64 operations a score besides.
     let (batch, tokens, width, heads) = (32, 65, 192, 3);
     let qkv = [0, 1, 2].map(|_| random([batch, tokens, width]));
     let scores = batch * heads * tokens * tokens;

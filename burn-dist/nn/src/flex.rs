@@ -15,6 +15,21 @@ pub(crate) fn is_plain<const D: usize>(x: &Tensor<D>) -> bool {
     is_fused(x) && !x.device().is_autodiff()
 }
 
+/// Panics unless these have the sizes of a parameter, as an operation on tensors would.
+pub(crate) fn same_shape<const D: usize>(
+    parameter: &Tensor<D>,
+    others: [(&str, Option<&Tensor<D>>); 3],
+) {
+    for (what, other) in others {
+        let found = other.map_or(parameter.dims(), |other| other.dims());
+        assert_eq!(
+            found,
+            parameter.dims(),
+            "sizes of the {what} and of its parameter"
+        );
+    }
+}
+
 /// The storage of a tensor that [`is_plain`].
 pub(crate) fn into_flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     let found = tensor.try_into_primitive::<Flex>();

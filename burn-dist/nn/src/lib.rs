@@ -7,7 +7,8 @@
 //! - [`functional`]: operations on tensors with hand-written gradients, on Burn's autodiff tape;
 //! - [`optim`]: AdamW, Adam, Lion and SGD, whose records are Burn's.
 //!
-//! `BURN_DIST_NN_MAX_ISA=avx2` (or `baseline`, `avx512`) names the best instructions to be used.
+//! `BURN_DIST_NN_MAX_ISA=avx2` (or `baseline`, `avx512`) names the best instructions that
+//! these loops use; gemm, which multiplies matrices, chooses its own.
 //!
 //! They compute f32 on [`Device::flex`](burn::tensor::Device::flex). Every other type and device gets Burn's own
 //! composition from the same function. The crate knows nothing of ranks; burn-dist builds on it, and any other

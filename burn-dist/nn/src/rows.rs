@@ -15,6 +15,12 @@ pub(crate) fn block(width: usize) -> usize {
     (BLOCK_ELEMENTS / width.max(1)).max(1)
 }
 
+/// The rows of a block whose sum is kept beside those of the other blocks: at least one in 32 of all, so that the sums
+/// together are small beside the rows.
+pub(crate) fn summed_block(rows: usize, width: usize) -> usize {
+    block(width).max(rows.div_ceil(32))
+}
+
 /// Adds up `N` vectors of `width` elements that `part` makes of each block, in the order of the blocks.
 pub(crate) fn sum_over_blocks<I: IndexedParallelIterator, const N: usize>(
     blocks: I,
@@ -64,7 +70,7 @@ pub(crate) fn sum_of_rows(x: &[f32], width: usize) -> Vec<f32> {
     if width == 0 {
         return Vec::new();
     }
-    let blocks = x.par_chunks(block(width) * width);
+    let blocks = x.par_chunks(summed_block(x.len() / width, width).max(1) * width);
     let [sums] = sum_over_blocks(blocks, width, |x, [sums]| simd::run(AddRows { x, sums }));
     sums
 }

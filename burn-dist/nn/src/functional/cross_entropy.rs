@@ -28,7 +28,7 @@ use std::sync::Arc;
 ///
 /// # Panics
 ///
-/// If a label is neither a class nor ignored.
+/// If a label is neither a class nor ignored; on a GPU, as the device's `gather`.
 ///
 /// # Example
 ///
@@ -52,6 +52,8 @@ pub fn cross_entropy_sum(
     if let Some(weights) = &weights {
         assert_eq!([rows], weights.dims(), "a weight for each row");
     }
+    // Without the tape: they take no gradient.
+    let weights = weights.map(|weights| Tensor::from_inner(weights.without_autodiff()));
     if !is_fused(&logits) {
         return composed(logits, labels, weights, ignored);
     }
@@ -74,20 +76,19 @@ fn composed(
     ignored: Option<i64>,
 ) -> Tensor<1> {
     let dtype: FloatDType = logits.dtype().into();
-    let mut weights = weights.map(|weights| weights.cast(dtype));
-    let mut labels = labels;
-    if let Some(ignored) = ignored {
-        let ignored = labels.clone().equal_elem(ignored);
-        labels = labels.mask_fill(ignored.clone(), 0);
-        let counted = ignored.bool_not().float().cast(dtype);
-        weights = Some(match weights {
-            Some(weights) => weights * counted,
-            None => counted,
-        });
-    }
-    let of_label = log_softmax(logits, 1)
+    let ignored = ignored.map(|ignored| labels.clone().equal_elem(ignored));
+    let labels = match &ignored {
+        Some(ignored) => labels.mask_fill(ignored.clone(), 0),
+        None => labels,
+    };
+    let mut of_label = log_softmax(logits, 1)
         .gather(1, labels.unsqueeze_dim(1))
         .squeeze_dim::<1>(1);
+    if let Some(ignored) = ignored {
+        // Not a product with 0, which keeps what is no number.
+        of_label = of_label.mask_fill(ignored, 0.0);
+    }
+    let weights = weights.map(|weights| weights.cast(dtype));
     let counted = match weights {
         Some(weights) => of_label * weights,
         None => of_label,
@@ -95,28 +96,30 @@ fn composed(
     counted.sum().neg()
 }
 
-/// The logarithm of the sum of the exponentials of a row.
+/// The largest element of a row, and the logarithm of the sum of the exponentials of the others less that.
+///
+/// The two are kept apart: their sum has lost what is small beside the largest.
 struct LogSumExp<'a> {
     row: &'a [f32],
 }
 
 impl Kernel for LogSumExp<'_> {
-    type Output = f32;
+    type Output = [f32; 2];
 
     #[inline(always)]
-    fn run<M: MulAdd>(self) -> f32 {
+    fn run<M: MulAdd>(self) -> [f32; 2] {
         let largest = max(self.row);
         let total = sum(self.row.len(), |i, sum| {
             sum + exp::<M>(self.row[i] - largest)
         });
-        largest + total.ln()
+        [largest, total.ln()]
     }
 }
 
 /// The softmax of a row, times a factor.
 struct Softmax<'a> {
     row: &'a [f32],
-    log_sum_exp: f32,
+    log_sum_exp: [f32; 2],
     factor: f32,
     out: &'a mut [f32],
 }
@@ -126,18 +129,19 @@ impl Kernel for Softmax<'_> {
 
     #[inline(always)]
     fn run<M: MulAdd>(self) {
+        let [largest, log_sum] = self.log_sum_exp;
         for (out, &x) in self.out.iter_mut().zip(self.row) {
-            *out = exp::<M>(x - self.log_sum_exp) * self.factor;
+            *out = exp::<M>((x - largest) - log_sum) * self.factor;
         }
     }
 }
 
-/// A row that counts: its label, its weight, and the logarithm of the sum of its exponentials.
+/// A row that counts: its label, its weight, and what [`LogSumExp`] finds.
 #[derive(Debug, Clone, Copy)]
 struct Labelled {
     label: usize,
     weight: f32,
-    log_sum_exp: f32,
+    log_sum_exp: [f32; 2],
 }
 
 #[backend_extension(Flex, Autodiff)]
@@ -214,7 +218,8 @@ impl CrossEntropyBackward for Flex {
         let of_row = |(row, of): (usize, &Option<Labelled>)| {
             let of = (*of)?;
             let chosen = logits[row * classes + of.label];
-            Some(f64::from(of.weight * (of.log_sum_exp - chosen)))
+            let [largest, log_sum] = of.log_sum_exp;
+            Some(f64::from(of.weight * (log_sum - (chosen - largest))))
         };
         let total: f64 = rows.iter().enumerate().filter_map(of_row).sum();
         (tensor(vec![total as f32], [1]), rows)

@@ -30,6 +30,14 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// Panics if the rate is no number.
+    pub(super) fn check(&self) {
+        assert!(
+            !self.rate.is_nan(),
+            "a dropout rate of NaN, where a probability is expected"
+        );
+    }
+
     /// What the elements that stay are multiplied with, so that the mean is kept.
     fn scale(&self) -> f32 {
         if self.rate < 1.0 {
@@ -79,6 +87,7 @@ impl Dropout {
 /// assert!(y.into_data().iter::<f32>().all(|y| y == 0.0 || y == 2.0));
 /// ```
 pub fn dropout<const D: usize>(x: Tensor<D>, dropout: Dropout) -> Tensor<D> {
+    dropout.check();
     if dropout.rate <= 0.0 {
         return x;
     }

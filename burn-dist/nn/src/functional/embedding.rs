@@ -22,7 +22,7 @@ use burn_flex::FlexTensor;
 ///
 /// # Panics
 ///
-/// If an id is not a row of the table.
+/// If an id is not a row of the table; on a GPU, as the device's `select`.
 ///
 /// # Example
 ///

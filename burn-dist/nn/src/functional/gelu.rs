@@ -79,13 +79,18 @@ fn of<M: MulAdd, const TANH: bool>(x: f32) -> [f32; 2] {
     // (1 + tanh u) / 2 = 1 / (1 + exp(-2u)): of the same accuracy on both sides of 0.
     const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_2;
     const CUBIC: f32 = 0.044_715;
-    let square = x * x;
-    let twice_u = TWO_SQRT_2_OVER_PI * M::mul_add(CUBIC * square, x, x);
+    // Beyond, the function is x or 0 and its slope 1 or 0; the square of what lies far beyond is infinite.
+    let near = x.clamp(-10.0, 10.0);
+    let square = near * near;
+    let twice_u = TWO_SQRT_2_OVER_PI * M::mul_add(CUBIC * square, near, near);
     let e = exp::<M>(-twice_u);
-    let half = 1.0 / (1.0 + e);
+    let half = if x < -10.0 { 0.0 } else { 1.0 / (1.0 + e) };
     // The derivative of twice_u, times half (1 - half).
     let slope = TWO_SQRT_2_OVER_PI * M::mul_add(3.0 * CUBIC, square, 1.0);
-    [x * half, M::mul_add(x * slope, half * (1.0 - half), half)]
+    [
+        x * half,
+        M::mul_add(near * slope, half * (1.0 - half), half),
+    ]
 }
 
 struct Forward<'a, const TANH: bool> {

@@ -2,7 +2,7 @@
 
 use super::tape::{parents, register};
 use crate::flex::{contiguous, dims, is_fused, slice, tensor};
-use crate::rows::{block, sum_over_blocks};
+use crate::rows::{block, sum_over_blocks, summed_block};
 use crate::simd::{self, Kernel, MulAdd, sum};
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -214,7 +214,7 @@ impl LayerNormBackward for Flex {
         let (x, gamma, gradient) = (contiguous(x), contiguous(gamma), contiguous(gradient));
         let [width] = dims(&gamma);
         let mut x_gradient = vec![0.0; slice(&x).len()];
-        let rows = block(width);
+        let rows = summed_block(moments.len(), width).max(1);
         let elements = (rows * width).max(1);
         let inputs = slice(&x).par_chunks(elements);
         let blocks = inputs.zip(slice(&gradient).par_chunks(elements));

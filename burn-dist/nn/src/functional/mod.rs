@@ -8,14 +8,15 @@
 //! |---|---|---|
 //! | [`gelu`], [`gelu_approximate`] | `F.gelu` | nothing |
 //! | [`layer_norm`] | `F.layer_norm` | two numbers a row |
-//! | [`attention`] | `F.scaled_dot_product_attention` | nothing: probabilities are computed again |
+//! | [`attention`] | `F.scaled_dot_product_attention` | the padding; probabilities are computed again |
 //! | [`mlp`] | two `F.linear` around `F.gelu` | the hidden layer before the activation, not after it |
-//! | [`cross_entropy_sum`] | `F.cross_entropy(reduction="sum")` | one number a row |
+//! | [`cross_entropy_sum`] | `F.cross_entropy(reduction="sum")` | four numbers a row |
 //! | [`embedding`] | `F.embedding` | nothing |
 //! | [`dropout`] | `F.dropout` | nothing: the mask is drawn again |
 //!
-//! Inputs and weights are named on the tape, not held by it: what a backend can compute again, it computes
-//! again, such as the weights that a sharded model gathers.
+//! An input that the tape can compute again, such as a weight that a sharded model gathers, is named on the tape and
+//! not held. Outputs are never computed again by these operations themselves: on a device with
+//! `gradient_checkpointing`, where Burn recomputes a GELU, they are kept; a unit's recomputation drops them.
 //!
 //! Sums over rows are taken in fixed blocks. Results do not depend on the number of threads.
 

@@ -1,6 +1,6 @@
 //! Lion.
 
-use crate::flex::{contiguous, from_flex, into_flex, is_plain, owned, slice};
+use crate::flex::{contiguous, from_flex, into_flex, is_plain, owned, same_shape, slice};
 use crate::rows::block;
 use crate::simd::{self, Kernel, MulAdd};
 use burn::config::Config;
@@ -120,6 +120,12 @@ impl Optimizer for Lion {
     ) -> (Tensor<D>, Option<LionState<D>>) {
         let options = &self.options;
         let momentum = state.as_ref().map(|state| &state.momentum);
+        let others = [
+            ("gradient", Some(&grad)),
+            ("momentum", momentum),
+            ("", None),
+        ];
+        same_shape(&tensor, others);
         if ![Some(&tensor), Some(&grad), momentum]
             .into_iter()
             .flatten()

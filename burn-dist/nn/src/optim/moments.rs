@@ -1,6 +1,6 @@
 //! The step that Adam and AdamW share.
 
-use crate::flex::{contiguous, from_flex, into_flex, is_plain, owned, slice};
+use crate::flex::{contiguous, from_flex, into_flex, is_plain, owned, same_shape, slice};
 use crate::rows::block;
 use crate::simd::{self, Kernel, MulAdd};
 use burn::optim::AdaptiveMomentumState;
@@ -128,7 +128,16 @@ pub(super) fn step<const D: usize>(
     let state = state.unwrap_or_else(|| {
         AdaptiveMomentumState::new(0, gradient.zeros_like(), gradient.zeros_like())
     });
-    let inputs = [&parameter, &gradient, &state.moment_1, &state.moment_2];
+    let moments = [&state.moment_1, &state.moment_2];
+    same_shape(
+        &parameter,
+        [
+            ("gradient", Some(&gradient)),
+            ("first moment", Some(moments[0])),
+            ("second moment", Some(moments[1])),
+        ],
+    );
+    let inputs = [&parameter, &gradient, moments[0], moments[1]];
     if !inputs.into_iter().all(is_plain) {
         return composed(options, parameter, gradient, state);
     }

@@ -1,6 +1,6 @@
 //! Stochastic gradient descent.
 
-use crate::flex::{contiguous, from_flex, into_flex, is_plain, owned, slice};
+use crate::flex::{contiguous, from_flex, into_flex, is_plain, owned, same_shape, slice};
 use crate::rows::block;
 use crate::simd::{self, Kernel, MulAdd};
 use burn::config::Config;
@@ -217,6 +217,12 @@ impl Optimizer for Sgd {
     ) -> (Tensor<D>, Option<SgdState<D>>) {
         let velocity = state.and_then(|state| state.momentum);
         let velocity = velocity.map(|momentum| momentum.velocity);
+        let others = [
+            ("gradient", Some(&grad)),
+            ("velocity", velocity.as_ref()),
+            ("", None),
+        ];
+        same_shape(&tensor, others);
         let inputs = [Some(&tensor), Some(&grad), velocity.as_ref()];
         let (tensor, velocity) = if !inputs.into_iter().flatten().all(is_plain) {
             self.composed(lr, tensor, grad, velocity)

@@ -220,3 +220,25 @@ fn a_parameter_that_is_held_elsewhere_is_not_written() {
     let (stepped, _) = optimizer.step(RATE, view, gradient, None);
     assert_eq!(stepped.dims(), [7]);
 }
+
+/// A state of another size, as of a save of another model, is not used in part.
+#[test]
+#[should_panic(expected = "sizes of the first moment and of its parameter")]
+fn a_state_of_another_size_is_refused() {
+    let zeros = || Tensor::<1>::zeros([50], &Device::flex());
+    let state = burn::optim::AdaptiveMomentumState::new(1, zeros(), zeros());
+    let state = burn::optim::AdamWState::new(state);
+    let parameter = Tensor::<1>::ones([100], &Device::flex());
+    let optimizer = AdamWConfig::new().build();
+    optimizer.step(RATE, parameter.clone(), parameter, Some(state));
+}
+
+#[test]
+#[should_panic(expected = "sizes of the gradient and of its parameter")]
+fn a_gradient_of_another_size_is_refused() {
+    let parameter = Tensor::<1>::ones([100], &Device::flex());
+    let gradient = Tensor::<1>::ones([99], &Device::flex());
+    SgdConfig::new()
+        .build()
+        .step(RATE, parameter, gradient, None);
+}

@@ -55,8 +55,8 @@ impl MulAdd for Separate {
     }
 }
 
-/// The variable of the environment that names the best instruction set to be used, as oneDNN's
-/// `ONEDNN_MAX_CPU_ISA` does: to compare two processors, or to test.
+/// The variable of the environment that names the best instruction set that kernels use, as oneDNN's
+/// `ONEDNN_MAX_CPU_ISA` does. Matrix products are gemm's, which chooses its own.
 const MAX_ISA: &str = "BURN_DIST_NN_MAX_ISA";
 
 /// Its values, from the least.
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn every_operation_is_right_on_every_instruction_set() {
+    fn every_kernel_is_right_on_every_instruction_set() {
         // Not in the processes that this test starts.
         if std::env::var(MAX_ISA).is_ok() {
             return;

@@ -70,6 +70,7 @@ pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, how: Attent
     let ([batch, _, width], [_, keys, _]) = (query.dims(), key.dims());
     assert_eq!([batch, keys, width], key.dims(), "sizes of the keys");
     assert_eq!(key.dims(), value.dims(), "sizes of the values");
+    assert!(how.heads > 0, "0 heads, where at least 1 is expected");
     assert_eq!(
         width % how.heads,
         0,
@@ -90,7 +91,10 @@ pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, how: Attent
     let shape = Heads {
         count: how.heads,
         is_causal: how.is_causal,
-        dropout: how.dropout.filter(|dropout| dropout.rate > 0.0),
+        dropout: how.dropout.filter(|dropout| {
+            dropout.check();
+            dropout.rate > 0.0
+        }),
     };
     Tensor::from_dispatch(<Dispatch as ScaledDotProduct>::fused_attention(
         query.into_dispatch(),

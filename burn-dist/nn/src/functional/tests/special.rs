@@ -103,6 +103,59 @@ fn a_loss_of_no_number_is_none_unless_its_row_is_ignored() {
 }
 
 #[test]
+fn logits_far_from_zero_keep_their_loss() {
+    for offset in [1e4, 1e8, -1e8] {
+        let logits = f32s(&[offset, offset], [1, 2]);
+        let label = Tensor::<1, Int>::from_data([0], &device());
+        let loss = cross_entropy_sum(logits.clone(), label, None, None);
+        assert!(
+            (numbers(loss.clone())[0] - 2f64.ln()).abs() < 1e-6,
+            "{offset}"
+        );
+        let found = gradient(&logits, &loss.backward());
+        assert!(
+            (found[0] + 0.5).abs() < 1e-6 && (found[1] - 0.5).abs() < 1e-6,
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn an_ignored_row_is_not_read_in_any_type_and_weights_take_no_gradient() {
+    for dtype in [FloatDType::F32, FloatDType::F64] {
+        let logits = leaf(&[f32::NAN, 1.0, 2.0, 3.0], [2, 2], dtype);
+        let labels = Tensor::<1, Int>::from_data([-1, 1], &device());
+        let weights = leaf(&[1.0, 2.0], [2], dtype);
+        let loss = cross_entropy_sum(logits.clone(), labels, Some(weights.clone()), Some(-1));
+        assert!(numbers(loss.clone())[0].is_finite());
+        let gradients = loss.backward();
+        assert!(weights.grad(&gradients).is_none());
+    }
+}
+
+#[test]
+fn gelu_far_out_has_its_limits_and_slopes() {
+    let x = [1.5e13, -1e13, -1e14, 3e38, -3e38, 20.0, -20.0];
+    let limits = [1.5e13, 0.0, 0.0, 3e38, 0.0, 20.0, 0.0];
+    for form in [gelu::<1>, gelu_approximate::<1>] {
+        let leaf = f32s(&x, [7]);
+        let y = form(leaf.clone());
+        let slopes = gradient(&leaf, &y.clone().sum().backward());
+        for ((y, slope), limit) in numbers(y).into_iter().zip(slopes).zip(limits) {
+            assert!(
+                (y - f64::from(limit as f32)).abs() < 1e-20,
+                "{y} for {limit}"
+            );
+            let wanted = if limit > 0.0 { 1.0 } else { 0.0 };
+            assert!(
+                (slope - wanted).abs() < 1e-6,
+                "slope {slope} at limit {limit}"
+            );
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "label 7 of row 1, of 3 classes")]
 fn a_label_that_is_no_class_is_named() {
     let labels = Tensor::<1, Int>::from_data([0, 7], &device());
