@@ -147,7 +147,7 @@ pub struct Answer {
     pub losses: Vec<f64>,
     /// Minor page faults of all steps.
     pub faults: u64,
-    /// Bytes of the largest resident set so far, above that before the model was made.
+    /// Bytes of the largest resident set so far, above that of the program without its model.
     pub peak: u64,
     /// Seconds since 1970 when the last step ended.
     pub at: f64,

@@ -185,6 +185,7 @@ fn serve<M: Subject>(model: M, case: &Case, world: &World, before: u64) -> Resul
 
 /// This process is a rank.
 pub fn main(case: &Case) -> Result<()> {
+    // What the model itself takes counts on both sides.
     let before = status("VmRSS");
     let rank = burn_dist::launch(&Flags::default()).run(|world| {
         let device = world.device();

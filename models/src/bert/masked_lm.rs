@@ -84,14 +84,14 @@ impl BertMaskedLm {
     /// - `labels`: `[batch, tokens]`, the word at each masked place and [`IGNORED`] elsewhere.
     /// - `noise`: draws the configured dropout; without it nothing is dropped.
     ///
-    /// The decoder multiplies the masked places alone, which is exact: a seventh of the words' scores where a
-    /// seventh of the words is masked, and no logits of the others in memory. The labels are read on the host,
+    /// The decoder multiplies the masked places alone, which is exact: a seventh of the scores where a seventh of the
+    /// words is masked, and no logits of the others in memory. The labels are read on the host,
     /// which on a GPU waits for them. Sum over the ranks before dividing, as for
     /// [`cross_entropy_masked_sum`].
     ///
     /// # Panics
     ///
-    /// As [`Bert::forward`], and as [`cross_entropy_masked_sum`] if a label is neither a word nor [`IGNORED`].
+    /// As [`Bert::forward`], if there is not a label for each token, and as [`cross_entropy_masked_sum`] if a label is neither a word nor [`IGNORED`].
     ///
     /// # Example
     ///
@@ -117,6 +117,7 @@ impl BertMaskedLm {
         labels: Tensor<2, Int>,
         noise: Option<Noise>,
     ) -> (Tensor<1>, Tensor<1, Int>) {
+        assert_eq!(labels.dims(), tokens.dims(), "a label for each token");
         let device = labels.device();
         let labels: Vec<i64> = labels.into_data().iter::<i64>().collect();
         let places = labels.iter().enumerate();
@@ -124,7 +125,7 @@ impl BertMaskedLm {
             .filter(|(_, label)| **label != IGNORED)
             .map(|(place, _)| place as i64)
             .collect();
-        if places.is_empty() {
+        if places.is_empty() && !labels.is_empty() {
             // One place that counts nothing: every rank's decoder takes part in the pass.
             places.push(0);
         }
@@ -215,5 +216,15 @@ mod tests {
             let apart = pairs.fold(0f64, |max, (a, b)| max.max((a - b).abs()));
             assert!(apart <= 1e-5 * largest, "{apart} of {largest}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "a label for each token")]
+    fn labels_of_another_shape_are_refused() {
+        let device = Device::flex();
+        let model = BertConfig::tiny().with_vocab(50).init_masked_lm(&device);
+        let ids = Tensor::<2, Int>::from_data([[2, 17, 42], [2, 5, 7]], &device);
+        let labels = Tensor::<2, Int>::from_data([[IGNORED, 3], [4, 5], [6, 7]], &device);
+        model.unwrap().loss(Tokens::new(ids), labels, None);
     }
 }

@@ -56,6 +56,11 @@ impl Tokens {
         Self { padding, ..self }
     }
 
+    /// Texts and tokens of each.
+    pub(super) fn dims(&self) -> [usize; 2] {
+        self.ids.dims()
+    }
+
     pub(super) fn into_inputs(self) -> Inputs {
         (self.ids, self.types, self.padding)
     }
