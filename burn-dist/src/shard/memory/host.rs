@@ -226,22 +226,10 @@ impl HostFlat {
         let size = self.dtype.size();
         let bytes = &self.bytes[range.start * size..range.end * size];
         match self.dtype {
-            DType::F64 => bytemuck::cast_slice(bytes)
-                .iter()
-                .map(|x: &f64| x * x)
-                .sum(),
-            DType::F32 => bytemuck::cast_slice(bytes)
-                .iter()
-                .map(|x: &f32| f64::from(*x).powi(2))
-                .sum(),
-            DType::F16 => bytemuck::cast_slice(bytes)
-                .iter()
-                .map(|x: &f16| x.to_f64().powi(2))
-                .sum(),
-            _ => bytemuck::cast_slice(bytes)
-                .iter()
-                .map(|x: &bf16| x.to_f64().powi(2))
-                .sum(),
+            DType::F64 => sum_of_squares(bytemuck::cast_slice(bytes), |x: f64| x),
+            DType::F32 => sum_of_squares(bytemuck::cast_slice(bytes), |x: f32| x.into()),
+            DType::F16 => sum_of_squares(bytemuck::cast_slice(bytes), f16::to_f64),
+            _ => sum_of_squares(bytemuck::cast_slice(bytes), bf16::to_f64),
         }
     }
 
@@ -252,6 +240,21 @@ impl HostFlat {
             dtype: self.dtype,
         }
     }
+}
+
+/// The sum of the squares in f64, in eight sums side by side: one after another, each addition would wait for the one
+/// before it.
+fn sum_of_squares<T: Copy>(elements: &[T], widened: impl Fn(T) -> f64) -> f64 {
+    let mut sums = [0.0; 8];
+    let mut chunks = elements.chunks_exact(8);
+    for chunk in &mut chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            let x = widened(x);
+            *sum += x * x;
+        }
+    }
+    let rest = chunks.remainder().iter().map(|&x| widened(x).powi(2));
+    sums.iter().sum::<f64>() + rest.sum::<f64>()
 }
 
 impl HostShared {
