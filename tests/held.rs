@@ -31,6 +31,11 @@ fn read(world: &World) -> Result<f64> {
     Ok(live[0] as f64)
 }
 
+fn product(device: &Device) {
+    let x = Tensor::<2>::ones([256, 256], device);
+    drop(x.clone().matmul(x).into_data());
+}
+
 /// What a rank holds after some steps, and what it should.
 fn held(
     world: &World,
@@ -45,7 +50,10 @@ fn held(
         oracle::tensor::<2>(&pixels, DType::F32, device).reshape([2, 3, side, side])
     };
     let labels = |device: &Device| Tensor::from_data([1, 0], device);
-    // Kernels keep memory to work in for each thread, as much for a plain model.
+    // Matrix products keep memory to work in for each thread that makes one, whatever the model; which threads of the
+    // pool that are is up to chance, so every one makes a product.
+    rayon::broadcast(|_| product(&device.clone().inner()));
+    product(&device.clone().inner());
     let plain = config.init(&device).unwrap();
     let loss = cross_entropy_sum(plain.forward(images(&device)), labels(&device), None);
     drop((loss.backward(), plain));

@@ -1,7 +1,7 @@
 //! Progress output during training, and the measurements of the closing table.
 
 use super::{Evaluation, Report};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, live_bytes, peak_bytes, reset_peak};
 use burn_dist::{Error, Plan, Result, Shadowed, World};
@@ -273,11 +273,19 @@ impl Meter {
     }
 }
 
-/// Runs a matrix product, so that the working memory that kernels keep for each thread is not counted as the
-/// model's.
+/// Runs a matrix product on every thread that may make one, so that the working memory that kernels keep for each of
+/// them is not counted as the model's.
 fn warm_up(world: &World) {
-    let x = Tensor::<2>::ones([256, 256], &world.device().inner());
-    let _ = x.clone().matmul(x).into_data();
+    let device = world.device().inner();
+    if device != Device::flex() {
+        return;
+    }
+    let product = || {
+        let x = Tensor::<2>::ones([256, 256], &device);
+        drop(x.clone().matmul(x).into_data());
+    };
+    rayon::broadcast(|_| product());
+    product();
 }
 
 /// The share of each phase in a rank's time.
