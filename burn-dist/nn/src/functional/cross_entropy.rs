@@ -52,8 +52,14 @@ pub fn cross_entropy_sum(
     if let Some(weights) = &weights {
         assert_eq!([rows], weights.dims(), "a weight for each row");
     }
-    // Without the tape: they take no gradient.
-    let weights = weights.map(|weights| Tensor::from_inner(weights.without_autodiff()));
+    let weights = weights.map(|weights| {
+        if weights.device().is_autodiff() {
+            // Another node on the tape: they take no gradient.
+            Tensor::from_inner(weights.without_autodiff())
+        } else {
+            weights
+        }
+    });
     if !is_fused(&logits) {
         return composed(logits, labels, weights, ignored);
     }

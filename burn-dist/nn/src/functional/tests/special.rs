@@ -134,6 +134,19 @@ fn an_ignored_row_is_not_read_in_any_type_and_weights_take_no_gradient() {
 }
 
 #[test]
+fn evaluation_without_a_tape_gives_the_same_loss_in_every_type() {
+    let device = Device::flex();
+    for dtype in [FloatDType::F32, FloatDType::F64] {
+        let logits = Tensor::<2>::from_data([[1.0, 2.0], [3.0, 0.0]], &device).cast(dtype);
+        let labels = Tensor::<1, Int>::from_data([0, 1], &device);
+        let weights = Tensor::<1>::from_data([1.0, 0.5], &device);
+        let loss = numbers(cross_entropy_sum(logits, labels, Some(weights), Some(-1)))[0];
+        let wanted = (1.0 + 1f64.exp()).ln() + 0.5 * (3.0 + (-3f64).exp().ln_1p());
+        assert!((loss - wanted).abs() < 1e-6, "{loss} for {wanted}");
+    }
+}
+
+#[test]
 fn gelu_far_out_has_its_limits_and_slopes() {
     let x = [1.5e13, -1e13, -1e14, 3e38, -3e38, 20.0, -20.0];
     let limits = [1.5e13, 0.0, 0.0, 3e38, 0.0, 20.0, 0.0];
