@@ -21,16 +21,16 @@ def main():
     for size in sizes:
         whole = torch.ones(size // 4)
         piece = torch.ones(size // 4 // world)
+        # As FSDP2 does: a rank's shard is a part of what is gathered.
+        shard = whole.chunk(world)[rank]
         operations = {
-            "all_gather": lambda: dist.all_gather_into_tensor(whole, piece),
+            "all_gather": lambda: dist.all_gather_into_tensor(whole, shard),
             "reduce_scatter": lambda: dist.reduce_scatter_tensor(piece, whole),
             "all_reduce": lambda: dist.all_reduce(whole, op=dist.ReduceOp.MAX),
         }
         for name, run in operations.items():
             times = []
             for _ in range(repeats + 2):
-                whole.fill_(1.0)
-                piece.fill_(1.0)
                 dist.barrier()
                 start = time.perf_counter()
                 run()

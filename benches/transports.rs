@@ -15,18 +15,23 @@ use burn_dist::launch::{Flags, Node, Program, supervise};
 use burn_dist::{Error, Result};
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Instant;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
-const SIZES: [usize; 5] = [KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB];
+const LARGE: usize = 16 * MIB;
+const LARGEST: usize = 64 * MIB;
+const SIZES: [usize; 5] = [KIB, 64 * KIB, MIB, LARGE, LARGEST];
 const RANKS: usize = 2;
 const ROUNDS: usize = 3;
 /// The file of a rank's times, and how often it measures.
 const OUT: &str = "BURN_DIST_BENCH_OUT";
-const OPERATIONS: [&str; 3] = ["all_gather", "reduce_scatter", "all_reduce"];
+/// The copy is that of the half which a gather moves, between buffers of the same sizes.
+const OPERATIONS: [&str; 4] = ["copy", "all_gather", "reduce_scatter", "all_reduce"];
+const WAYS: [&str; 4] = ["shm", "ring", "tcp", "gloo"];
 
 /// Seconds of one operation: the median and the fastest tenth.
 type Row = (String, usize, f64, f64);
@@ -48,7 +53,7 @@ fn main() -> std::result::Result<(), Box<dyn StdError>> {
     let out = folder.path().join("rows.json");
     let mut best: BTreeMap<(&str, String, usize), (f64, f64)> = BTreeMap::new();
     for round in 0..ROUNDS {
-        for way in ["shm", "tcp", "gloo"] {
+        for way in WAYS {
             match (way, &python) {
                 ("gloo", None) => continue,
                 ("gloo", Some(python)) => gloo(python, &out)?,
@@ -64,7 +69,6 @@ fn main() -> std::result::Result<(), Box<dyn StdError>> {
         }
         eprintln!("round {} of {ROUNDS}", round + 1);
     }
-    let copy = |size: usize| copying(size / RANKS);
     let mut missed = Vec::new();
     println!(
         "{:16}{:>10}  median (fastest tenth) in us, bus bandwidth in GB/s",
@@ -75,32 +79,43 @@ fn main() -> std::result::Result<(), Box<dyn StdError>> {
             let ring = if name == "all_reduce" { 2.0 } else { 1.0 } / RANKS as f64;
             let bus = (size as f64 * ring * (RANKS - 1) as f64) / 1e9;
             let mut line = format!("{name:16}{size:>10}");
-            for way in ["shm", "tcp", "gloo"] {
+            for way in WAYS {
                 if let Some((median, fast)) = best.get(&(way, name.into(), size)) {
                     let (us, fast) = (median * 1e6, fast * 1e6);
                     line += &format!("  {way} {us:.0} ({fast:.0}) {:.2}", bus / median);
                 }
             }
-            line += &format!("  copy of half {:.0}", copy(size) * 1e6);
-            println!("{line}");
-            let ratio = |way, other| {
-                let key = |way| (way, name.to_owned(), size);
-                let (a, b) = (best.get(&key(way))?, best.get(&key(other))?);
+            let ratio = |way, (other, operation): (_, &str)| {
+                let a = best.get(&(way, name.to_owned(), size))?;
+                let b = best.get(&(other, operation.to_owned(), size))?;
                 Some((a.0 / b.0).min(a.1 / b.1))
             };
-            let bars = match size {
-                KIB => vec![("shm", 1.0), ("tcp", 1.0)],
-                // What sharding uses; an all-reduce is only shown.
-                MIB.. if name != "all_reduce" => vec![("shm", 0.5), ("tcp", 1.0)],
+            let (gloo, copy) = (("gloo", name), ("shm", "copy"));
+            let bars = match (name, size) {
+                ("copy", _) => Vec::new(),
+                ("all_reduce", KIB | MIB..) => vec![("tcp", gloo, 0.9)],
+                (_, KIB) => vec![("shm", gloo, 1.0), ("tcp", gloo, 1.0)],
+                (_, MIB..) => vec![("shm", gloo, 0.5), ("tcp", gloo, 1.0)],
                 _ => Vec::new(),
             };
-            for (way, bar) in bars {
-                if let Some(ratio) = ratio(way, "gloo").filter(|ratio| *ratio > bar) {
+            let in_place = match (name, size) {
+                ("all_gather", LARGE) => vec![("shm", copy, 2.0)],
+                ("all_gather", LARGEST) => vec![("shm", copy, 1.5)],
+                _ => Vec::new(),
+            };
+            for (way, than, bar) in in_place.into_iter().chain(bars) {
+                let Some(ratio) = ratio(way, than) else {
+                    continue;
+                };
+                let than = if than == copy { "copy" } else { "gloo" };
+                line += &format!("  {way}/{than} {ratio:.2}");
+                if ratio > bar {
                     missed.push(format!(
-                        "{name} of {size}: {way} takes {ratio:.2} of gloo's time, bar {bar}"
+                        "{name} of {size}: {way} takes {ratio:.2} of {than}'s time, bar {bar}"
                     ));
                 }
             }
+            println!("{line}");
         }
     }
     if missed.is_empty() {
@@ -170,15 +185,19 @@ fn measure(comm: &Communicator) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for size in SIZES {
         let mut whole = vec![1.0f32; size / 4];
-        let mut piece = vec![1.0f32; size / 4 / comm.size()];
+        let len = size / 4 / comm.size();
+        let mut piece = vec![1.0f32; len];
+        let peers = (comm.rank() + 1) % comm.size() * len;
         for name in OPERATIONS {
             let mut times = Vec::new();
             for _ in 0..repeats(size) + 2 {
                 comm.barrier(&label)?;
                 let start = Instant::now();
                 match name {
+                    "copy" => whole[peers..peers + len].copy_from_slice(black_box(&piece)),
+                    // As sharding does: a rank writes its shard where it belongs.
                     "all_gather" => {
-                        comm.all_gather(&label, Span::of(&piece), SpanMut::of(&mut whole))?
+                        comm.all_gather_in_place(&label, SpanMut::of(&mut whole))?;
                     }
                     "reduce_scatter" => {
                         let (send, recv) = (Span::of(&whole), SpanMut::of(&mut piece));
@@ -197,23 +216,4 @@ fn measure(comm: &Communicator) -> Result<Vec<Row>> {
         }
     }
     Ok(rows)
-}
-
-/// Seconds of one copy of so many bytes, on as many threads at once as there are ranks.
-fn copying(bytes: usize) -> f64 {
-    let copy = || {
-        let (from, mut to) = (vec![1u8; bytes], vec![0u8; bytes]);
-        let once = |to: &mut Vec<u8>| {
-            let start = Instant::now();
-            to.copy_from_slice(std::hint::black_box(&from));
-            std::hint::black_box(to);
-            start.elapsed().as_secs_f64()
-        };
-        (0..10).map(|_| once(&mut to)).fold(f64::MAX, f64::min)
-    };
-    std::thread::scope(|scope| {
-        let running: Vec<_> = (0..RANKS).map(|_| scope.spawn(copy)).collect();
-        let times = running.into_iter().filter_map(|t| t.join().ok());
-        times.fold(0.0, f64::max)
-    })
 }

@@ -49,6 +49,14 @@ mod mesh_through_shared_memory {
     });
 }
 
+mod mesh_through_rings {
+    use crate::{Body, mesh};
+    use burn_dist::comm::mesh::Transport::Ring;
+    burn_dist_conformance::suite!(|ranks: usize, body: Body<'_>| {
+        mesh::World::new(ranks, Ring).run(body)
+    });
+}
+
 mod mesh_of_hosts_with_two_ranks_each {
     use crate::{Body, mesh};
     use burn_dist::comm::mesh::Transport::Auto;

@@ -10,6 +10,7 @@ mod phases;
 mod process;
 mod program;
 mod programs;
+mod reading;
 mod restarts;
 mod start;
 

@@ -74,6 +74,7 @@ pub(crate) fn main() {
         .seed(7)
         .run(|world| match instructions.act.as_str() {
             "evaluate" => super::evaluation::run(&instructions, &world),
+            "gather" => super::reading::run(&instructions, &world),
             _ => Rank::new(&instructions, world).train(),
         });
     if let Err(error) = &result {

@@ -8,7 +8,7 @@ fn every_transport_gives_the_same_bits() {
     let training = Training::new();
     for ranks in [2, 3] {
         let threads = training.of_threads(ranks);
-        for transport in ["auto", "tcp", "shm"] {
+        for transport in ["auto", "tcp", "shm", "ring"] {
             let save = format!("{transport}-{ranks}");
             let mut run = command(example(), "");
             run.args(["--standalone", "--nproc-per-node", &ranks.to_string()]);

@@ -30,7 +30,7 @@
 //! | `BURN_DIST_HEARTBEAT` | seconds without a sign of life until a rank is lost | 10 |
 //! | `BURN_DIST_TIMEOUT` | seconds that a collective waits for a rank that is alive | 300 |
 //! | `BURN_DIST_JOIN_TIMEOUT` | seconds to wait for all ranks to come | 300 |
-//! | `BURN_DIST_TRANSPORT` | `auto`, `tcp` or `shm` | `auto` |
+//! | `BURN_DIST_TRANSPORT` | `auto`, `tcp`, `shm` or `ring` | `auto` |
 //! | `BURN_DIST_GPU_TRANSPORT` | between NVIDIA GPUs `nccl`, `host`, or `auto`: NCCL where all ranks have it | `auto` |
 //! | `BURN_DIST_GPU_ORDER` | who waits for NCCL: `host` or `device` | `host` |
 //! | `BURN_DIST_NCCL_LIB` | the file to open as NCCL | found by the system |

@@ -62,7 +62,7 @@ impl Settings {
         let requeued = requeued.map(|count| count.number(0..=MAX_RESTARTS));
         let transport = env.variable("BURN_DIST_TRANSPORT").map(|variable| {
             let known = variable.value.parse();
-            known.map_err(|_| variable.wrong("auto, tcp or shm"))
+            known.map_err(|_| variable.wrong("auto, tcp, shm or ring"))
         });
         Ok(Self {
             secret_length: given.as_ref().map(String::len),

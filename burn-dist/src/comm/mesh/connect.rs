@@ -3,6 +3,7 @@
 use super::link::Link;
 use super::listener::{ACCEPT_POLL_EVERY, Authenticated, HANDSHAKE_TIMEOUT, PeerListener};
 use super::options::Options;
+use super::process_memory::{ProcessMemory, permit_siblings};
 use super::ring::Segment;
 use super::transport::Transport;
 use crate::error::{Error, Result};
@@ -32,7 +33,69 @@ struct Contact {
 struct SegmentOffer {
     pid: u32,
     fd: i32,
+    /// Where the accepting process holds the token, for a peer that may read its memory.
+    address: u64,
     token: [u8; 16],
+}
+
+/// What the connecting side answers: whether it has opened the segment and may read the other's memory,
+/// and where its own copy of the token is.
+#[derive(Debug)]
+struct SegmentAnswer {
+    opened: bool,
+    reads: bool,
+    pid: u32,
+    address: u64,
+}
+
+const OFFER: usize = 32;
+const ANSWER: usize = 14;
+
+impl SegmentOffer {
+    fn encode(&self) -> [u8; OFFER] {
+        let mut bytes = [0; OFFER];
+        bytes[..4].copy_from_slice(&self.pid.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.fd.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.address.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.token);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; OFFER]) -> Self {
+        let mut token = [0; 16];
+        token.copy_from_slice(&bytes[16..]);
+        let number = |from: usize, n: usize| number(&bytes[from..from + n]);
+        Self {
+            pid: number(0, 4) as u32,
+            fd: number(4, 4) as u32 as i32,
+            address: number(8, 8),
+            token,
+        }
+    }
+}
+
+impl SegmentAnswer {
+    fn encode(&self) -> [u8; ANSWER] {
+        let mut bytes = [0; ANSWER];
+        bytes[..2].copy_from_slice(&[self.opened.into(), self.reads.into()]);
+        bytes[2..6].copy_from_slice(&self.pid.to_le_bytes());
+        bytes[6..].copy_from_slice(&self.address.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; ANSWER]) -> Self {
+        Self {
+            opened: bytes[0] == 1,
+            reads: bytes[1] == 1,
+            pid: number(&bytes[2..6]) as u32,
+            address: number(&bytes[6..]),
+        }
+    }
+}
+
+/// A little-endian number of at most eight bytes.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
 }
 
 /// One group that is being connected.
@@ -67,6 +130,9 @@ pub(super) fn connect(
     let mut links: Vec<Option<Link>> = members.iter().map(|_| None).collect();
     if members.len() == 1 {
         return Ok(links);
+    }
+    if options.transport != Transport::Tcp {
+        permit_siblings();
     }
     let key = |rank: usize| format!("mesh/{group}/{rank}");
     let failed = |e: io::Error| Error::config("a listener for other ranks", "a free port", e);
@@ -139,11 +205,25 @@ impl Connecting<'_> {
             return Link::tcp(socket).map_err(broken);
         }
         let opened = Segment::open((offer.pid, offer.fd), self.capacity(), &offer.token);
-        socket
-            .write_all(&[u8::from(opened.is_ok())])
-            .map_err(broken)?;
+        // The peer looks for these bytes in this process's memory.
+        let token = Box::new(offer.token);
+        let acceptor = ProcessMemory::of(offer.pid);
+        let reads = self.reads_in_place() && {
+            let held = acceptor.holds(offer.address, &offer.token);
+            held.inspect_err(|e| self.say_not_read(peer, e)).is_ok()
+        };
+        let answer = SegmentAnswer {
+            opened: opened.is_ok(),
+            reads,
+            pid: std::process::id(),
+            address: token.as_ptr().expose_provenance() as u64,
+        };
+        socket.write_all(&answer.encode()).map_err(broken)?;
+        let mut both = [0];
+        self.read(&socket, &mut both, self.until).map_err(broken)?;
+        let in_place = (both == [1]).then_some(acceptor);
         match opened {
-            Ok(segment) => Link::memory(socket, segment.ends(1)).map_err(broken),
+            Ok(segment) => Link::memory(socket, segment.ends(1), in_place).map_err(broken),
             Err(e) => {
                 self.require_memory(peer, &e.to_string())?;
                 log::debug!(
@@ -167,14 +247,10 @@ impl Connecting<'_> {
         hello.push(u8::from(self.shares_memory(&contact.host)));
         socket.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
         socket.write_all(&hello)?;
-        let mut offer = [0; 24];
+        let mut offer = [0; OFFER];
         // The peer serves one connection after the other.
         self.read(&socket, &mut offer, self.until)?;
-        let word = |at: usize| [0, 1, 2, 3].map(|i| offer[at + i]);
-        let mut token = [0; 16];
-        token.copy_from_slice(&offer[8..]);
-        let (pid, fd) = (u32::from_le_bytes(word(0)), i32::from_le_bytes(word(4)));
-        Ok((socket, SegmentOffer { pid, fd, token }))
+        Ok((socket, SegmentOffer::decode(&offer)))
     }
 
     /// Fills `bytes` before `until`; an error if that passes or the world fails first.
@@ -250,33 +326,40 @@ impl Connecting<'_> {
         let at = later.iter().position(|m| *m as u64 == rank);
         let at = at
             .ok_or_else(|| io::Error::other("it claims to be a rank that does not connect here"))?;
-        let mut offer = SegmentOffer::default();
+        // The peer looks for the token in this process's memory: where it is must not change.
+        let mut offer = Box::new(SegmentOffer::default());
         let mut segment = None;
         if shares_memory && self.options.transport != Transport::Tcp {
             offer.token = rand::random();
+            offer.address = offer.token.as_ptr().expose_provenance() as u64;
             // If the memory cannot be made, the socket is used.
             segment = Segment::new(self.capacity(), &offer.token).ok();
             if let Some(descriptor) = segment.as_ref().and_then(Segment::descriptor) {
                 (offer.pid, offer.fd) = descriptor;
             }
         }
-        let mut bytes = offer.pid.to_le_bytes().to_vec();
-        bytes.extend(offer.fd.to_le_bytes());
-        bytes.extend(offer.token);
-        socket.write_all(&bytes)?;
-        let taken = match segment {
-            None => None,
+        socket.write_all(&offer.encode())?;
+        let link = match segment {
+            None => Link::tcp(socket)?,
             Some(mut segment) => {
-                let mut answer = [0];
+                let mut answer = [0; ANSWER];
                 // It has presented the token, so waiting for it until the deadline is safe.
                 self.read(&socket, &mut answer, self.until)?;
                 segment.close_file();
-                (answer[0] == 1).then_some(segment)
+                let answer = SegmentAnswer::decode(&answer);
+                let connector = ProcessMemory::of(answer.pid);
+                let both = answer.reads && self.reads_in_place() && {
+                    let held = connector.holds(answer.address, &offer.token);
+                    let peer = self.members[self.rank + 1 + at];
+                    held.inspect_err(|e| self.say_not_read(peer, e)).is_ok()
+                };
+                socket.write_all(&[both.into()])?;
+                if answer.opened {
+                    Link::memory(socket, segment.ends(0), both.then_some(connector))?
+                } else {
+                    Link::tcp(socket)?
+                }
             }
-        };
-        let link = match taken {
-            Some(segment) => Link::memory(socket, segment.ends(0))?,
-            None => Link::tcp(socket)?,
         };
         Ok((at, link))
     }
@@ -285,9 +368,19 @@ impl Connecting<'_> {
     fn shares_memory(&self, host: &str) -> bool {
         match self.options.transport {
             Transport::Tcp => false,
-            Transport::Shm => true,
+            Transport::Shm | Transport::Ring => true,
             Transport::Auto => !host.is_empty() && host == self.options.host,
         }
+    }
+
+    /// Whether to read peers' memory where the system permits it.
+    fn reads_in_place(&self) -> bool {
+        self.options.transport != Transport::Ring
+    }
+
+    fn say_not_read(&self, peer: usize, e: &io::Error) {
+        let rank = self.world_rank;
+        log::debug!("rank {rank} may not read the memory of rank {peer}, blocks are copied: {e}");
     }
 
     /// Bytes of a ring; the same on both sides of a pair.
@@ -297,12 +390,15 @@ impl Connecting<'_> {
     }
 
     fn require_memory(&self, peer: usize, why: &str) -> Result<()> {
-        if self.options.transport != Transport::Shm {
+        let transport = self.options.transport;
+        if !matches!(transport, Transport::Shm | Transport::Ring) {
             return Ok(());
         }
         let what = format!("shared memory of ranks {} and {peer}", self.world_rank);
-        let expected = "processes of one host that may open each other's files, as the transport \
-                        `shm` demands (`auto` falls back to TCP)";
+        let expected = format!(
+            "processes of one host that may open each other's files, as the transport `{transport}` \
+             demands (`auto` falls back to TCP)"
+        );
         Err(Error::config(what, expected, why))
     }
 

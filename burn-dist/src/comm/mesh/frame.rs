@@ -1,4 +1,5 @@
-//! The frames that go over a link: a header with the kind and length of the payload, then the payload.
+//! The frames that go over a link: a header with the kind and length of the payload, then the payload
+//! or, between processes that read each other's memory, its address.
 //!
 //! Everything that a peer sends is checked before it is used: another program may send to the port, and a
 //! network may damage data.
@@ -8,12 +9,16 @@ use std::borrow::Cow;
 
 /// The largest payload of a data frame: small enough to stay in a cache between receiving and reducing.
 pub(super) const BLOCK: usize = 128 << 10;
+/// The largest block that a peer reads where it is: large, because its reading is one call of the system.
+pub(super) const LENT_BLOCK: usize = 16 << 20;
 /// The largest payload of a call frame.
 const MAX_CALL: usize = 1 << 20;
 const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"bdF1");
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = 28;
+/// Bytes of an address.
+pub(super) const ADDRESS: usize = 8;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +35,9 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(super) kind: Kind,
-    /// Bytes that follow.
+    /// Whether the payload stays in the sender's memory, and its address follows instead.
+    pub(super) lent: bool,
+    /// Bytes of the payload.
     pub(super) len: usize,
     /// The sequence number of the collective in its group.
     pub(super) sequence: u64,
@@ -47,6 +54,7 @@ impl Header {
             Kind::Data => 2,
             Kind::Bye => 3,
         };
+        bytes[5] = self.lent.into();
         bytes[8..12].copy_from_slice(&(self.len as u32).to_le_bytes());
         bytes[12..20].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.crc.to_le_bytes());
@@ -70,12 +78,18 @@ impl Header {
             3 => (Kind::Bye, 0),
             other => return Err(format!("a frame is of the unknown kind {other}")),
         };
+        let (lent, longest) = match (bytes[5], kind) {
+            (0, _) => (false, longest),
+            (1, Kind::Data) => (true, LENT_BLOCK),
+            (other, _) => return Err(format!("a frame {kind:?} with the unknown mark {other}")),
+        };
         let len = word(8) as usize;
         if len > longest {
             return Err(format!("a frame of {len} bytes, at most {longest}"));
         }
         Ok(Self {
             kind,
+            lent,
             len,
             sequence: u64::from(word(12)) | u64::from(word(16)) << 32,
             crc: word(20),
@@ -88,6 +102,7 @@ pub(super) fn announce(call: &Call) -> Vec<u8> {
     let body = encode(call);
     let header = Header {
         kind: Kind::Call,
+        lent: false,
         len: body.len(),
         sequence: call.sequence,
         crc: crc32fast::hash(&body),

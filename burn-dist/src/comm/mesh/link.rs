@@ -1,8 +1,10 @@
 //! The connection of two ranks: a stream of bytes both ways that never blocks.
 //!
 //! Between hosts the bytes go through a socket. On one host they go through shared memory, and the
-//! socket only wakes a process that sleeps and reports when the other process has ended.
+//! socket only wakes a process that sleeps and reports when the other process has ended. Where both
+//! processes may read each other's memory, large blocks stay where they are, and the peer reads them there.
 
+use super::process_memory::ProcessMemory;
 use super::ring::{Reader, Writer};
 use rustix::event::{PollFd, PollFlags};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -25,8 +27,27 @@ pub(super) struct Link {
 
 #[derive(Debug)]
 enum Channel {
-    Socket { ahead: Vec<u8>, taken: usize },
-    Memory(Writer, Reader),
+    Socket {
+        ahead: Vec<u8>,
+        taken: usize,
+    },
+    Memory {
+        writer: Writer,
+        reader: Reader,
+        /// The other process, if both may read each other's memory.
+        peer: Option<ProcessMemory>,
+    },
+}
+
+/// What a side that sends waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// It does not send.
+    Nothing,
+    /// Room for more bytes.
+    Room,
+    /// The peer's reading of the blocks that were lent to it.
+    Taken,
 }
 
 impl Link {
@@ -38,8 +59,19 @@ impl Link {
     }
 
     /// A link through shared memory; a byte on the socket wakes the other side.
-    pub(super) fn memory(socket: TcpStream, ends: (Writer, Reader)) -> io::Result<Self> {
-        Self::new(socket, Channel::Memory(ends.0, ends.1))
+    ///
+    /// `peer` is the other process, if both may read each other's memory.
+    pub(super) fn memory(
+        socket: TcpStream,
+        (writer, reader): (Writer, Reader),
+        peer: Option<ProcessMemory>,
+    ) -> io::Result<Self> {
+        let channel = Channel::Memory {
+            writer,
+            reader,
+            peer,
+        };
+        Self::new(socket, channel)
     }
 
     fn new(socket: TcpStream, channel: Channel) -> io::Result<Self> {
@@ -58,11 +90,73 @@ impl Link {
         matches!(self.channel, Channel::Socket { .. })
     }
 
+    /// Whether the two processes read each other's memory.
+    pub(super) fn reads_in_place(&self) -> bool {
+        matches!(self.channel, Channel::Memory { peer: Some(_), .. })
+    }
+
+    /// Counts a block whose address was sent: it must not change until [`all_taken`](Self::all_taken).
+    pub(super) fn lend(&mut self) {
+        if let Channel::Memory { writer, .. } = &mut self.channel {
+            writer.lend();
+        }
+    }
+
+    /// Whether the peer has read all blocks that were lent to it.
+    pub(super) fn all_taken(&self) -> io::Result<bool> {
+        let Channel::Memory { writer, .. } = &self.channel else {
+            return Ok(true);
+        };
+        let taken = writer.all_taken()?;
+        if !taken && self.peer_closed {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        Ok(taken)
+    }
+
+    /// Tells the peer that blocks which it has not read yet may change from here on.
+    pub(super) fn revoke(&self) {
+        if let Channel::Memory { writer, .. } = &self.channel
+            && !matches!(writer.all_taken(), Ok(true))
+        {
+            writer.revoke();
+        }
+    }
+
+    /// Reads a block that the peer has lent, where it is in the peer's memory.
+    pub(super) fn take(&mut self, address: u64, into: &mut [u8]) -> io::Result<()> {
+        let peer = match &self.channel {
+            Channel::Memory {
+                peer: Some(peer), ..
+            } => *peer,
+            _ => {
+                let problem = "the address of a block, which this rank cannot read";
+                return Err(io::Error::new(ErrorKind::InvalidData, problem));
+            }
+        };
+        peer.read(address, into)?;
+        // The system may give the number of a process that has ended to another one.
+        self.drain_wakeups();
+        if self.peer_closed {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        if let Channel::Memory { reader, .. } = &mut self.channel {
+            if !reader.take() {
+                let problem = "it gave the collective up while its memory was read";
+                return Err(io::Error::new(ErrorKind::ConnectionAborted, problem));
+            }
+            if reader.take_sleeper() {
+                wake_peer(&self.socket);
+            }
+        }
+        Ok(())
+    }
+
     /// Sends as much of `parts` as there is room for; returns how many bytes that was.
     pub(super) fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match &mut self.channel {
             Channel::Socket { .. } => or_zero((&self.socket).write_vectored(parts)),
-            Channel::Memory(writer, _) => {
+            Channel::Memory { writer, .. } => {
                 let mut sent = 0;
                 for part in parts {
                     let n = writer.write(part)?;
@@ -101,7 +195,7 @@ impl Link {
                 *taken += n;
                 Ok(n)
             }
-            Channel::Memory(_, reader) => {
+            Channel::Memory { reader, .. } => {
                 let n = reader.read(bytes)?;
                 if n > 0 && reader.take_sleeper() {
                     wake_peer(&self.socket);
@@ -115,37 +209,47 @@ impl Link {
     }
 
     /// Announces that this side is about to sleep; `false` if the link can move bytes already.
-    pub(super) fn prepare_sleep(&self, receiving: bool, sending: bool) -> io::Result<bool> {
-        let Channel::Memory(writer, reader) = &self.channel else {
+    pub(super) fn prepare_sleep(&self, receiving: bool, sending: Sending) -> io::Result<bool> {
+        let Channel::Memory { writer, reader, .. } = &self.channel else {
             return Ok(true);
         };
         if receiving {
             reader.announce_sleep();
         }
-        if sending {
+        if sending != Sending::Nothing {
             writer.announce_sleep();
         }
-        let ready = (receiving && reader.ready()? > 0) || (sending && writer.room()? > 0);
+        let ready = (receiving && reader.ready()? > 0)
+            || match sending {
+                Sending::Nothing => false,
+                Sending::Room => writer.room()? > 0,
+                Sending::Taken => writer.all_taken()?,
+            };
         Ok(!ready && !self.peer_closed)
     }
 
     /// The events to poll for on the socket.
-    pub(super) fn poll(&self, receiving: bool, sending: bool) -> PollFd<'_> {
+    pub(super) fn poll(&self, receiving: bool, sending: Sending) -> PollFd<'_> {
         let mut flags = PollFlags::empty();
-        let memory = matches!(self.channel, Channel::Memory(..));
+        let memory = matches!(self.channel, Channel::Memory { .. });
         flags.set(PollFlags::IN, receiving || memory);
-        flags.set(PollFlags::OUT, sending && !memory);
+        flags.set(PollFlags::OUT, sending == Sending::Room && !memory);
         PollFd::new(&self.socket, flags)
     }
 
     /// Reads the wake-up bytes from the socket, and whether the peer has closed it.
     pub(super) fn drain_wakeups(&mut self) {
-        if let Channel::Memory(..) = self.channel {
+        if let Channel::Memory { .. } = self.channel {
             let mut bytes = [0; 64];
-            match (&self.socket).read(&mut bytes) {
-                Ok(1..) => {}
-                Err(e) if would_block(&e) => {}
-                Ok(0) | Err(_) => self.peer_closed = true,
+            loop {
+                match (&self.socket).read(&mut bytes) {
+                    Ok(1..) => {}
+                    Err(e) if would_block(&e) => return,
+                    Ok(0) | Err(_) => {
+                        self.peer_closed = true;
+                        return;
+                    }
+                }
             }
         }
     }

@@ -5,12 +5,14 @@
 //! rank reads or writes its caller's buffers before the announcements of all ranks have come and are equal.
 //! Each rank then sends every other one exactly what that one needs, `(n - 1) / n` of the buffer in
 //! all, and adds what it receives in rank order, block by block: results are bit for bit those of
-//! [thread ranks](super::local). Where several hosts have several ranks each, large buffers are
+//! [thread ranks](super::local). Processes that may read each other's memory copy large buffers once, from
+//! where they are; elsewhere bytes pass through a ring or a socket. Where several hosts have several ranks each, large buffers are
 //! relayed from rank to rank instead, so that they cross the network once (`relay`).
 //!
 //! The thread that runs the collective sends and receives alternately; there is no other thread. A rank
 //! that waits first spins, then sleeps until a socket is ready.
 
+mod block;
 mod connect;
 mod cores;
 mod direct;
@@ -18,6 +20,7 @@ pub(crate) mod frame;
 mod link;
 mod listener;
 mod options;
+mod process_memory;
 mod relay;
 mod ring;
 mod round;
@@ -29,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::rendezvous::Seat;
 pub use cores::Cores;
 use direct::{Chunk, split_parts, take_own};
-use frame::{Header, Kind, announce};
+use frame::{BLOCK, Header, Kind, LENT_BLOCK, announce};
 use link::Link;
 use options::hash;
 pub use options::{Advertise, Options, host};
@@ -75,13 +78,14 @@ impl Mesh {
         let mesh = Self::connect(seat, options, "world".into(), rank, members)?;
         if rank == 0 && mesh.members.len() > 1 {
             let links = mesh.links.lock().unwrap_or_else(PoisonError::into_inner);
-            let tcp = links
-                .iter()
-                .flatten()
-                .filter(|link| link.is_checked())
-                .count();
+            let count =
+                |is: fn(&Link) -> bool| links.iter().flatten().filter(|link| is(link)).count();
+            let (tcp, in_place) = (count(Link::is_checked), count(Link::reads_in_place));
             let memory = mesh.members.len() - 1 - tcp;
-            log::info!("rank 0 reaches {memory} rank(s) through shared memory, {tcp} over TCP");
+            log::info!(
+                "rank 0 reaches {memory} rank(s) through shared memory ({in_place} read its buffers \
+                 in place), {tcp} over TCP"
+            );
         }
         Ok(mesh)
     }
@@ -139,7 +143,10 @@ impl Mesh {
         announcement: &'a [u8],
         payload: &'a [u8],
     ) -> Vec<Outgoing<'a>> {
-        let to = |peer| Outgoing::new(peer, call, payload).announced(announcement);
+        let to = |peer| {
+            let outgoing = Outgoing::new(peer, call, payload).announced(announcement);
+            outgoing.lent_in(LENT_BLOCK)
+        };
         self.peers().map(to).collect()
     }
 
@@ -218,7 +225,10 @@ impl Engine for Mesh {
             return self.chain_reduce(&mut round, call, kind, &chunks, recv.bytes_mut());
         }
         let announcement = announce(call);
-        let to = |peer| Outgoing::new(peer, call, part(peer)).announced(&announcement);
+        let to = |peer| {
+            let outgoing = Outgoing::new(peer, call, part(peer)).announced(&announcement);
+            outgoing.lent_in(BLOCK)
+        };
         let mut sends: Vec<_> = self.peers().map(to).collect();
         round.agree(&mut sends)?;
         let own = Chunk::Separate(part(self.rank), recv.bytes_mut());
@@ -252,7 +262,10 @@ impl Engine for Mesh {
         }
         {
             let (own, others) = take_own(&mut parts, self.rank);
-            let to = |(peer, part)| Outgoing::new(peer, call, part).announced(&announcement);
+            let to = |(peer, part)| {
+                let outgoing = Outgoing::new(peer, call, part).announced(&announcement);
+                outgoing.lent_in(BLOCK)
+            };
             let others = others.into_iter().map(|part| &*part);
             let mut sends: Vec<_> = self.peers().zip(others).map(to).collect();
             round.agree(&mut sends)?;
@@ -327,6 +340,7 @@ impl Engine for Mesh {
         let (kind, len, sequence, crc) = (Kind::Bye, 0, 0, 0);
         let bye = Header {
             kind,
+            lent: false,
             len,
             sequence,
             crc,

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 /// The distance of counters that different cores write, so that they do not share a cache line.
 const CACHE_LINE: usize = 128;
 /// The layout: the token, then the counters of each direction, then the data of each direction.
-const COUNTERS_BYTES: usize = 4 * CACHE_LINE;
+const COUNTERS: usize = 6;
+const COUNTERS_BYTES: usize = COUNTERS * CACHE_LINE;
 const DATA_OFFSET: usize = CACHE_LINE + 2 * COUNTERS_BYTES;
 
 /// Memory of two rings, one for each direction.
@@ -34,6 +35,8 @@ pub(super) struct Writer {
     direction: usize,
     /// Bytes written so far.
     head: u64,
+    /// Blocks lent so far: the reader gets their address and reads them where they are.
+    lent: u64,
 }
 
 /// The reading side of one direction.
@@ -43,6 +46,8 @@ pub(super) struct Reader {
     direction: usize,
     /// Bytes read so far.
     tail: u64,
+    /// Lent blocks read so far.
+    taken: u64,
 }
 
 impl Segment {
@@ -118,6 +123,7 @@ impl Segment {
             segment: segment.clone(),
             direction,
             head: 0,
+            lent: 0,
         };
         (
             writer,
@@ -125,13 +131,14 @@ impl Segment {
                 segment,
                 direction: 1 - direction,
                 tail: 0,
+                taken: 0,
             },
         )
     }
 
     fn word(&self, direction: usize, number: usize) -> *mut u8 {
         let at = CACHE_LINE + direction * COUNTERS_BYTES + number * CACHE_LINE;
-        assert!(direction < 2 && number < 4);
+        assert!(direction < 2 && number < COUNTERS);
         self.map.as_mut_ptr().wrapping_add(at)
     }
 
@@ -162,6 +169,24 @@ impl Segment {
         }
     }
 
+    /// How many lent blocks the reader of a direction has read so far.
+    fn taken(&self, direction: usize) -> &AtomicU64 {
+        // SAFETY: as for `head`.
+        #[allow(unsafe_code)]
+        unsafe {
+            &*self.word(direction, 4).cast()
+        }
+    }
+
+    /// Not zero once the writer of a direction may change blocks that it has lent and that were not read.
+    fn revoked(&self, direction: usize) -> &AtomicU32 {
+        // SAFETY: as for `head`.
+        #[allow(unsafe_code)]
+        unsafe {
+            &*self.word(direction, 5).cast()
+        }
+    }
+
     /// The address of a direction's byte number `at`, and how many follow before the ring's end.
     fn data(&self, direction: usize, at: u64) -> (*mut u8, usize) {
         let offset = (at % self.capacity as u64) as usize;
@@ -176,11 +201,15 @@ impl Segment {
     fn between(&self, head: u64, tail: u64) -> io::Result<usize> {
         let used = head.wrapping_sub(tail);
         if used > self.capacity as u64 {
-            let problem = "the counters of shared memory are damaged";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            return Err(damaged());
         }
         Ok(used as usize)
     }
+}
+
+fn damaged() -> io::Error {
+    let problem = "the counters of shared memory are damaged";
+    io::Error::new(io::ErrorKind::InvalidData, problem)
 }
 
 impl Writer {
@@ -211,7 +240,29 @@ impl Writer {
         Ok(self.segment.capacity - self.segment.between(self.head, tail)?)
     }
 
-    /// Sets the flag that this side sleeps until there is room.
+    /// Counts a block whose address was written; it must not change before [`all_taken`](Self::all_taken).
+    pub(super) fn lend(&mut self) {
+        self.lent += 1;
+    }
+
+    /// Whether the reader has read all lent blocks.
+    pub(super) fn all_taken(&self) -> io::Result<bool> {
+        let taken = self.segment.taken(self.direction).load(Ordering::Acquire);
+        if taken > self.lent {
+            return Err(damaged());
+        }
+        Ok(taken == self.lent)
+    }
+
+    /// Tells the reader that lent blocks may change from here on.
+    pub(super) fn revoke(&self) {
+        let revoked = self.segment.revoked(self.direction);
+        revoked.store(1, Ordering::Relaxed);
+        // Before anything that this thread writes to the blocks.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Sets the flag that this side sleeps until there is room, or until a lent block was read.
     pub(super) fn announce_sleep(&self) {
         announce_sleep(self.segment.sleep_flag(self.direction, 1));
     }
@@ -247,6 +298,19 @@ impl Reader {
     pub(super) fn ready(&self) -> io::Result<usize> {
         let head = self.segment.head(self.direction).load(Ordering::Acquire);
         self.segment.between(head, self.tail)
+    }
+
+    /// Counts a lent block that was read; `false` if the writer may have changed it meanwhile.
+    pub(super) fn take(&mut self) -> bool {
+        // After everything that this thread has read of the block.
+        fence(Ordering::SeqCst);
+        if self.segment.revoked(self.direction).load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        self.taken += 1;
+        let taken = self.segment.taken(self.direction);
+        taken.store(self.taken, Ordering::Release);
+        true
     }
 
     /// Sets the flag that this side sleeps until there are bytes.
@@ -332,6 +396,22 @@ mod tests {
         assert!(reader.read(&mut [0; 8]).is_err());
         writer.segment.tail(0).store(5, Ordering::Release);
         assert!(writer.write(&[0; 8]).is_err());
+        writer.segment.taken(0).store(5, Ordering::Release);
+        assert!(writer.all_taken().is_err());
+    }
+
+    #[test]
+    fn a_lent_block_is_the_writers_again_once_it_was_read() {
+        let ((mut writer, _), (_, mut reader)) = pair(64);
+        assert!(writer.all_taken().unwrap());
+        writer.lend();
+        assert!(!writer.all_taken().unwrap());
+        assert!(reader.take());
+        assert!(writer.all_taken().unwrap());
+        writer.lend();
+        writer.revoke();
+        assert!(!reader.take(), "it may have changed");
+        assert!(!writer.all_taken().unwrap());
     }
 
     #[test]

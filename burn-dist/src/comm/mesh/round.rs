@@ -3,7 +3,7 @@
 use super::super::{Call, Engine, agree};
 use super::Mesh;
 use super::frame::{self, HEADER, announce};
-use super::link::Link;
+use super::link::{Link, Sending};
 use super::transfer::{Incoming, LinkError, Outgoing, PeerCall, Receive};
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, Timespec, poll};
@@ -165,11 +165,14 @@ impl<'a> MeshRound<'a> {
             let wanted = wants.iter().any(|w| w.peer() == peer && !w.is_done());
             wanted || alongside.iter().any(|w| w.peer() == peer && !w.is_done())
         };
-        let sending = |peer| sends.iter().any(|s| s.peer == peer && !s.is_done());
-        let mut waiting: Vec<(usize, bool, bool)> = Vec::with_capacity(self.links.len());
+        let sending = |peer| {
+            let send = sends.iter().find(|s| s.peer == peer);
+            send.map_or(Sending::Nothing, Outgoing::waits_for)
+        };
+        let mut waiting: Vec<(usize, bool, Sending)> = Vec::with_capacity(self.links.len());
         for peer in self.mesh.peers() {
             let (receiving, sending) = (receiving(peer), sending(peer));
-            if receiving || sending {
+            if receiving || sending != Sending::Nothing {
                 if !self.with(peer, |link| Ok(link.prepare_sleep(receiving, sending)?))? {
                     return Ok(());
                 }
@@ -234,5 +237,14 @@ impl<'a> MeshRound<'a> {
     /// Breaks the world with `error`; returns the error that this rank reports.
     fn fail(&self, error: Error) -> Error {
         self.mesh.fail(error, self.call)
+    }
+}
+
+impl Drop for MeshRound<'_> {
+    /// After an error the caller may change its buffers while peers still read them.
+    fn drop(&mut self) {
+        for link in self.links.iter().flatten() {
+            link.revoke();
+        }
     }
 }

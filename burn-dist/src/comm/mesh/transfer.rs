@@ -1,9 +1,10 @@
 //! The progress of one buffer over one link, in either direction.
 
 use super::super::Call;
-use super::frame::{self, BLOCK, HEADER, Header, Kind};
-use super::link::Link;
-use std::io::{self, IoSlice};
+use super::block::{Block, BlockReceiver, BlockSender, Moved, push_bytes};
+use super::frame::{self, BLOCK, Kind, LENT_BLOCK};
+use super::link::{Link, Sending};
+use std::io;
 
 /// Why a link cannot be used any more.
 #[derive(Debug)]
@@ -42,23 +43,27 @@ pub(super) struct Outgoing<'a> {
     sequence: u64,
     announcement: &'a [u8],
     payload: &'a [u8],
+    /// The longest block that is lent to a peer that reads this rank's memory; 0 if none is.
+    lent_block: usize,
     /// Where the current block starts in the payload.
     block: usize,
-    /// The current block's header, and how much of header and block has been sent.
-    header: Option<[u8; HEADER]>,
-    sent: usize,
+    sender: BlockSender,
+    /// Whether the peer has yet to read blocks of the payload.
+    untaken: bool,
 }
 
 impl<'a> Outgoing<'a> {
+    /// Blocks are copied: the payload may change once it was sent.
     pub(super) fn new(peer: usize, call: &Call, payload: &'a [u8]) -> Self {
         Self {
             peer,
             sequence: call.sequence,
             announcement: &[],
             payload,
+            lent_block: 0,
             block: 0,
-            header: None,
-            sent: 0,
+            sender: BlockSender::default(),
+            untaken: false,
         }
     }
 
@@ -68,118 +73,66 @@ impl<'a> Outgoing<'a> {
         self
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    /// The same, for a peer that receives blocks of at most `block` bytes: it reads them where they are,
+    /// if it can. The transfer is done when it has.
+    pub(super) fn lent_in(mut self, block: usize) -> Self {
+        self.lent_block = block;
+        self
+    }
+
+    fn is_sent(&self) -> bool {
         self.announcement.is_empty() && self.block == self.payload.len()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.is_sent() && !self.untaken
+    }
+
+    /// What it waits for.
+    pub(super) fn waits_for(&self) -> Sending {
+        match (self.is_sent(), self.untaken) {
+            (false, _) => Sending::Room,
+            (true, true) => Sending::Taken,
+            (true, false) => Sending::Nothing,
+        }
     }
 
     /// Sends what there is room for; returns whether that was anything.
     pub(super) fn push(&mut self, link: &mut Link) -> Result<bool, LinkError> {
         let mut moved = false;
-        while !self.is_done() {
-            let block = &self.payload[self.block..self.payload.len().min(self.block + BLOCK)];
-            let header = *self.header.get_or_insert_with(|| {
-                let crc = if link.is_checked() {
-                    crc32fast::hash(block)
-                } else {
-                    0
-                };
-                let (kind, len, sequence) = (Kind::Data, block.len(), self.sequence);
-                Header {
-                    kind,
-                    len,
-                    sequence,
-                    crc,
-                }
-                .encode()
-            });
-            // An empty block has no frame.
-            let head = if block.is_empty() {
-                &[]
-            } else {
-                &header[self.sent.min(HEADER)..]
-            };
-            let body = &block[self.sent.saturating_sub(HEADER)..];
-            let parts = [self.announcement, head, body].map(IoSlice::new);
-            let n = link.send(&parts)?;
-            if n == 0 {
-                return Ok(moved);
+        while self.block < self.payload.len() {
+            let block = Block::first(&self.payload[self.block..], link, self.lent_block);
+            let before = &mut self.announcement;
+            match self.sender.push(link, before, self.sequence, block)? {
+                Moved::Nothing => return Ok(moved),
+                Moved::Part => {}
+                Moved::All => self.block += block.bytes.len(),
             }
             moved = true;
-            let first = n.min(self.announcement.len());
-            self.announcement = &self.announcement[first..];
-            self.sent += n - first;
-            if !block.is_empty() && self.sent == HEADER + block.len() {
-                self.block += block.len();
-                (self.header, self.sent) = (None, 0);
-            }
         }
+        moved |= push_bytes(link, &mut self.announcement)?;
+        let untaken = !link.all_taken()?;
+        moved |= self.untaken && !untaken;
+        self.untaken = untaken;
         Ok(moved)
     }
-}
-
-/// The received part of the next frame's header.
-#[derive(Debug)]
-struct HeaderReader {
-    bytes: [u8; HEADER],
-    have: usize,
-}
-
-impl HeaderReader {
-    fn new() -> Self {
-        Self {
-            bytes: [0; HEADER],
-            have: 0,
-        }
-    }
-
-    /// The header, once it is complete.
-    fn pull(&mut self, link: &mut Link, moved: &mut bool) -> Result<Option<Header>, LinkError> {
-        let n = link.receive(&mut self.bytes[self.have..])?;
-        self.have += n;
-        *moved |= n > 0;
-        if self.have < HEADER {
-            return Ok(None);
-        }
-        self.have = 0;
-        let header = Header::decode(&self.bytes).map_err(LinkError::Damaged)?;
-        match header.kind {
-            Kind::Bye => Err(LinkError::Left),
-            _ => Ok(Some(header)),
-        }
-    }
-}
-
-fn check(header: &Header, hash: crc32fast::Hasher) -> Result<(), LinkError> {
-    let found = hash.finalize();
-    if found == header.crc {
-        return Ok(());
-    }
-    Err(LinkError::Damaged(format!(
-        "the checksum of {} bytes is {found:08x}, {:08x} was sent",
-        header.len, header.crc
-    )))
 }
 
 /// The call that a peer announces.
 #[derive(Debug)]
 pub(super) struct PeerCall {
     peer: usize,
-    head: HeaderReader,
-    header: Option<Header>,
+    receiver: BlockReceiver,
     body: Vec<u8>,
-    have: usize,
     pub(super) call: Option<Call>,
 }
 
 impl PeerCall {
     pub(super) fn new(peer: usize) -> Self {
-        let (head, body) = (HeaderReader::new(), Vec::new());
         Self {
             peer,
-            head,
-            header: None,
-            body,
-            have: 0,
+            receiver: BlockReceiver::default(),
+            body: Vec::new(),
             call: None,
         }
     }
@@ -196,29 +149,19 @@ impl Receive for PeerCall {
 
     fn pull(&mut self, link: &mut Link) -> Result<bool, LinkError> {
         let mut moved = false;
-        let header = match self.header {
-            Some(header) => header,
-            None => match self.head.pull(link, &mut moved)? {
-                None => return Ok(moved),
-                Some(header) if header.kind == Kind::Call => {
-                    self.body = vec![0; header.len];
-                    *self.header.insert(header)
-                }
-                Some(_) => {
-                    let problem = "data where the next collective should be announced";
-                    return Err(LinkError::Damaged(problem.into()));
-                }
-            },
+        let Some(header) = self.receiver.header(link, &mut moved)? else {
+            return Ok(moved);
         };
-        let n = link.receive(&mut self.body[self.have..])?;
-        self.have += n;
-        if self.have == header.len {
-            let mut hash = crc32fast::Hasher::new();
-            hash.update(&self.body);
-            check(&header, hash)?;
+        if header.kind != Kind::Call {
+            let problem = "data where the next collective should be announced";
+            return Err(LinkError::Damaged(problem.into()));
+        }
+        self.body.resize(header.len, 0);
+        let body = &mut self.body;
+        if self.receiver.payload(link, header, body, &mut moved)? {
             self.call = Some(frame::decode(&self.body).map_err(LinkError::Damaged)?);
         }
-        Ok(moved || n > 0)
+        Ok(moved)
     }
 }
 
@@ -230,12 +173,9 @@ pub(super) struct Incoming<'a> {
     into: &'a mut [u8],
     /// The payload of a full frame.
     block: usize,
-    /// Bytes received, and those of them that belong to the current frame.
+    /// Bytes received in full frames.
     have: usize,
-    in_frame: usize,
-    head: HeaderReader,
-    header: Option<Header>,
-    hash: crc32fast::Hasher,
+    receiver: BlockReceiver,
 }
 
 impl<'a> Incoming<'a> {
@@ -246,10 +186,7 @@ impl<'a> Incoming<'a> {
             into,
             block: BLOCK,
             have: 0,
-            in_frame: 0,
-            head: HeaderReader::new(),
-            header: None,
-            hash: crc32fast::Hasher::new(),
+            receiver: BlockReceiver::default(),
         }
     }
 
@@ -257,27 +194,6 @@ impl<'a> Incoming<'a> {
     pub(super) fn in_blocks(mut self, block: usize) -> Self {
         self.block = block;
         self
-    }
-
-    /// Begins a frame, which must hold exactly the next block.
-    fn begin(&mut self, header: Header) -> Result<Header, LinkError> {
-        let wanted = self.block.min(self.into.len() - self.have);
-        if header.kind != Kind::Data || header.sequence != self.sequence || header.len != wanted {
-            let Header {
-                kind,
-                len,
-                sequence,
-                ..
-            } = header;
-            return Err(LinkError::Damaged(format!(
-                "a frame {kind:?} of {len} bytes for collective #{sequence}, where {wanted} bytes \
-                 of data for #{} belong",
-                self.sequence
-            )));
-        }
-        self.in_frame = 0;
-        self.hash = crc32fast::Hasher::new();
-        Ok(*self.header.insert(header))
     }
 }
 
@@ -293,30 +209,24 @@ impl Receive for Incoming<'_> {
     fn pull(&mut self, link: &mut Link) -> Result<bool, LinkError> {
         let mut moved = false;
         while !self.is_done() {
-            let header = match self.header {
-                Some(header) => header,
-                None => match self.head.pull(link, &mut moved)? {
-                    None => return Ok(moved),
-                    Some(header) => self.begin(header)?,
-                },
+            let Some(header) = self.receiver.header(link, &mut moved)? else {
+                return Ok(moved);
             };
-            let range = self.have..self.have + header.len - self.in_frame;
-            let n = link.receive(&mut self.into[range])?;
-            if n == 0 {
+            let longest = if header.lent { LENT_BLOCK } else { self.block };
+            let wanted = longest.min(self.into.len() - self.have);
+            let is_next = header.kind == Kind::Data && header.sequence == self.sequence;
+            if !is_next || header.len != wanted {
+                return Err(LinkError::Damaged(format!(
+                    "a frame {:?} of {} bytes for collective #{}, where {wanted} bytes of data for \
+                     #{} belong",
+                    header.kind, header.len, header.sequence, self.sequence
+                )));
+            }
+            let into = &mut self.into[self.have..self.have + wanted];
+            if !self.receiver.payload(link, header, into, &mut moved)? {
                 return Ok(moved);
             }
-            moved = true;
-            if link.is_checked() {
-                self.hash.update(&self.into[self.have..self.have + n]);
-            }
-            self.have += n;
-            self.in_frame += n;
-            if self.in_frame == header.len {
-                if link.is_checked() {
-                    check(&header, std::mem::take(&mut self.hash))?;
-                }
-                self.header = None;
-            }
+            self.have += wanted;
         }
         Ok(moved)
     }

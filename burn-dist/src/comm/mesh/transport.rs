@@ -14,6 +14,8 @@ pub enum Transport {
     Tcp,
     /// Shared memory; an error between hosts.
     Shm,
+    /// Shared memory, through rings alone: no process reads another one's memory.
+    Ring,
 }
 
 impl FromStr for Transport {
@@ -24,9 +26,10 @@ impl FromStr for Transport {
             "auto" => Ok(Self::Auto),
             "tcp" => Ok(Self::Tcp),
             "shm" => Ok(Self::Shm),
+            "ring" => Ok(Self::Ring),
             other => {
                 let found: String = other.chars().take(60).collect();
-                let expected = "auto, tcp or shm";
+                let expected = "auto, tcp, shm or ring";
                 Err(Error::config("transport", expected, format!("{found:?}")))
             }
         }
@@ -39,6 +42,7 @@ impl Display for Transport {
             Self::Auto => "auto",
             Self::Tcp => "tcp",
             Self::Shm => "shm",
+            Self::Ring => "ring",
         })
     }
 }

@@ -107,7 +107,7 @@ pub struct Flags {
     )]
     pub log_dir: Option<PathBuf>,
 
-    /// How processes send bytes to each other: auto, tcp or shm [default: auto].
+    /// How processes send bytes to each other: auto, tcp, shm or ring [default: auto].
     #[cfg_attr(feature = "cli", arg(long, help_heading = HEADING, value_name = "WAY"))]
     pub transport: Option<Transport>,
 }
