@@ -15,7 +15,6 @@ mod subject;
 
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
-use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::launch::Threads;
 use burn_dist::optim::AdamWConfig;
 use burn_dist::{Precision, Result, Strategy, World};
@@ -179,13 +178,8 @@ fn serve(
 ) -> Result<()> {
     let mut run = Run::<Vit>::new(Kind::Sharded(strategy.clone()), world)?;
     loop {
-        let mut steps = [0];
-        if world.is_chief() {
-            steps[0] = asked.lock().unwrap().recv().unwrap_or(0);
-        }
-        let all = SpanMut::of(&mut steps);
-        world.comm().all_reduce(&"steps".into(), Reduce::Sum, all)?;
-        let time = match steps[0] {
+        let asked = || Ok(asked.lock().unwrap().recv().unwrap_or(0));
+        let time = match world.from_chief(asked)? {
             0 => return Ok(()),
             steps => run.time(steps)?,
         };

@@ -58,7 +58,7 @@
 //! | | |
 //! |---|---|
 //! | [`launch`](mod@launch) | ranks as threads or processes, by flags and environment: [`launch()`](launch()) |
-//! | [`World`] | what a rank knows; `backward`, `optimizer`, `save`, `load`, `full`, `export`, `shadow` |
+//! | [`World`] | what a rank knows; `sum`, `broadcast`, `chief`; `backward`, `optimizer`, `save`, `load`, `full`, `export`, `shadow` |
 //! | [`Strategy`], [`Plan`] | which state is sharded, and what follows from it |
 //! | [`Precision`], [`GradScaler`] | types of gathers, reductions and outputs; loss scaling for f16 |
 //! | [`Shadow`] | one plain device beside the sharded run, for [`World::shadow`] |
@@ -87,9 +87,11 @@ mod lock;
 #[cfg(feature = "nn")]
 pub mod nn;
 mod noise;
+mod numbers;
 mod plan;
 mod precision;
 pub mod prelude;
+mod reduction;
 pub mod rendezvous;
 mod scaler;
 pub mod shard;
@@ -97,6 +99,7 @@ mod stop;
 mod strategy;
 pub mod telemetry;
 mod unwind;
+mod values;
 pub mod weights;
 mod world;
 
@@ -106,6 +109,7 @@ pub use burn_dist_nn::optim;
 pub use error::{CallLabel, Error, Result};
 pub use launch::launch;
 pub use noise::Noise;
+pub use numbers::{Numbers, Reducible};
 pub use plan::{Memory, Plan, Traffic};
 pub use precision::Precision;
 pub use scaler::GradScaler;

@@ -26,3 +26,4 @@ mod passes;
 mod units;
 mod vit_golden;
 mod weight_copies;
+mod words;

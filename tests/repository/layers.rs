@@ -42,6 +42,9 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("plan", &["error", "layout", "strategy", "comm"]),
     row("world", &["error", "noise", "stop", "unwind", "comm"]),
     row("agreement", &["error", "comm", "world"]),
+    row("numbers", &["error"]),
+    row("reduction", &["error", "comm", "numbers", "world"]),
+    row("values", &["error", "comm", "world"]),
     row(
         "launch",
         &[

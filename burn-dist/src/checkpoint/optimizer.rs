@@ -57,7 +57,7 @@ impl OptimizerState {
     pub(super) fn of(optimizer: &ModuleOptimizer, paths: &HashMap<u64, String>) -> Result<Self> {
         let record = optimizer.into_bytes().map_err(failed)?;
         let reader = Reader::from_bytes(record).map_err(failed)?;
-        let rename = |name: &str| {
+        let rename = |name: &str| -> Result<String> {
             let path = |id: &str| paths.get(&id.parse().ok()?);
             let named = name
                 .split_once('.')

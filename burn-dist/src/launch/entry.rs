@@ -10,9 +10,10 @@ use super::supervise::{Program, supervise};
 use super::threads::Threads;
 use super::variable::Environment;
 use super::{Detected, Launcher, Node, process_variable};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, from_box};
 use crate::stop::Stop;
 use crate::world::World;
+use std::error::Error as StdError;
 use std::time::Duration;
 
 /// Starts ranks in the way that the flags and the environment ask for.
@@ -114,6 +115,37 @@ impl Launch {
         // Not before all ranks have left: while others finish, this one must not die.
         stop.disarm();
         result
+    }
+
+    /// As [`run`](Self::run), for a program with an error type of its own: anyhow's, a boxed error, an enum.
+    ///
+    /// What `f` returns arrives as this library's error, with the texts of its causes; one that another rank's
+    /// failure has caused stays what it is.
+    ///
+    /// ```
+    /// use burn_dist::launch::Flags;
+    /// use std::error::Error;
+    ///
+    /// let found = burn_dist::launch(&Flags::default()).try_run(|world| {
+    ///     let total = world.sum(1_u32)?; // this library's errors
+    ///     let wanted: u32 = "7x".parse()?; // and any other
+    ///     Ok::<_, Box<dyn Error + Send + Sync>>(total == wanted)
+    /// });
+    /// assert!(found.unwrap_err().to_string().contains("invalid digit"));
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn try_run<T, E>(
+        &self,
+        f: impl Fn(World) -> std::result::Result<T, E> + Sync,
+    ) -> Result<Vec<T>>
+    where
+        T: Send,
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        self.run(|world| f(world).map_err(|error| from_box(error.into(), None)))
     }
 
     fn rank<T: Send>(

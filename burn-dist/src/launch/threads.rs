@@ -105,6 +105,14 @@ impl Threads {
                 })
                 .collect()
         });
+        let named = |(rank, result): (usize, Result<T>)| match result {
+            // The program's own words do not say which rank they come from.
+            Err(Error::User(text)) if self.ranks > 1 => {
+                Err(Error::User(format!("rank {rank}: {text}")))
+            }
+            result => result,
+        };
+        let results: Vec<Result<T>> = results.into_iter().enumerate().map(named).collect();
         // What failed first is the cause. The other ranks repeat it, or fail because of it.
         let failed = |rank: usize| results.get(rank).is_some_and(Result::is_err);
         match world.fault() {
@@ -115,8 +123,8 @@ impl Threads {
             // The ranks know which parameter a disagreement is about; the collectives do not.
             Some(fault) => {
                 let mut errors = results.into_iter().filter_map(Result::err);
-                let named = errors.find(|e| matches!(e, Error::GradientSet { .. }));
-                Err(named.unwrap_or(fault))
+                let precise = errors.find(|e| matches!(e, Error::GradientSet { .. }));
+                Err(precise.unwrap_or(fault))
             }
             None => results.into_iter().collect(),
         }

@@ -3,7 +3,6 @@
 use crate::data::Classified;
 use crate::loss::{correct, cross_entropy_sum};
 use burn::tensor::Tensor;
-use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::data::Loader;
 use burn_dist::{Result, World};
 
@@ -44,11 +43,7 @@ pub fn evaluate<B: Classified + Send + 'static>(
         sums[0] += number(correct(logits.clone(), labels.clone(), weights.clone()));
         sums[1] += number(cross_entropy_sum(logits, labels, weights));
     }
-    let all = SpanMut::of(&mut sums);
-    world
-        .comm()
-        .all_reduce(&"evaluation".into(), Reduce::Sum, all)?;
-    let [correct, loss, samples] = sums;
+    let [correct, loss, samples] = world.sum(sums)?;
     Ok(Some(Evaluation {
         accuracy: correct / samples,
         loss: loss / samples,

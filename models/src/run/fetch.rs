@@ -1,6 +1,5 @@
 //! Download of a checkpoint from the Hugging Face hub, once per cache, while the other ranks wait.
 
-use burn_dist::comm::{Reduce, Span, SpanMut};
 use burn_dist::{Error, Result, World};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -12,7 +11,7 @@ const POLL_EVERY: Duration = Duration::from_millis(200);
 /// The folder on this host with the hub's repository `name`.
 ///
 /// Ranks that share a cache fetch once: ranks without a copy fetch one after the other, and after each of them all
-/// check the cache again. Waiting costs an all-reduce of one byte every 200 ms, so that a long download does not
+/// check the cache again. Waiting costs an all-reduce of 8 bytes every 200 ms, so that a long download does not
 /// time out and a rank that dies meanwhile is noticed. Collective.
 ///
 /// # Errors
@@ -34,13 +33,8 @@ fn take_turns<T: Send + 'static>(
 ) -> Result<T> {
     let mut found = here();
     for _turn in 0..=world.size() {
-        let mut all = vec![0u8; world.size()];
-        let mine = [u8::from(found.is_some())];
-        let label = "weights are here".into();
-        world
-            .comm()
-            .all_gather(&label, Span::of(&mine), SpanMut::of(&mut all))?;
-        let Some(next) = all.iter().position(|has| *has == 0) else {
+        let all = world.gather(&found.is_some())?;
+        let Some(next) = all.iter().position(|has| !has) else {
             break;
         };
         let mut got = None;
@@ -73,16 +67,12 @@ fn take_turns<T: Send + 'static>(
 
 /// One all-reduce while waiting: whether the rank that is fetching has succeeded, if it is done.
 fn poll(world: &World, next: usize, mine: Option<bool>) -> Result<Option<bool>> {
-    let mut states = [match mine {
+    let mine_as_number = match mine {
         None => 0u8,
         Some(true) => 1,
         Some(false) => 2,
-    }];
-    let label = "fetching weights".into();
-    world
-        .comm()
-        .all_reduce(&label, Reduce::Max, SpanMut::of(&mut states))?;
-    match states[0] {
+    };
+    match world.max(mine_as_number)? {
         0 => Ok(None),
         1 => Ok(Some(true)),
         // The rank that failed returns its own error.

@@ -2,7 +2,6 @@
 
 use super::{Evaluation, Report};
 use burn::tensor::{Device, Tensor};
-use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, live_bytes, peak_bytes, reset_peak};
 use burn_dist::{Error, Plan, Result, Shadowed, World};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -117,12 +116,7 @@ impl Meter {
     pub fn step(&mut self, norm: Option<f64>) -> Result<()> {
         let (loss, samples) = std::mem::take(&mut self.step);
         self.sent += self.sent_by_units() - self.mark;
-        let mut sums = [loss, samples as f64];
-        let all = SpanMut::of(&mut sums);
-        self.world
-            .comm()
-            .all_reduce(&"progress".into(), Reduce::Sum, all)?;
-        let [loss, samples] = sums;
+        let [loss, samples] = self.world.sum([loss, samples as f64])?;
         self.steps += 1;
         self.samples += samples as usize;
         self.epoch = (self.epoch.0 + loss, self.epoch.1 + samples);

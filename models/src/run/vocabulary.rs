@@ -1,16 +1,15 @@
 //! The vocabulary of rank 0 on all ranks, so that each token has the same number everywhere.
 
 use crate::data::text::Tokenizer;
-use burn_dist::comm::SpanMut;
 use burn_dist::{Result, World};
 
 /// The tokenizer that `make` returns on rank 0, on every rank.
 ///
 /// The other ranks neither read its files nor train it, so that it is the same everywhere even if `make` is not
-/// deterministic. Collective: two broadcasts, of 8 bytes and of its JSON.
+/// deterministic. Collective: two broadcasts, of 16 bytes and of its JSON.
 ///
 /// # Errors
-/// What `make` returns, on rank 0; what a collective returns.
+/// What `make` returns, on all ranks; what a collective returns.
 ///
 /// # Example
 /// ```
@@ -29,15 +28,6 @@ pub fn shared_tokenizer(
     world: &World,
     make: impl FnOnce() -> Result<Tokenizer>,
 ) -> Result<Tokenizer> {
-    let mut json = if world.is_chief() {
-        make()?.to_json()?.into_bytes()
-    } else {
-        Vec::new()
-    };
-    let (comm, label) = (world.comm(), "vocabulary".into());
-    let mut length = [json.len() as u64];
-    comm.broadcast(&label, 0, SpanMut::of(&mut length))?;
-    json.resize(length[0] as usize, 0);
-    comm.broadcast(&label, 0, SpanMut::of(&mut json))?;
-    Tokenizer::from_json(&json)
+    let json = world.from_chief(|| make()?.to_json())?;
+    Tokenizer::from_json(json.as_bytes())
 }
