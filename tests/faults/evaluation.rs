@@ -3,7 +3,7 @@
 use super::process::Group;
 use super::program::Instructions;
 use burn::tensor::{Int, Tensor};
-use burn_dist::data::{BatchInfo, DistributedSampler, Loader};
+use burn_dist::data::{Batch, BatchInfo, Loader};
 use burn_dist::{Result, World};
 use burn_dist_models::data::Classified;
 use burn_dist_models::run::evaluate;
@@ -40,8 +40,8 @@ impl Classified for One {
 pub(super) fn run(instructions: &Instructions, world: &World) -> Result<()> {
     let (rank, size) = (world.rank(), world.size());
     let data: Vec<usize> = (0..BATCHES * size).collect();
-    let sampler = DistributedSampler::new(data.len(), 1)?.for_rank(rank, size)?;
-    let loader = Loader::new(data, sampler, |_: Vec<usize>, _: &BatchInfo| One)?;
+    let collate = |_: Vec<usize>, _: &BatchInfo| One;
+    let loader = Loader::new(world, data, Batch::per_rank(1), collate)?;
     let batches = Cell::new(0);
     let score = evaluate(world, &loader, |_| {
         batches.set(batches.get() + 1);

@@ -21,7 +21,6 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("precision", &["error"]),
     row("stop", &["error"]),
     row("unwind", &["error"]),
-    row("data", &["error"]),
     row("rendezvous/message", &["error"]),
     row("rendezvous/untrusted", &["error"]),
     row(
@@ -42,6 +41,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("plan", &["error", "layout", "strategy", "comm"]),
     row("world", &["error", "noise", "stop", "unwind", "comm"]),
     row("agreement", &["error", "comm", "world"]),
+    row("data", &["error", "world"]),
     row("numbers", &["error"]),
     row("reduction", &["error", "comm", "numbers", "world"]),
     row("values", &["error", "comm", "world"]),

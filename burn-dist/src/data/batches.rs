@@ -1,7 +1,7 @@
-//! The iterator over an epoch's batches, and the background thread that makes them.
+//! The iterator over an epoch's batches, and the background threads that make them.
 //!
-//! The thread works while the devices compute, blocks when it is far enough ahead, and ends with the iterator:
-//! the iterator returns an error if the thread has ended, and the thread stops if the iterator is dropped.
+//! The threads work while the devices compute, block when they are far enough ahead, and end with the iterator:
+//! the iterator returns an error if a thread has ended, and the threads stop if the iterator is dropped.
 
 use std::iter::FusedIterator;
 use std::sync::Arc;
@@ -11,17 +11,18 @@ use std::thread::{self, JoinHandle};
 
 use crate::{Error, Result};
 
-/// The batches of an epoch in order, made on a background thread.
+/// The batches of an epoch in order, made on background threads.
 ///
 /// An error ends the epoch: it comes once, in the place of its batch, and nothing comes after it. Dropping the
-/// iterator stops the thread and waits for it, at most for the one sample it may be reading.
+/// iterator stops the threads and waits for them, at most for the one sample that each may be reading.
 #[derive(Debug)]
 pub struct Batches<B> {
-    /// `None` once the iterator is being dropped.
-    receiver: Option<Receiver<Result<B>>>,
+    /// One for each thread; the threads take turns. Empty once the iterator is being dropped.
+    receivers: Vec<Receiver<Result<B>>>,
+    taken: usize,
     left: usize,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// The sending end of the channel, for the background thread.
@@ -43,33 +44,38 @@ impl<B> BatchSender<B> {
 }
 
 impl<B: Send + 'static> Batches<B> {
-    /// Starts `work`, which sends `count` batches, at most `ahead` of them before they are taken.
+    /// Starts so many threads, of which number `k` sends the batches `k`, `k + workers` and so on of `count`;
+    /// together they are at most `ahead` batches before those that are taken, and at least one each.
     pub(super) fn start(
         count: usize,
         ahead: usize,
-        work: impl FnOnce(&BatchSender<B>) + Send + 'static,
+        workers: usize,
+        work: impl Fn(usize, &BatchSender<B>) + Clone + Send + 'static,
     ) -> Result<Self> {
-        // The thread holds one batch more while it waits to send it.
-        let (sender, receiver) = sync_channel(ahead.saturating_sub(1));
-        let stop = Arc::new(AtomicBool::new(false));
-        let batch_sender = BatchSender {
-            sender,
-            stop: stop.clone(),
-        };
-        let thread = thread::Builder::new()
-            .name("burn-dist-data".into())
-            .spawn(move || work(&batch_sender))
-            .map_err(|cause| Error::Config {
-                what: "data loader".into(),
-                expected: "a background thread".into(),
-                found: cause.to_string(),
-            })?;
-        Ok(Self {
-            receiver: Some(receiver),
+        let mut batches = Self {
+            receivers: Vec::new(),
+            taken: 0,
             left: count,
-            stop,
-            thread: Some(thread),
-        })
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Vec::new(),
+        };
+        for worker in 0..workers.min(count).max(1) {
+            // A thread holds one batch more while it waits to send it.
+            let (sender, receiver) = sync_channel(ahead.div_ceil(workers).saturating_sub(1));
+            let stop = batches.stop.clone();
+            let (batch_sender, work) = (BatchSender { sender, stop }, work.clone());
+            let thread = thread::Builder::new()
+                .name(format!("burn-dist-data-{worker}"))
+                .spawn(move || work(worker, &batch_sender))
+                .map_err(|cause| Error::Config {
+                    what: "data loader".into(),
+                    expected: format!("{workers} background thread(s)"),
+                    found: cause.to_string(),
+                })?;
+            batches.receivers.push(receiver);
+            batches.threads.push(thread);
+        }
+        Ok(batches)
     }
 }
 
@@ -80,14 +86,20 @@ impl<B> Iterator for Batches<B> {
         if self.left == 0 {
             return None;
         }
-        let batch = self.receiver.as_ref()?.recv().unwrap_or_else(|_| {
+        let turn = self.taken % self.receivers.len().max(1);
+        let batch = self.receivers.get(turn)?.recv().unwrap_or_else(|_| {
             Err(Error::Config {
                 what: "data loader".into(),
-                expected: format!("{} more batches from its thread", self.left),
-                found: "that the thread has ended".into(),
+                expected: format!("{} more batches from its threads", self.left),
+                found: "that a thread has ended".into(),
             })
         });
-        self.left = if batch.is_ok() { self.left - 1 } else { 0 };
+        self.taken += 1;
+        self.left -= 1;
+        if batch.is_err() {
+            self.left = 0;
+            self.stop.store(true, Ordering::Relaxed);
+        }
         Some(batch)
     }
 
@@ -101,39 +113,11 @@ impl<B> FusedIterator for Batches<B> {}
 impl<B> Drop for Batches<B> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // The receiver goes first, which wakes a thread that waits for room.
-        self.receiver = None;
-        if let Some(thread) = self.thread.take() {
+        // The receivers go first, which wakes threads that wait for room.
+        self.receivers.clear();
+        for thread in self.threads.drain(..) {
             // A panic of the thread was returned by `next`, unless the iterator was dropped before.
             let _ = thread.join();
         }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thread_that_dies_without_a_word_is_an_error() {
-        let mut batches = Batches::start(3, 2, |sender| {
-            sender.send(Ok('a'));
-        })
-        .unwrap();
-        assert_eq!(batches.size_hint(), (1, Some(3)));
-        assert_eq!(batches.next().unwrap().unwrap(), 'a');
-        assert_eq!(
-            batches.next().unwrap().unwrap_err().to_string(),
-            "data loader: expected 2 more batches from its thread, found that the thread has ended"
-        );
-        assert!(batches.next().is_none());
-    }
-
-    #[test]
-    fn dropping_wakes_a_thread_that_waits_for_room() {
-        // Without the wake-up this test would never end.
-        let batches = Batches::start(100, 1, |sender| while sender.send(Ok(())) {}).unwrap();
-        drop(batches);
     }
 }

@@ -1,4 +1,4 @@
-//! The loader: batches of samples, made ahead on a background thread.
+//! The loader: batches of samples, made ahead on background threads.
 //!
 //! Reading and decoding take time in which a device would idle. The loader knows no device: the closure that
 //! builds a batch decides if it holds host arrays or tensors.
@@ -6,42 +6,45 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::batches::BatchSender;
-use super::{Batches, Dataset, DistributedSampler, Step};
-use crate::{Error, Result};
+use super::{Batch, Batches, Dataset, DistributedSampler, Step};
+use crate::{Error, Result, World};
 
 /// Batches that are made ahead by default: one that is ready, and one that is being made.
 const PREFETCH: usize = 2;
 
-/// Makes one rank's batches of each epoch on a background thread.
+/// Makes one rank's batches of each epoch on background threads.
 ///
-/// Each epoch starts one thread, which stays a few batches ahead of the training loop and holds as many
-/// batches in memory ([`with_prefetch`](Loader::with_prefetch)). A batch does not depend on the thread's
-/// timing, so that the same epoch gives the same batches every time.
+/// Each epoch starts one thread, or more ([`with_workers`](Loader::with_workers)), which stay a few batches
+/// ahead of the training loop and hold as many batches in memory ([`with_prefetch`](Loader::with_prefetch)). Batches
+/// come in the order of the steps and do not depend on the threads' timing: the same epoch gives the same
+/// batches every time.
 ///
 /// # Example
 ///
 /// ```
-/// use burn_dist::data::{DistributedSampler, Loader};
+/// use burn_dist::prelude::*;
 ///
-/// let samples = vec![10.0, 20.0, 30.0, 40.0, 50.0];
-/// let sampler = DistributedSampler::new(samples.len(), 2)?;
-/// // Here a batch is a weighted sum; usually it holds tensors.
-/// let loader = Loader::new(samples, sampler, |items, info| {
-///     items.iter().zip(&info.weights).map(|(x, w)| x * w).sum::<f32>()
+/// let sums = Threads::new(2).run(|world| {
+///     let samples = vec![10.0, 20.0, 30.0, 40.0, 50.0];
+///     // Here a batch is a weighted sum; usually it holds tensors.
+///     let loader = Loader::new(&world, samples, Batch::per_rank(2), |items, info| {
+///         items.iter().zip(&info.weights).map(|(x, w)| x * w).sum::<f32>()
+///     })?;
+///     loader.epoch(0)?.collect::<Result<Vec<_>>>()
 /// })?;
-///
-/// let batches = loader.epoch(0)?.collect::<burn_dist::Result<Vec<_>>>()?;
-/// assert_eq!(batches, [30.0, 70.0, 50.0]);
+/// // The last sample is rank 0's; rank 1 gets padding of weight 0.
+/// assert_eq!(sums, [[30.0, 50.0], [70.0, 0.0]]);
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
 ///
-/// PyTorch: `torch.utils.data.DataLoader` with one worker.
+/// PyTorch: `torch.utils.data.DataLoader` with a `DistributedSampler`.
 pub struct Loader<B> {
     sampler: DistributedSampler,
     prefetch: usize,
+    workers: usize,
     make: Arc<Make<B>>,
 }
 
@@ -66,15 +69,46 @@ pub struct BatchInfo {
 }
 
 impl<B: Send + 'static> Loader<B> {
-    /// A loader of `dataset` in the order of `sampler`, with `collate` making a batch of the items.
+    /// This rank's share of `dataset`, with `collate` making a batch of the items. All ranks call it.
     ///
-    /// `collate` runs on the background thread. It always gets at least one item: a rank without samples in a
+    /// `collate` runs on a background thread. It always gets at least one item: a rank without samples in a
     /// step gets the dataset's first one with weight 0.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the sampler was made for another number of samples than the dataset has.
+    /// [`Error::Config`] for an empty dataset, and for a batch that is empty, that the ranks do not divide, or
+    /// of which [`drop_last`](Batch::drop_last) leaves none.
     pub fn new<D: Dataset + 'static>(
+        world: &World,
+        dataset: D,
+        batch: Batch,
+        collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let rank = (world.rank(), world.size());
+        let sampler = DistributedSampler::new(dataset.len(), batch, rank)?;
+        Self::with_sampler(dataset, sampler, collate)
+    }
+
+    /// All of `dataset` on every rank that calls it: each reads the same samples.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Loader::new).
+    pub fn replicated<D: Dataset + 'static>(
+        dataset: D,
+        batch: Batch,
+        collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let sampler = DistributedSampler::new(dataset.len(), batch, (0, 1))?;
+        Self::with_sampler(dataset, sampler, collate)
+    }
+
+    /// The samples of `dataset` that `sampler` takes, in its order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the sampler was made for another number of samples than the dataset has.
+    pub fn with_sampler<D: Dataset + 'static>(
         dataset: D,
         sampler: DistributedSampler,
         collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
@@ -104,11 +138,35 @@ impl<B: Send + 'static> Loader<B> {
         Ok(Self {
             sampler,
             prefetch: PREFETCH,
+            workers: 1,
             make: Arc::new(make),
         })
     }
 
-    /// The same, staying `batches` ahead of the training loop (2 unless told otherwise).
+    /// The same in a random order, a new one each epoch; all ranks must pass the same seed.
+    #[must_use]
+    pub fn shuffled(self, seed: u64) -> Self {
+        Self {
+            sampler: self.sampler.shuffled(seed),
+            ..self
+        }
+    }
+
+    /// The same with so many threads (1 unless told otherwise), which make different batches at the same
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if `workers` is 0.
+    pub fn with_workers(self, workers: usize) -> Result<Self> {
+        if workers == 0 {
+            return Err(Error::config("workers", "at least 1 thread", 0));
+        }
+        Ok(Self { workers, ..self })
+    }
+
+    /// The same, staying `batches` ahead of the training loop (2 unless told otherwise), or one for each
+    /// worker if those are more.
     ///
     /// # Errors
     ///
@@ -127,7 +185,7 @@ impl<B: Send + 'static> Loader<B> {
         })
     }
 
-    /// This rank's batches of an epoch; starts the thread.
+    /// This rank's batches of an epoch; starts the threads.
     ///
     /// # Errors
     ///
@@ -143,10 +201,13 @@ impl<B: Send + 'static> Loader<B> {
     ///
     /// Those of [`epoch`](Loader::epoch).
     pub fn resume(&self, epoch: u64, step: usize) -> Result<Batches<B>> {
-        let (sampler, make) = (self.sampler.clone(), self.make.clone());
+        let (sampler, make, workers) = (self.sampler.clone(), self.make.clone(), self.workers);
         let count = self.steps().saturating_sub(step);
-        Batches::start(count, self.prefetch, move |sender| {
-            for step in sampler.epoch(epoch).skip(step) {
+        // The order is drawn once, by the thread that comes first.
+        let order = Arc::new(OnceLock::new());
+        Batches::start(count, self.prefetch, workers, move |worker, sender| {
+            let steps = order.get_or_init(|| sampler.epoch(epoch)).clone();
+            for step in steps.skip(step).skip(worker).step_by(workers) {
                 let Some(batch) = make(step, sender) else {
                     return;
                 };
@@ -167,7 +228,7 @@ impl<B: Send + 'static> Loader<B> {
     /// The number of samples in an epoch, of all ranks together.
     #[must_use]
     pub fn samples(&self) -> usize {
-        self.sampler.len()
+        self.sampler.samples()
     }
 }
 
@@ -176,6 +237,7 @@ impl<B> fmt::Debug for Loader<B> {
         f.debug_struct("Loader")
             .field("sampler", &self.sampler)
             .field("prefetch", &self.prefetch)
+            .field("workers", &self.workers)
             .finish_non_exhaustive()
     }
 }
@@ -275,25 +337,29 @@ mod tests {
     }
 
     fn loader(dataset: Ten) -> Loader<Vec<usize>> {
-        let sampler = DistributedSampler::new(10, 2).unwrap();
-        Loader::new(dataset, sampler, |items, _| items).unwrap()
+        Loader::replicated(dataset, Batch::per_rank(2), |items, _| items).unwrap()
     }
 
     #[test]
     fn batches_come_in_the_samplers_order() {
-        let sampler = DistributedSampler::new(10, 3).unwrap().shuffled(7);
+        let sampler = DistributedSampler::new(10, Batch::per_rank(3), (0, 1)).unwrap();
+        let sampler = sampler.shuffled(7);
         let expected: Vec<_> = sampler.epoch(4).map(|step| step.indices).collect();
-        let loader = Loader::new(Ten::default(), sampler, |items, info| {
-            assert_eq!(items, info.indices);
-            items
-        });
-        let loader = loader.unwrap();
-        assert_eq!(loader.steps(), 4);
-        let all: Result<Vec<_>> = loader.epoch(4).unwrap().collect();
-        assert_eq!(all.unwrap(), expected);
-        let resumed: Result<Vec<_>> = loader.resume(4, 2).unwrap().collect();
-        assert_eq!(resumed.unwrap(), expected[2..]);
-        assert_eq!(loader.resume(4, 9).unwrap().count(), 0);
+        for workers in [1, 2, 3, 7] {
+            let loader = Loader::with_sampler(Ten::default(), sampler.clone(), |items, info| {
+                assert_eq!(items, info.indices);
+                // The first batches take longest.
+                sleep(Duration::from_millis(10 / (1 + info.step as u64)));
+                items
+            });
+            let loader = loader.unwrap().with_workers(workers).unwrap();
+            assert_eq!(loader.steps(), 4);
+            let all: Result<Vec<_>> = loader.epoch(4).unwrap().collect();
+            assert_eq!(all.unwrap(), expected, "{workers} workers");
+            let resumed: Result<Vec<_>> = loader.resume(4, 2).unwrap().collect();
+            assert_eq!(resumed.unwrap(), expected[2..], "{workers} workers");
+            assert_eq!(loader.resume(4, 9).unwrap().count(), 0);
+        }
     }
 
     #[test]
@@ -327,19 +393,37 @@ mod tests {
         assert_eq!(reads.strong_count(), 0);
     }
 
-    /// Batches 0 to 2 arrive, batch 3 is the error, and then the epoch is over.
+    /// Batches 0 to 2 arrive, batch 3 is the error, and then the epoch is over: with any number of workers.
     fn error_of(on_six: fn() -> Result<usize>) -> String {
-        let on_six = Some(on_six);
-        let mut batches = loader(Ten {
-            on_six,
-            ..Ten::default()
-        })
-        .epoch(0)
-        .unwrap();
-        assert_eq!(batches.by_ref().take(3).filter(Result::is_ok).count(), 3);
-        let error = batches.next().unwrap().unwrap_err();
-        assert!(batches.next().is_none());
-        error.to_string()
+        let of = |workers| {
+            let ten = Ten {
+                on_six: Some(on_six),
+                ..Ten::default()
+            };
+            let loader = loader(ten).with_workers(workers).unwrap();
+            let mut batches = loader.epoch(0).unwrap();
+            assert_eq!(batches.by_ref().take(3).filter(Result::is_ok).count(), 3);
+            let error = batches.next().unwrap().unwrap_err();
+            assert!(batches.next().is_none());
+            error.to_string()
+        };
+        assert_eq!(of(1), of(3));
+        of(1)
+    }
+
+    #[test]
+    fn several_workers_work_at_the_same_time() {
+        let meeting = Arc::new(std::sync::Barrier::new(3));
+        // Each of three batches waits until the others are being made, too.
+        let collate = move |items: Vec<usize>, _: &BatchInfo| {
+            meeting.wait();
+            items
+        };
+        let six: Vec<usize> = (0..6).collect();
+        let loader = Loader::replicated(six, Batch::per_rank(2), collate).unwrap();
+        let loader = loader.with_workers(3).unwrap();
+        let all: Result<Vec<_>> = loader.epoch(0).unwrap().collect();
+        assert_eq!(all.unwrap(), [[0, 1], [2, 3], [4, 5]]);
     }
 
     #[test]
@@ -365,8 +449,7 @@ mod tests {
 
     #[test]
     fn a_panic_of_the_batch_closure_names_the_step() {
-        let sampler = DistributedSampler::new(10, 2).unwrap();
-        let loader = Loader::new(Ten::default(), sampler, |_, info| {
+        let loader = Loader::replicated(Ten::default(), Batch::per_rank(2), |_, info| {
             assert!(info.step < 1, "too late");
         });
         let error = loader.unwrap().epoch(3).unwrap().nth(1).unwrap();
@@ -380,9 +463,9 @@ mod tests {
     fn a_rank_without_samples_gets_padding_of_weight_zero() {
         // Steps of 4 over 3 ranks, 10 samples: the last step has 1 sample, for rank 0.
         let info = |rank| {
-            let sampler = DistributedSampler::new(10, 3).unwrap();
-            let sampler = sampler.for_rank(rank, 3).unwrap();
-            let loader = Loader::new(Ten::default(), sampler, |items, info| (items, info.clone()));
+            let sampler = DistributedSampler::new(10, Batch::per_rank(3), (rank, 3)).unwrap();
+            let collate = |items, info: &BatchInfo| (items, info.clone());
+            let loader = Loader::with_sampler(Ten::default(), sampler, collate);
             let (items, info) = loader.unwrap().epoch(0).unwrap().last().unwrap().unwrap();
             assert_eq!(items, info.indices);
             (info.indices, info.weights, info.count, info.global_count)
@@ -394,8 +477,8 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_an_error() {
-        let sampler = DistributedSampler::new(9, 2).unwrap();
-        let error = Loader::new(Ten::default(), sampler, |_, _| ()).unwrap_err();
+        let sampler = DistributedSampler::new(9, Batch::per_rank(2), (0, 1)).unwrap();
+        let error = Loader::with_sampler(Ten::default(), sampler, |_, _| ()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "data loader: expected a sampler over the dataset's 10 samples, found one over 9"
@@ -404,6 +487,11 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "prefetch: expected at least 1 batch ahead, found 0"
+        );
+        let error = loader(Ten::default()).with_workers(0).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "workers: expected at least 1 thread, found 0"
         );
     }
 }

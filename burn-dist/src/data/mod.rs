@@ -6,7 +6,8 @@
 //! have to be the same too:
 //!
 //! 1. **Every sample once.** In an epoch each sample of the dataset goes to exactly one rank in exactly one
-//!    step. Nothing is repeated and nothing is dropped, whatever the length and the number of ranks.
+//!    step. Nothing is repeated, whatever the length and the number of ranks, and nothing is dropped unless
+//!    asked for ([`Batch::drop_last`]).
 //! 2. **The same global batches for every world.** Step `s` takes the next `world * batch` samples of one
 //!    global order, which depends on the seed and the epoch alone, and rank `r` takes its part of them. Four
 //!    ranks with 8 samples each, two with 16 and one device with 32 therefore see the same 32 samples in
@@ -42,18 +43,21 @@
 //!
 //! # Parts
 //!
-//! - [`DistributedSampler`]: the indices, pure arithmetic;
 //! - [`Dataset`]: samples by index;
-//! - [`Loader`]: both together, on a background thread, a few batches ahead;
+//! - [`Batch`]: how many a step takes, for each rank or over all;
+//! - [`Loader`]: a rank's batches, made on background threads, a few ahead;
+//! - [`DistributedSampler`]: the indices alone, pure arithmetic;
 //! - [`Stream`]: random numbers addressed by what they are for, so that augmentation does not depend on
 //!   which rank or thread does it.
 
+mod batch;
 mod batches;
 mod dataset;
 mod loader;
 mod sampler;
 mod stream;
 
+pub use batch::Batch;
 pub use batches::Batches;
 pub use dataset::Dataset;
 pub use loader::{BatchInfo, Loader};

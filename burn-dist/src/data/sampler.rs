@@ -4,16 +4,19 @@
 //! again for any epoch and step after a restart.
 
 use std::iter::FusedIterator;
+use std::sync::Arc;
 
-use super::Stream;
+use super::{Batch, Stream};
 use crate::{Error, Result};
 
 /// Cuts each epoch into global batches and gives every rank its part.
 ///
-/// The order of an epoch depends on the length, the seed and the epoch only. Step `s` takes the next
-/// `world * batch` samples of it; rank `r` takes the `r`-th part of those. Every sample is taken once, all
-/// ranks have the same number of steps, and within a step the ranks' counts differ by at most one (see the
-/// [module](crate::data) for what that asks of the loss).
+/// The order of an epoch depends on the length, the seed and the epoch only. Step `s` takes the next global
+/// batch of it; rank `r` takes the `r`-th part of those samples. Every sample is taken once (but for those that
+/// [`Batch::drop_last`] leaves out), all ranks have the same number of steps, and within a step the ranks' counts
+/// differ by at most one (see the [module](crate::data) for what that asks of the loss).
+///
+/// A [`Loader`](super::Loader) makes its own from the world; this is for programs that load in another way.
 ///
 /// The sampler itself is a few numbers. An epoch in a shuffled order costs one permutation: 8 bytes and about
 /// 15 ns a sample.
@@ -21,12 +24,12 @@ use crate::{Error, Result};
 /// # Example
 ///
 /// ```
-/// use burn_dist::data::DistributedSampler;
+/// use burn_dist::data::{Batch, DistributedSampler};
 ///
 /// // Ten samples, three ranks, two samples a rank and step: 6 samples, then the remaining 4.
 /// let mut seen = Vec::new();
 /// for rank in 0..3 {
-///     let sampler = DistributedSampler::new(10, 2)?.for_rank(rank, 3)?.shuffled(42);
+///     let sampler = DistributedSampler::new(10, Batch::per_rank(2), (rank, 3))?.shuffled(42);
 ///     assert_eq!(sampler.steps(), 2);
 ///     for step in sampler.epoch(0) {
 ///         seen.extend(step.indices);
@@ -42,7 +45,9 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DistributedSampler {
     len: usize,
+    /// Samples of all ranks in a full step.
     batch: usize,
+    drop_last: bool,
     rank: usize,
     world: usize,
     seed: Option<u64>,
@@ -62,51 +67,35 @@ pub struct Step {
 }
 
 impl DistributedSampler {
-    /// A sampler for a single device: `len` samples in their own order, `batch` of them a step.
+    /// The part of rank `rank` of `world` ranks in `len` samples, in their own order.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if there are no samples or the batch is empty.
-    pub fn new(len: usize, batch: usize) -> Result<Self> {
+    /// [`Error::Config`] if there are no samples or no ranks, `rank` is not one of them, the batch is empty or not
+    /// what the ranks divide, or no step is left without the last samples.
+    pub fn new(len: usize, batch: Batch, (rank, world): (usize, usize)) -> Result<Self> {
         if len == 0 {
             return Err(Error::config("dataset length", "at least 1 sample", len));
         }
-        if batch == 0 {
-            return Err(Error::config(
-                "batch size",
-                "at least 1 sample a rank",
-                batch,
-            ));
-        }
-        Ok(Self {
-            len,
-            batch,
-            rank: 0,
-            world: 1,
-            seed: None,
-        })
-    }
-
-    /// The same for rank `rank` of `world` ranks; the batch size stays that of one rank.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`] if there are no ranks, or `rank` is not one of them.
-    pub fn for_rank(self, rank: usize, world: usize) -> Result<Self> {
         if world == 0 {
             return Err(Error::config("world size", "at least 1 rank", world));
         }
         if rank >= world {
-            return Err(Error::config(
-                "rank",
-                format!("less than the world size {world}"),
-                rank,
-            ));
+            let expected = format!("less than the world size {world}");
+            return Err(Error::config("rank", expected, rank));
+        }
+        let (of_all, drop_last) = (batch.of_all(world)?, batch.drops_last());
+        if drop_last && len < of_all {
+            let expected = format!("at least the {of_all} samples of one step, as drop_last is on");
+            return Err(Error::config("dataset length", expected, len));
         }
         Ok(Self {
+            len,
+            batch: of_all,
+            drop_last,
             rank,
             world,
-            ..self
+            seed: None,
         })
     }
 
@@ -129,7 +118,21 @@ impl DistributedSampler {
     /// The number of steps in an epoch, the same on every rank.
     #[must_use]
     pub fn steps(&self) -> usize {
-        self.len.div_ceil(self.global_batch())
+        if self.drop_last {
+            self.len / self.batch
+        } else {
+            self.len.div_ceil(self.batch)
+        }
+    }
+
+    /// The number of samples that an epoch takes, of all ranks together.
+    #[must_use]
+    pub fn samples(&self) -> usize {
+        if self.drop_last {
+            self.len / self.batch * self.batch
+        } else {
+            self.len
+        }
     }
 
     /// This rank's steps of an epoch.
@@ -141,7 +144,7 @@ impl DistributedSampler {
         let order = self.seed.map(|seed| {
             let mut order: Vec<usize> = (0..self.len).collect();
             Stream::new(*b"sampling", seed, epoch, 0).shuffle(&mut order);
-            order
+            order.into()
         });
         Epoch {
             sampler: self.clone(),
@@ -159,15 +162,10 @@ impl DistributedSampler {
         self.epoch(epoch).nth(step)
     }
 
-    /// A product too large for `usize` is larger than any dataset, too: one step takes it all.
-    fn global_batch(&self) -> usize {
-        self.world.saturating_mul(self.batch)
-    }
-
     /// The positions in the epoch's order that this rank takes, and the count over all ranks.
     fn part(&self, step: usize) -> (std::ops::Range<usize>, usize) {
-        let start = step * self.global_batch();
-        let count = self.global_batch().min(self.len - start);
+        let start = step * self.batch;
+        let count = self.batch.min(self.len - start);
         // The first `extra` ranks take one sample more. In a full batch there are none, and `each` is `batch`.
         let (each, extra) = (count / self.world, count % self.world);
         let begin = start + self.rank * each + self.rank.min(extra);
@@ -182,7 +180,7 @@ pub struct Epoch {
     sampler: DistributedSampler,
     epoch: u64,
     /// `None` for the dataset's own order.
-    order: Option<Vec<usize>>,
+    order: Option<Arc<[usize]>>,
     next: usize,
 }
 
@@ -233,8 +231,8 @@ mod tests {
     fn ranks(len: usize, batch: usize, world: usize, seed: Option<u64>) -> Vec<Vec<Step>> {
         (0..world)
             .map(|rank| {
-                let sampler = DistributedSampler::new(len, batch).unwrap();
-                let sampler = sampler.for_rank(rank, world).unwrap();
+                let batch = Batch::per_rank(batch);
+                let sampler = DistributedSampler::new(len, batch, (rank, world)).unwrap();
                 match seed {
                     Some(seed) => sampler.shuffled(seed).epoch(5).collect(),
                     None => sampler.epoch(5).collect(),
@@ -294,8 +292,9 @@ mod tests {
             skip in 0..60_usize,
             seed: u64,
         ) {
-            let sampler = DistributedSampler::new(len, 3).unwrap();
-            let sampler = sampler.for_rank(world - 1, world).unwrap().shuffled(seed);
+            let rank = (world - 1, world);
+            let sampler = DistributedSampler::new(len, Batch::per_rank(3), rank).unwrap();
+            let sampler = sampler.shuffled(seed);
             let all: Vec<_> = sampler.epoch(1).collect();
             let resumed: Vec<_> = sampler.epoch(1).skip(skip).collect();
             prop_assert_eq!(&resumed[..], &all[skip.min(all.len())..]);
@@ -306,7 +305,7 @@ mod tests {
 
     #[test]
     fn epochs_and_seeds_have_their_own_order() {
-        let sampler = DistributedSampler::new(100, 100).unwrap();
+        let sampler = DistributedSampler::new(100, Batch::per_rank(100), (0, 1)).unwrap();
         let order = |seed, epoch| {
             sampler
                 .clone()
@@ -335,31 +334,90 @@ mod tests {
 
     #[test]
     fn a_batch_beyond_usize_takes_the_whole_dataset() {
-        let sampler = DistributedSampler::new(10, usize::MAX).unwrap();
-        let sampler = sampler.for_rank(1, 2).unwrap();
+        let all = Batch::per_rank(usize::MAX);
+        let sampler = DistributedSampler::new(10, all, (1, 2)).unwrap();
         assert_eq!(sampler.steps(), 1);
         assert_eq!(sampler.batch(0, 0).unwrap().indices, [5, 6, 7, 8, 9]);
     }
 
     #[test]
+    fn a_global_batch_is_that_of_one_device_in_any_world() {
+        let of = |world| -> Vec<Vec<usize>> {
+            let parts = (0..world).map(|rank| {
+                let sampler =
+                    DistributedSampler::new(29, Batch::global(12).uneven(), (rank, world));
+                sampler
+                    .unwrap()
+                    .shuffled(3)
+                    .epoch(1)
+                    .map(|step| step.indices)
+                    .collect()
+            });
+            let parts: Vec<Vec<Vec<usize>>> = parts.collect();
+            (0..parts[0].len())
+                .map(|step| parts.iter().flat_map(|part| part[step].clone()).collect())
+                .collect()
+        };
+        for world in [2, 3, 5, 7, 13] {
+            assert_eq!(of(world), of(1), "{world} ranks");
+        }
+    }
+
+    #[test]
+    fn without_the_last_samples_all_steps_are_full() {
+        for (len, world) in [(29, 1), (29, 3), (12, 2), (24, 4)] {
+            for rank in 0..world {
+                let batch = Batch::global(12).drop_last();
+                let sampler = DistributedSampler::new(len, batch, (rank, world)).unwrap();
+                let steps: Vec<_> = sampler.epoch(0).collect();
+                assert_eq!((steps.len(), sampler.steps()), (len / 12, len / 12));
+                assert_eq!(sampler.samples(), len / 12 * 12);
+                assert!(steps.iter().all(|step| step.indices.len() == 12 / world));
+                assert!(steps.iter().all(|step| step.global_count == 12));
+            }
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_an_error() {
-        let sampler = || DistributedSampler::new(10, 2).unwrap();
-        let message = |result: Result<_>| result.unwrap_err().to_string();
-        assert_eq!(
-            message(DistributedSampler::new(0, 2)),
-            "dataset length: expected at least 1 sample, found 0"
-        );
-        assert_eq!(
-            message(DistributedSampler::new(10, 0)),
-            "batch size: expected at least 1 sample a rank, found 0"
-        );
-        assert_eq!(
-            message(sampler().for_rank(0, 0)),
-            "world size: expected at least 1 rank, found 0"
-        );
-        assert_eq!(
-            message(sampler().for_rank(4, 4)),
-            "rank: expected less than the world size 4, found 4"
-        );
+        let message = |len, batch, rank| {
+            let sampler = DistributedSampler::new(len, batch, rank);
+            sampler.unwrap_err().to_string()
+        };
+        let two = Batch::per_rank(2);
+        for (found, wanted) in [
+            (
+                message(0, two, (0, 1)),
+                "dataset length: expected at least 1 sample, found 0",
+            ),
+            (
+                message(10, Batch::per_rank(0), (0, 1)),
+                "batch size: expected at least 1 sample a rank, found 0",
+            ),
+            (
+                message(10, Batch::global(0), (0, 1)),
+                "batch size: expected at least 1 sample a step, found 0",
+            ),
+            (
+                message(10, two, (0, 0)),
+                "world size: expected at least 1 rank, found 0",
+            ),
+            (
+                message(10, two, (4, 4)),
+                "rank: expected less than the world size 4, found 4",
+            ),
+            (
+                message(10, Batch::global(8), (0, 3)),
+                "the global batch: expected a number of samples that 3 ranks divide; or \
+                 Batch::uneven(), with a summed loss, found 8",
+            ),
+            (
+                message(7, Batch::per_rank(4).drop_last(), (1, 2)),
+                "dataset length: expected at least the 8 samples of one step, as drop_last is on, \
+                 found 7",
+            ),
+        ] {
+            assert_eq!(found, wanted);
+        }
     }
 }

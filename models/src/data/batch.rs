@@ -179,14 +179,14 @@ impl ImageBatcher {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn_dist::data::{DistributedSampler, Loader};
+    use burn_dist::data::{Batch, DistributedSampler, Loader};
 
     use super::*;
     use crate::data::Synthetic;
 
     fn batches(sampler: DistributedSampler, batcher: ImageBatcher, epoch: u64) -> Vec<ImageBatch> {
         let data = Synthetic::train(3, sampler.len());
-        let loader = Loader::new(data, sampler, move |items, info| {
+        let loader = Loader::with_sampler(data, sampler, move |items, info| {
             batcher.collate(&items, info)
         });
         loader
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn images_are_scaled_to_the_side_that_was_set() {
-        let sampler = || DistributedSampler::new(3, 3).unwrap();
+        let sampler = || DistributedSampler::new(3, Batch::per_rank(3), (0, 1)).unwrap();
         let plain = batches(sampler(), ImageBatcher::new(&Device::flex()), 0);
         let large = ImageBatcher::new(&Device::flex()).with_side(64);
         let large = batches(sampler(), large, 0);
@@ -241,28 +241,28 @@ mod tests {
 
     #[test]
     fn augmented_images_are_the_same_for_any_number_of_ranks() {
-        let sampler = |batch| DistributedSampler::new(22, batch).unwrap().shuffled(9);
+        let sampler = |rank| {
+            let sampler = DistributedSampler::new(22, Batch::global(8), rank);
+            sampler.unwrap().shuffled(9)
+        };
         let batcher = || ImageBatcher::new(&Device::flex()).with_augmentation(1);
-        let whole = batches(sampler(8), batcher(), 2);
+        let whole = batches(sampler((0, 1)), batcher(), 2);
         let parts: Vec<_> = (0..4)
-            .map(|rank| batches(sampler(2).for_rank(rank, 4).unwrap(), batcher(), 2))
+            .map(|rank| batches(sampler((rank, 4)), batcher(), 2))
             .collect();
         for (step, whole) in whole.iter().enumerate() {
             let together: Vec<f32> = parts.iter().flat_map(|part| pixels(&part[step])).collect();
             assert_eq!(together, pixels(whole));
         }
         assert_ne!(
-            pixels(&batches(sampler(8), batcher(), 3)[0]),
+            pixels(&batches(sampler((0, 1)), batcher(), 3)[0]),
             pixels(&whole[0])
         );
     }
 
     #[test]
     fn padding_has_no_weight() {
-        let sampler = DistributedSampler::new(1, 4)
-            .unwrap()
-            .for_rank(1, 2)
-            .unwrap();
+        let sampler = DistributedSampler::new(1, Batch::per_rank(4), (1, 2)).unwrap();
         let batch = batches(sampler, ImageBatcher::new(&Device::flex()), 0).remove(0);
         assert_eq!(batch.images.dims(), [1, CHANNELS, SIDE, SIDE]);
         assert_eq!(batch.weights.into_scalar::<f32>(), 0.0);

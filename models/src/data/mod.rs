@@ -7,14 +7,14 @@
 //!
 //! ```
 //! use burn::tensor::Device;
-//! use burn_dist::data::{DistributedSampler, Loader};
+//! use burn_dist::data::{Batch, Loader};
 //! use burn_dist_models::data::{ImageBatcher, Synthetic};
 //!
 //! let train = Synthetic::train(42, 64);
-//! // What changes for several ranks is `.for_rank(rank, world)?`, and nothing else.
-//! let sampler = DistributedSampler::new(64, 16)?.shuffled(42);
 //! let batcher = ImageBatcher::new(&Device::flex()).with_augmentation(42);
-//! let loader = Loader::new(train, sampler, move |items, info| batcher.collate(&items, info))?;
+//! let collate = move |items: Vec<_>, info: &_| batcher.collate(&items, info);
+//! // On several ranks: `Loader::new(&world, ..)`, each its share.
+//! let loader = Loader::replicated(train, Batch::per_rank(16), collate)?.shuffled(42);
 //!
 //! for batch in loader.epoch(0)? {
 //!     let batch = batch?;

@@ -3,7 +3,7 @@
 use super::{Schedule, WeightArgs};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
-use burn_dist::data::{BatchInfo, Dataset, DistributedSampler, Loader};
+use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
 use burn_dist::{Error, GradScaler, Precision, Result, Shadow, ShardedGradients, Strategy, World};
 use clap::Args;
@@ -203,8 +203,8 @@ impl RunArgs {
         if self.accumulate == 0 {
             return Err(Error::config("--accumulate", "at least 1", 0));
         }
-        let sampler = self.sampler(world, data.len())?.shuffled(self.seed);
-        Loader::new(data, sampler, collate)
+        let loader = Loader::new(world, data, self.batch(), collate)?;
+        Ok(loader.shuffled(self.seed))
     }
 
     /// This rank's share of a test set.
@@ -217,12 +217,11 @@ impl RunArgs {
         data: D,
         collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
     ) -> Result<Loader<B>> {
-        let sampler = self.sampler(world, data.len())?;
-        Loader::new(data, sampler, collate)
+        Loader::new(world, data, self.batch(), collate)
     }
 
-    fn sampler(&self, world: &World, len: usize) -> Result<DistributedSampler> {
-        DistributedSampler::new(len, self.per_gpu_batch)?.for_rank(world.rank(), world.size())
+    fn batch(&self) -> Batch {
+        Batch::per_rank(self.per_gpu_batch)
     }
 
     /// The learning rate of a run of `steps`.

@@ -192,7 +192,7 @@ impl Course {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use burn_dist::data::DistributedSampler;
+    use burn_dist::data::Batch;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -207,8 +207,8 @@ mod tests {
             .into_iter()
             .chain(args.split_whitespace());
         let run = Only::parse_from(args).run;
-        let sampler = DistributedSampler::new(5, 1).unwrap();
-        let data = Loader::new((0..5).collect::<Vec<_>>(), sampler, |items, _| items[0]);
+        let five: Vec<usize> = (0..5).collect();
+        let data = Loader::replicated(five, Batch::per_rank(1), |items, _| items[0]);
         (Course::new(&run, (3, 1), 5), data.unwrap())
     }
 

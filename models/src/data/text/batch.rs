@@ -130,7 +130,7 @@ impl TextBatcher {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use burn_dist::data::{DistributedSampler, Loader};
+    use burn_dist::data::{Batch, DistributedSampler, Loader};
 
     use super::*;
     use crate::BertConfig;
@@ -147,13 +147,12 @@ mod tests {
             text(&[2, 8, 9, 3], 1),
             text(&[2, 7, 3], 2),
         ];
-        let sampler = DistributedSampler::new(3, 1).unwrap();
-        let sampler = sampler.for_rank(rank, 2).unwrap();
+        let sampler = DistributedSampler::new(3, Batch::per_rank(1), (rank, 2)).unwrap();
         let batcher = TextBatcher {
             device: Device::flex(),
             pad: 5,
         };
-        let loader = Loader::new(texts, sampler, move |items, info| {
+        let loader = Loader::with_sampler(texts, sampler, move |items, info| {
             batcher.collate(&items, info)
         });
         let batches = loader.unwrap().epoch(0).unwrap();

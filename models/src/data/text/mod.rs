@@ -7,15 +7,16 @@
 //!
 //! ```
 //! use burn::tensor::Device;
-//! use burn_dist::data::{DistributedSampler, Loader};
+//! use burn_dist::data::{Batch, Loader};
 //! use burn_dist_models::data::text::{Newswire, TextBatcher, Tokenized, Tokenizer};
 //!
 //! let train = Newswire::train(42, 64);
 //! let tokenizer = Tokenizer::train(&train, 500)?.with_max_length(32)?;
 //! let batcher = TextBatcher::new(&tokenizer, &Device::flex());
 //! let train = Tokenized::new(train, tokenizer);
-//! let sampler = DistributedSampler::new(64, 16)?.shuffled(42);
-//! let loader = Loader::new(train, sampler, move |items, info| batcher.collate(&items, info))?;
+//! // On several ranks: `Loader::new(&world, ..)`, each its share.
+//! let collate = move |items: Vec<_>, info: &_| batcher.collate(&items, info);
+//! let loader = Loader::replicated(train, Batch::per_rank(16), collate)?.shuffled(42);
 //!
 //! for batch in loader.epoch(0)? {
 //!     let [texts, tokens] = batch?.tokens.ids.dims();
