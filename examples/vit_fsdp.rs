@@ -74,17 +74,17 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how the classes are numbered.
-    let mut course = run.course(world, &data);
+    let mut steps = run.steps_over(world, &data)?;
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
         let (progress, saved, named);
         (model, optimizer, (progress, saved, named)) = world.load(folder, model, optimizer)?;
         scaler = run.scaler(Some(saved));
         same_classes(named, &classes)?;
-        course.resume(&progress)?;
-        meter.resumed(course.done(), folder);
+        steps.resume(&progress)?;
+        meter.resumed(steps.done(), folder);
     }
-    meter.begin(course.steps(), course.done());
+    meter.begin(steps.steps(), steps.done());
 
     // All ranks evaluate together, and each sample counts once.
     let evaluated = |model: &Vit| {
@@ -99,17 +99,17 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         cross_entropy_sum(logits, labels, Some(weights))
     };
     let mut last = None;
-    while let Some(mut batches) = course.epoch(&data)? {
-        while let Some(step) = meter.time(Phase::Data, || course.step(&mut batches))? {
+    while let Some(mut batches) = steps.epoch(&data)? {
+        while let Some(passes) = meter.time(Phase::Data, || steps.step(&mut batches))? {
             // With --shadow: the same step on one plain device, compared unit by unit.
-            if let Some(shadow) = run.shadow(course.done(), &scaler) {
-                let one = |model: &Vit, n: usize| (loss(model, &step[n]), step[n].0.count);
-                let compared = world.shadow(&model, shadow, step.len(), one)?;
-                meter.shadowed(course.done(), &compared);
+            if let Some(shadow) = run.shadow(steps.done(), &scaler) {
+                let one = |model: &Vit, n: usize| (loss(model, &passes[n]), passes[n].0.count);
+                let compared = world.shadow(&model, shadow, passes.len(), one)?;
+                meter.shadowed(steps.done(), &compared);
             }
             // (4) Gradients come averaged over the samples of all ranks, sharded as parameters are.
-            let mut gradients = world.accumulate(&model)?.micro_batches(step.len());
-            for pass in &step {
+            let mut gradients = world.accumulate(&model)?.micro_batches(passes.len());
+            for pass in &passes {
                 let count = pass.0.count;
                 let sum = meter.forward(count, || loss(&model, pass));
                 let sum = scaler.scale(sum);
@@ -118,17 +118,23 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
             let gradients = meter.time(Phase::Backward, || gradients.finish())?;
             // Clipped by the norm of the whole model; Burn's own optimizer steps the shards.
             let (stepped, norm) = meter.time(Phase::Optimizer, || {
-                run.update(&mut scaler, gradients, &mut optimizer, course.rate(), model)
+                run.update(
+                    &mut scaler,
+                    gradients,
+                    &mut optimizer,
+                    run.rate(&steps),
+                    model,
+                )
             })?;
             model = stepped;
-            course.advance();
+            steps.advance();
             meter.step(norm)?;
 
             // (5) After SIGTERM or Ctrl-C on any rank, all save at the end of the step and return.
             if world.should_stop()? {
-                let state = (course.progress(), &scaler, &classes);
+                let state = (steps.progress(), &scaler, &classes);
                 run.checkpoint(world, &model, &optimizer, &state)?;
-                return meter.stop(course.done(), run.save.as_deref());
+                return meter.stop(steps.done(), run.save.as_deref());
             }
         }
 
@@ -136,12 +142,12 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         meter.between_steps()?;
 
         // (6) Every rank writes its shards. If a rank is killed meanwhile, the save before remains.
-        let state = (course.progress(), &scaler, &classes);
+        let state = (steps.progress(), &scaler, &classes);
         run.checkpoint(world, &model, &optimizer, &state)?;
         let Some(score) = evaluated(&model)? else {
-            return meter.stop(course.done(), run.save.as_deref());
+            return meter.stop(steps.done(), run.save.as_deref());
         };
-        meter.epoch(course.epochs(), &score);
+        meter.epoch(steps.epochs_begun(), &score);
         last = Some(score);
     }
 
@@ -150,7 +156,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         None => evaluated(&model)?,
     };
     let Some(score) = last else {
-        return meter.stop(course.done(), run.save.as_deref());
+        return meter.stop(steps.done(), run.save.as_deref());
     };
     meter.finish(score, run.accumulate)?;
     // An export with the files that other programs need to open it.

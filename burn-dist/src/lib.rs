@@ -66,7 +66,8 @@
 //! | [`nn`], [`optim`] | operations and optimizers in one pass, for CPUs (feature `nn`, on by default) |
 //! | [`shard`] | the engine |
 //! | [`weights`] | from and to Hugging Face's files, a rank its own shards |
-//! | [`data`], [`telemetry`] | sampler and loader; where time and memory go |
+//! | [`data`], [`training`] | sampler and loader; the loop's steps, learning rate, best score |
+//! | [`telemetry`] | where time and memory go |
 //! | [`layout`], [`comm`] | who owns which element; who sends what. They do not know each other |
 //! | [`rendezvous`] | where processes meet, and learn of each other's end |
 
@@ -98,6 +99,7 @@ pub mod shard;
 mod stop;
 mod strategy;
 pub mod telemetry;
+pub mod training;
 mod unwind;
 mod values;
 pub mod weights;

@@ -225,6 +225,18 @@ impl<B: Send + 'static> Loader<B> {
         self.sampler.steps()
     }
 
+    /// The number of samples of all ranks in a full step.
+    #[must_use]
+    pub fn batch(&self) -> usize {
+        self.sampler.global_batch()
+    }
+
+    /// The seed of the order, if it is random.
+    #[must_use]
+    pub fn seed(&self) -> Option<u64> {
+        self.sampler.seed()
+    }
+
     /// The number of samples in an epoch, of all ranks together.
     #[must_use]
     pub fn samples(&self) -> usize {

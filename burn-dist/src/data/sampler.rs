@@ -115,6 +115,18 @@ impl DistributedSampler {
         self.len
     }
 
+    /// The number of samples of all ranks in a full step.
+    #[must_use]
+    pub fn global_batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The seed of the order, if it is random.
+    #[must_use]
+    pub fn seed(&self) -> Option<u64> {
+        self.seed
+    }
+
     /// The number of steps in an epoch, the same on every rank.
     #[must_use]
     pub fn steps(&self) -> usize {

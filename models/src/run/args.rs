@@ -1,10 +1,11 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
-use super::{Schedule, WeightArgs};
+use super::WeightArgs;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
+use burn_dist::training::{Schedule, TrainLoop};
 use burn_dist::{Error, GradScaler, Precision, Result, Shadow, ShardedGradients, Strategy, World};
 use clap::Args;
 use serde::Serialize;
@@ -200,9 +201,6 @@ impl RunArgs {
         data: D,
         collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
     ) -> Result<Loader<B>> {
-        if self.accumulate == 0 {
-            return Err(Error::config("--accumulate", "at least 1", 0));
-        }
         let loader = Loader::new(world, data, self.batch(), collate)?;
         Ok(loader.shuffled(self.seed))
     }
@@ -224,13 +222,23 @@ impl RunArgs {
         Batch::per_rank(self.per_gpu_batch)
     }
 
-    /// The learning rate of a run of `steps`.
-    pub fn schedule(&self, steps: usize) -> Schedule {
-        Schedule {
-            peak: self.lr,
-            warmup: steps.div_ceil(10),
-            steps,
-        }
+    /// The steps of this run over a training set, none of them done.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a number on the command line is out of range.
+    pub fn steps_over<B: Send + 'static>(
+        &self,
+        world: &World,
+        data: &Loader<B>,
+    ) -> Result<TrainLoop> {
+        let all = TrainLoop::new(world, data).epochs(self.epochs);
+        all.limit(self.steps).accumulate(self.accumulate)
+    }
+
+    /// The learning rate of the next step.
+    pub fn rate(&self, steps: &TrainLoop) -> f64 {
+        let schedule = Schedule::cosine(self.lr).warmup_share(0.1);
+        schedule.at(steps.done(), steps.steps())
     }
 }
 

@@ -1,24 +1,29 @@
 //! The position of a run: its step, its epoch, and the data that comes next.
 
-use super::{RunArgs, Schedule};
-use burn_dist::Noise;
-use burn_dist::data::{Batches, Loader};
-use burn_dist::{Error, Result, World};
+use crate::data::{Batches, Loader};
+use crate::error::{Error, Result};
+use crate::noise::Noise;
+use crate::world::World;
 use serde::{Deserialize, Serialize};
 
-/// The steps of a run, and how many of them are done. A save holds the samples seen ([`Progress`]), from which
-/// the number of steps done follows.
+/// The steps of a run over a loader's epochs, and how many of them are done.
+///
+/// A save holds the samples seen ([`progress`](Self::progress)), from which the number of steps done follows: a run
+/// that resumes with another batch size or accumulation still sees each sample of the epoch once.
+/// The [module](super) has a whole loop.
+///
+/// # Source
+/// Lightning: the fit loop's progress; PyTorch: `StatefulDataLoader`.
 #[derive(Debug, Clone)]
-pub struct Course {
-    schedule: Schedule,
+#[must_use]
+pub struct TrainLoop {
     /// Backward passes of a step.
     accumulate: usize,
-    /// Samples of all ranks in a step, and in an epoch.
-    each: usize,
+    /// Samples of all ranks in a full pass, and in an epoch.
+    pass: usize,
     samples: usize,
-    /// Steps of an epoch, and of the whole run.
-    epoch: usize,
-    steps: usize,
+    epochs: usize,
+    limit: Option<usize>,
     done: usize,
     seed: u64,
     rank: u32,
@@ -36,36 +41,62 @@ pub struct Progress {
     seed: u64,
 }
 
-impl RunArgs {
-    /// The steps of this run over a training set, none of them done.
-    pub fn course<B: Send + 'static>(&self, world: &World, data: &Loader<B>) -> Course {
-        Course::new(self, (world.rank(), world.size()), data.samples())
-    }
-}
-
-impl Course {
-    /// The course of a rank, given with the number of ranks, through so many samples of all ranks.
-    fn new(args: &RunArgs, (rank, ranks): (usize, usize), samples: usize) -> Self {
-        let pass = ranks.saturating_mul(args.per_gpu_batch).max(1);
-        let epoch = samples.div_ceil(pass).div_ceil(args.accumulate);
-        let all = args.epochs.saturating_mul(epoch);
-        let steps = args.steps.map_or(all, |steps| steps.min(all));
+impl TrainLoop {
+    /// One epoch of `data`, none of it done, one pass a step.
+    pub fn new<B: Send + 'static>(world: &World, data: &Loader<B>) -> Self {
         Self {
-            schedule: args.schedule(steps),
-            accumulate: args.accumulate,
-            each: pass.saturating_mul(args.accumulate),
-            samples,
-            epoch,
-            steps,
+            accumulate: 1,
+            pass: data.batch(),
+            samples: data.samples(),
+            epochs: 1,
+            limit: None,
             done: 0,
-            seed: args.seed,
-            rank: rank as u32,
+            seed: data.seed().unwrap_or_else(|| world.seed()),
+            rank: world.rank() as u32,
         }
+    }
+
+    /// The same with so many passes over the data.
+    pub fn epochs(mut self, epochs: usize) -> Self {
+        self.epochs = epochs;
+        self
+    }
+
+    /// The same with so many backward passes in a step; the last of an epoch may have fewer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for 0.
+    pub fn accumulate(mut self, passes: usize) -> Result<Self> {
+        if passes == 0 {
+            return Err(Error::config("accumulation", "at least 1 pass a step", 0));
+        }
+        self.accumulate = passes;
+        Ok(self)
+    }
+
+    /// The same, ending after so many steps, also within an epoch.
+    pub fn limit(mut self, steps: Option<usize>) -> Self {
+        self.limit = steps;
+        self
+    }
+
+    /// Samples of all ranks in a full step.
+    fn each(&self) -> usize {
+        self.pass.saturating_mul(self.accumulate).max(1)
+    }
+
+    /// Steps of an epoch.
+    fn epoch_steps(&self) -> usize {
+        self.samples
+            .div_ceil(self.pass.max(1))
+            .div_ceil(self.accumulate)
+            .max(1)
     }
 
     /// Steps of the whole run.
     pub fn steps(&self) -> usize {
-        self.steps
+        let all = self.epochs.saturating_mul(self.epoch_steps());
+        self.limit.map_or(all, |limit| limit.min(all))
     }
 
     /// Steps that are done.
@@ -74,21 +105,16 @@ impl Course {
     }
 
     /// Epochs that are done, or at least begun.
-    pub fn epochs(&self) -> usize {
-        self.done.div_ceil(self.epoch.max(1))
-    }
-
-    /// The learning rate of the next step.
-    pub fn rate(&self) -> f64 {
-        self.schedule.at(self.done)
+    pub fn epochs_begun(&self) -> usize {
+        self.done.div_ceil(self.epoch_steps())
     }
 
     /// The part of a save that says how far the run has come.
     pub fn progress(&self) -> Progress {
-        let epoch = self.epoch.max(1);
+        let epoch = self.epoch_steps();
         Progress {
             epochs: self.done / epoch,
-            seen: (self.done % epoch).saturating_mul(self.each),
+            seen: (self.done % epoch).saturating_mul(self.each()),
             samples: self.samples,
             seed: self.seed,
         }
@@ -116,31 +142,36 @@ impl Course {
             Err(Error::config(what, expected, found))
         };
         if seen > 0 && seed != self.seed {
-            return refused("--seed", seed.to_string(), self.seed.to_string());
+            return refused(
+                "the seed of the data's order",
+                seed.to_string(),
+                self.seed.to_string(),
+            );
         }
         if seen > 0 && samples != self.samples {
             let found = format!("{} samples", self.samples);
-            return refused("training data", format!("{samples} samples"), found);
+            return refused("the training data", format!("{samples} samples"), found);
         }
-        if !seen.is_multiple_of(self.each) || seen > 0 && seen >= samples {
+        let (each, steps, epoch) = (self.each(), self.steps(), self.epoch_steps());
+        if !seen.is_multiple_of(each) || seen > 0 && seen >= samples {
             return refused(
-                "--per-gpu-batch, --accumulate and the number of ranks",
-                "a product that divides what was seen".into(),
-                self.each.to_string(),
+                "the samples of a step (batch per rank, ranks, accumulation)",
+                "a number that divides what was seen".into(),
+                each.to_string(),
             );
         }
         let done = epochs
-            .checked_mul(self.epoch)
-            .and_then(|done| done.checked_add(seen / self.each));
-        match done.filter(|done| *done <= self.steps) {
+            .checked_mul(epoch)
+            .and_then(|done| done.checked_add(seen / each));
+        match done.filter(|done| *done <= steps) {
             Some(done) => self.done = done,
             None => {
                 let found = format!("{epochs} epochs and {seen} samples of the next");
                 let most = format!(
-                    "a save from within this run of {} steps, {} an epoch (raise --epochs or --steps)",
-                    self.steps, self.epoch
+                    "one from within this run of {steps} steps, {epoch} an epoch (raise the epochs or the \
+                     limit of steps)"
                 );
-                return Err(Error::config("--resume", most, found));
+                return Err(Error::config("the save to resume from", most, found));
             }
         }
         Ok(())
@@ -157,10 +188,11 @@ impl Course {
     /// # Errors
     /// What the loader returns.
     pub fn epoch<B: Send + 'static>(&self, data: &Loader<B>) -> Result<Option<Batches<B>>> {
-        if self.done >= self.steps {
+        if self.done >= self.steps() {
             return Ok(None);
         }
-        let (epoch, step) = (self.done / self.epoch, self.done % self.epoch);
+        let epoch = self.epoch_steps();
+        let (epoch, step) = (self.done / epoch, self.done % epoch);
         data.resume(epoch as u64, step * self.accumulate).map(Some)
     }
 
@@ -173,7 +205,7 @@ impl Course {
     where
         B: Send + 'static,
     {
-        if self.done >= self.steps {
+        if self.done >= self.steps() {
             return Ok(None);
         }
         let first = self.done * self.accumulate;
@@ -192,34 +224,36 @@ impl Course {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use burn_dist::data::Batch;
-    use clap::Parser;
+    use crate::data::Batch;
 
-    #[derive(Parser)]
-    struct Only {
-        #[command(flatten)]
-        run: RunArgs,
+    fn loop_of(pass: usize, samples: usize, accumulate: usize) -> TrainLoop {
+        TrainLoop {
+            accumulate,
+            pass,
+            samples,
+            epochs: 10,
+            limit: None,
+            done: 0,
+            seed: 9,
+            rank: 3,
+        }
     }
 
-    /// Five batches an epoch, each a single number.
-    fn course(args: &str) -> (Course, Loader<usize>) {
-        let args = ["run", "--per-gpu-batch", "1"]
-            .into_iter()
-            .chain(args.split_whitespace());
-        let run = Only::parse_from(args).run;
+    /// Five batches an epoch, each a single number, two of them a step.
+    fn course(epochs: usize, limit: Option<usize>) -> (TrainLoop, Loader<usize>) {
         let five: Vec<usize> = (0..5).collect();
         let data = Loader::replicated(five, Batch::per_rank(1), |items, _| items[0]);
-        (Course::new(&run, (3, 1), 5), data.unwrap())
+        (loop_of(1, 5, 2).epochs(epochs).limit(limit), data.unwrap())
     }
 
     /// Every step's epoch, batches and passes.
-    fn steps(mut course: Course, data: &Loader<usize>) -> Vec<(usize, Vec<usize>, Vec<Noise>)> {
+    fn steps(mut course: TrainLoop, data: &Loader<usize>) -> Vec<(usize, Vec<usize>, Vec<Noise>)> {
         let mut all = Vec::new();
         while let Some(mut batches) = course.epoch(data).unwrap() {
             while let Some(step) = course.step(&mut batches).unwrap() {
                 course.advance();
                 let (batches, noise) = step.into_iter().unzip();
-                all.push((course.epochs(), batches, noise));
+                all.push((course.epochs_begun(), batches, noise));
             }
         }
         assert_eq!(course.done(), course.steps());
@@ -228,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_step_takes_accumulate_batches_and_the_last_of_an_epoch_may_take_fewer() {
-        let (course, data) = course("--epochs 2 --accumulate 2 --seed 9");
+        let (course, data) = course(2, None);
         assert_eq!(course.steps(), 6);
         let all = steps(course, &data);
         let batches: Vec<_> = all
@@ -245,8 +279,7 @@ mod tests {
 
     #[test]
     fn a_resumed_course_equals_the_rest_of_an_uninterrupted_one() {
-        let args = "--epochs 3 --accumulate 2 --steps 8";
-        let (whole, data) = course(args);
+        let (whole, data) = course(3, Some(8));
         let all = steps(whole.clone(), &data);
         assert_eq!(all.len(), 8);
         for done in 0..=8 {
@@ -259,10 +292,9 @@ mod tests {
         }
     }
 
-    /// A course of 24 samples on 2 ranks, so many steps on its way.
-    fn over(args: &str, done: usize) -> Course {
-        let args = std::iter::once("run").chain(args.split_whitespace());
-        let mut course = Course::new(&Only::parse_from(args).run, (0, 2), 24);
+    /// A run over 24 samples on two ranks, so many steps on its way.
+    fn over(batch: usize, accumulate: usize, done: usize) -> TrainLoop {
+        let mut course = loop_of(2 * batch, 24, accumulate);
         (0..done).for_each(|_| course.advance());
         course
     }
@@ -270,55 +302,56 @@ mod tests {
     #[test]
     fn another_batch_size_resumes_after_the_samples_seen() {
         // 8 of 24 samples are seen; steps are 4 samples.
-        let saved = over("--per-gpu-batch 2", 2).progress();
-        for (args, done) in [
-            ("--per-gpu-batch 2", 2),
-            ("--per-gpu-batch 1", 4),
-            ("--per-gpu-batch 4", 1),
-            ("--per-gpu-batch 1 --accumulate 4", 1),
-        ] {
-            let mut course = over(args, 0);
+        let saved = over(2, 1, 2).progress();
+        for (batch, accumulate, done) in [(2, 1, 2), (1, 1, 4), (4, 1, 1), (1, 4, 1)] {
+            let mut course = over(batch, accumulate, 0);
             course.resume(&saved).unwrap();
-            assert_eq!(course.done(), done, "{args}");
-            assert_eq!(course.progress(), saved, "{args}");
+            assert_eq!(course.done(), done, "{batch}, {accumulate}");
+            assert_eq!(course.progress(), saved, "{batch}, {accumulate}");
         }
-        for (args, word) in [
-            ("--per-gpu-batch 3", "--per-gpu-batch"),
-            ("--per-gpu-batch 2 --accumulate 3", "--accumulate"),
-            ("--per-gpu-batch 2 --seed 1", "--seed"),
-            ("--per-gpu-batch 2 --steps 1", "--steps"),
+        let other_seed = TrainLoop {
+            seed: 1,
+            ..over(2, 1, 0)
+        };
+        for (mut course, words) in [
+            (over(3, 1, 0), "samples of a step"),
+            (over(2, 3, 0), "samples of a step"),
+            (other_seed, "the seed"),
+            (over(2, 1, 0).limit(Some(1)), "limit of steps"),
+            (loop_of(4, 25, 1), "24 samples"),
         ] {
-            let error = over(args, 0).resume(&saved).unwrap_err().to_string();
-            assert!(error.contains(word), "{args}: {error}");
+            let error = course.resume(&saved).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
         }
-        let mut other = Course::new(&Only::parse_from(["run"]).run, (0, 2), 25);
-        let error = other.resume(&saved).unwrap_err().to_string();
-        assert!(error.contains("24 samples"), "{error}");
     }
 
     #[test]
     fn between_epochs_seed_and_batch_size_may_change() {
-        let saved = over("--per-gpu-batch 2", 6).progress();
-        let mut course = over("--per-gpu-batch 5 --seed 3", 0);
+        let saved = over(2, 1, 6).progress();
+        let mut course = TrainLoop {
+            seed: 3,
+            ..over(5, 1, 0)
+        };
         course.resume(&saved).unwrap();
         assert_eq!(course.done(), 3);
     }
 
     #[test]
     fn a_save_past_the_last_step_is_refused() {
-        let text = r#"{"epochs":99999999999,"seen":0,"samples":24,"seed":0}"#;
+        let text = r#"{"epochs":99999999999,"seen":0,"samples":24,"seed":9}"#;
         for epochs in ["99999999999", "18446744073709551615"] {
             let text = text.replace("99999999999", epochs);
             let saved: Progress = serde_json::from_str(&text).unwrap();
-            let error = over("", 0).resume(&saved).unwrap_err().to_string();
-            assert!(error.contains("--epochs"), "{error}");
+            let error = over(2, 1, 0).resume(&saved).unwrap_err().to_string();
+            assert!(error.contains("raise the epochs"), "{error}");
         }
     }
 
     #[test]
     fn a_run_of_0_epochs_has_0_steps() {
-        let (course, data) = course("--epochs 0");
+        let (course, data) = course(0, None);
         assert!(course.epoch(&data).unwrap().is_none());
-        assert_eq!((course.steps(), course.epochs()), (0, 0));
+        assert_eq!((course.steps(), course.epochs_begun()), (0, 0));
+        assert!(loop_of(1, 5, 1).accumulate(0).is_err());
     }
 }
