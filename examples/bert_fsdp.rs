@@ -49,6 +49,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
     let run = &args.run;
     // Another learning rate on one rank would cause no error, so the arguments of all ranks are compared.
     same_arguments(world, args)?;
+    run.try_folders(world)?;
     let pretrained = run.weights.pretrained(world)?;
     let Texts {
         train: data,

@@ -49,6 +49,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     let run = &args.run;
     // Another learning rate on one rank would cause no error, so the arguments of all ranks are compared.
     same_arguments(world, args)?;
+    run.try_folders(world)?;
     let (config, pretrained) = args.model(world)?;
     let Images {
         train: data,

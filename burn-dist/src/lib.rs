@@ -102,6 +102,7 @@ pub mod telemetry;
 pub mod training;
 mod unwind;
 mod values;
+mod warning;
 pub mod weights;
 mod world;
 
@@ -117,7 +118,7 @@ pub use precision::Precision;
 pub use scaler::GradScaler;
 pub use shard::{
     Accumulation, Activations, Clipped, Destination, MapActivations, Shadow, Shadowed,
-    ShardedGradients, unit,
+    ShardedGradients, Summary, TensorSummary, unit,
 };
 pub use strategy::Strategy;
 pub use world::World;

@@ -6,7 +6,9 @@
 
 use crate::error::{Error, Result};
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Once;
 
 /// Leaves the current tensor operation with `error`.
 pub(crate) fn raise(error: Error) -> ! {
@@ -29,6 +31,26 @@ pub(crate) fn catch_raised<T>(f: impl FnOnce() -> T) -> Result<T> {
 /// Runs `f` and turns a raised [`Error`] and also any panic into an `Err` of `rank`.
 pub(crate) fn catch_all<T>(rank: usize, f: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| Err(from_payload(rank, payload)))
+}
+
+/// Runs `f` and returns what it panicked with, if it did, without printing it.
+///
+/// For what is tried out, where a panic is an answer. Panics of other threads are printed as always.
+pub(crate) fn try_quietly<T>(f: impl FnOnce() -> T) -> std::thread::Result<T> {
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                before(info);
+            }
+        }));
+    });
+    let before = QUIET.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    QUIET.set(before);
+    result
 }
 
 fn from_payload(rank: usize, payload: Box<dyn Any + Send>) -> Error {

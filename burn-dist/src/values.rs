@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::world::World;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::path::Path;
 
 /// How a rank's part went, in a message's first word.
 const GIVEN: u64 = 0;
@@ -96,6 +97,25 @@ impl World {
         });
         self.shared(&"chief".into(), 0, mine)?;
         Ok(value)
+    }
+
+    /// Makes a folder on rank 0, if it is not there, and writes a file to it that is removed again: what a
+    /// run will write at its end is tried before it begins. Collective.
+    ///
+    /// # Errors
+    /// [`Error::File`] on rank 0 if that fails; the other ranks get [`Error::PeerFailed`] with its text.
+    pub fn try_folder(&self, folder: impl AsRef<Path>) -> Result<()> {
+        let folder = folder.as_ref();
+        let refused =
+            |expected: &'static str| move |e: std::io::Error| Error::file(folder, expected, e);
+        let tried = self.chief(|| {
+            std::fs::create_dir_all(folder).map_err(refused("a folder that can be made"))?;
+            let file = tempfile::NamedTempFile::new_in(folder);
+            let file = file.map_err(refused("a folder that can be written to"))?;
+            file.close()
+                .map_err(refused("a folder that can be written to"))
+        });
+        tried.map(drop)
     }
 
     /// The values of all ranks, on every rank, in rank order. Collective.

@@ -23,6 +23,7 @@ mod overlap;
 mod parity;
 mod parts;
 mod passes;
+mod summary;
 mod units;
 mod vit_golden;
 mod weight_copies;

@@ -9,11 +9,11 @@ use super::behaviour::{OptimizerBehaviour, ParameterBehaviour};
 use super::optimizer::OptimizerState;
 use crate::error::Result;
 use crate::shard::{ShardedParam, Visit, walk};
+use crate::unwind::try_quietly;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord};
 use burn::tensor::{Device, Tensor, TensorData};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Elements of a test parameter.
 const LEN: usize = 12;
@@ -27,7 +27,7 @@ pub(super) fn observe<M: Module>(
     model: &M,
     paths: &HashMap<u64, String>,
 ) -> Result<Option<OptimizerBehaviour>> {
-    let found = catch_unwind(AssertUnwindSafe(|| run(optimizer, model, paths)));
+    let found = try_quietly(|| run(optimizer, model, paths));
     found.map_or(Ok(None), |found| found.map(Some))
 }
 

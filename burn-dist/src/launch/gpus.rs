@@ -58,10 +58,10 @@ pub(super) fn connect(
                         Error::PeerFailed { peer, cause } => format!("rank {peer}: {cause}"),
                         other => other.to_string(),
                     };
-                    log::warn!(
+                    warn(format_args!(
                         "collectives between GPUs go through the memory of the host, right but slow: \
                          {why}"
-                    );
+                    ));
                 }
                 host
             }

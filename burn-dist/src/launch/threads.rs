@@ -9,6 +9,10 @@ use crate::stop::Stop;
 use crate::world::World;
 use std::time::Duration;
 
+/// Ranks that any machine starts, for trying a world out, and those for each core of a larger one.
+const RANKS_ANYWHERE: usize = 1024;
+const RANKS_PER_CORE: usize = 64;
+
 /// Runs one function on several ranks, each a thread with compute threads of its own.
 ///
 /// The cores are divided among the ranks, because ranks that share cores wait for each other in
@@ -72,12 +76,14 @@ impl Threads {
     /// Runs `f` on every rank and returns what the ranks returned, in rank order.
     ///
     /// # Errors
-    /// [`Error::Config`] for zero ranks. If a rank fails or panics, its error; the other ranks'
+    /// [`Error::Config`] for zero ranks, and for far more than the machine has cores (over 64 each, and over
+    /// 1024 in all). If a rank fails or panics, its error; the other ranks'
     /// collectives then fail too, naming it, so that all threads end.
     pub fn run<T: Send>(&self, f: impl Fn(World) -> Result<T> + Sync) -> Result<Vec<T>> {
         if self.ranks == 0 {
             return Err(Error::config("number of ranks", "at least 1", 0));
         }
+        fits_here(self.ranks)?;
         let threads = (threads_variable().unwrap_or_else(cores) / self.ranks).max(1);
         let engines = local::ranks(self.ranks, threads, self.deadline);
         let world = engines[0].clone();
@@ -191,6 +197,17 @@ fn share(cores: Option<Cores>, usable: usize, ranks: usize) -> usize {
 fn threads_variable() -> Option<usize> {
     let value = std::env::var("RAYON_NUM_THREADS").ok()?;
     value.trim().parse().ok().filter(|n| *n > 0)
+}
+
+/// Refuses more ranks than this machine can be meant for, before the system runs out of threads.
+pub(super) fn fits_here(ranks: usize) -> Result<()> {
+    let cores = cores();
+    let most = (RANKS_PER_CORE * cores).max(RANKS_ANYWHERE);
+    if ranks <= most {
+        return Ok(());
+    }
+    let expected = format!("at most {most} on this machine of {cores} core(s)");
+    Err(Error::config("number of ranks", expected, ranks))
 }
 
 fn cores() -> usize {

@@ -43,6 +43,7 @@ mod unit;
 
 pub use check::{Shadow, Shadowed};
 pub use model::full::Destination;
+pub use model::summary::{Summary, TensorSummary};
 pub use step::{Accumulation, Clipped, ShardedGradients};
 pub use unit::{Activations, MapActivations, unit};
 

@@ -44,7 +44,7 @@ pub struct RunArgs {
     pub shadow: usize,
 
     /// Samples per rank and backward pass.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = at_least_1)]
     pub per_gpu_batch: usize,
 
     /// Passes over the training set.
@@ -64,7 +64,7 @@ pub struct RunArgs {
     pub clip: f64,
 
     /// Backward passes per step.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_1)]
     pub accumulate: usize,
 
     /// Seed of parameters, data order, augmentation and dropout.
@@ -125,6 +125,18 @@ impl RunArgs {
         let shadow = Shadow::within(tolerance).step(step);
         let shadow = shadow.loss_scale(scaler.current_scale());
         (step < self.shadow).then_some(shadow)
+    }
+
+    /// Tries the folders that this run will write at its end. Collective.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a folder that cannot be made or written to.
+    pub fn try_folders(&self, world: &World) -> Result<()> {
+        let folders = [&self.save, &self.weights.export];
+        folders
+            .into_iter()
+            .flatten()
+            .try_for_each(|folder| world.try_folder(folder))
     }
 
     /// The folder to resume from, if this run resumes.
@@ -239,6 +251,14 @@ impl RunArgs {
     pub fn rate(&self, steps: &TrainLoop) -> f64 {
         let schedule = Schedule::cosine(self.lr).warmup_share(0.1);
         schedule.at(steps.done(), steps.steps())
+    }
+}
+
+/// A count that cannot be 0.
+fn at_least_1(text: &str) -> std::result::Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("expected a whole number of at least 1".into()),
     }
 }
 

@@ -212,6 +212,7 @@ impl Meter {
             .sum();
         let report = Report {
             evaluation,
+            steps: self.steps,
             throughput: self.throughput(),
             time: split(&self.phases),
             sent_bytes: (self.sent as f64 / self.steps.max(1) as f64, sent as f64),

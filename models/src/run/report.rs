@@ -8,6 +8,8 @@ use std::fmt;
 pub struct Report {
     /// On the test set.
     pub evaluation: Evaluation,
+    /// Training steps; without one, there is nothing to say of them.
+    pub steps: usize,
     /// Training samples per second of all ranks together, evaluation and saving included.
     pub throughput: f64,
     /// The name of each part of a step, and its share of the time.
@@ -52,7 +54,11 @@ impl fmt::Display for Report {
                 beside(self.peak_bytes) + " plus activations",
             ),
         ];
+        let of_steps = ["throughput", "time", "sent per rank and step"];
         for (name, value) in rows {
+            if self.steps == 0 && of_steps.contains(&name) {
+                continue;
+            }
             write!(f, "\n  {name:<24} {value}")?;
         }
         Ok(())

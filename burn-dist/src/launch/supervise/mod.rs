@@ -21,6 +21,7 @@ pub use program::Program;
 
 use super::diagnosis::diagnose;
 use super::node::Node;
+use super::threads::fits_here;
 use super::variable::YEAR;
 use crate::error::{Error, Result};
 use end::Ended;
@@ -183,6 +184,7 @@ pub(super) fn check(node: &Node) -> Result<()> {
         _ => Ok(()),
     };
     at_least_1("number of ranks on this host", ranks)?;
+    fits_here(ranks)?;
     at_least_1("number of hosts", nodes)?;
     if node_rank >= nodes {
         let expected = format!("a number below that of hosts, {nodes}");

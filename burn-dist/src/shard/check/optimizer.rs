@@ -9,11 +9,11 @@ use crate::error::{Error, Result};
 use crate::layout::shard_shape;
 use crate::shard::model::{ShardedParam, Visit, walk};
 use crate::shard::step::Trained;
+use crate::unwind::try_quietly;
 use crate::world::World;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Elements of a trial parameter, split after `SPLIT`.
 const LEN: usize = 12;
@@ -55,7 +55,7 @@ impl World {
         Trained::of(model)?;
         let mut trials = Trials::default();
         walk(model, &mut trials);
-        let tried = catch_unwind(AssertUnwindSafe(|| {
+        let tried = try_quietly(|| {
             let whole = trials.step(&optimizer, [0, LEN].as_slice());
             let shards = trials.step(&optimizer, [0, SPLIT, LEN].as_slice());
             whole
@@ -63,7 +63,7 @@ impl World {
                 .zip(shards)
                 .enumerate()
                 .find(|(_, (w, p))| w != p)
-        }));
+        });
         let problem = match tried {
             Ok(None) => return Ok(optimizer),
             Ok(Some((at, _))) => format!(

@@ -10,6 +10,8 @@ use super::flat::Flat;
 use super::host::HostFlat;
 use crate::comm::{Arrival, Communicator, Label, Reduce, Span, SpanMut};
 use crate::error::Result;
+#[cfg(feature = "cube")]
+use crate::warning::warn;
 use burn::tensor::DType;
 #[cfg(feature = "cube")]
 use burn_cubecl::CubeDevice;
@@ -169,9 +171,9 @@ fn through_host(
     // Of NVIDIA's GPUs the launcher has said why, unless somebody wanted it so.
     if is_chief && !matches!(device, CubeDevice::Cuda(_)) {
         SAID.call_once(|| {
-            log::warn!(
-                "collectives between GPUs go through the memory of the host: right, but slow"
-            );
+            let text =
+                "collectives between GPUs go through the memory of the host: right, but slow";
+            warn(format_args!("{text}"));
         });
     }
     let done = DeviceFlat::upload(collective(elements)?, device);

@@ -4,6 +4,7 @@ use super::sharding::{Sharding, Unit};
 use crate::comm::Ticket;
 use crate::error::Result;
 use crate::shard::memory::{Flat, PendingFlat, Shard, Shards, SharedFlat};
+use crate::warning::warn;
 use burn::tensor::DType;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,11 +45,11 @@ impl Sharding {
         dtype: DType,
     ) -> Ticket<PendingFlat> {
         if !self.warned.swap(true, Ordering::Relaxed) && self.world.is_chief() {
-            log::warn!(
+            warn(format_args!(
                 "{} is read outside of a `unit` call, so it is gathered alone and kept until \
                  backward: correct, but slower; wrap the forward of its module in burn_dist::unit",
                 self.unit(unit).layout.slots[slot].path
-            );
+            ));
         }
         let this = self.clone();
         self.world.submit(move || {

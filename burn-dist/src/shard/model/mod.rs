@@ -14,6 +14,7 @@ mod session;
 mod sharded;
 mod sharding;
 mod stored;
+pub(crate) mod summary;
 mod unsharded;
 
 pub(crate) use paths::{MapTensors, VisitTensors, map_tensors, visit_tensors};
