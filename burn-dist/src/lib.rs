@@ -122,3 +122,8 @@ pub use shard::{
 };
 pub use strategy::Strategy;
 pub use world::World;
+
+/// The programs of a page of the repository.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/from_pytorch.md")]
+struct FromPyTorch;

@@ -15,7 +15,9 @@ fn a_summary_has_the_whole_model_and_ranks_store_it_once() {
         Strategy::hybrid(2),
     ] {
         let summaries = Threads::new(4).run(|world| {
-            let model = strategy.clone().shard(Mlp::new(6, &world.device()), &world)?;
+            let model = strategy
+                .clone()
+                .shard(Mlp::new(6, &world.device()), &world)?;
             world.summary(&model)
         });
         let summaries = summaries.unwrap();

@@ -43,5 +43,5 @@ mod schedule;
 mod train_loop;
 
 pub use early_stopping::EarlyStopping;
-pub use schedule::{Schedule, after_steps};
+pub use schedule::Schedule;
 pub use train_loop::{Progress, TrainLoop};

@@ -1,12 +1,12 @@
 //! The learning rate by step: a warmup, then a decay.
 
-use burn::optim::lr_scheduler::LrScheduler;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
 /// The learning rate of each step: a linear warmup to a peak, then a decay, or none.
 ///
-/// A pure function of the step, so that a resumed run needs no state of it.
+/// A pure function of the step, so that a resumed run needs no state of it. Burn's schedulers serve as well: they
+/// are functions of how often they were asked, so that a run that resumes at step `n` asks a new one `n` times.
 ///
 /// ```
 /// use burn_dist::training::Schedule;
@@ -99,27 +99,6 @@ impl Schedule {
             Decay::Cosine => self.peak * 0.5 * (1.0 + (PI * done).cos()),
         }
     }
-}
-
-/// A scheduler of Burn's as it is after so many steps: what a resumed run goes on with.
-///
-/// Burn's schedulers are functions of how often they were asked, so a save needs nothing of them but
-/// the number of steps.
-///
-/// ```
-/// use burn::optim::lr_scheduler::{LrScheduler, linear::LinearLrSchedulerConfig};
-/// use burn_dist::training::after_steps;
-///
-/// let new = || LinearLrSchedulerConfig::new(1.0, 0.0, 10).init().unwrap();
-/// let mut whole = new();
-/// let rates: Vec<f64> = (0..10).map(|_| whole.step()).collect();
-/// assert_eq!(after_steps(new(), 6).step(), rates[6]);
-/// ```
-pub fn after_steps<S: LrScheduler>(mut scheduler: S, steps: usize) -> S {
-    for _ in 0..steps {
-        scheduler.step();
-    }
-    scheduler
 }
 
 #[cfg(test)]
