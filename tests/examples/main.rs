@@ -5,6 +5,7 @@
 
 mod bert;
 mod foreign;
+mod gpt;
 mod minimal;
 mod options;
 mod run;

@@ -1,0 +1,204 @@
+//! A character GPT on any text, under FSDP: `cargo run --release --example gpt -- --text FILE`.
+
+use burn::module::Module;
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use burn_dist::launch::{Flags, exit_code};
+use burn_dist::nn::functional::{self, Attention};
+use burn_dist::optim::AdamWConfig;
+use burn_dist::prelude::*;
+use burn_dist::training::{Schedule, TrainLoop};
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const CONTEXT: usize = 64;
+const WIDTH: usize = 64;
+const HEADS: usize = 4;
+
+/// Train a small GPT on the characters of a text, and let it write.
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    launch: Flags,
+    /// Ranks as threads.
+    #[arg(long, default_value_t = 2)]
+    ranks: usize,
+    /// The text to learn from; without it, this project's guide.
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Passes over the text.
+    #[arg(long, default_value_t = 10)]
+    epochs: usize,
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    before: LayerNorm,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    after: LayerNorm,
+    up: Linear,
+    down: Linear,
+}
+
+#[derive(Module, Debug)]
+struct Gpt {
+    characters: Embedding,
+    positions: Embedding,
+    blocks: Vec<Block>, // each is a unit
+    norm: LayerNorm,
+    head: Linear,
+}
+
+/// `[batch, characters, width]` as rows, which keeps a weight off the tape.
+fn rows(x: Tensor<3>) -> Tensor<2> {
+    x.flatten(0, 1)
+}
+
+impl Block {
+    fn new(device: &Device) -> Self {
+        let norm = || LayerNormConfig::new(WIDTH).init(device);
+        let linear = |from, to| LinearConfig::new(from, to).init(device);
+        Self {
+            before: norm(),
+            query: linear(WIDTH, WIDTH),
+            key: linear(WIDTH, WIDTH),
+            value: linear(WIDTH, WIDTH),
+            output: linear(WIDTH, WIDTH),
+            after: norm(),
+            up: linear(WIDTH, 4 * WIDTH),
+            down: linear(4 * WIDTH, WIDTH),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let shape = x.dims();
+        let normed = rows(self.before.forward(x.clone()));
+        let project = |by: &Linear| by.forward(normed.clone()).reshape(shape);
+        let [query, key, value] = [&self.query, &self.key, &self.value].map(project);
+        let how = Attention {
+            is_causal: true,
+            ..Attention::new(HEADS)
+        };
+        let heads = functional::attention(query, key, value, how);
+        let x = x + self.output.forward(rows(heads)).reshape(shape);
+        let inner = functional::gelu(self.up.forward(rows(self.after.forward(x.clone()))));
+        x + self.down.forward(inner).reshape(shape)
+    }
+}
+
+impl Gpt {
+    fn new(characters: usize, device: &Device) -> Self {
+        Self {
+            characters: EmbeddingConfig::new(characters, WIDTH).init(device),
+            positions: EmbeddingConfig::new(CONTEXT, WIDTH).init(device),
+            blocks: (0..3).map(|_| Block::new(device)).collect(),
+            norm: LayerNormConfig::new(WIDTH).init(device),
+            head: LinearConfig::new(WIDTH, characters).init(device),
+        }
+    }
+
+    /// `[batch, characters]` to the scores of each next character: `[batch * characters, all]`.
+    fn forward(&self, ids: Tensor<2, Int>) -> Tensor<2> {
+        let [_, length] = ids.dims();
+        let places = Tensor::arange(0..length as i64, &ids.device()).reshape([1, length]);
+        let mut x = functional::embedding(self.characters.weight.val(), ids)
+            + functional::embedding(self.positions.weight.val(), places);
+        for block in &self.blocks {
+            x = unit(block, x, |block, x| block.forward(x));
+        }
+        self.head.forward(rows(self.norm.forward(x)))
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let launch = burn_dist::launch(&args.launch).threads(args.ranks).seed(1);
+    let result = launch.run(|world| train(&args, &world));
+    if let Err(error) = &result {
+        eprintln!("error: {error}");
+    }
+    ExitCode::from(exit_code(&result))
+}
+
+fn train(args: &Args, world: &World) -> Result<()> {
+    let text = world.from_chief(|| match &args.text {
+        Some(file) => std::fs::read_to_string(file).map_err(|e| Error::file(file, "a text", e)),
+        None => Ok(include_str!("../docs/guide.md").into()),
+    })?;
+    let mut alphabet: Vec<char> = text.chars().collect();
+    alphabet.sort_unstable();
+    alphabet.dedup();
+    let number = |c| alphabet.binary_search(&c).unwrap_or(0) as i32;
+    let numbers: Vec<i32> = text.chars().map(number).collect();
+    // One character more than the context: each should be told from those before it.
+    let windows = numbers.windows(CONTEXT + 1).step_by(5);
+    let samples: Vec<Vec<i32>> = windows.map(<[i32]>::to_vec).collect();
+    let device = world.device();
+    let data = Loader::new(
+        world,
+        samples,
+        Batch::global(24).uneven(),
+        move |samples, info| {
+            let count = samples.len();
+            let all = Tensor::<1, Int>::from_ints(samples.concat().as_slice(), &device);
+            let all = all.reshape([count, CONTEXT + 1]);
+            let weights = info.weights.iter().flat_map(|w| [*w; CONTEXT]);
+            let weights = weights.collect::<Vec<_>>();
+            let weights = Tensor::<1>::from_floats(weights.as_slice(), &device);
+            let ids = all.clone().narrow(1, 0, CONTEXT);
+            let next = all.narrow(1, 1, CONTEXT).flatten(0, 1);
+            (ids, next, weights, info.count * CONTEXT)
+        },
+    )?;
+    let data = data.shuffled(1);
+
+    let gpt = Gpt::new(alphabet.len(), &world.device());
+    let mut model = Strategy::fsdp().shard(gpt, world)?;
+    let mut optim = world.optimizer(AdamWConfig::new().init(), &model)?;
+    let mut steps = TrainLoop::new(world, &data).epochs(args.epochs);
+    let rates = Schedule::cosine(4e-3).warmup(20);
+    while let Some(mut batches) = steps.epoch(&data)? {
+        let mut sums = (0.0, 0);
+        while let Some(passes) = steps.step(&mut batches)? {
+            for ((ids, next, weights, count), _) in passes {
+                let scores = unit(&model, ids, Gpt::forward);
+                let loss = functional::cross_entropy_sum(scores, next, Some(weights), None);
+                sums.0 += loss.clone().into_scalar::<f32>();
+                sums.1 += count;
+                let grads = world.backward_sum(loss, count, &model)?.clip_norm(1.0)?;
+                model = optim.step(rates.at(steps.done(), steps.steps()), model, grads.grads);
+            }
+            steps.advance();
+        }
+        let (loss, count) = world.sum(sums)?;
+        let epoch = steps.epochs_begun();
+        if world.is_chief() {
+            println!("epoch {epoch}: loss {:.3} a character", loss / count as f32);
+        }
+    }
+    // The whole model on rank 0, a plain Burn module.
+    let Some(model) = world.full(&model, Destination::Chief)? else {
+        return Ok(());
+    };
+    let (model, device) = (model.valid(), world.device().inner());
+    let mut written = numbers[..CONTEXT.min(8)].to_vec();
+    for place in 0..200 {
+        let last = &written[written.len().saturating_sub(CONTEXT)..];
+        let ids = Tensor::<1, Int>::from_ints(last, &device).reshape([1, last.len()]);
+        let scores = model.forward(ids).narrow(0, last.len() - 1, 1) * 1.5;
+        // The largest of scores with Gumbel noise is a draw from their softmax.
+        let uniform = Distribution::Uniform(1e-9, 1.0);
+        let noise = world
+            .noise(place)
+            .random([1, alphabet.len()], uniform, &device, 0);
+        let drawn = (scores - noise.log().neg().log()).argmax(1);
+        written.push(drawn.into_scalar::<i32>());
+    }
+    let text: String = written.iter().map(|n| alphabet[*n as usize]).collect();
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! The character GPT.
+
+use super::run::{Ended, Running};
+use std::fmt::Write;
+
+fn run(args: &str, folders: &[(&str, &std::path::Path)]) -> Ended {
+    Running::start("gpt", args, folders).end()
+}
+
+#[test]
+fn it_learns_a_text_alike_on_1_2_and_3_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("numbers.txt");
+    let mut text = String::new();
+    for number in 100..400 {
+        write!(text, "{number} ").unwrap();
+    }
+    std::fs::write(&file, text).unwrap();
+    let of = |how: &str| {
+        let ended = run(&format!("--epochs 6 {how}"), &[("--text", &file)]);
+        let output = ended.succeeded();
+        let loss = |line: &String| line.split(' ').nth(3)?.parse::<f64>().ok();
+        let losses: Vec<f64> = output.iter().filter_map(loss).collect();
+        assert_eq!(losses.len(), 6, "{output:?}");
+        assert!(losses[5] < 0.75 * losses[0], "{losses:?}");
+        losses
+    };
+    let one = of("--ranks 1");
+    for how in ["--ranks 2", "--ranks 3", "--nproc-per-node 2"] {
+        for (a, b) in one.iter().zip(of(how)) {
+            assert!((a - b).abs() < 0.01, "{how}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
+fn a_text_that_is_not_there_or_too_short_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text");
+    let message = run("", &[("--text", &file)]).failed();
+    assert!(message.contains("expected a text"), "{message}");
+    std::fs::write(&file, "too short").unwrap();
+    let message = run("", &[("--text", &file)]).failed();
+    assert!(message.contains("at least 1 sample"), "{message}");
+}
