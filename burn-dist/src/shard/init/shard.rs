@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::layout::shard_shape;
 use crate::plan::Plan;
 use crate::shard::memory::{Primitive, Residence, Shard};
-use crate::shard::model::{Sharded, ShardedParam, Sharding};
+use crate::shard::model::{Sharded, ShardedParam, Sharding, record};
 use crate::strategy::Strategy;
 use crate::unwind::raise;
 use crate::world::World;
@@ -270,11 +270,21 @@ fn shard_parameter<const D: usize>(
         None => drawn(path, param, target, range, &shape)?,
     };
     let shard = Tensor::from_inner(shard.into_tensor::<D>()).set_require_grad(takes_gradients);
-    let (on_save, path) = (mapper.clone(), path.to_string());
+    let (on_save, on_load, path) = (mapper.clone(), mapper.clone(), path.to_string());
     let param = Param::from_mapped_value(id, shard, mapper);
+    // A layer's own mapping, such as a transposition, is of whole parameters.
+    let param = param.load_mapper(move |recorded| {
+        if record::holds_shards() {
+            recorded
+        } else {
+            on_load.on_load(recorded)
+        }
+    });
     // Cuts of equal shape would overwrite each other in a record without anybody noticing.
     Ok(param.save_mapper(move |stored| {
-        if stored.dims().as_slice() == full_shape.as_slice() {
+        if record::holds_shards() {
+            stored
+        } else if stored.dims().as_slice() == full_shape.as_slice() {
             on_save.on_save(stored)
         } else {
             raise(Error::model(

@@ -8,6 +8,7 @@
 pub(crate) mod full;
 mod gather;
 mod paths;
+pub(crate) mod record;
 mod reduce;
 mod replicas;
 mod session;

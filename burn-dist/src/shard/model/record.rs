@@ -1,0 +1,57 @@
+//! Records of what a rank stores, for code that knows Burn's records and nothing else.
+
+use std::cell::Cell;
+
+thread_local! {
+    /// Whether records that this thread takes and loads hold shards.
+    static HOLDS_SHARDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f`, in which a record of a sharded model holds this rank's shards and loads into a model that is
+/// sharded alike.
+///
+/// Everywhere else such a record is an error, because files of two ranks look alike and are not. Use it to
+/// hand a sharded model through an interface that takes records, as Burn's `Learner` does, within one run
+/// of a program: what goes to disk belongs into [`World::save`](crate::World::save). It holds for the
+/// calling thread, until `f` returns or unwinds.
+///
+/// # Cost
+/// None of its own; a record copies the shards.
+///
+/// ```
+/// use burn::module::Module;
+/// use burn::nn::LinearConfig;
+/// use burn_dist::shard::records_of_shards;
+/// use burn_dist::{Strategy, launch::Threads};
+///
+/// Threads::new(2).run(|world| {
+///     let model = LinearConfig::new(8, 4).init(&world.device());
+///     let model = Strategy::fsdp().shard(model, &world)?;
+///     assert!(world.run(|| model.clone().into_record()).is_err());
+///     let copy = records_of_shards(|| {
+///         let record = model.clone().into_record();
+///         model.clone().load_record(record)
+///     });
+///     assert_eq!(copy.weight.val().into_data(), model.weight.val().into_data());
+///     Ok(())
+/// })?;
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+pub fn records_of_shards<T>(f: impl FnOnce() -> T) -> T {
+    let _open = Open(HOLDS_SHARDS.replace(true));
+    f()
+}
+
+/// Restores what held before, also when what it guards unwinds.
+struct Open(bool);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        HOLDS_SHARDS.set(self.0);
+    }
+}
+
+/// Whether a record that is taken or loaded now holds shards.
+pub(crate) fn holds_shards() -> bool {
+    HOLDS_SHARDS.get()
+}
