@@ -1,0 +1,186 @@
+//! Saves of a `Learner`, in the form of [`World::save`](burn_dist::World::save).
+//!
+//! `Learner` gives nobody its optimizer or its schedule: both leave it only as records, through a
+//! `LearningCheckpointer`. So a save makes one of its own, whose checkpointers keep the records in memory.
+
+use burn::optim::lr_scheduler::LrSchedulerRecord;
+use burn::optim::{ModuleOptimizer, OptimizerRecord};
+use burn::store::ModuleRecord;
+use burn::tensor::Bytes;
+use burn_dist::shard::records_of_shards;
+use burn_dist::{Error, GradScaler, Result, World};
+use burn_train::checkpoint::{
+    AsyncCheckpointer, Checkpoint, Checkpointer, CheckpointerError, CheckpointingAction,
+    CheckpointingStrategy,
+};
+use burn_train::metric::store::EventStoreClient;
+use burn_train::{Learner, LearnerModel, LearningCheckpointer};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where a run is saved.
+#[derive(Clone)]
+pub(crate) struct Saves {
+    pub(crate) folder: PathBuf,
+    /// The optimizer as it was made: `Learner` tells no settings.
+    pub(crate) optimizer: ModuleOptimizer,
+}
+
+/// How far a run has come; a save holds it beside model and optimizer.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Epochs that are done.
+    pub(crate) epoch: usize,
+    /// Steps of the data loader that are done in the next one.
+    pub(crate) steps: usize,
+    /// Items of all ranks in those steps.
+    pub(crate) items: usize,
+    pub(crate) scaler: Option<GradScaler>,
+}
+
+/// The program's part of a save.
+#[derive(Serialize, Deserialize)]
+struct State {
+    position: Position,
+    /// The record of the learning rate's schedule.
+    schedule: Vec<u8>,
+}
+
+impl Saves {
+    /// Fails if the folder cannot take saves of this run; `resumes` says whether it begins with one.
+    /// Collective.
+    pub(crate) fn claim(&self, world: &World, resumes: bool) -> Result<()> {
+        world.claim_saves(&self.folder)?;
+        if !resumes && world.has_save(&self.folder)? {
+            let expected = "no save, as this run begins anew (go on with `checkpoint(epoch)` of the \
+                            builder or `resume()` of the strategy, or give another folder)";
+            return Err(Error::file(&self.folder, expected, "one"));
+        }
+        Ok(())
+    }
+
+    /// What a save holds, put into `learner`. Collective.
+    pub(crate) fn load<M: LearnerModel>(
+        &self,
+        world: &World,
+        mut learner: Learner<M>,
+    ) -> Result<(Learner<M>, Position)> {
+        let (model, optimizer, state): (M, _, State) =
+            world.load(&self.folder, learner.model(), self.optimizer.clone())?;
+        let schedule = LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(state.schedule));
+        let schedule = schedule.map_err(|e| Error::file(&self.folder, "a schedule's record", e))?;
+        records_of_shards(|| learner.load_model(model.into_record()));
+        learner.load_optim(optimizer.to_record());
+        learner.load_scheduler(schedule);
+        Ok((learner, state.position))
+    }
+
+    /// Saves `learner`, over the save before. Collective.
+    pub(crate) fn save<M: LearnerModel>(
+        &self,
+        world: &World,
+        learner: &Learner<M>,
+        store: &EventStoreClient,
+        position: &Position,
+    ) -> Result<()> {
+        let (optimizer, schedule) = records(learner, store)?;
+        let schedule = schedule
+            .into_bytes()
+            .map_err(|e| Error::config("schedule of the learning rate", "a record", e))?
+            .to_vec();
+        let optimizer = self.optimizer.clone().load_record(optimizer);
+        let position = position.clone();
+        let state = State { position, schedule };
+        world.save(&self.folder, &learner.model(), &optimizer, &state)
+    }
+}
+
+/// The records of the optimizer and of the schedule.
+fn records<M: LearnerModel>(
+    learner: &Learner<M>,
+    store: &EventStoreClient,
+) -> Result<(OptimizerRecord, LrSchedulerRecord)> {
+    let (optimizer, schedule) = (Slot::default(), Slot::default());
+    let mut checkpointer = LearningCheckpointer::<M>::new(
+        AsyncCheckpointer::new(Discard),
+        AsyncCheckpointer::new(optimizer.clone()),
+        AsyncCheckpointer::new(schedule.clone()),
+        Box::new(Always),
+    );
+    records_of_shards(|| checkpointer.checkpoint(learner, 0, store));
+    // Its threads have kept the records when they have ended.
+    drop(checkpointer);
+    match (optimizer.take(), schedule.take()) {
+        (Some(optimizer), Some(schedule)) => Ok((optimizer, schedule)),
+        _ => Err(Error::config(
+            "the learner",
+            "records of its optimizer and its schedule",
+            "none",
+        )),
+    }
+}
+
+/// Keeps the last record in memory.
+struct Slot<R>(Arc<Mutex<Option<R>>>);
+
+impl<R> Slot<R> {
+    fn take(&self) -> Option<R> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl<R> Default for Slot<R> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<R> Clone for Slot<R> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<R: Checkpoint> Checkpointer<R> for Slot<R> {
+    fn save(&self, _: usize, record: R) -> std::result::Result<(), CheckpointerError> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(record);
+        Ok(())
+    }
+
+    fn delete(&self, _: usize) -> std::result::Result<(), CheckpointerError> {
+        Ok(())
+    }
+
+    fn restore(&self, _: usize) -> std::result::Result<R, CheckpointerError> {
+        let message = "records in memory are not restored";
+        Err(CheckpointerError::Unknown(message.into()))
+    }
+}
+
+/// For the model, whose shards `World::save` writes.
+struct Discard;
+
+impl Checkpointer<ModuleRecord> for Discard {
+    fn save(&self, _: usize, _: ModuleRecord) -> std::result::Result<(), CheckpointerError> {
+        Ok(())
+    }
+
+    fn delete(&self, _: usize) -> std::result::Result<(), CheckpointerError> {
+        Ok(())
+    }
+
+    fn restore(&self, _: usize) -> std::result::Result<ModuleRecord, CheckpointerError> {
+        let message = "nothing was kept";
+        Err(CheckpointerError::Unknown(message.into()))
+    }
+}
+
+/// Saves whenever it is asked.
+struct Always;
+
+impl CheckpointingStrategy for Always {
+    fn checkpointing(&mut self, _: usize, _: &EventStoreClient) -> Vec<CheckpointingAction> {
+        vec![CheckpointingAction::Save]
+    }
+}

@@ -1,0 +1,8 @@
+//! Burn's `Learner` over ranks, compared with Burn's own on one device.
+//!
+//! A program of its own because it needs burn-train, which nothing else here may.
+
+#![allow(clippy::unwrap_used)]
+
+mod equality;
+mod program;
