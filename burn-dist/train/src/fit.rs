@@ -119,21 +119,9 @@ where
         }
         while self.position.epoch < epochs {
             let epoch = self.position.epoch + 1;
-            let (epoch_number, total_items) = (epoch, train.items());
-            self.note(events.process_train(LearnerEvent::StartSplit {
-                epoch_number,
-                total_items,
-            }));
             let mut stops = self.train(&train, events)?;
-            self.note(events.process_train(LearnerEvent::EndSplit(epoch)));
             if !stops {
-                let total_items = valid.items();
-                self.note(events.process_valid(LearnerEvent::StartSplit {
-                    epoch_number,
-                    total_items,
-                }));
                 stops = self.validate(&valid, events)?;
-                self.note(events.process_valid(LearnerEvent::EndSplit(epoch)));
             }
             if stops {
                 log::info!(
@@ -166,13 +154,22 @@ where
         let (world, interrupter) = (self.world, self.interrupter.clone());
         let mut feed = source.feed(world, &interrupter);
         feed.skip(self.position.steps)?;
-        loop {
+        // A run that stopped between the last step and validation has nothing for the metrics.
+        if !feed.has_more()? {
+            return Ok(matches!(feed.next()?, Turn::Stop));
+        }
+        let start = split(self.position.epoch + 1, source.items());
+        self.note(events.process_train(start));
+        let stops = loop {
             match feed.next()? {
                 Turn::Step(batch) => self.step(batch, &mut feed, source.items(), events)?,
-                Turn::End => return Ok(false),
-                Turn::Stop => return Ok(true),
+                Turn::End => break false,
+                Turn::Stop => break true,
             }
-        }
+        };
+        let end = LearnerEvent::EndSplit(self.position.epoch + 1);
+        self.note(events.process_train(end));
+        Ok(stops)
     }
 
     /// A step of the optimizer, which begins with `first`.
@@ -302,11 +299,13 @@ where
         let model = self.learner.model().valid();
         let mut feed = source.feed(self.world, &self.interrupter);
         let (mut steps, mut items) = (0, 0);
-        loop {
+        let start = split(self.position.epoch + 1, source.items());
+        self.note(events.process_valid(start));
+        let stops = loop {
             let Batch { item, is_padding } = match feed.next()? {
                 Turn::Step(batch) => batch,
-                Turn::End => return Ok(false),
-                Turn::Stop => return Ok(true),
+                Turn::End => break false,
+                Turn::Stop => break true,
             };
             steps += 1;
             let output = self.world.run(|| InferenceStep::step(&model, item))?;
@@ -317,7 +316,10 @@ where
                 let item = TrainingItem::new(output, progress, Some(steps), None);
                 self.note(events.process_valid(LearnerEvent::ProcessedItem(item)));
             }
-        }
+        };
+        let end = LearnerEvent::EndSplit(self.position.epoch + 1);
+        self.note(events.process_valid(end));
+        Ok(stops)
     }
 
     /// The step with one plain device beside it, in the first steps if that was asked for. Collective.
@@ -388,6 +390,14 @@ where
         self.interrupter
             .error()
             .map_or(Ok(()), |e| Err(Error::user(e)))
+    }
+}
+
+/// The beginning of the training, or of the validation, of an epoch.
+fn split<T>(epoch_number: usize, total_items: usize) -> LearnerEvent<T> {
+    LearnerEvent::StartSplit {
+        epoch_number,
+        total_items,
     }
 }
 

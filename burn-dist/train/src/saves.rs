@@ -16,6 +16,7 @@ use burn_train::checkpoint::{
 use burn_train::metric::store::EventStoreClient;
 use burn_train::{Learner, LearnerModel, LearningCheckpointer};
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -43,8 +44,8 @@ pub(crate) struct Position {
 #[derive(Serialize, Deserialize)]
 struct State {
     position: Position,
-    /// The record of the learning rate's schedule.
-    schedule: Vec<u8>,
+    /// The record of the learning rate's schedule, in hexadecimal: JSON has no bytes.
+    schedule: String,
 }
 
 impl Saves {
@@ -68,8 +69,10 @@ impl Saves {
     ) -> Result<(Learner<M>, Position)> {
         let (model, optimizer, state): (M, _, State) =
             world.load(&self.folder, learner.model(), self.optimizer.clone())?;
-        let schedule = LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(state.schedule));
-        let schedule = schedule.map_err(|e| Error::file(&self.folder, "a schedule's record", e))?;
+        let damaged = |e: &dyn Display| Error::file(&self.folder, "a schedule's record", e);
+        let bytes = from_hex(&state.schedule).ok_or_else(|| damaged(&"no hexadecimal digits"))?;
+        let schedule = LrSchedulerRecord::from_bytes(Bytes::from_bytes_vec(bytes));
+        let schedule = schedule.map_err(|e| damaged(&e))?;
         records_of_shards(|| learner.load_model(model.into_record()));
         learner.load_optim(optimizer.to_record());
         learner.load_scheduler(schedule);
@@ -87,13 +90,19 @@ impl Saves {
         let (optimizer, schedule) = records(learner, store)?;
         let schedule = schedule
             .into_bytes()
-            .map_err(|e| Error::config("schedule of the learning rate", "a record", e))?
-            .to_vec();
+            .map_err(|e| Error::config("schedule of the learning rate", "a record", e))?;
+        let schedule = schedule.iter().map(|byte| format!("{byte:02x}")).collect();
         let optimizer = self.optimizer.clone().load_record(optimizer);
         let position = position.clone();
         let state = State { position, schedule };
         world.save(&self.folder, &learner.model(), &optimizer, &state)
     }
+}
+
+fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.map(byte).collect()
 }
 
 /// The records of the optimizer and of the schedule.

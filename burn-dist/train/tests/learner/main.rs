@@ -5,4 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod equality;
+mod failures;
+mod options;
 mod program;
+mod saves;

@@ -46,7 +46,7 @@ pub(crate) fn items(count: usize) -> Vec<Item> {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
-    x: Tensor<2>,
+    pub(crate) x: Tensor<2>,
     classes: Tensor<1, Int>,
 }
 
@@ -207,6 +207,9 @@ pub(crate) fn schedule() -> ModuleLrScheduler {
 pub(crate) struct Captured {
     numbers: Arc<Mutex<Vec<Number>>>,
     names: HashMap<MetricId, String>,
+    /// Called when there are so many numbers that are not of a whole epoch.
+    #[allow(clippy::type_complexity)]
+    alarm: Arc<Mutex<Option<(usize, Box<dyn Fn() + Send>)>>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -222,6 +225,10 @@ pub(crate) struct Number {
 }
 
 impl Captured {
+    pub(crate) fn at(&self, count: usize, call: impl Fn() + Send + 'static) {
+        *self.alarm.lock().unwrap() = Some((count, Box::new(call)));
+    }
+
     pub(crate) fn numbers(&self) -> Vec<Number> {
         self.numbers.lock().unwrap().clone()
     }
@@ -246,6 +253,13 @@ impl MetricLogger for Captured {
                 value: number.current(),
                 is_final,
             });
+        }
+        let numbers = self.numbers.lock().unwrap();
+        let count = numbers.iter().filter(|number| !number.is_final).count();
+        if let Some((wanted, call)) = &*self.alarm.lock().unwrap()
+            && count >= *wanted
+        {
+            call();
         }
     }
 
@@ -285,6 +299,7 @@ impl MetricLogger for Captured {
 pub(crate) struct Outcome {
     pub(crate) numbers: Vec<Number>,
     pub(crate) parameters: Vec<f32>,
+    pub(crate) is_interrupted: bool,
 }
 
 impl Outcome {
@@ -292,6 +307,7 @@ impl Outcome {
         Self {
             numbers: captured.numbers(),
             parameters: parameters(&result.model),
+            is_interrupted: result.interrupted.is_some(),
         }
     }
 
@@ -302,13 +318,14 @@ impl Outcome {
         result: &LearningResult<Net>,
     ) -> Result<Option<Self>> {
         let whole = world.full(&result.model, Destination::Chief)?;
-        let numbers = captured.numbers();
+        let (numbers, is_interrupted) = (captured.numbers(), result.interrupted.is_some());
         if !world.is_chief() {
             assert!(numbers.is_empty(), "rank {} has metrics", world.rank());
         }
         Ok(whole.map(|model| Self {
             numbers,
             parameters: parameters(&model),
+            is_interrupted,
         }))
     }
 
