@@ -16,6 +16,7 @@ use burn_train::{
     LearnerEvent, LearnerModel, SupervisedLearningStrategy, SupervisedTrainingEventProcessor,
     TrainLoader, TrainStep, TrainingComponents, TrainingItem, ValidLoader,
 };
+use std::io::{self, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -51,6 +52,11 @@ struct Passed<O> {
 pub(crate) fn close<T: Send, V: Send>(events: impl EventProcessorTraining<T, V>) {
     // It panics if its thread has failed; then that failure is what goes on.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(events.renderer())));
+    // Burn's dashboard leaves the cursor hidden where its own thread has panicked.
+    let mut out = io::stdout();
+    if out.is_terminal() {
+        let _ = out.write_all(b"\x1b[?25h").and_then(|()| out.flush());
+    }
 }
 
 impl<'a, M: TrainStep> Fit<'a, M> {

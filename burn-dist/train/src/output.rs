@@ -25,7 +25,7 @@ enum Step {
     /// Its loss is awaited.
     Waiting,
     /// It has a loss.
-    Given(StepLoss),
+    Given(Box<StepLoss>),
 }
 
 /// The loss of one training step of this rank.
@@ -125,7 +125,7 @@ pub fn output_over<M: Module, O: RankOutput>(
         Ok(false) => TrainOutput::new(model, loss.backward(), item),
         Ok(true) => {
             let weight = count;
-            STEP.set(Step::Given(StepLoss { loss, weight }));
+            STEP.set(Step::Given(Box::new(StepLoss { loss, weight })));
             let grads = GradientsParams::new();
             TrainOutput { grads, item }
         }
@@ -142,7 +142,7 @@ pub(crate) fn step<T>(f: impl FnOnce() -> T) -> Result<(T, Option<StepLoss>)> {
     STEP.set(Step::Waiting);
     let value = catch_raised(f)?;
     match STEP.replace(Step::None) {
-        Step::Given(loss) => Ok((value, Some(loss))),
+        Step::Given(loss) => Ok((value, Some(*loss))),
         Step::None | Step::Waiting => Ok((value, None)),
     }
 }

@@ -10,8 +10,17 @@ use burn::tensor::{Device, Tensor};
 use burn_dist::launch::Threads;
 use burn_dist::{Error, Result, Strategy, World};
 use burn_dist_train::{RankLoader, output, sharded};
+use burn_train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
+use burn_train::metric::MetricDefinition;
+use burn_train::renderer::{
+    EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
+    MetricsRendererTraining,
+};
 use burn_train::{InferenceStep, Learner, RegressionOutput, TrainOutput, TrainStep};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tempfile::tempdir;
 
 fn launch(world: &World, train: Arc<dyn DataLoader<Batch>>) -> Result<()> {
@@ -160,4 +169,97 @@ fn a_step_that_runs_backward_itself_learns_what_to_write() {
     );
     let message = with_calls(2).unwrap_err().to_string();
     assert!(message.contains("a second call"), "{message}");
+}
+
+/// Notes when it goes, as a dashboard restores the terminal then.
+struct Noting(Arc<AtomicBool>);
+
+impl Drop for Noting {
+    fn drop(&mut self) {
+        // Long enough for an error that does not wait to be seen first.
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl MetricsRendererTraining for Noting {
+    fn update_train(&mut self, _: MetricState) {}
+
+    fn update_valid(&mut self, _: MetricState) {}
+}
+
+impl MetricsRendererEvaluation for Noting {
+    fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
+}
+
+impl MetricsRenderer for Noting {
+    fn manual_close(&mut self) {}
+
+    fn register_metric(&mut self, _: MetricDefinition) {}
+}
+
+impl TrainingProgressLogger for Noting {
+    fn start(&mut self, _: usize, _: usize, _: Option<usize>, _: Option<&str>) {}
+
+    fn update_epoch(&mut self, _: usize) {}
+
+    fn start_split(&mut self, _: &str, _: usize) {}
+
+    fn update_split(&mut self, _: usize) {}
+
+    fn end_split(&mut self) {}
+
+    fn end(&mut self) {}
+
+    fn log_event_training(&mut self, _: String) {}
+}
+
+impl EvaluationProgressLogger for Noting {
+    fn start_global_progress(&mut self, _: usize) {}
+
+    fn start_test(&mut self, _: &str, _: usize) {}
+
+    fn update_test_progress(&mut self, _: usize) {}
+
+    fn end_test(&mut self) {}
+
+    fn end_global_progress(&mut self) {}
+
+    fn log_event_evaluation(&mut self, _: String) {}
+}
+
+/// In the loop (a batch that fails), and before it (a checkpoint without a folder).
+#[test]
+fn the_renderer_is_gone_before_an_error_leaves() {
+    for (count, checkpoint) in [(41, None), (40, Some(2))] {
+        let found = Threads::new(2).run(|world| {
+            let directory = tempdir().unwrap();
+            let train = DataLoaderBuilder::new(Panics).batch_size(4);
+            let train = train.build(InMemDataset::new(items(count)));
+            let model = Strategy::fsdp().shard(Net::new(&world.device()), &world)?;
+            let optim = world.optimizer(optimizer(), &model)?;
+            let training = sharded(&world).training(directory.path(), train, loader(items(8), 4));
+            let (mut training, _) = observed(training, Some(&world));
+            if let Some(epoch) = checkpoint {
+                training = training.checkpoint(epoch);
+            }
+            let is_gone = Arc::new(AtomicBool::new(false));
+            if world.is_chief() {
+                training = training.renderer(Box::new(Noting(is_gone.clone())));
+            }
+            let learner = Learner::new(model, optim, schedule());
+            let left = catch_unwind(AssertUnwindSafe(|| drop(training.launch(learner))));
+            if world.is_chief() {
+                assert!(
+                    is_gone.load(Ordering::SeqCst),
+                    "the renderer outlives the error"
+                );
+            }
+            left.map_err(|payload| resume_unwind(payload))
+        });
+        let message = found.unwrap_err().to_string();
+        assert!(!message.contains("outlives"), "{message}");
+        let expected = checkpoint.map_or("a batch of ", |_| "no `save`");
+        assert!(message.contains(expected), "{message}");
+    }
 }

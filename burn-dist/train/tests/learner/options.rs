@@ -208,3 +208,32 @@ fn burns_builder_takes_the_strategy() {
     let expected = Case::default().run().unwrap();
     assert_eq!(found.numbers, expected.numbers);
 }
+
+/// DDP reduces once a step, so four passes a step send little more than a quarter.
+#[test]
+fn accumulated_passes_are_reduced_once() {
+    let sent = |change: fn(SupervisedTraining<Net>) -> SupervisedTraining<Net>| {
+        let sent = Threads::new(2).run(|world| {
+            let directory = tempdir().unwrap();
+            let data = || loader(items(64), 4);
+            let model = Strategy::ddp().shard(Net::new(&world.device()), &world)?;
+            let optim = world.optimizer(optimizer(), &model)?;
+            let training = sharded(&world).training(directory.path(), data(), data());
+            let (training, _) = observed(change(training), Some(&world));
+            world.ledger().reset();
+            training.launch(Learner::new(model, optim, schedule()));
+            let units = world.ledger().entries();
+            let blocks = units
+                .iter()
+                .filter(|(_, unit, _)| unit.starts_with("blocks"));
+            Ok(blocks.map(|(.., entry)| entry.calls).sum::<u64>())
+        });
+        sent.unwrap()[0]
+    };
+    let (each, fourth) = (sent(|training| training), sent(|t| t.grads_accumulation(4)));
+    assert_eq!(
+        (each, fourth),
+        (2 * 8, 2 * 2),
+        "two units, eight batches a rank"
+    );
+}
