@@ -1,7 +1,7 @@
 //! Batches for all ranks: each has its part of the loader, and they agree before every step.
 //!
 //! Parts may have different lengths, and a rank whose part is over still takes part in the collectives of the
-//! others: it runs a padding sample that counts for nothing.
+//! others: it runs padding that counts for nothing.
 
 use crate::rank_loader::part;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
@@ -20,7 +20,7 @@ pub(crate) struct Source<I> {
     items: usize,
     /// This rank's part; nothing if there are fewer items than ranks.
     part: Option<Arc<dyn DataLoader<I>>>,
-    /// All of it, for a sample where this rank's part is over.
+    /// All of it, for padding where this rank's part is over.
     whole: Arc<dyn DataLoader<I>>,
     device: Device,
 }
@@ -95,6 +95,9 @@ pub(crate) struct Feed<'a, I> {
     ahead: Option<Turn<I>>,
 }
 
+/// Samples of padding: a batch norm finds no variance in a single one.
+const PADDING: usize = 8;
+
 /// What all ranks do next.
 pub(crate) enum Turn<I> {
     /// A step.
@@ -108,7 +111,7 @@ pub(crate) enum Turn<I> {
 /// What this rank computes in a step.
 pub(crate) struct Batch<I> {
     pub(crate) item: I,
-    /// Whether it is a sample that counts for nothing.
+    /// Whether its samples count for nothing.
     pub(crate) is_padding: bool,
 }
 
@@ -201,12 +204,14 @@ impl<I> Feed<'_, I> {
     }
 
     fn padding(&self) -> Result<I> {
-        let one = self.source.whole.slice(0, 1).to_device(&self.source.device);
-        let first = one.iter().next();
+        let Source { whole, items, .. } = self.source;
+        let few = whole.slice(0, PADDING.min(*items));
+        let few = few.to_device(&self.source.device);
+        let first = few.iter().next();
         let first = first.transpose().map_err(|e| self.failed(&e))?;
         first.ok_or_else(|| {
-            let what = format!("{}, sliced to its first item", self.source.what);
-            Error::config(what, "a batch of one item", "none")
+            let what = format!("{}, sliced to its first items", self.source.what);
+            Error::config(what, "a batch", "none")
         })
     }
 

@@ -12,8 +12,8 @@
 //! | `TrainOutput::new(self, loss.backward(), item)` | `output(self, loss, item)` |
 //!
 //! Metrics, renderers, schedules, early stopping, interrupters, accumulation and `checkpoint(epoch)` stay as
-//! they are. Losses and metrics are those of one device with the same batches; a rank is `batch size`
-//! samples of a step.
+//! they are. A step has `batch size` samples of every rank; losses and metrics are those of one device that
+//! has all of them.
 //!
 //! ```
 //! use burn::data::dataloader::{DataLoaderBuilder, batcher::Batcher};

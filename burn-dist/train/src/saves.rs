@@ -49,9 +49,15 @@ struct State {
 }
 
 impl Saves {
-    /// Fails if the folder cannot take saves of this run; `resumes` says whether it begins with one.
+    /// Fails if the folder cannot take saves of this run, or the optimizer is wrong on shards; `resumes` says whether it begins with one.
     /// Collective.
-    pub(crate) fn claim(&self, world: &World, resumes: bool) -> Result<()> {
+    pub(crate) fn claim<M: LearnerModel>(
+        &self,
+        world: &World,
+        learner: &Learner<M>,
+        resumes: bool,
+    ) -> Result<()> {
+        world.optimizer(self.optimizer.clone(), &learner.model())?;
         world.claim_saves(&self.folder)?;
         if !resumes && world.has_save(&self.folder)? {
             let expected = "no save, as this run begins anew (go on with `checkpoint(epoch)` of the \
@@ -92,7 +98,17 @@ impl Saves {
             .into_bytes()
             .map_err(|e| Error::config("schedule of the learning rate", "a record", e))?;
         let schedule = schedule.iter().map(|byte| format!("{byte:02x}")).collect();
+        let states = optimizer.len();
         let optimizer = self.optimizer.clone().load_record(optimizer);
+        // Burn leaves out a state that is another optimizer's.
+        let kept = optimizer.to_record().len();
+        if kept != states {
+            return Err(Error::config(
+                "optimizer given to `save(folder, &optim)`",
+                format!("the one of the Learner, which has {states} states"),
+                format!("one that keeps {kept} of them"),
+            ));
+        }
         let position = position.clone();
         let state = State { position, schedule };
         world.save(&self.folder, &learner.model(), &optimizer, &state)

@@ -237,7 +237,7 @@ where
         };
         let resumes =
             components.checkpoint.is_some() || self.resumes && world.has_save(&saves.folder)?;
-        saves.claim(world, resumes)?;
+        saves.claim(world, &learner, resumes)?;
         if !resumes {
             return Ok((learner, self.start()));
         }

@@ -7,5 +7,6 @@
 mod equality;
 mod failures;
 mod options;
+mod processes;
 mod program;
 mod saves;

@@ -1,8 +1,11 @@
 //! Saves, what goes on from them, and what is refused.
 
-use crate::program::{Captured, Net, Outcome, ToBatch, items, observed, optimizer, schedule};
+use crate::program::{
+    Batch, Captured, Net, Outcome, ToBatch, items, observed, optimizer, schedule,
+};
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::InMemDataset;
+use burn::optim::SgdConfig;
 use burn_dist::launch::Threads;
 use burn_dist::{Result, Strategy, World};
 use burn_dist_train::{RankLoader, Sharded, sharded};
@@ -10,8 +13,6 @@ use burn_train::{Learner, SupervisedTraining};
 use std::path::Path;
 use std::sync::Arc;
 use tempfile::tempdir;
-
-use crate::program::Batch;
 
 type Data = fn(&World) -> Result<Arc<dyn DataLoader<Batch>>>;
 
@@ -171,4 +172,22 @@ fn a_checkpoint_without_a_folder_is_refused() {
     });
     let message = found.unwrap_err().to_string();
     assert!(message.contains("no `save`"), "{message}");
+}
+
+#[test]
+fn another_optimizer_than_the_learners_is_refused() {
+    let folder = tempdir().unwrap();
+    let found = Threads::new(2).run(|world| {
+        let directory = tempdir().unwrap();
+        let data = ours_shuffled(&world)?;
+        let model = Strategy::fsdp().shard(Net::new(&world.device()), &world)?;
+        let other = world.optimizer(SgdConfig::new().init(), &model)?;
+        let training = sharded(&world).save(folder.path(), &other);
+        let training = training.training(directory.path(), data.clone(), data);
+        let (training, _) = observed(training, Some(&world));
+        training.launch(Learner::new(model, optimizer(), schedule()));
+        Ok(())
+    });
+    let message = found.unwrap_err().to_string();
+    assert!(message.contains("the one of the Learner"), "{message}");
 }
