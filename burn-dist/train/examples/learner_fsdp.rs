@@ -35,7 +35,6 @@ struct Mlp {
 impl InferenceStep for Mlp {
     type Input = (Tensor<2>, Tensor<1, Int>);
     type Output = ClassificationOutput;
-
     fn step(&self, (x, classes): Self::Input) -> ClassificationOutput {
         let x = unit(self, x, |mlp, x| {
             let run = |x, block| unit(block, x, |block: &Linear, x| gelu(block.forward(x)));
@@ -49,7 +48,6 @@ impl InferenceStep for Mlp {
 impl TrainStep for Mlp {
     type Input = (Tensor<2>, Tensor<1, Int>);
     type Output = ClassificationOutput;
-
     fn step(&self, batch: Self::Input) -> TrainOutput<ClassificationOutput> {
         let item = InferenceStep::step(self, batch);
         output(self, item.loss.clone(), item) // (1) TrainOutput::new(self, loss.backward(), item)
@@ -72,10 +70,9 @@ impl Batcher<usize, (Tensor<2>, Tensor<1, Int>)> for Points {
 
 fn train(world: &World, resume: bool) -> Result<()> {
     let loader = || DataLoaderBuilder::new(Points).batch_size(32);
-    let train = loader()
-        .shuffle(7)
-        .build(InMemDataset::new((0..5000).collect()));
-    let valid = loader().build(InMemDataset::new((5000..6001).collect()));
+    let points = |range: std::ops::Range<usize>| InMemDataset::new(range.collect());
+    let (train, valid) = (points(0..5000), points(5000..6001));
+    let (train, valid) = (loader().shuffle(7).build(train), loader().build(valid));
     let sizes = [2, 64, 64, 64, 3];
     let block = |size: &[usize]| LinearConfig::new(size[0], size[1]).init(&world.device());
     let blocks = sizes.windows(2).map(block).collect();
@@ -84,10 +81,11 @@ fn train(world: &World, resume: bool) -> Result<()> {
     let strategy = sharded(world).clip(1.0).save("learner/save", &optim);
     let strategy = if resume { strategy.resume() } else { strategy };
     let training = strategy.training("learner", train, valid); // (3) SupervisedTraining::new(..)
-    let training = training.metrics((AccuracyMetric::new(), LossMetric::new()));
+    let metrics = (AccuracyMetric::new(), LossMetric::new());
+    let training = training.metrics(metrics).num_epochs(10).summary();
     let schedule = LinearLrSchedulerConfig::new(0.01, 0.0005, 600).init();
-    let learner = Learner::new(model, optim, schedule.map_err(Error::user)?);
-    training.num_epochs(10).summary().launch(learner);
+    let schedule = schedule.map_err(Error::user)?;
+    training.launch(Learner::new(model, optim, schedule));
     Ok(())
 }
 
@@ -95,6 +93,6 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let launch = burn_dist::launch(&args.launch).threads(args.ranks);
     let result = launch.run(|world| train(&world, args.resume)); // (4) train(..)
-    let _ = result.as_ref().inspect_err(|e| eprintln!("error: {e}"));
+    let result = result.inspect_err(|error| eprintln!("error: {error}"));
     exit_code(&result).into()
 }

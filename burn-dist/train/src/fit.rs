@@ -1,8 +1,9 @@
 //! The loop: epochs, steps, validation, as Burn's for a single device, over all ranks.
 
 use crate::feed::{Batch, Feed, Source, Turn};
+use crate::gather::gather;
 use crate::output::{self, StepLoss};
-use crate::parts::{Share, gather};
+use crate::parts::Share;
 use crate::raise::closing;
 use crate::rank_output::RankOutput;
 use crate::saves::Position;
@@ -244,7 +245,7 @@ where
         let Some(StepLoss { loss, weight }) = loss else {
             return Err(no_loss());
         };
-        let share = Share::of(&output, weight, batch.is_padding)?;
+        let share = Share::new(output.samples(), weight, batch.is_padding)?;
         let factor = self.factor(share.weight)?;
         let loss = if factor == 1.0 { loss } else { loss * factor };
         let loss = match &self.position.scaler {
@@ -315,7 +316,7 @@ where
             };
             steps += 1;
             let output = self.world.run(|| InferenceStep::step(&model, item))?;
-            let share = Share::of(&output, output.samples() as f64, is_padding)?;
+            let share = Share::new(output.samples(), output.samples() as f64, is_padding)?;
             if let Some((output, samples)) = gather(self.world, output, share)? {
                 items += samples;
                 let progress = progress(items, source.items());
@@ -348,7 +349,8 @@ where
             let stepped = stepped.map_err(own_backward);
             let given = stepped.and_then(|(stepped, loss)| {
                 let StepLoss { loss, weight } = loss.ok_or_else(no_loss)?;
-                Ok((Share::of(&stepped.item, weight, batch.is_padding)?, loss))
+                let samples = stepped.item.samples();
+                Ok((Share::new(samples, weight, batch.is_padding)?, loss))
             });
             let (share, loss) = crate::raise::or_raise(given);
             (loss * share.samples as f64, share.samples)

@@ -91,8 +91,9 @@
 //! - [`RankLoader`] gives the batches of one device, whatever the number of ranks;
 //! - [`RankOutput`] is for outputs of one's own, [`Silent`] for builders of one's own.
 //!
-//! Inside, arrows point down: `sharded` (options, checks) uses `fit` (the loop), which uses `feed` (what all
-//! ranks do next), `saves`, `output` and `parts` (the outputs on their way to rank 0).
+//! Inside, arrows point down: `strategy` (what is done before the loop) uses `fit` (the loop), which uses
+//! `feed` (what all ranks do next), `gather` (outputs for rank 0), `output` (the loss of a step), and
+//! `sharded` (the options) with `saves`.
 //!
 //! # What differs from one device
 //!
@@ -105,6 +106,7 @@
 
 mod feed;
 mod fit;
+mod gather;
 mod output;
 mod parts;
 mod raise;
@@ -113,6 +115,7 @@ mod rank_output;
 mod saves;
 mod sharded;
 mod silent;
+mod strategy;
 
 pub use output::{output, output_over};
 pub use parts::{JoinedParts, Parts};

@@ -1,12 +1,10 @@
 //! The tensors of an output, on their way from every rank to rank 0.
 
-use crate::rank_output::RankOutput;
 use burn::tensor::{Bytes, DType, Device, Int, Tensor, TensorData};
-use burn_dist::comm::{Span, SpanMut};
-use burn_dist::{Error, Result, World};
+use burn_dist::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// The tensors of one rank's output; see [`RankOutput::take_apart`].
+/// The tensors of one rank's output; see [`RankOutput::take_apart`](crate::RankOutput::take_apart).
 #[derive(Debug, Default)]
 pub struct Parts {
     parts: Vec<Part>,
@@ -38,11 +36,11 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// That of an output whose loss was divided by `weight`.
+    /// That of `samples` samples whose loss was divided by `weight`.
     ///
     /// # Errors
     /// [`Error::Config`] for a weight that is not a number of things.
-    pub(crate) fn of(output: &impl RankOutput, weight: f64, is_padding: bool) -> Result<Self> {
+    pub(crate) fn new(samples: usize, weight: f64, is_padding: bool) -> Result<Self> {
         if is_padding {
             let (weight, samples) = (0.0, 0);
             return Ok(Self { weight, samples });
@@ -55,7 +53,6 @@ impl Share {
                 weight,
             ));
         }
-        let samples = output.samples();
         Ok(Self { weight, samples })
     }
 }
@@ -94,7 +91,7 @@ impl Parts {
     }
 
     /// What is sent: the length of the header, the header, and the bytes of the tensors.
-    fn packet(self, share: Share) -> Result<Vec<u8>> {
+    pub(crate) fn packet(self, share: Share) -> Result<Vec<u8>> {
         let parts = self.parts;
         let header = serde_json::to_vec(&Header { share, parts })
             .map_err(|e| Error::config("output of a step", "tensors of plain numbers", e))?;
@@ -105,7 +102,7 @@ impl Parts {
     }
 }
 
-/// The tensors of all ranks' outputs, one after the other; see [`RankOutput::put_together`].
+/// The tensors of all ranks' outputs, one after the other; see [`RankOutput::put_together`](crate::RankOutput::put_together).
 #[derive(Debug)]
 pub struct JoinedParts {
     ranks: Vec<RankParts>,
@@ -163,6 +160,23 @@ impl RankParts {
 }
 
 impl JoinedParts {
+    /// Those of packets, by rank, without padding.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a packet that is not whole.
+    pub(crate) fn of<'a>(packets: impl Iterator<Item = &'a [u8]>, device: Device) -> Result<Self> {
+        let ranks = packets.enumerate();
+        let ranks = ranks.map(|(rank, packet)| RankParts::of(rank, packet));
+        let mut ranks = ranks.collect::<Result<Vec<_>>>()?;
+        ranks.retain(|rank| rank.share.samples > 0);
+        Ok(Self { ranks, device })
+    }
+
+    /// The samples of all ranks.
+    pub(crate) fn samples(&self) -> usize {
+        self.ranks.iter().map(|rank| rank.share.samples).sum()
+    }
+
     /// The loss; see [`Parts::loss`].
     ///
     /// # Errors
@@ -283,46 +297,4 @@ fn out_of_order(asked: &str, found: &Part) -> Error {
     let expected =
         format!("the order of `take_apart` also in `put_together`, which asks for {asked}");
     Error::config("output of a step", expected, found)
-}
-
-/// The output of all ranks and the number of its samples, on rank 0, without padding; nothing on the others,
-/// and nothing where every rank has padding. Collective.
-///
-/// # Cost
-/// One all-gather of 8 bytes a rank and one of the largest output.
-pub(crate) fn gather<O: RankOutput>(
-    world: &World,
-    output: O,
-    share: Share,
-) -> Result<Option<(O, usize)>> {
-    if world.size() == 1 {
-        return Ok((share.samples > 0).then_some((output, share.samples)));
-    }
-    let mut parts = Parts::default();
-    if share.samples > 0 {
-        output.take_apart(&mut parts);
-    }
-    let mut packet = parts.packet(share)?;
-    let mut lengths = vec![0u64; world.size()];
-    let (comm, label) = (world.comm(), "outputs for the metrics".into());
-    let mine = [packet.len() as u64];
-    comm.all_gather(&label, Span::of(&mine), SpanMut::of(&mut lengths))?;
-    let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
-    packet.resize(longest, 0);
-    let mut all = vec![0u8; longest * world.size()];
-    comm.all_gather(&label, Span::of(&packet), SpanMut::of(&mut all))?;
-    if !world.is_chief() {
-        return Ok(None);
-    }
-    let packets = all.chunks_exact(longest).zip(lengths).enumerate();
-    let ranks = packets.map(|(rank, (packet, len))| RankParts::of(rank, &packet[..len as usize]));
-    let ranks = ranks.collect::<Result<Vec<_>>>()?;
-    let ranks: Vec<_> = ranks.into_iter().filter(|r| r.share.samples > 0).collect();
-    let samples = ranks.iter().map(|rank| rank.share.samples).sum();
-    if ranks.is_empty() {
-        return Ok(None);
-    }
-    let device = world.device().without_autodiff();
-    let output = O::put_together(&mut JoinedParts { ranks, device })?;
-    Ok(Some((output, samples)))
 }
