@@ -200,6 +200,38 @@ pub(crate) const NN: &[Layer] = &[
     row("lib", &[]),
 ];
 
+/// `burn-dist/train/src`.
+pub(crate) const TRAIN: &[Layer] = &[
+    row("raise", &[]),
+    row("parts", &[]),
+    row("rank_output", &["parts"]),
+    row("output", &["raise", "rank_output"]),
+    row("gather", &["parts", "rank_output"]),
+    row("rank_loader", &[]),
+    row("feed", &["rank_loader"]),
+    row("saves", &[]),
+    row("silent", &[]),
+    row("sharded", &["saves"]),
+    row(
+        "fit",
+        &[
+            "raise",
+            "parts",
+            "rank_output",
+            "output",
+            "gather",
+            "feed",
+            "saves",
+            "sharded",
+        ],
+    ),
+    row(
+        "strategy",
+        &["raise", "rank_output", "saves", "silent", "sharded", "fit"],
+    ),
+    row("lib", &[]),
+];
+
 /// `models/src`.
 pub(crate) const MODELS: &[Layer] = &[
     row("config", &[]),
