@@ -101,6 +101,7 @@
 //! - Burn's checkpointers would write files of shards: use [`Sharded::save`].
 //! - Burn's `gradient_checkpointing()` does nothing here, as in every custom strategy: use
 //!   [`Strategy::recompute`](burn_dist::Strategy::recompute).
+//! - A batch norm normalises by the samples of its rank.
 //! - An error of any rank ends all of them and comes out of [`launch`](burn_dist::launch::Launch::run);
 //!   `LearningResult::error` is never set.
 

@@ -99,7 +99,8 @@ pub fn output<M: Module, O: RankOutput>(model: &M, loss: Tensor<1>, item: O) -> 
 /// The output of a training step whose `loss` is a sum that was divided by `count`.
 ///
 /// As [`output`], for a loss that is not the mean over samples: over the tokens that are not padding, or
-/// with weights of classes, `count` being their sum. Ranks then count in the share of their `count`.
+/// with weights of classes, `count` being their sum. Ranks then count in the share of their `count`. A
+/// validation step tells no such count: the loss that rank 0 sees there is the mean by samples.
 ///
 /// # Errors
 /// As [`output`].

@@ -86,8 +86,9 @@ impl<M: LearnerModel> Sharded<M> {
     /// `optimizer` is the one that the `Learner` gets, which shows nobody its settings: give it before.
     /// A save holds the model, the states of the optimizer, the schedule, the loss scale, and how far the
     /// run has come; [`World::save`](burn_dist::World::save) tells its form. A run goes on from it with
-    /// `checkpoint(epoch)` of Burn's builder, or with [`resume`](Self::resume). Burn's own checkpointers
-    /// would write files of shards, and are refused.
+    /// `checkpoint(epoch)` of Burn's builder, where `epoch` is the number of epochs that are done, or with
+    /// [`resume`](Self::resume). Burn's own checkpointers would write files of shards, and are refused. An
+    /// early stopping strategy begins anew, as it does in Burn.
     ///
     /// # Cost
     /// Meanwhile a rank holds its shard of the parameters once more, and that of the optimizer's states twice.

@@ -1,6 +1,10 @@
 //! The strategy's options and the model's, and what Burn's builder decides.
 
-use crate::program::{Captured, Net, Outcome, items, loader, observed, optimizer, schedule};
+use crate::program::{
+    Captured, Net, Outcome, ToBatch, items, loader, observed, optimizer, schedule,
+};
+use burn::data::dataloader::DataLoaderBuilder;
+use burn::data::dataset::InMemDataset;
 use burn_dist::launch::Threads;
 use burn_dist::{GradScaler, Precision, Result, Shadow, Strategy};
 use burn_dist_train::{Sharded, sharded};
@@ -207,6 +211,37 @@ fn burns_builder_takes_the_strategy() {
     let found = outcomes.unwrap().into_iter().next().flatten().unwrap();
     let expected = Case::default().run().unwrap();
     assert_eq!(found.numbers, expected.numbers);
+}
+
+/// Its batches come in an order that workers decide, and all of them come.
+#[test]
+fn a_loader_with_workers_is_read_whole() {
+    let outcomes = Threads::new(3).run(|world| {
+        let directory = tempdir().unwrap();
+        let data = || {
+            let builder = DataLoaderBuilder::new(ToBatch).batch_size(4).num_workers(2);
+            builder.build(InMemDataset::new(items(41)))
+        };
+        let model = Strategy::fsdp().shard(Net::new(&world.device()), &world)?;
+        let optim = world.optimizer(optimizer(), &model)?;
+        let training = sharded(&world).training(directory.path(), data(), data());
+        let (training, captured) = observed(training.num_epochs(2), Some(&world));
+        let result = training.launch(Learner::new(model, optim, schedule()));
+        Outcome::sharded(&world, &captured, &result)
+    });
+    let found = outcomes.unwrap().into_iter().next().flatten().unwrap();
+    for (split, epoch) in [("train", 1), ("train", 2), ("valid", 1), ("valid", 2)] {
+        let numbers = found
+            .numbers
+            .iter()
+            .filter(|n| n.metric == "Accuracy" && !n.is_final);
+        let of_epoch = numbers.filter(|n| n.split == split && n.epoch == epoch);
+        assert_eq!(
+            of_epoch.map(|n| n.count).sum::<usize>(),
+            41,
+            "{split} {epoch}"
+        );
+    }
 }
 
 /// DDP reduces once a step, so four passes a step send little more than a quarter.
