@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Training of a sharded model by Burn's `Learner`, over all ranks of `world`.
 ///
-/// [`training`](Sharded::training) makes Burn's builder with it.
+/// [`training`](Sharded::training) makes Burn's builder with it; the [page of the crate](crate) has a program.
 pub fn sharded<M: LearnerModel>(world: &World) -> Sharded<M> {
     Sharded {
         world: world.clone(),
@@ -75,6 +75,15 @@ impl<M: LearnerModel> Sharded<M> {
     }
 
     /// The same, with the loss scaled for f16. A step that overflows is skipped, the schedule's too.
+    ///
+    /// A run that goes on from a save has the scale of the save.
+    ///
+    /// # Cost
+    /// One all-reduce of a byte a step.
+    ///
+    /// # Errors
+    /// Training ends with [`Error::LossScale`](burn_dist::Error::LossScale) if gradients are not finite at any
+    /// scale.
     pub fn loss_scaling(self, scaler: GradScaler) -> Self {
         let scaler = Some(scaler);
         Self { scaler, ..self }

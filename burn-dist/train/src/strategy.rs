@@ -108,7 +108,10 @@ where
         if !resumes {
             return Ok((learner, self.start()));
         }
-        let (learner, position) = saves.load(world, learner)?;
+        let (learner, mut position) = saves.load(world, learner)?;
+        // Whether the loss is scaled is this run's to say, and how much is the save's.
+        let scaler = self.scaler.clone();
+        position.scaler = scaler.map(|new| position.scaler.take().unwrap_or(new));
         match components.checkpoint {
             Some(epoch) if epoch != position.epoch => Err(Error::file(
                 &saves.folder,

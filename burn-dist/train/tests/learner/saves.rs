@@ -7,7 +7,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::InMemDataset;
 use burn::optim::SgdConfig;
 use burn_dist::launch::Threads;
-use burn_dist::{Result, Strategy, World};
+use burn_dist::{GradScaler, Precision, Result, Strategy, World};
 use burn_dist_train::{RankLoader, Sharded, sharded};
 use burn_train::{Learner, SupervisedTraining};
 use std::path::Path;
@@ -49,14 +49,13 @@ fn run(
     Ok(outcomes.into_iter().next().flatten().unwrap())
 }
 
-fn assert_goes_on(strategy: &Strategy, data: Data) {
+fn assert_goes_on(strategy: &Strategy, data: Data, options: fn(Sharded<Net>) -> Sharded<Net>) {
     let (whole, cut) = (tempdir().unwrap(), tempdir().unwrap());
     let epochs =
         |n: usize| move |training: SupervisedTraining<Net>, _: &Captured| training.num_epochs(n);
-    let same = |sharded: Sharded<Net>| sharded;
-    let expected = run(whole.path(), strategy, data, same, epochs(4)).unwrap();
-    let first = run(cut.path(), strategy, data, same, epochs(2)).unwrap();
-    let second = run(cut.path(), strategy, data, same, |training, _| {
+    let expected = run(whole.path(), strategy, data, options, epochs(4)).unwrap();
+    let first = run(cut.path(), strategy, data, options, epochs(2)).unwrap();
+    let second = run(cut.path(), strategy, data, options, |training, _| {
         training.num_epochs(4).checkpoint(2)
     });
     let mut both = first;
@@ -73,9 +72,18 @@ fn assert_goes_on(strategy: &Strategy, data: Data) {
 #[test]
 fn a_run_that_goes_on_equals_one_that_was_never_interrupted() {
     for strategy in [Strategy::ddp(), Strategy::zero2(), Strategy::fsdp()] {
-        assert_goes_on(&strategy, ours_shuffled);
-        assert_goes_on(&strategy, burns_shuffled);
+        assert_goes_on(&strategy, ours_shuffled, |sharded| sharded);
+        assert_goes_on(&strategy, burns_shuffled, |sharded| sharded);
     }
+}
+
+/// The first steps of the scaler that a save does not hold would overflow and be skipped.
+#[test]
+fn the_loss_scale_goes_on_too() {
+    let half = Strategy::fsdp().precision(Precision::f16());
+    assert_goes_on(&half, ours_shuffled, |sharded| {
+        sharded.loss_scaling(GradScaler::new().starting_at(1e8))
+    });
 }
 
 /// Wherever in an epoch the stop comes.
