@@ -1,8 +1,8 @@
 //! Speed of the collectives between two processes, compared with gloo's where PyTorch is installed.
 //!
 //! ```text
-//! cargo bench --workspace --bench transports
-//! BURN_DIST_PYTHON=venv/bin/python cargo bench --workspace --bench transports   beside gloo
+//! cargo bench --bench transports
+//! BURN_DIST_PYTHON=venv/bin/python cargo bench --bench transports   beside gloo
 //! ```
 //!
 //! Sizes and bandwidths are nccl-tests': a size is the full buffer's, and bus bandwidth is what a

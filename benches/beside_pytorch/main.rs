@@ -1,7 +1,7 @@
 //! A training step of ours beside PyTorch's of the same model, weights and batch.
 //!
 //! ```sh
-//! BURN_DIST_PYTHON=venv/bin/python cargo bench --workspace --bench beside_pytorch   # a Python with torch, numpy
+//! BURN_DIST_PYTHON=venv/bin/python cargo bench --bench beside_pytorch   # a Python with torch, numpy
 //! ```
 //!
 //! After `--`, a word keeps the rows that contain it, `--compile` adds rows with `torch.compile`, and `--out DIR`

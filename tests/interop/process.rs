@@ -42,7 +42,7 @@ pub(crate) fn built(name: &str) -> PathBuf {
     assert!(
         path.is_file(),
         "{} is missing: `cargo test` of the workspace builds it, and so does `cargo build \
-         --workspace --examples --bins`",
+         --examples --bins`",
         path.display()
     );
     path

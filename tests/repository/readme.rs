@@ -80,13 +80,7 @@ fn every_option_that_a_page_names_is_one_of_the_programs() {
         let words = text.split_whitespace().skip_while(|w| *w != "--example");
         let words = words.map(|w| w.trim_matches(['`', ',', '.', ';', '(', ')']));
         let options = words.filter(|w| w.starts_with("--") && w.len() > 2);
-        let cargo = [
-            "--example",
-            "--features",
-            "--release",
-            "--workspace",
-            "--help",
-        ];
+        let cargo = ["--example", "--features", "--release", "--help"];
         for option in options.filter(|o| !cargo.contains(o)) {
             let name = option.split('=').next().unwrap_or(option);
             let field = format!("{}: ", name.trim_start_matches('-').replace('-', "_"));

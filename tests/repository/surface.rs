@@ -14,8 +14,8 @@ use syn::{Attribute, ImplItem, Item, Meta, TraitItem, Visibility};
 const ACCEPT: &str = "BURN_DIST_ACCEPT_SURFACE";
 
 /// How to do that; the programs must be those of this source.
-const HOW: &str = "cargo build --release --workspace --examples --bins && \
-    BURN_DIST_ACCEPT_SURFACE=1 cargo test --release --workspace --test repository surface";
+const HOW: &str = "cargo build --release --examples --bins && \
+    BURN_DIST_ACCEPT_SURFACE=1 cargo test --release --test repository surface";
 
 /// The name of a crate for its users, and its root.
 const CRATES: [(&str, &str); 4] = [

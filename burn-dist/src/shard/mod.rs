@@ -43,8 +43,8 @@ mod unit;
 
 pub use check::{Shadow, Shadowed};
 pub use model::full::Destination;
-pub use model::summary::{Summary, TensorSummary};
 pub use model::record::records_of_shards;
+pub use model::summary::{Summary, TensorSummary};
 pub use step::{Accumulation, Clipped, ShardedGradients};
 pub use unit::{Activations, MapActivations, unit};
 

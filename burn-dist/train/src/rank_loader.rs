@@ -4,7 +4,7 @@ use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
-use burn_dist::data::{Batches, Dataset, DistributedSampler, Loader};
+use burn_dist::data::{Batch, Batches, Dataset, DistributedSampler, Loader};
 use burn_dist::{Error, Result, World};
 use std::fmt;
 use std::ops::Range;
@@ -120,7 +120,7 @@ impl<I: Send + 'static, O: Send + 'static> RankLoader<I, O> {
         batch: usize,
     ) -> Result<Self> {
         let (rank, ranks) = (world.rank(), world.size());
-        let sampler = DistributedSampler::new(len, batch)?.for_rank(rank, ranks)?;
+        let sampler = DistributedSampler::new(len, Batch::per_rank(batch), (rank, ranks))?;
         Ok(Self {
             items: Items { get, range: 0..len },
             batcher,
@@ -225,10 +225,10 @@ impl<I: Send + 'static, O: Send + 'static> RankBatches<'_, I, O> {
         } = self.loader;
         let sampler = match &self.loader.sampler {
             Some(sampler) => sampler.clone(),
-            None => DistributedSampler::new(items.len(), *batch)?,
+            None => DistributedSampler::new(items.len(), Batch::per_rank(*batch), (0, 1))?,
         };
         let (batcher, device) = (batcher.clone(), device.clone());
-        let loader = Loader::new(items.clone(), sampler, move |items, info| {
+        let loader = Loader::with_sampler(items.clone(), sampler, move |items, info| {
             // A rank without samples in the last step has ended: the strategy pads.
             let batch = (info.count > 0).then(|| batcher.batch(items, &device));
             (info.global_count, batch)
