@@ -55,3 +55,40 @@ impl Drop for Open {
 pub(crate) fn holds_shards() -> bool {
     HOLDS_SHARDS.get()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{Strategy, launch::Threads};
+    use burn::module::Module;
+    use burn::nn::{Linear, LinearConfig, LinearLayout};
+
+    #[test]
+    fn shards_of_a_layer_that_transposes_come_back_as_they_were() {
+        Threads::new(3)
+            .run(|world| {
+                let config = LinearConfig::new(7, 5).with_layout(LinearLayout::Col);
+                let stored = |model: &Linear| model.weight.base().into_data();
+                let model = Strategy::fsdp().shard(config.init(&world.device()), &world)?;
+                let record = records_of_shards(|| model.clone().into_record());
+                let other = Strategy::fsdp().shard(config.init(&world.device()), &world)?;
+                // The last rank stores the bias alone.
+                assert_eq!(stored(&other) == stored(&model), world.rank() == 2);
+                let loaded = records_of_shards(|| other.load_record(record));
+                assert_eq!(stored(&loaded), stored(&model));
+                assert_eq!(loaded.weight.id, model.weight.id);
+                assert!(!holds_shards());
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn what_unwinds_leaves_nothing_open() {
+        let left = std::panic::catch_unwind(|| {
+            records_of_shards(|| std::panic::resume_unwind(Box::new(())))
+        });
+        assert!(left.is_err() && !holds_shards());
+    }
+}
