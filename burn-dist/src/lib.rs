@@ -78,6 +78,7 @@ pub mod data;
 mod error;
 mod file_type;
 mod finite;
+mod foreign_error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzz;

@@ -22,6 +22,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("stop", &["error"]),
     row("unwind", &["error"]),
     row("warning", &[]),
+    row("foreign_error", &["error"]),
     row("rendezvous/message", &["error"]),
     row("rendezvous/untrusted", &["error"]),
     row(
@@ -43,10 +44,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("world", &["error", "noise", "stop", "unwind", "comm"]),
     row("agreement", &["error", "comm", "world"]),
     row("data", &["error", "world"]),
-    row(
-        "training",
-        &["error", "noise", "data", "world", "agreement"],
-    ),
+    row("training", &["error", "noise", "data", "world"]),
     row("numbers", &["error"]),
     row("reduction", &["error", "comm", "numbers", "world"]),
     row("values", &["error", "comm", "world"]),
@@ -54,6 +52,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
         "launch",
         &[
             "error",
+            "foreign_error",
             "host",
             "lock",
             "stop",

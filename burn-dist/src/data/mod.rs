@@ -51,6 +51,7 @@
 //!   which rank or thread does it.
 
 mod batch;
+mod batch_info;
 mod batches;
 mod dataset;
 mod loader;
@@ -58,8 +59,9 @@ mod sampler;
 mod stream;
 
 pub use batch::Batch;
+pub use batch_info::BatchInfo;
 pub use batches::Batches;
 pub use dataset::Dataset;
-pub use loader::{BatchInfo, Loader};
+pub use loader::Loader;
 pub use sampler::{DistributedSampler, Epoch, Step};
 pub use stream::Stream;

@@ -10,6 +10,8 @@ use crate::comm::Order;
 #[cfg(feature = "cuda")]
 use crate::error::Error;
 use crate::error::Result;
+#[cfg(feature = "cuda")]
+use crate::warning::warn;
 use burn::tensor::Device;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,7 @@
 //! One frame on its way over a link, in either direction.
 
 use super::frame::{ADDRESS, BLOCK, HEADER, Header, Kind};
-use super::link::Link;
-use super::transfer::LinkError;
+use super::link::{Link, LinkError};
 use std::io::{self, IoSlice};
 
 /// Shorter blocks are copied, to a peer that could read them in place, too: that costs less than to wait

@@ -39,6 +39,26 @@ enum Channel {
     },
 }
 
+/// Why a link cannot be used any more.
+#[derive(Debug)]
+pub(super) enum LinkError {
+    /// The connection broke.
+    Broken(io::Error),
+    /// The received bytes are not a valid frame.
+    Damaged(String),
+    /// The peer has left its group.
+    Left,
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
+            _ => Self::Broken(error),
+        }
+    }
+}
+
 /// What a side that sends waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sending {

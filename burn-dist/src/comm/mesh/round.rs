@@ -3,8 +3,8 @@
 use super::super::{Call, Engine, agree};
 use super::Mesh;
 use super::frame::{self, HEADER, announce};
-use super::link::{Link, Sending};
-use super::transfer::{Incoming, LinkError, Outgoing, PeerCall, Receive};
+use super::link::{Link, LinkError, Sending};
+use super::transfer::{Incoming, Outgoing, PeerCall, Receive};
 use crate::error::{Error, Result};
 use rustix::event::{PollFd, Timespec, poll};
 use std::sync::atomic::Ordering;

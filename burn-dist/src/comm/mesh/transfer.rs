@@ -3,28 +3,7 @@
 use super::super::Call;
 use super::block::{Block, BlockReceiver, BlockSender, Moved, push_bytes};
 use super::frame::{self, BLOCK, Kind, LENT_BLOCK};
-use super::link::{Link, Sending};
-use std::io;
-
-/// Why a link cannot be used any more.
-#[derive(Debug)]
-pub(super) enum LinkError {
-    /// The connection broke.
-    Broken(io::Error),
-    /// The received bytes are not a valid frame.
-    Damaged(String),
-    /// The peer has left its group.
-    Left,
-}
-
-impl From<io::Error> for LinkError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
-            _ => Self::Broken(error),
-        }
-    }
-}
+use super::link::{Link, LinkError, Sending};
 
 /// What this rank is to receive from one peer.
 pub(super) trait Receive {
