@@ -163,10 +163,6 @@ fn invalid_numbers_are_refused() {
             "error: number of ranks: expected at least 1, found 0",
         ),
         (
-            "--accumulate 0",
-            "error: --accumulate: expected at least 1, found 0",
-        ),
-        (
             "--max-length 4",
             "error: length of texts: expected at least 5 tokens, found 4",
         ),

@@ -137,3 +137,15 @@ fn a_build_without_cuda_says_how_to_build_one() {
         }
     }
 }
+
+#[test]
+fn a_count_of_0_is_refused_before_anything_starts() {
+    for example in ["vit_fsdp", "bert_fsdp"] {
+        for flag in ["--accumulate", "--per-gpu-batch"] {
+            let ended = Running::start(example, &format!("{flag} 0"), &[]).end();
+            assert_eq!(ended.code, Some(2));
+            let text = ended.stderr;
+            assert!(text.contains(flag) && text.contains("at least 1"), "{text}");
+        }
+    }
+}

@@ -198,10 +198,6 @@ fn invalid_numbers_of_ranks_are_refused() {
             "--strategy hybrid:3 --ranks 2",
             "error: strategy hybrid: expected a group size that divides the 2 ranks, found 3",
         ),
-        (
-            "--accumulate 0",
-            "error: --accumulate: expected at least 1, found 0",
-        ),
     ];
     for (args, message) in cases {
         assert_eq!(run(args, &[]).failed(), message, "{args}");
