@@ -19,9 +19,11 @@ fn it_learns_a_text_alike_on_1_2_and_3_ranks() {
     let of = |how: &str| {
         let ended = run(&format!("--epochs 6 {how}"), &[("--text", &file)]);
         let output = ended.succeeded();
-        let loss = |line: &String| line.split(' ').nth(3)?.parse::<f64>().ok();
-        let epochs = output.iter().filter(|line| line.starts_with("epoch "));
-        let losses: Vec<f64> = epochs.filter_map(loss).collect();
+        let loss = |line: &String| {
+            let (_, rest) = line.split_once(": loss ")?;
+            rest.split(' ').next()?.parse::<f64>().ok()
+        };
+        let losses: Vec<f64> = output.iter().filter_map(loss).collect();
         assert_eq!(losses.len(), 6, "{output:?}");
         assert!(losses[5] < 0.75 * losses[0], "{losses:?}");
         losses

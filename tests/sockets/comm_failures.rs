@@ -137,7 +137,7 @@ fn an_error_of_the_program_ends_the_other_ranks() {
         }
         sum(comm, 1).map(drop)
     });
-    assert_eq!(end.world, Err(Error::user("no more disk")));
+    assert_eq!(end.world, Err(Error::user("rank 2: no more disk")));
     let cause = "no more disk".to_string();
     assert_eq!(end.shared(&[2]), Error::PeerFailed { peer: 2, cause });
 }
@@ -399,7 +399,7 @@ fn the_launcher_returns_the_first_error() {
             _ => Err(Error::user("the cause")),
         }
     });
-    assert_eq!(end.world, Err(Error::user("the cause")));
+    assert_eq!(end.world, Err(Error::user("rank 2: the cause")));
     // The same where no single rank is at fault.
     let end = run(2, LONG_DEADLINE, |comm| {
         let label = if comm.rank() == 0 { "x" } else { "y" };
