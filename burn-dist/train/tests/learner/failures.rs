@@ -60,7 +60,7 @@ fn an_item_that_cannot_be_read_ends_all_ranks() {
                 .build(broken()),
         )
     });
-    let expected = "training data of rank 1 cannot be read: the disk is gone";
+    let expected = "rank 1: training data of rank 1 cannot be read: the disk is gone";
     assert_eq!(found.unwrap_err().to_string(), expected);
     let found = Threads::new(2).run(|world| {
         let loader = RankLoader::new(&world, broken(), ToBatch, 4)?;
