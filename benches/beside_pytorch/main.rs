@@ -63,6 +63,9 @@ fn main() -> Result<()> {
     };
     let out = arguments.iter().position(|argument| argument == "--out");
     let out = out.and_then(|at| arguments.get(at + 1)).map(PathBuf::from);
+    if let Some(out) = &out {
+        std::fs::create_dir_all(out)?;
+    }
     let is_filter = |argument: &&String| {
         !argument.starts_with("--") && out.as_deref() != Some(Path::new(argument))
     };
