@@ -4,6 +4,7 @@
 //! a wait can end at any time: the request keeps its buffer, and MPI cannot write to memory that is
 //! used again.
 
+use super::job_size;
 use super::messages::{
     ABORT, Backoff, CLOSED, DATA, END_RECEIVE, HEAD_WORDS, LEAVE, MAX_MESSAGE, Messages, Progress,
     Sending,
@@ -77,6 +78,12 @@ impl Endpoint {
         }
         // A communicator of its own separates these messages from the program's.
         let comm = mpi.world().duplicate().map_err(failed)?;
+        let library = ferrompi::Mpi::library_version().unwrap_or_default();
+        job_size::check(
+            comm.size() as usize,
+            library.lines().next().unwrap_or(""),
+            |name| std::env::var(name).ok(),
+        )?;
         let host = comm.split_shared().map_err(failed)?;
         let endpoint = Arc::new(Self {
             rank: comm.rank() as usize,

@@ -9,7 +9,7 @@
 //! # What is promised
 //!
 //! Only point-to-point messages are used, because MPI's own collectives cannot be cancelled and
-//! do not define the order of a sum. Each rank sends the digest of its call to each other rank, inline_data
+//! do not define the order of a sum. Each rank sends the digest of its call to each other rank, small
 //! data along with it; larger data follows in blocks, and reductions add in rank order, so that
 //! results are bit for bit those of [`local`](super::local). A rank holds two or three blocks of
 //! each peer at most, whatever the size of the data. Every rank sends to every rank, so a
@@ -29,6 +29,7 @@
 mod endpoint;
 mod exchange;
 mod group;
+mod job_size;
 mod messages;
 mod wire;
 
@@ -53,8 +54,9 @@ const INLINE_UP_TO: usize = 2 << 10;
 /// No collective waits longer than `deadline` without hearing from a peer.
 ///
 /// # Errors
-/// [`Error::Config`] if MPI does not start, has ended, was started by other code, or does not
-/// allow calls from several threads.
+/// [`Error::Config`] if MPI does not start, has ended, was started by other code, does not
+/// allow calls from several threads, or is another than that of the `mpirun` that started this process: it would
+/// be a world of one rank.
 pub fn world(deadline: Duration) -> Result<Mpi> {
     let endpoint = Endpoint::open()?;
     let world = wire::group_id(0, endpoint.next_world(), 0);
