@@ -75,6 +75,7 @@ mod agreement;
 mod checkpoint;
 pub mod comm;
 pub mod data;
+mod draws;
 mod error;
 mod file_type;
 mod finite;

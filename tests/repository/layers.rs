@@ -17,6 +17,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("host", &[]),
     row("layout", &[]),
     row("noise", &[]),
+    row("draws", &["noise"]),
     row("lock", &["host"]),
     row("precision", &["error"]),
     row("stop", &["error"]),
@@ -70,6 +71,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
         &[
             "error",
             "layout",
+            "noise",
             "unwind",
             "warning",
             "strategy",
@@ -99,6 +101,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
         "shard/unit",
         &[
             "error",
+            "draws",
             "unwind",
             "strategy",
             "comm",
@@ -184,7 +187,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "shard/unit",
         ],
     ),
-    row("nn", &[]),
+    row("nn", &["draws", "shard/unit"]),
     row("lib", &[]),
 ];
 

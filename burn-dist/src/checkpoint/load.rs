@@ -97,6 +97,7 @@ impl World {
         let Some((shards, optimizer, state)) = loaded else {
             return Err(Error::file(folder, "a save", "none"));
         };
+        model_state.set_forwards(&manifest.forwards);
         let model = map_tensors(model, &mut FillFromSave { shards });
         Ok((model, optimizer, state))
     }

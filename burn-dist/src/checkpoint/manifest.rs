@@ -42,6 +42,9 @@ pub(super) struct Manifest {
     pub(super) files: Vec<FileDigest>,
     /// The optimizer's behaviour; `None` if it panicked in the trial.
     pub(super) optimizer: Option<OptimizerBehaviour>,
+    /// Forwards that each part of the model has run in training, from which its dropout layers draw.
+    #[serde(default)]
+    pub(super) forwards: Vec<u64>,
     #[serde(flatten)]
     pub(super) state: UserState,
 }
@@ -54,6 +57,7 @@ pub(super) struct ManifestFields {
     pub(super) parameters: Vec<SavedParameter>,
     pub(super) files: Vec<FileDigest>,
     pub(super) optimizer: Option<OptimizerBehaviour>,
+    pub(super) forwards: Vec<u64>,
     pub(super) state: UserState,
 }
 
@@ -97,6 +101,7 @@ impl Manifest {
             parameters,
             files,
             optimizer,
+            forwards,
             state,
         } = fields;
         Self {
@@ -108,6 +113,7 @@ impl Manifest {
             parameters,
             files,
             optimizer,
+            forwards,
             state,
         }
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub(super) struct ModelState {
     /// The strategies of the parts that the model was sharded in.
     pub(super) strategies: String,
+    parts: Vec<Arc<Sharding>>,
     pub(super) parameters: Vec<SavedParameter>,
     /// Shards and running state, in module order.
     pub(super) tensors: Vec<StoredTensor>,
@@ -56,11 +57,24 @@ impl ModelState {
             .collect();
         Ok(Self {
             strategies: strategies.collect::<Vec<_>>().join(" and "),
+            parts: found.parts,
             parameters: found.parameters,
             tensors,
             paths: found.paths,
             positions,
         })
+    }
+
+    /// Forwards that each part has run in training.
+    pub(super) fn forwards(&self) -> Vec<u64> {
+        self.parts.iter().map(|part| part.forwards()).collect()
+    }
+
+    /// Goes on counting the forwards of each part; a save of an earlier version has no counts.
+    pub(super) fn set_forwards(&self, forwards: &[u64]) {
+        for (part, forwards) in self.parts.iter().zip(forwards) {
+            part.set_forwards(*forwards);
+        }
     }
 
     /// The index of a path in `tensors`.

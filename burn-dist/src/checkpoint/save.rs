@@ -107,6 +107,7 @@ impl World {
                 parameters: model_state.parameters.clone(),
                 files: files.collect(),
                 optimizer: trial::observe(optimizer, model, &model_state.paths)?,
+                forwards: model_state.forwards(),
                 state,
             });
             if let Some(before) = before {

@@ -63,6 +63,9 @@ pub struct Shadowed {
     pub worst: f64,
 }
 
+/// The first number of the passes whose layers draw the same on both sides; no training counts so far.
+const OF_SHADOW: u64 = 1 << 63;
+
 /// Gradients of all parameters by path, in one order.
 type GradientValues = BTreeMap<String, Vec<f64>>;
 
@@ -118,7 +121,8 @@ impl World {
         };
         let (mut reference, mut gradients, mut samples) = (Vec::new(), GradientValues::new(), 0);
         for call in 0..micro_batches {
-            let ((value, count), recorded) = record(|| loss(&plain, call));
+            let noise = self.noise(OF_SHADOW + call as u64);
+            let ((value, count), recorded) = record(|| noise.layers(|| loss(&plain, call)));
             let found = GradientsParams::from_grads(value.backward(), &plain);
             add(&mut gradients, &plain, &found)?;
             reference.push(recorded);
@@ -149,7 +153,8 @@ impl World {
         let mut sums = Accumulation::new(self, model)?.micro_batches(micro_batches);
         let mut all = Vec::new();
         for call in 0..micro_batches {
-            let (ran, recorded) = record(|| self.run(|| loss(model, call)));
+            let noise = self.noise(OF_SHADOW + call as u64);
+            let (ran, recorded) = record(|| self.run(|| noise.layers(|| loss(model, call))));
             let (value, count) = ran?;
             sums.add_sum(value * shadow.loss_scale, count)?;
             all.push(recorded);

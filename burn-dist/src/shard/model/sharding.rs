@@ -5,6 +5,7 @@ use super::unsharded::Unsharded;
 use crate::comm::{Communicator, Label};
 use crate::error::Result;
 use crate::layout::UnitLayout;
+use crate::noise::Noise;
 use crate::plan::Plan;
 use crate::shard::memory::Residence;
 use crate::strategy::{Reshard, Strategy};
@@ -35,6 +36,8 @@ pub(crate) struct Sharding {
     /// The threads in which a forward of this model is going on, once for each open pass.
     forward: Mutex<Vec<ThreadId>>,
     passes: AtomicU64,
+    /// Forwards in training mode whose layers drew from coordinates of this model's.
+    forwards: AtomicU64,
     steps: AtomicU64,
     /// Whether the warning about a parameter that is gathered alone was given.
     pub(super) warned: AtomicBool,
@@ -102,6 +105,7 @@ impl Sharding {
             }),
             forward: Mutex::new(Vec::new()),
             passes: AtomicU64::new(0),
+            forwards: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             warned: AtomicBool::new(false),
         })
@@ -169,6 +173,21 @@ impl Sharding {
     /// The number of the next pass, in program order.
     pub(crate) fn next_pass(&self) -> u64 {
         self.passes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What the layers draw from in the next forward in training mode.
+    pub(crate) fn next_forward(&self) -> Noise {
+        self.world.noise(self.forwards.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// How many forwards there were, which a save keeps.
+    pub(crate) fn forwards(&self) -> u64 {
+        self.forwards.load(Ordering::Relaxed)
+    }
+
+    /// Goes on counting where a saved run was.
+    pub(crate) fn set_forwards(&self, forwards: u64) {
+        self.forwards.store(forwards, Ordering::Relaxed);
     }
 
     /// Notes a pass of a unit in training mode, of which a backward may come; the number of the step.

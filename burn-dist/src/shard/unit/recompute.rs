@@ -15,6 +15,7 @@
 use super::activations::{Activations, IsTracked, MapActivations};
 use super::pass::Pass;
 use super::scope::{Recomputing, Scope};
+use crate::draws::{self, Draws};
 use crate::error::{Error, Result};
 use crate::shard::memory::{Primitive, Shard, untracked};
 use crate::shard::model::PostBackward;
@@ -46,6 +47,7 @@ where
     let entered = scope.enter(free.clone());
     let mut detach = Detach::default();
     let module = module.clone().map(&mut detach);
+    let draws = draws::here();
     let outputs = f(&module, entered);
     scope.post_forward();
     let (outputs, is_captured) = IsTracked::ask(outputs);
@@ -58,6 +60,7 @@ where
         trained: detach.trained,
         tracked,
         sum,
+        draws,
     };
     recomputed.prepare(move |seeds| unit.run(module, free, &f, seeds));
     outputs.map(&mut Outputs {
@@ -252,6 +255,8 @@ struct RecomputedUnit {
     tracked: Vec<bool>,
     /// Over the outputs of the first run.
     sum: u32,
+    /// Where its layers drew.
+    draws: Option<Draws>,
 }
 
 impl RecomputedUnit {
@@ -264,6 +269,7 @@ impl RecomputedUnit {
         F: Fn(&M, I) -> O,
     {
         let _recomputing = Recomputing::start();
+        let _draws = draws::resume(self.draws);
         self.passes
             .iter()
             .for_each(|pass| pass.unshard_to_recompute());
@@ -308,8 +314,8 @@ fn changed(unit: String) -> Error {
     Error::model(
         unit,
         "computed something else when it was run again for backward",
-        "draw random numbers from a stream that replays (Burn's Dropout does not), or do without \
-         Strategy::recompute",
+        "draw random numbers that come out the same again: burn_dist::nn::Dropout in the place of Burn's Dropout, \
+         burn_dist::Noise for numbers of your own; or do without Strategy::recompute",
     )
 }
 

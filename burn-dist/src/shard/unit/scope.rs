@@ -3,6 +3,7 @@
 use super::activations::{Activations, Cast, MapActivations};
 use super::pass::Pass;
 use super::prefetch;
+use crate::draws::{self, LeaveUnit, Restore};
 use crate::shard::memory::{Shard, is_same_memory, untracked};
 use crate::shard::model::{ShardedParam, Sharding, StoredShards, StoredUnit};
 use crate::shard::tape;
@@ -51,6 +52,9 @@ pub(super) struct Scope {
     /// How many of them are open.
     opened: usize,
     outermost: bool,
+    /// The numbers that layers draw in this call, and those of the forward that it begins.
+    _unit: Option<LeaveUnit>,
+    _pass: Option<Restore>,
 }
 
 impl Scope {
@@ -61,12 +65,20 @@ impl Scope {
             passes: Vec::new(),
             opened: 0,
             outermost: false,
+            _unit: None,
+            _pass: None,
         };
         if stored.units.is_empty() {
+            scope._unit = Some(draws::enter_unit());
             return scope;
         }
         let recomputing = is_recomputing();
         scope.outermost = !recomputing && prefetch::begin(&stored);
+        if scope.outermost && stored.has_tape && !draws::has_begun() {
+            let noise = stored.units[0].sharding.next_forward();
+            scope._pass = Some(draws::begin(noise));
+        }
+        scope._unit = Some(draws::enter_unit());
         for unit in stored.own_units().filter(|unit| !is_open(unit)) {
             let prefetched = prefetch::with(|prefetch| prefetch.take(unit)).flatten();
             let pass = Arc::new(Pass::new(unit, prefetched, stored.has_tape));
@@ -87,6 +99,8 @@ impl Scope {
             passes: passes.to_vec(),
             opened: 0,
             outermost: false,
+            _unit: None,
+            _pass: None,
         }
     }
 

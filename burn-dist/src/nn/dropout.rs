@@ -1,0 +1,151 @@
+//! Dropout whose numbers come out the same again.
+
+use super::functional::{self, dropout};
+use crate::draws;
+use burn::config::Config;
+use burn::module::{Flag, Module, Param};
+use burn::tensor::{Device, Distribution, Tensor};
+
+/// Settings of a [`Dropout`]; those of [`burn::nn::DropoutConfig`].
+#[derive(Config, Debug)]
+pub struct DropoutConfig {
+    /// The probability that an element is dropped.
+    pub prob: f64,
+}
+
+impl DropoutConfig {
+    /// The layer.
+    ///
+    /// # Panics
+    /// If the probability is not in `[0, 1)`.
+    pub fn init(&self) -> Dropout {
+        check(self.prob);
+        Dropout {
+            prob: self.prob,
+            training: Param::from_bool(true),
+        }
+    }
+}
+
+/// Zeroes each element with a probability and scales the others so that the mean is kept, in training only.
+///
+/// Within the `unit` calls of a sharded model, and within [`Noise::layers`](crate::Noise::layers), what it drops
+/// follows from the seed, the pass, the rank, the call of `unit` and the layer's place in it. So a run is equal bit
+/// for bit to the same run, as threads or processes; a resumed run to one that was not interrupted; and
+/// [`Strategy::recompute`](crate::Strategy::recompute) drops again what it dropped. Outside of both it draws from
+/// Burn's generator, as [`burn::nn::Dropout`] always does.
+///
+/// Srivastava et al., 2014, <https://jmlr.org/papers/v15/srivastava14a.html>.
+///
+/// ```
+/// use burn::tensor::{Device, Tensor};
+/// use burn_dist::nn::DropoutConfig;
+///
+/// let dropout = DropoutConfig::new(0.5).init();
+/// let x = Tensor::<1>::ones([4], &Device::flex());
+/// // Without a tape nothing trains, and nothing is dropped.
+/// assert_eq!(dropout.forward(x.clone()).into_data(), x.into_data());
+/// ```
+#[derive(Module, Debug)]
+pub struct Dropout {
+    /// The probability that an element is dropped.
+    pub prob: f64,
+    /// Whether it drops in training.
+    pub training: Param<Flag>,
+}
+
+impl Dropout {
+    /// Output of the shape and type of `x`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match self.mask(&x.device()) {
+            Some(mask) => dropout(x, mask),
+            None => x,
+        }
+    }
+
+    /// What is dropped next on this device; none where nothing is.
+    pub(super) fn mask(&self, device: &Device) -> Option<functional::Dropout> {
+        drops(self.prob, &self.training, device).then(|| functional::Dropout {
+            rate: self.prob,
+            key: key(device),
+        })
+    }
+}
+
+/// Settings of a [`DropPath`].
+#[derive(Config, Debug)]
+pub struct DropPathConfig {
+    /// The probability that a sample skips the branch.
+    pub prob: f64,
+}
+
+impl DropPathConfig {
+    /// The layer.
+    ///
+    /// # Panics
+    /// If the probability is not in `[0, 1)`.
+    pub fn init(&self) -> DropPath {
+        check(self.prob);
+        DropPath {
+            prob: self.prob,
+            training: Param::from_bool(true),
+        }
+    }
+}
+
+/// Stochastic depth: zeroes whole samples of a residual branch and scales the others, in training only.
+///
+/// Its numbers come from where those of [`Dropout`] come from. Huang et al., 2016,
+/// <https://arxiv.org/abs/1603.09382>.
+#[derive(Module, Debug)]
+pub struct DropPath {
+    /// The probability that a sample skips the branch.
+    pub prob: f64,
+    /// Whether it drops in training.
+    pub training: Param<Flag>,
+}
+
+impl DropPath {
+    /// `x` and output: `[batch, ..]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let device = x.device();
+        if !drops(self.prob, &self.training, &device) {
+            return x;
+        }
+        let mut shape = [1; D];
+        shape[0] = x.dims()[0];
+        let mask = functional::Dropout {
+            rate: self.prob,
+            key: key(&device),
+        };
+        let ones = Tensor::<D>::ones(shape, (&device, x.dtype()));
+        x * dropout(ones, mask)
+    }
+}
+
+fn check(prob: f64) {
+    assert!(
+        (0.0..1.0).contains(&prob),
+        "a probability of dropping in [0, 1) is expected, found {prob}"
+    );
+}
+
+/// As Burn decides: on a device with a tape, unless the layer is frozen.
+fn drops(prob: f64, training: &Param<Flag>, device: &Device) -> bool {
+    prob > 0.0 && training.is_enabled() && device.is_autodiff()
+}
+
+/// The key of the next draw.
+fn key(device: &Device) -> [u8; 32] {
+    if let Some((noise, site)) = draws::next() {
+        return noise.key(site);
+    }
+    let uniform = Distribution::Uniform(0.0, 1.0);
+    let drawn = Tensor::<1>::random([8], uniform, &device.clone().inner()).into_data();
+    let mut key = [0; 32];
+    for (bytes, drawn) in key.chunks_exact_mut(4).zip(drawn.iter::<f32>()) {
+        // All the bits that an f32 in [0, 1) has.
+        bytes.copy_from_slice(&((drawn * 2f32.powi(24)) as u32).to_le_bytes());
+    }
+    key
+}
