@@ -13,8 +13,9 @@ use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::optim::SgdConfig;
 use burn::tensor::activation::gelu;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_dist::nn::functional::{MlpWeights, layer_norm, mlp};
+use burn_dist::nn::{self, TransformerEncoderConfig, TransformerEncoderInput};
 use burn_dist::weights::{Export, Weights};
 use burn_dist::{Strategy, World, unit};
 use oracle::ranks;
@@ -193,24 +194,34 @@ fn scratch(size: Size, world: &World, all: &Barrier) -> usize {
 }
 
 fn measure(size: Size, world_size: usize) -> Peaks {
+    let loss = |net: &Net, device: &Device| net.loss(input(size, device));
+    let scratch = |world: &World, all: &Barrier| scratch(size, world, all);
+    measure_model(world_size, |device| size.init(device), loss, scratch)
+}
+
+fn measure_model<M: Module>(
+    world_size: usize,
+    init: impl Fn(&Device) -> M + Sync,
+    loss: impl Fn(&M, &Device) -> Tensor<1> + Sync,
+    scratch: impl Fn(&World, &Barrier) -> usize + Sync,
+) -> Peaks {
     let _one = COUNTING.lock().unwrap_or_else(PoisonError::into_inner);
     let all = Barrier::new(world_size);
     let run = |world: World| {
         let device = world.device();
         let mut peaks = Peaks {
-            scratch: scratch(size, &world, &all),
+            scratch: scratch(&world, &all),
             ..Peaks::default()
         };
         let ((), start) = peak(&world, &all, || ());
         let per_rank = |bytes: usize| bytes.saturating_sub(start) / world_size;
-        let shard = || Strategy::fsdp().shard(size.init(&device), &world);
+        let shard = || Strategy::fsdp().shard(init(&device), &world);
         let (model, bytes) = peak(&world, &all, shard);
         let mut model = model?;
         peaks.shard = per_rank(bytes);
         let mut sgd = SgdConfig::new().init();
         for after in &mut peaks.after {
-            let x = input(size, &device);
-            let (loss, bytes) = peak(&world, &all, || model.loss(x));
+            let (loss, bytes) = peak(&world, &all, || loss(&model, &device));
             peaks.forward = peaks.forward.max(per_rank(bytes));
             let (grads, bytes) = peak(&world, &all, || world.backward(loss, &model));
             peaks.backward = peaks.backward.max(per_rank(bytes));
@@ -234,8 +245,16 @@ fn within(what: &str, found: usize, bar: usize) {
 
 /// Compares a model with the bars at worlds 2, 3 and 4.
 fn check(name: &str, size: Size) {
+    check_model(name, |device| size.init(device), |ranks| measure(size, ranks));
+}
+
+fn check_model<M: Module>(
+    name: &str,
+    init: impl Fn(&Device) -> M,
+    measure: impl Fn(usize) -> Peaks,
+) {
     for ranks in 2..=4 {
-        let model = size.init(&Device::flex().autodiff());
+        let model = init(&Device::flex().autodiff());
         let plan = Strategy::fsdp().plan(&model, ranks).unwrap();
         let largest = |root: bool| {
             let units = plan.units().iter().filter(|u| u.path.is_empty() == root);
@@ -243,7 +262,7 @@ fn check(name: &str, size: Size) {
         };
         let (s, g) = (plan.memory().parameters, plan.memory().gradients);
         let (u, r) = (largest(false), largest(true));
-        let peaks = measure(size, ranks);
+        let peaks = measure(ranks);
         let what = |when: &str| format!("{name} at world {ranks}, {when}");
         let forward = s + 2 * u + r + peaks.scratch;
         within(&what("forward"), peaks.forward, forward);
@@ -286,6 +305,57 @@ fn fused_operations_hold_no_weights() {
         ..EVEN
     };
     check("fused, half frozen", frozen);
+}
+
+/// A GPT of the layers in `burn_dist::nn`, in training with dropout.
+#[derive(Module, Debug)]
+struct Gpt {
+    words: nn::Embedding,
+    encoder: nn::TransformerEncoder,
+    norm: nn::RmsNorm,
+    head: nn::Linear,
+}
+
+impl Gpt {
+    fn new(device: &Device) -> Self {
+        let encoder = TransformerEncoderConfig::new(512, 2048, 4, 8);
+        Self {
+            words: nn::EmbeddingConfig::new(500, 512).init(device),
+            encoder: encoder.with_norm_first(true).init(device),
+            norm: nn::RmsNormConfig::new(512).init(device),
+            head: nn::LinearConfig::new(512, 500).init(device),
+        }
+    }
+
+    fn loss(&self, device: &Device) -> Tensor<1> {
+        let ids = Tensor::<2, Int>::from_data([[3, 1]], device);
+        unit(self, ids, |gpt: &Self, ids| {
+            let x = TransformerEncoderInput::new(gpt.words.forward(ids)).causal();
+            let x = gpt.norm.forward(gpt.encoder.forward(x));
+            gpt.head.forward(x.flatten::<2>(0, 1)).powi_scalar(2).mean()
+        })
+    }
+}
+
+#[test]
+fn a_gpt_of_layers_has_the_ideal_memory() {
+    let scratch = |world: &World, all: &Barrier| {
+        let device = world.device();
+        let layer = TransformerEncoderConfig::new(512, 2048, 4, 1).init(&device);
+        let x = || TransformerEncoderInput::new(Tensor::ones([1, 2, 512], &device));
+        let run = || layer.forward(x()).mean();
+        let _ = run().backward();
+        let ((), before) = peak(world, all, || ());
+        let (_, during) = peak(world, all, run);
+        (during - before) / world.size()
+    };
+    let plan = Strategy::fsdp()
+        .plan(&Gpt::new(&Device::flex().autodiff()), 2)
+        .unwrap();
+    assert!(plan.units().iter().all(|unit| !unit.is_replicated()));
+    check_model("gpt", Gpt::new, |ranks| {
+        measure_model(ranks, Gpt::new, Gpt::loss, scratch)
+    });
 }
 
 #[test]

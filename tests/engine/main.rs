@@ -19,6 +19,7 @@ mod finite;
 mod foreign_weights;
 mod layers;
 mod masked_words;
+mod nn_layers;
 mod overlap;
 mod parity;
 mod parts;

@@ -8,6 +8,7 @@ mod oracle;
 
 mod initial_values;
 mod isolation;
+mod layers;
 mod precision;
 mod recompute;
 mod replicas;
