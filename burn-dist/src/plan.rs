@@ -267,6 +267,18 @@ impl fmt::Display for Plan {
             )?;
             rest = &rest[run..];
         }
+        if self.shard_group_size > 1 {
+            let whole = self.units.iter().filter(|u| u.is_replicated());
+            let whole: usize = whole.map(UnitLayout::elements).sum();
+            let share = 100.0 * whole as f64 / self.parameters().max(1) as f64;
+            if whole > 0 {
+                writeln!(
+                    f,
+                    "  not sharded: {share:.1} % of the parameters (the units that are \"replicated\"), of which every \
+                     rank stores all"
+                )?;
+            }
+        }
         let memory = self.memory();
         writeln!(
             f,

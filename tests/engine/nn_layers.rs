@@ -14,7 +14,7 @@ use burn_dist::nn::{
     RmsNormConfig, TransformerDecoder, TransformerDecoderConfig, TransformerDecoderInput,
     TransformerEncoder, TransformerEncoderConfig, TransformerEncoderInput,
 };
-use burn_dist::{Noise, Strategy, unit};
+use burn_dist::{Noise, Plan, Strategy, unit};
 
 fn device() -> Device {
     Device::flex().autodiff()
@@ -72,7 +72,11 @@ fn same<A: Module, B: Module, const D: usize>(
 #[test]
 fn linear_takes_any_rank() {
     for bias in [true, false] {
-        let theirs = || burns::LinearConfig::new(6, 4).with_bias(bias).init(&device());
+        let theirs = || {
+            burns::LinearConfig::new(6, 4)
+                .with_bias(bias)
+                .init(&device())
+        };
         let ours = || LinearConfig::new(6, 4).with_bias(bias).init(&device());
         same(
             theirs(),
@@ -364,4 +368,18 @@ fn dropped_samples_are_whole_and_the_mean_is_kept() {
     assert_eq!(frozen.into_data(), ones.clone().into_data());
     let plain = DropoutConfig::new(0.5).init().forward(ones.clone().inner());
     assert_eq!(plain.into_data(), ones.into_data());
+}
+
+/// Who shards Burn's own encoder is told what that costs, and what to use.
+#[test]
+fn a_plan_says_what_is_not_sharded() {
+    let config = burns::transformer::TransformerEncoderConfig::new(64, 256, 4, 3);
+    let burns = Strategy::fsdp().plan(&config.init(&device()), 8).unwrap();
+    assert!(burns.to_string().contains("not sharded: 66."), "{burns}");
+    let config = TransformerEncoderConfig::new(64, 256, 4, 3);
+    let ours = Strategy::fsdp().plan(&config.init(&device()), 8).unwrap();
+    assert!(!ours.to_string().contains("not sharded"), "{ours}");
+    assert_eq!(ours.parameters(), burns.parameters());
+    let state = |plan: &Plan| plan.memory().parameters + plan.memory().optimizer;
+    assert!(5 * state(&ours) < state(&burns));
 }

@@ -88,6 +88,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "layout",
             "noise",
             "unwind",
+            "warning",
             "strategy",
             "comm",
             "plan",

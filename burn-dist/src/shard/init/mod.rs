@@ -3,6 +3,7 @@
 
 mod agreement;
 mod shard;
+mod stored_whole;
 mod survey;
 mod sync;
 mod values;

@@ -11,6 +11,7 @@ use crate::shard::memory::{Primitive, Residence, Shard};
 use crate::shard::model::{Sharded, ShardedParam, Sharding, record};
 use crate::strategy::Strategy;
 use crate::unwind::raise;
+use crate::warning::warn;
 use crate::world::World;
 use burn::module::{Module, Param, ParamId, ParamMapper, Reparameterizer};
 use burn::tensor::Tensor;
@@ -82,6 +83,9 @@ impl Strategy {
         let is_given = |path: &str| values.is_some_and(|values| values.has(path));
         agreement::agree(world, &self, &surveyed)?;
         let valued = agreement::valued(world, &surveyed, is_given)?;
+        if world.is_chief() && surveyed.whole.is_avoidable() {
+            warn(format_args!("{}", surveyed.whole));
+        }
         let plan = Plan::new(&self, &surveyed.parameters, world.size())?;
         let buffers = surveyed.buffers.iter().map(|buffer| buffer.path.clone());
         let sharding = Arc::new(Sharding::new(world, self, &plan, buffers.collect())?);

@@ -1,5 +1,6 @@
 //! What a model is made of, found out without initialising a parameter.
 
+use super::stored_whole::{self, StoredWhole};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
 use crate::shard::model::is_trainable;
@@ -7,9 +8,6 @@ use crate::strategy::Strategy;
 use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::tensor::{Bool, DType, Int, Tensor};
 use std::collections::{BTreeSet, HashMap};
-
-/// Burn layers that read the shape of what is stored. For them, every rank stores all of it.
-const READ_STORED_SHAPE: [&str; 3] = ["BatchNorm", "RmsNorm", "PositionWiseFeedForward"];
 
 /// What a model stores.
 #[derive(Debug)]
@@ -22,6 +20,8 @@ pub(crate) struct Surveyed {
     pub(crate) valued: BTreeSet<String>,
     /// The paths of the parameters that the strategy was told to leave alone.
     pub(crate) ignored: BTreeSet<String>,
+    /// What every rank stores whole for the sake of the layer that reads it.
+    pub(crate) whole: StoredWhole,
 }
 
 /// A stored tensor that is not sharded.
@@ -52,6 +52,7 @@ pub(crate) fn survey<M: Module>(
         valued: BTreeSet::new(),
         ids: HashMap::new(),
         reparameterized: Vec::new(),
+        read: HashMap::new(),
     };
     model.visit(&mut survey);
     survey.refuse()?;
@@ -70,6 +71,7 @@ pub(crate) fn survey<M: Module>(
         patterns.any(|pattern| lies_in(pattern, &path))
     };
     let (ignored, found): (Vec<_>, Vec<_>) = found.into_iter().partition(is_ignored);
+    let whole = StoredWhole::of(&found, &survey.read);
     if let (Some(state), false) = (state.first(), strategy.precision.is_full()) {
         return Err(Error::model(
             &state.path,
@@ -87,6 +89,7 @@ pub(crate) fn survey<M: Module>(
         buffers: running.chain(survey.integers).collect(),
         valued: survey.valued,
         ignored: ignored.into_iter().map(|p| p.path).collect(),
+        whole,
     })
 }
 
@@ -121,14 +124,16 @@ struct Survey<'a> {
     path: Vec<String>,
     /// For each name of the path, whether it is an element of a vector.
     elements: Vec<bool>,
-    /// For each name of the path, whether it is a field of a layer that reads stored shapes.
-    readers: Vec<bool>,
+    /// For each name of the path, the layer that reads stored shapes of which it is a field.
+    readers: Vec<Option<&'static str>>,
     found: Vec<Parameter>,
     /// Tensors of integers and booleans.
     integers: Vec<Buffer>,
     valued: BTreeSet<String>,
     ids: HashMap<ParamId, Vec<String>>,
     reparameterized: Vec<String>,
+    /// For each tensor of a layer that reads stored shapes, the layer and its path.
+    read: HashMap<String, (&'static str, Vec<String>)>,
 }
 
 impl Survey<'_> {
@@ -197,9 +202,7 @@ impl Survey<'_> {
 
 impl ModuleVisitor for Survey<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
-        let layer = container.strip_prefix("Struct:");
-        let reader = layer.is_some_and(|layer| READ_STORED_SHAPE.contains(&layer));
-        self.readers.push(reader);
+        self.readers.push(stored_whole::reader(container));
         if container == "Reparameterization" {
             self.reparameterized.push(self.path.join("."));
         }
@@ -219,6 +222,13 @@ impl ModuleVisitor for Survey<'_> {
         if param.is_initialized() {
             self.valued.insert(path.clone());
         }
+        let reader = self.readers.iter().position(Option::is_some);
+        if let Some(depth) = reader.filter(|_| self.is_sharded)
+            && let Some(layer) = self.readers[depth]
+        {
+            let layer = (layer, self.path[..depth].to_vec());
+            self.read.insert(path.clone(), layer);
+        }
         self.found.push(Parameter {
             unit: unit_of(&self.path, &self.elements, self.strategy.units.as_deref()),
             path,
@@ -226,7 +236,7 @@ impl ModuleVisitor for Survey<'_> {
             dtype: self.strategy.precision.stored(dtype(param)),
             trainable: is_trainable(param),
             replicated: self.is_sharded
-                && (self.readers.contains(&true) || self.is_in(&self.strategy.replicated)),
+                && (reader.is_some() || self.is_in(&self.strategy.replicated)),
         });
     }
 

@@ -177,7 +177,8 @@ impl Sharding {
 
     /// What the layers draw from in the next forward in training mode.
     pub(crate) fn next_forward(&self) -> Noise {
-        self.world.noise(self.forwards.fetch_add(1, Ordering::Relaxed))
+        self.world
+            .noise(self.forwards.fetch_add(1, Ordering::Relaxed))
     }
 
     /// How many forwards there were, which a save keeps.
