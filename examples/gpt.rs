@@ -1,10 +1,10 @@
 //! A character GPT on any text, under FSDP: `cargo run --release --example gpt -- --text FILE`.
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_dist::launch::{Flags, exit_code};
-use burn_dist::nn::functional::{self, Attention};
+use burn_dist::nn::functional::cross_entropy_sum;
+use burn_dist::nn::{self, TransformerEncoderConfig, TransformerEncoderInput};
 use burn_dist::optim::AdamWConfig;
 use burn_dist::prelude::*;
 use burn_dist::training::{Schedule, TrainLoop};
@@ -14,7 +14,6 @@ use std::process::ExitCode;
 
 const CONTEXT: usize = 64;
 const WIDTH: usize = 64;
-const HEADS: usize = 4;
 
 /// Train a small GPT on the characters of a text, and let it write.
 #[derive(Parser)]
@@ -30,74 +29,29 @@ struct Args {
     /// Passes over the text.
     #[arg(long, default_value_t = 10)]
     epochs: usize,
-}
-
-#[derive(Module, Debug)]
-struct Block {
-    before: LayerNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    after: LayerNorm,
-    up: Linear,
-    down: Linear,
+    /// The probability of dropping an activation.
+    #[arg(long, default_value_t = 0.05)]
+    dropout: f64,
 }
 
 #[derive(Module, Debug)]
 struct Gpt {
-    characters: Embedding,
-    positions: Embedding,
-    blocks: Vec<Block>, // each is a unit
-    norm: LayerNorm,
-    head: Linear,
-}
-
-/// `[batch, characters, width]` as rows, which keeps a weight off the tape.
-fn rows(x: Tensor<3>) -> Tensor<2> {
-    x.flatten(0, 1)
-}
-
-impl Block {
-    fn new(device: &Device) -> Self {
-        let norm = || LayerNormConfig::new(WIDTH).init(device);
-        let linear = |from, to| LinearConfig::new(from, to).init(device);
-        Self {
-            before: norm(),
-            query: linear(WIDTH, WIDTH),
-            key: linear(WIDTH, WIDTH),
-            value: linear(WIDTH, WIDTH),
-            output: linear(WIDTH, WIDTH),
-            after: norm(),
-            up: linear(WIDTH, 4 * WIDTH),
-            down: linear(4 * WIDTH, WIDTH),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let shape = x.dims();
-        let normed = rows(self.before.forward(x.clone()));
-        let project = |by: &Linear| by.forward(normed.clone()).reshape(shape);
-        let [query, key, value] = [&self.query, &self.key, &self.value].map(project);
-        let how = Attention {
-            is_causal: true,
-            ..Attention::new(HEADS)
-        };
-        let heads = functional::attention(query, key, value, how);
-        let x = x + self.output.forward(rows(heads)).reshape(shape);
-        let inner = functional::gelu(self.up.forward(rows(self.after.forward(x.clone()))));
-        x + self.down.forward(inner).reshape(shape)
-    }
+    characters: nn::Embedding,
+    positions: nn::Embedding,
+    encoder: nn::TransformerEncoder, // each of its layers is a unit
+    norm: nn::LayerNorm,
+    head: nn::Linear,
 }
 
 impl Gpt {
-    fn new(characters: usize, device: &Device) -> Self {
+    fn new(characters: usize, dropout: f64, device: &Device) -> Self {
+        let encoder = TransformerEncoderConfig::new(WIDTH, 4 * WIDTH, 4, 3).with_dropout(dropout);
         Self {
-            characters: EmbeddingConfig::new(characters, WIDTH).init(device),
-            positions: EmbeddingConfig::new(CONTEXT, WIDTH).init(device),
-            blocks: (0..3).map(|_| Block::new(device)).collect(),
-            norm: LayerNormConfig::new(WIDTH).init(device),
-            head: LinearConfig::new(WIDTH, characters).init(device),
+            characters: nn::EmbeddingConfig::new(characters, WIDTH).init(device),
+            positions: nn::EmbeddingConfig::new(CONTEXT, WIDTH).init(device),
+            encoder: encoder.with_norm_first(true).init(device),
+            norm: nn::LayerNormConfig::new(WIDTH).init(device),
+            head: nn::LinearConfig::new(WIDTH, characters).init(device),
         }
     }
 
@@ -105,12 +59,10 @@ impl Gpt {
     fn forward(&self, ids: Tensor<2, Int>) -> Tensor<2> {
         let [_, length] = ids.dims();
         let places = Tensor::arange(0..length as i64, &ids.device()).reshape([1, length]);
-        let mut x = functional::embedding(self.characters.weight.val(), ids)
-            + functional::embedding(self.positions.weight.val(), places);
-        for block in &self.blocks {
-            x = unit(block, x, |block, x| block.forward(x));
-        }
-        self.head.forward(rows(self.norm.forward(x)))
+        let x = self.characters.forward(ids) + self.positions.forward(places);
+        let x = TransformerEncoderInput::new(x).causal();
+        let x = self.encoder.forward(x);
+        self.head.forward(self.norm.forward(x)).flatten(0, 1)
     }
 }
 
@@ -138,25 +90,19 @@ fn train(args: &Args, world: &World) -> Result<()> {
     let windows = numbers.windows(CONTEXT + 1).step_by(5);
     let samples: Vec<Vec<i32>> = windows.map(<[i32]>::to_vec).collect();
     let device = world.device();
-    let data = Loader::new(
-        world,
-        samples,
-        Batch::global(24).uneven(),
-        move |samples, info| {
-            let count = samples.len();
-            let all = Tensor::<1, Int>::from_ints(samples.concat().as_slice(), &device);
-            let all = all.reshape([count, CONTEXT + 1]);
-            let weights = info.weights.iter().flat_map(|w| [*w; CONTEXT]);
-            let weights = weights.collect::<Vec<_>>();
-            let weights = Tensor::<1>::from_floats(weights.as_slice(), &device);
-            let ids = all.clone().narrow(1, 0, CONTEXT);
-            let next = all.narrow(1, 1, CONTEXT).flatten(0, 1);
-            (ids, next, weights, info.count * CONTEXT)
-        },
-    )?;
-    let data = data.shuffled(1);
+    let batch = Batch::global(24).uneven();
+    let data = Loader::new(world, samples, batch, move |samples, info| {
+        let all = Tensor::<1, Int>::from_ints(samples.concat().as_slice(), &device);
+        let all = all.reshape([samples.len(), CONTEXT + 1]);
+        let weights: Vec<f32> = info.weights.iter().flat_map(|w| [*w; CONTEXT]).collect();
+        let weights = Tensor::<1>::from_floats(weights.as_slice(), &device);
+        let ids = all.clone().narrow(1, 0, CONTEXT);
+        let next = all.narrow(1, 1, CONTEXT).flatten(0, 1);
+        (ids, next, weights, info.count * CONTEXT)
+    })?
+    .shuffled(1);
 
-    let gpt = Gpt::new(alphabet.len(), &world.device());
+    let gpt = Gpt::new(alphabet.len(), args.dropout, &world.device());
     let mut model = Strategy::fsdp().shard(gpt, world)?;
     let mut optim = world.optimizer(AdamWConfig::new().init(), &model)?;
     let mut steps = TrainLoop::new(world, &data).epochs(args.epochs);
@@ -166,7 +112,7 @@ fn train(args: &Args, world: &World) -> Result<()> {
         while let Some(passes) = steps.step(&mut batches)? {
             for ((ids, next, weights, count), _) in passes {
                 let scores = unit(&model, ids, Gpt::forward);
-                let loss = functional::cross_entropy_sum(scores, next, Some(weights), None);
+                let loss = cross_entropy_sum(scores, next, Some(weights), None);
                 sums.0 += loss.clone().into_scalar::<f32>();
                 sums.1 += count;
                 let grads = world.backward_sum(loss, count, &model)?.clip_norm(1.0)?;
@@ -175,9 +121,9 @@ fn train(args: &Args, world: &World) -> Result<()> {
             steps.advance();
         }
         let (loss, count) = world.sum(sums)?;
-        let epoch = steps.epochs_begun();
+        let (epoch, loss) = (steps.epochs_begun(), loss / count as f32);
         if world.is_chief() {
-            println!("epoch {epoch}: loss {:.3} a character", loss / count as f32);
+            println!("epoch {epoch}: loss {loss:.3} a character");
         }
     }
     // The whole model on rank 0, a plain Burn module.
@@ -192,9 +138,8 @@ fn train(args: &Args, world: &World) -> Result<()> {
         let scores = model.forward(ids).narrow(0, last.len() - 1, 1) * 1.5;
         // The largest of scores with Gumbel noise is a draw from their softmax.
         let uniform = Distribution::Uniform(1e-9, 1.0);
-        let noise = world
-            .noise(place)
-            .random([1, alphabet.len()], uniform, &device, 0);
+        let noise = world.noise(place);
+        let noise = noise.random(scores.dims(), uniform, &device, 0);
         let drawn = (scores - noise.log().neg().log()).argmax(1);
         written.push(drawn.into_scalar::<i32>());
     }
