@@ -14,13 +14,13 @@
 use burn::module::Module;
 use burn_dist::Noise;
 use burn_dist::launch::exit_code;
+use burn_dist::nn::loss::cross_entropy_sum;
 use burn_dist::optim::AdamWConfig;
 use burn_dist::telemetry::{Phase, Tracked};
 use burn_dist::{Error, Result, World};
 use burn_dist_models::bert::{BertClassifier, Head, hf_name};
 use burn_dist_models::data::text::TextBatch;
 use burn_dist_models::hf::with_classes;
-use burn_dist_models::loss::cross_entropy_sum;
 use burn_dist_models::run::{
     BertArgs, Meter, Texts, evaluate, same_arguments, same_classes, shard_pretrained,
 };

@@ -9,10 +9,10 @@ mod oracle;
 use burn::optim::AdamWConfig;
 use burn::tensor::{DType, Device, Tensor};
 use burn_dist::comm::{Reduce, SpanMut};
+use burn_dist::nn::loss::cross_entropy_sum;
 use burn_dist::telemetry::{Tracked, live_bytes};
 use burn_dist::{Result, Strategy, World};
 use burn_dist_models::VitConfig;
-use burn_dist_models::loss::cross_entropy_sum;
 use oracle::ranks;
 use std::alloc::System;
 

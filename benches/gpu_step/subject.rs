@@ -2,9 +2,9 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn_dist::nn::loss::cross_entropy;
 use burn_dist::{Error, Result, World};
 use burn_dist_models::bert::Tokens;
-use burn_dist_models::loss::cross_entropy;
 use burn_dist_models::{BertClassifier, BertConfig, Vit, VitConfig};
 
 /// A classifier and a batch for it.

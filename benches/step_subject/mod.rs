@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_dist::nn::loss::cross_entropy;
 use burn_dist_models::bert::Tokens;
-use burn_dist_models::loss::cross_entropy;
 use burn_dist_models::{BertClassifier, BertConfig, Vit, VitConfig};
 
 /// Samples of a rank.

@@ -71,14 +71,12 @@
 //! - [`transformer`]: what the two share;
 //! - [`hf`]: names and configurations of Hugging Face checkpoints;
 //! - [`data`]: CIFAR-10 and AG News, images and texts that need no files, word pieces, augmentation and batching;
-//! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report;
-//! - [`loss`]: cross-entropy as a sum, so that uneven batches can be averaged exactly across ranks.
+//! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report.
 
 pub mod bert;
 mod config;
 pub mod data;
 pub mod hf;
-pub mod loss;
 #[cfg(test)]
 mod parameter_count;
 pub mod run;

@@ -13,8 +13,8 @@ use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use burn_dist::Noise;
+use burn_dist::nn::loss::cross_entropy_sum;
 use burn_dist::{Destination, GradScaler, Precision, Result, Strategy, World, unit};
-use burn_dist_models::loss::cross_entropy_sum;
 
 const STEPS: usize = 3;
 const WORDS: usize = 11;

@@ -3,9 +3,9 @@
 use crate::oracle::ranks;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_dist::nn::loss::IGNORED;
 use burn_dist::{Destination, Strategy};
 use burn_dist_models::bert::Tokens;
-use burn_dist_models::loss::IGNORED;
 use burn_dist_models::{BertConfig, BertMaskedLm};
 
 /// Gives the weights numbers of their own: nothing may depend on what is drawn.

@@ -240,11 +240,10 @@ pub(crate) const MODELS: &[Layer] = &[
     row("config", &[]),
     row("widen", &[]),
     row("hf", &["config"]),
-    row("loss", &["widen"]),
     row("transformer", &["widen"]),
-    row("bert", &["config", "hf", "loss", "transformer"]),
+    row("bert", &["config", "hf", "transformer"]),
     row("vit", &["config", "hf", "transformer"]),
     row("data", &["bert"]),
-    row("run", &["hf", "loss", "bert", "vit", "data"]),
+    row("run", &["hf", "bert", "vit", "data"]),
     row("lib", &[]),
 ];

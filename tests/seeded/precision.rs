@@ -8,8 +8,8 @@ use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
 use burn::optim::AdamWConfig;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use burn_dist::comm::Op;
+use burn_dist::nn::loss::cross_entropy_sum;
 use burn_dist::{Destination, Error, GradScaler, Precision, Result, Strategy, World, unit};
-use burn_dist_models::loss::cross_entropy_sum;
 use burn_dist_models::{Vit, VitConfig};
 
 const STEPS: usize = 12;

@@ -8,9 +8,9 @@ use burn::nn::{Dropout, DropoutConfig, LayerNorm, LayerNormConfig, Linear, Linea
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use burn_dist::comm::Op;
+use burn_dist::nn::loss::cross_entropy_sum;
 use burn_dist::{Destination, Error, Noise, Result, Strategy, World, unit};
 use burn_dist_models::VitConfig;
-use burn_dist_models::loss::cross_entropy_sum;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 

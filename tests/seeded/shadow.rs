@@ -6,9 +6,9 @@ use crate::oracle::ranks;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
+use burn_dist::nn::loss::cross_entropy_sum;
 use burn_dist::{Error, Noise, Precision, Result, Shadow, Shadowed, Strategy, World, unit};
 use burn_dist_models::VitConfig;
-use burn_dist_models::loss::cross_entropy_sum;
 
 /// Compares one step of a small transformer with dropout, in two micro-batches.
 fn vit(world: &World, strategy: Strategy, shadow: Shadow) -> Result<Shadowed> {

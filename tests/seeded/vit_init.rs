@@ -12,8 +12,8 @@ use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::Noise;
 use burn_dist::launch::Threads;
+use burn_dist::nn::loss::cross_entropy;
 use burn_dist::{Destination, Result, Strategy, World};
-use burn_dist_models::loss::cross_entropy;
 use burn_dist_models::{Vit, VitConfig};
 
 const SEED: u64 = 11;

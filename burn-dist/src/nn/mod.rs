@@ -25,6 +25,7 @@ mod feed_forward;
 mod half;
 mod layer_norm;
 mod linear;
+pub mod loss;
 mod rms_norm;
 mod transformer;
 

@@ -39,9 +39,11 @@
 //! ```
 
 mod early_stopping;
+mod evaluate;
 mod schedule;
 mod train_loop;
 
 pub use early_stopping::EarlyStopping;
+pub use evaluate::evaluate;
 pub use schedule::Schedule;
 pub use train_loop::{Progress, TrainLoop};

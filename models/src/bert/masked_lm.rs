@@ -8,16 +8,15 @@ use burn_dist::{Noise, unit};
 
 use super::{Bert, BertConfig, Tokens};
 use crate::config::ConfigError;
-use crate::loss::{IGNORED, cross_entropy_masked_sum};
 use crate::transformer::{LayerNorm, fold, init};
+use burn_dist::nn::loss::{CrossEntropy, IGNORED};
 
 /// A BERT that scores every word of the vocabulary at every place; made by
 /// [`BertConfig::init_masked_lm`].
 ///
 /// The decoder is tied to the word embeddings: one parameter, used at the input and, transposed, at the output. It
 /// is in the model's root, so that it is gathered once, and the sum of its two gradients is reduced once. The
-/// loss is
-/// [`cross_entropy_masked_sum`](crate::loss::cross_entropy_masked_sum).
+/// loss is a [`CrossEntropy`] that ignores [`IGNORED`].
 ///
 /// # Example
 ///
@@ -86,18 +85,19 @@ impl BertMaskedLm {
     ///
     /// The decoder multiplies the masked places alone, which is exact: a seventh of the scores where a seventh of the
     /// words is masked, and no logits of the others in memory. The labels are read on the host,
-    /// which on a GPU waits for them. Sum over the ranks before dividing, as for
-    /// [`cross_entropy_masked_sum`].
+    /// which on a GPU waits for them. Sum over the ranks before dividing: they
+    /// have different counts.
     ///
     /// # Panics
     ///
-    /// As [`Bert::forward`], if there is not a label for each token, and as [`cross_entropy_masked_sum`] if a label is neither a word nor [`IGNORED`].
+    /// As [`Bert::forward`], if there is not a label for each token, and if a label is neither a word nor
+    /// [`IGNORED`].
     ///
     /// # Example
     ///
     /// ```
     /// use burn::tensor::{Device, Int, Tensor};
-    /// use burn_dist_models::loss::IGNORED;
+    /// use burn_dist::nn::loss::IGNORED;
     /// use burn_dist_models::{BertConfig, bert::Tokens};
     ///
     /// # fn main() -> Result<(), burn_dist_models::ConfigError> {
@@ -139,7 +139,7 @@ impl BertMaskedLm {
             let x = fold(model.bert.encode(inputs, noise));
             model.decode(x.select(0, places.clone()))
         });
-        cross_entropy_masked_sum(logits, labels)
+        masked_sum(logits, labels)
     }
 
     fn logits(&self, tokens: Tokens, noise: Option<Noise>) -> Tensor<3> {
@@ -158,6 +158,13 @@ impl BertMaskedLm {
         let decoder = self.bert.embeddings.words.val().transpose();
         x.matmul(decoder) + self.bias.val().unsqueeze()
     }
+}
+
+/// The summed loss of `[rows, vocab]` scores, and the number of rows that have a label, both on the device.
+fn masked_sum(logits: Tensor<2>, labels: Tensor<1, Int>) -> (Tensor<1>, Tensor<1, Int>) {
+    let count = labels.clone().not_equal_elem(IGNORED).int().sum();
+    let loss = CrossEntropy::new().ignore(IGNORED);
+    (loss.sum(logits, labels, None), count)
 }
 
 #[cfg(test)]
@@ -200,7 +207,7 @@ mod tests {
         ] {
             let labels = Tensor::<2, Int>::from_data(labels, &device);
             let logits = model.forward(tokens()).flatten(0, 1);
-            let all = cross_entropy_masked_sum(logits, labels.clone().flatten(0, 1));
+            let all = masked_sum(logits, labels.clone().flatten(0, 1));
             let found = model.loss(tokens(), labels, None);
             assert_eq!(found.1.into_scalar::<i64>(), all.1.into_scalar::<i64>());
             let [found_sum, sum] = [&found.0, &all.0].map(|x| x.clone().into_scalar::<f32>());

@@ -1,9 +1,10 @@
 //! Evaluation: the exact accuracy of a model over all ranks.
 
 use crate::data::Classified;
-use crate::loss::{correct, cross_entropy_sum};
 use burn::tensor::Tensor;
 use burn_dist::data::Loader;
+use burn_dist::nn::loss::{correct, cross_entropy_sum};
+use burn_dist::training;
 use burn_dist::{Result, World};
 
 /// The accuracy and loss of a model on a data set.
@@ -30,20 +31,21 @@ pub fn evaluate<B: Classified + Send + 'static>(
     data: &Loader<B>,
     forward: impl Fn(B) -> Tensor<2>,
 ) -> Result<Option<Evaluation>> {
-    // Sums of correct answers, losses and samples.
-    let mut sums = [0.0f64; 3];
-    for batch in data.epoch(0)? {
-        if world.should_stop()? {
-            return Ok(None);
-        }
-        let batch = batch?.inner();
+    let sums = training::evaluate(world, data, |batch| {
+        let batch = batch.inner();
         let (labels, weights) = (batch.labels(), Some(batch.weights()));
-        sums[2] += batch.count() as f64;
+        let samples = batch.count() as f64;
         let logits = world.run(|| forward(batch).inner())?;
-        sums[0] += number(correct(logits.clone(), labels.clone(), weights.clone()));
-        sums[1] += number(cross_entropy_sum(logits, labels, weights));
-    }
-    let [correct, loss, samples] = world.sum(sums)?;
+        let correct = number(correct(logits.clone(), labels.clone(), weights.clone()));
+        Ok([
+            correct,
+            number(cross_entropy_sum(logits, labels, weights)),
+            samples,
+        ])
+    })?;
+    let Some([correct, loss, samples]) = sums else {
+        return Ok(None);
+    };
     Ok(Some(Evaluation {
         accuracy: correct / samples,
         loss: loss / samples,

@@ -3,10 +3,10 @@
 use super::Golden;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn_dist::nn::loss::{CrossEntropy, IGNORED, cross_entropy_sum};
 use burn_dist::weights::{Name, Weights};
 use burn_dist_models::bert::{self, Family, Tokens};
 use burn_dist_models::hf::HfName;
-use burn_dist_models::loss::{cross_entropy_masked_sum, cross_entropy_sum};
 use burn_dist_models::{BertClassifier, BertConfig, BertMaskedLm, Vit, VitConfig, vit};
 use std::ops::Range;
 
@@ -156,8 +156,9 @@ impl<const DISTIL: bool> Subject for WordsTiny<DISTIL> {
 
     fn loss(golden: &Golden, logits: Tensor<2>, samples: Range<usize>) -> (Tensor<1>, usize) {
         let labels = labels(golden, samples, &logits.device());
-        let (sum, count) = cross_entropy_masked_sum(logits, labels);
-        (sum, count.into_scalar::<i64>() as usize)
+        let loss = CrossEntropy::new().ignore(IGNORED);
+        let count = loss.weight(labels.clone(), None).into_scalar::<f32>() as usize;
+        (loss.sum(logits, labels, None), count)
     }
 }
 
