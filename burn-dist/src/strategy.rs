@@ -71,6 +71,8 @@ pub struct Strategy {
     pub(crate) ignored: Vec<String>,
     /// Steps between two comparisons of replicas; none if 0.
     pub(crate) check_every: usize,
+    /// Whether units are compared with plain Burn; as the build and the environment say if none.
+    pub(crate) check_units: Option<bool>,
 }
 
 impl Strategy {
@@ -86,6 +88,7 @@ impl Strategy {
             replicated: Vec::new(),
             ignored: Vec::new(),
             check_every: 100,
+            check_units: None,
         }
     }
 
@@ -186,6 +189,44 @@ impl Strategy {
     /// PyTorch: `fully_shard(ignored_params=..)`, where they do train, each rank on its own.
     pub fn ignore(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.ignored.extend(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// Whether the first pass of each [`unit`](crate::unit()) is compared with plain Burn, whatever the build and the
+    /// environment say.
+    ///
+    /// Without this it is in builds with debug assertions; `BURN_DIST_CHECK_UNITS` of `1` or `0` decides otherwise.
+    ///
+    /// # Cost
+    /// The forward of each unit twice more, once in a run, and all of the unit on each rank meanwhile.
+    ///
+    /// ```
+    /// use burn::module::{Module, Param};
+    /// use burn::tensor::{Device, Tensor};
+    /// use burn_dist::prelude::*;
+    ///
+    /// #[derive(Module, Debug)]
+    /// struct Scaled {
+    ///     weight: Param<Tensor<1>>,
+    /// }
+    ///
+    /// impl Scaled {
+    ///     fn forward(&self, x: Tensor<1>) -> Tensor<1> {
+    ///         let [features] = self.weight.dims(); // of a shard; `self.weight.val().dims()` would be right
+    ///         x * self.weight.val() / features as f32
+    ///     }
+    /// }
+    ///
+    /// let found = Threads::new(2).run(|world| {
+    ///     let model = Scaled { weight: Param::from_data([1.0, 2.0, 3.0, 4.0], &world.device()) };
+    ///     let model = Strategy::fsdp().check_units(true).shard(model, &world)?;
+    ///     let x = Tensor::ones([4], &world.device());
+    ///     world.run(|| unit(&model, x, Scaled::forward)).map(|_| ())
+    /// });
+    /// assert!(found.unwrap_err().to_string().contains("weight.dims()"));
+    /// ```
+    pub fn check_units(mut self, check: bool) -> Self {
+        self.check_units = Some(check);
         self
     }
 

@@ -53,15 +53,36 @@ pub(crate) fn try_quietly<T>(f: impl FnOnce() -> T) -> std::thread::Result<T> {
     result
 }
 
+/// Runs `f`; if it panics, the panic goes on with a hint behind its message. What is raised stays as it is.
+pub(crate) fn with_hint<T>(hint: impl FnOnce() -> Option<String>, f: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| {
+        let Some(message) = message(&*payload) else {
+            resume_unwind(payload)
+        };
+        match hint() {
+            Some(hint) if !message.contains(HINT) => {
+                resume_unwind(Box::new(format!("{message} ({HINT}{hint})")))
+            }
+            _ => resume_unwind(payload),
+        }
+    })
+}
+
+/// Before a hint, so that a panic gets one hint only.
+const HINT: &str = "hint: ";
+
+/// The text of a panic.
+fn message(payload: &(dyn Any + Send)) -> Option<String> {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string))
+}
+
 fn from_payload(rank: usize, payload: Box<dyn Any + Send>) -> Error {
     match payload.downcast::<Error>() {
         Ok(error) => *error,
         Err(payload) => {
-            let message = payload
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string))
-                .unwrap_or_else(|| "a panic without a message".into());
+            let message = message(&*payload);
+            let message = message.unwrap_or_else(|| "a panic without a message".into());
             let message = explained(message);
             Error::Panicked { rank, message }
         }

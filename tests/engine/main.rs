@@ -12,6 +12,7 @@ mod oracle;
 mod reference;
 
 mod bert_golden;
+mod checked_units;
 mod combinations;
 mod counts;
 mod failures;

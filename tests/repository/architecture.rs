@@ -31,7 +31,7 @@ const UNSAFE: [&str; 23] = [
     "burn-dist/src/shard/memory/device.rs",
     "burn-dist/src/telemetry/memory.rs",
     "burn-dist/src/weights/files.rs",
-    "tests/memory.rs",
+    "tests/memory/allocator.rs",
     "tests/mock_cuda/src/collective.rs",
     "tests/mock_cuda/src/comm.rs",
     "tests/mock_cuda/src/driver.rs",

@@ -45,7 +45,8 @@ pub(crate) fn valued(
 
 /// One line for everything that must be equal: what it is, a tab, and how it is here.
 fn describe(seed: u64, strategy: &Strategy, model: &Surveyed) -> String {
-    let mut lines = format!("strategy\t{strategy}\nseed\t{seed}\n");
+    let check = strategy.check_units == Some(true);
+    let mut lines = format!("strategy\t{strategy}\nseed\t{seed}\ncheck of units\t{check}\n");
     for Parameter {
         path,
         unit,

@@ -78,17 +78,20 @@ impl Strategy {
         values: Option<&dyn ValueSource>,
     ) -> Result<M> {
         self.precision.check()?;
-        let is_sharded = self.shard_group_size(world.size())? > 1;
-        let surveyed = survey(&model, &self, is_sharded)?;
+        let variable = std::env::var(CHECK_UNITS).ok();
+        let check = checks_units(self.check_units, variable.as_deref())?;
+        let strategy = self.check_units(check);
+        let is_sharded = strategy.shard_group_size(world.size())? > 1;
+        let surveyed = survey(&model, &strategy, is_sharded)?;
         let is_given = |path: &str| values.is_some_and(|values| values.has(path));
-        agreement::agree(world, &self, &surveyed)?;
+        agreement::agree(world, &strategy, &surveyed)?;
         let valued = agreement::valued(world, &surveyed, is_given)?;
         if world.is_chief() && surveyed.whole.is_avoidable() {
             warn(format_args!("{}", surveyed.whole));
         }
-        let plan = Plan::new(&self, &surveyed.parameters, world.size())?;
+        let plan = Plan::new(&strategy, &surveyed.parameters, world.size())?;
         let buffers = surveyed.buffers.iter().map(|buffer| buffer.path.clone());
-        let sharding = Arc::new(Sharding::new(world, self, &plan, buffers.collect())?);
+        let sharding = Arc::new(Sharding::new(world, strategy, &plan, buffers.collect())?);
         let slots = slots_by_path(&plan);
         let number = world.next_model();
         if world.is_chief() && !valued.is_empty() {
@@ -130,6 +133,20 @@ impl Strategy {
     pub fn plan<M: Module>(&self, model: &M, size: usize) -> Result<Plan> {
         let is_sharded = self.shard_group_size(size)? > 1;
         Plan::new(self, &survey(model, self, is_sharded)?.parameters, size)
+    }
+}
+
+/// Decides whether units are compared with plain Burn, where the program does not.
+const CHECK_UNITS: &str = "BURN_DIST_CHECK_UNITS";
+
+/// Whether units are compared with plain Burn: as the program says, the variable, or the build.
+fn checks_units(chosen: Option<bool>, variable: Option<&str>) -> Result<bool> {
+    match (chosen, variable) {
+        (Some(chosen), _) => Ok(chosen),
+        (None, None) => Ok(cfg!(debug_assertions)),
+        (None, Some("1")) => Ok(true),
+        (None, Some("0")) => Ok(false),
+        (None, Some(other)) => Err(Error::config(CHECK_UNITS, "1 or 0", other)),
     }
 }
 
@@ -321,4 +338,19 @@ fn drawn<const D: usize>(
         ));
     }
     Ok((id, mapper, shard))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::checks_units;
+
+    #[test]
+    fn the_program_decides_before_the_variable_and_the_build() {
+        assert_eq!(checks_units(Some(false), Some("1")), Ok(false));
+        assert_eq!(checks_units(None, Some("1")), Ok(true));
+        assert_eq!(checks_units(None, Some("0")), Ok(false));
+        assert_eq!(checks_units(None, None), Ok(cfg!(debug_assertions)));
+        let error = checks_units(None, Some("yes")).map_err(|e| e.to_string());
+        assert!(error.is_err_and(|e| e.contains("BURN_DIST_CHECK_UNITS") && e.contains("yes")));
+    }
 }

@@ -45,18 +45,27 @@ impl World {
     /// # Errors
     /// [`Error::Model`](crate::Error::Model) if `model` was not sharded; what collectives return.
     pub fn full<M: Module>(&self, model: &M, to: Destination) -> Result<Option<M>> {
-        let gathering = Gathering {
-            destination: to,
-            units: StoredShards::of_sharded(model)?.units,
-            gathered: BTreeMap::new(),
-        };
-        GATHERING.set(Some(gathering));
-        let whole = catch_raised(|| model.clone().materialize());
-        GATHERING.set(None);
-        let whole = whole?;
+        let whole = gathered(model, to)?;
         let receives = to == Destination::All || self.is_chief();
         Ok(receives.then_some(whole))
     }
+}
+
+/// A plain copy of a sharded model, or of a part of one, on every rank. Collective.
+pub(crate) fn on_every_rank<M: Module>(model: &M) -> Result<M> {
+    gathered(model, Destination::All)
+}
+
+fn gathered<M: Module>(model: &M, destination: Destination) -> Result<M> {
+    let gathering = Gathering {
+        destination,
+        units: StoredShards::of_sharded(model)?.units,
+        gathered: BTreeMap::new(),
+    };
+    GATHERING.set(Some(gathering));
+    let whole = catch_raised(|| model.clone().materialize());
+    GATHERING.set(None);
+    whole
 }
 
 /// Whether this thread is gathering a whole model.

@@ -39,6 +39,8 @@ pub(crate) struct Sharding {
     /// Forwards in training mode whose layers drew from coordinates of this model's.
     forwards: AtomicU64,
     steps: AtomicU64,
+    /// By unit, whether it was compared with plain Burn.
+    checked: Vec<AtomicBool>,
     /// Whether the warning about a parameter that is gathered alone was given.
     pub(super) warned: AtomicBool,
 }
@@ -107,6 +109,11 @@ impl Sharding {
             passes: AtomicU64::new(0),
             forwards: AtomicU64::new(0),
             steps: AtomicU64::new(0),
+            checked: plan
+                .units()
+                .iter()
+                .map(|_| AtomicBool::new(false))
+                .collect(),
             warned: AtomicBool::new(false),
         })
     }
@@ -136,6 +143,16 @@ impl Sharding {
     /// Whether every rank stores all of a unit.
     pub(crate) fn is_replicated(&self, unit: usize) -> bool {
         self.units[unit].layout.is_replicated()
+    }
+
+    /// Whether a unit is to be compared with plain Burn, and was not yet.
+    pub(crate) fn is_unchecked(&self, unit: usize) -> bool {
+        self.strategy.check_units == Some(true) && !self.checked[unit].load(Ordering::Relaxed)
+    }
+
+    /// Notes that a unit needs no further check.
+    pub(crate) fn set_checked(&self, unit: usize) {
+        self.checked[unit].store(true, Ordering::Relaxed);
     }
 
     /// The number of the shard that this rank stores of a unit.

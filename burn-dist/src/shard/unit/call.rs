@@ -1,9 +1,11 @@
 //! The function that a model calls at the boundary of a unit.
 
 use super::activations::Activations;
+use super::check::{Check, hint};
 use super::probe;
 use super::recompute;
 use super::scope::Scope;
+use crate::unwind::with_hint;
 use burn::module::Module;
 
 /// Runs a module's forward as one unit: its parameters are gathered together before it and resharded
@@ -20,6 +22,14 @@ use burn::module::Module;
 /// in backward: everything that takes gradients comes through `inputs`, and random numbers come out
 /// the same again. It reads parameters on the thread that it is called on.
 ///
+/// # The first pass
+/// In builds with debug assertions, and in others with `BURN_DIST_CHECK_UNITS=1`, the first pass of each unit is
+/// checked: `f` runs twice more, on a plain copy of the module, and what it returns is compared. So a layer that takes
+/// a shape from what is stored (`weight.dims()`), which is a shard, is an error that names the unit. Meanwhile each
+/// rank holds all of the unit; of the outermost call, all of the model. Above 512 MiB, and where `f` draws from Burn's
+/// generator, there is no check, and a line in the log says so.
+/// [`Strategy::check_units`](crate::Strategy::check_units) decides in the program.
+///
 /// ```
 /// use burn::{nn::LinearConfig, tensor::{Device, Tensor}};
 /// use burn_dist::unit;
@@ -31,7 +41,7 @@ use burn::module::Module;
 /// ```
 ///
 /// # Panics
-/// Inside a sharded model, if a collective fails. [`World::run`](crate::World::run), a backward
+/// Inside a sharded model, if a collective fails, or the check of the first pass does. [`World::run`](crate::World::run), a backward
 /// pass and the launchers turn that into an `Err`.
 ///
 /// # Source
@@ -45,11 +55,22 @@ where
 {
     let mut scope = Scope::pre_forward(module);
     let inputs = scope.to_param_dtype(inputs);
-    let outputs = if scope.is_recomputed() {
-        recompute::forward(&mut scope, module, inputs, f)
-    } else {
-        let inputs = scope.enter(inputs);
-        f(module, inputs)
+    let (check, inputs) = Check::run(&scope, module, inputs, &f);
+    let name = scope.sharded_name();
+    let outputs = with_hint(
+        || name.map(|name| hint(&name)),
+        || {
+            if scope.is_recomputed() {
+                recompute::forward(&mut scope, module, inputs, f)
+            } else {
+                let inputs = scope.enter(inputs);
+                f(module, inputs)
+            }
+        },
+    );
+    let outputs = match check {
+        Some(check) => check.compare(outputs),
+        None => outputs,
     };
     probe::record_outputs(|| scope.name(), scope.to_output_dtype(outputs))
 }

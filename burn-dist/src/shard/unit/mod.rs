@@ -7,7 +7,9 @@
 
 mod activations;
 mod call;
+mod check;
 mod pass;
+mod plain;
 mod prefetch;
 mod probe;
 mod recompute;

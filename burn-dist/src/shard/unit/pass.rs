@@ -97,6 +97,21 @@ impl Pass {
         }
     }
 
+    /// Whether this rank stores a shard of the unit, not all of it.
+    pub(super) fn is_sharded(&self) -> bool {
+        !self.sharding.is_replicated(self.unit) && self.sharding.shard_group.size() > 1
+    }
+
+    /// Whether the unit is to be compared with plain Burn, and was not yet.
+    pub(super) fn is_unchecked(&self) -> bool {
+        self.is_sharded() && self.sharding.is_unchecked(self.unit)
+    }
+
+    /// Notes that the unit needs no further check.
+    pub(super) fn set_checked(&self) {
+        self.sharding.set_checked(self.unit);
+    }
+
     fn state(&self) -> MutexGuard<'_, PassState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,6 +2,7 @@
 
 use super::activations::{Activations, Cast, MapActivations};
 use super::pass::Pass;
+use super::plain;
 use super::prefetch;
 use crate::draws::{self, LeaveUnit, Restore};
 use crate::shard::memory::{Shard, is_same_memory, untracked};
@@ -72,6 +73,7 @@ impl Scope {
             scope._unit = Some(draws::enter_unit());
             return scope;
         }
+        plain::leave();
         let recomputing = is_recomputing();
         scope.outermost = !recomputing && prefetch::begin(&stored);
         if scope.outermost && stored.has_tape && !draws::has_begun() {
@@ -122,6 +124,12 @@ impl Scope {
         } else {
             self.passes.iter().map(name).collect::<Vec<_>>().join(", ")
         }
+    }
+
+    /// The same, if any of it is sharded.
+    pub(super) fn sharded_name(&self) -> Option<String> {
+        let is_sharded = self.passes.iter().any(|pass| pass.is_sharded());
+        is_sharded.then(|| self.name())
     }
 
     /// Parameters read from here on are those of this unit, ordered after `inputs`.

@@ -1,6 +1,7 @@
 //! Where a parameter's value comes from when a layer reads it.
 
 use super::pass::Pass;
+use super::plain;
 use super::scope;
 use crate::error::{Error, Result};
 use crate::shard::memory::{Primitive, Shard, untracked};
@@ -122,6 +123,7 @@ fn source<const D: usize>(param: &ShardedParam, base: &Tensor<D>) -> Result<(Sou
     if let Some((pass, token)) = scope::open_pass(param, &shard) {
         return Ok((Source::Pass(pass), token));
     }
+    plain::leave();
     let source = if full::is_gathering() {
         Source::Full(param.clone())
     } else {

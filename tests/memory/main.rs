@@ -5,64 +5,25 @@
 //!
 //! A program of its own: no other test may allocate meanwhile.
 
-#![allow(unsafe_code)]
-
+mod allocator;
+mod gpt;
+#[path = "../oracle/mod.rs"]
 mod oracle;
+
+use allocator::{COUNTING, peak};
 
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::optim::SgdConfig;
 use burn::tensor::activation::gelu;
-use burn::tensor::{Device, Distribution, Int, Tensor};
+use burn::tensor::{Device, Distribution, Tensor};
 use burn_dist::nn::functional::{MlpWeights, layer_norm, mlp};
-use burn_dist::nn::{self, TransformerEncoderConfig, TransformerEncoderInput};
 use burn_dist::weights::{Export, Weights};
 use burn_dist::{Strategy, World, unit};
 use oracle::ranks;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Barrier, Mutex, PoisonError};
+use std::sync::{Barrier, PoisonError};
 
 const STEPS: usize = 5;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-/// One test at a time: the counters belong to the process.
-static COUNTING: Mutex<()> = Mutex::new(());
-
-struct Counting;
-
-impl Counting {
-    fn more(bytes: usize) {
-        let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
-        PEAK.fetch_max(live, Relaxed);
-    }
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        Self::more(layout.size());
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        Self::more(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A block as transformers have it: the norm's weight is reshaped, and must not pin the unit.
 #[derive(Module, Debug)]
@@ -162,18 +123,6 @@ struct Peaks {
     backward: usize,
     /// What is left after each step.
     after: [usize; STEPS],
-}
-
-/// Runs `f` on all ranks at once and returns the process's peak meanwhile.
-fn peak<T>(world: &World, all: &Barrier, f: impl FnOnce() -> T) -> (T, usize) {
-    all.wait();
-    if world.is_chief() {
-        PEAK.store(LIVE.load(Relaxed), Relaxed);
-    }
-    all.wait();
-    let result = f();
-    all.wait();
-    (result, PEAK.load(Relaxed))
 }
 
 /// One sample: activations are not what is measured.
@@ -309,53 +258,6 @@ fn fused_operations_hold_no_weights() {
         ..EVEN
     };
     check("fused, half frozen", frozen);
-}
-
-/// A GPT of the layers in `burn_dist::nn`, in training with dropout.
-#[derive(Module, Debug)]
-struct Gpt {
-    words: nn::Embedding,
-    encoder: nn::TransformerEncoder,
-    norm: nn::RmsNorm,
-    head: nn::Linear,
-}
-
-impl Gpt {
-    fn new(device: &Device) -> Self {
-        let encoder = TransformerEncoderConfig::new(512, 2048, 4, 8);
-        Self {
-            words: nn::EmbeddingConfig::new(500, 512).init(device),
-            encoder: encoder.with_norm_first(true).init(device),
-            norm: nn::RmsNormConfig::new(512).init(device),
-            head: nn::LinearConfig::new(512, 500).init(device),
-        }
-    }
-
-    fn loss(&self, device: &Device) -> Tensor<1> {
-        let ids = Tensor::<2, Int>::from_data([[3, 1]], device);
-        unit(self, ids, |gpt: &Self, ids| {
-            let x = TransformerEncoderInput::new(gpt.words.forward(ids)).causal();
-            let x = gpt.norm.forward(gpt.encoder.forward(x));
-            gpt.head.forward(x.flatten::<2>(0, 1)).powi_scalar(2).mean()
-        })
-    }
-}
-
-#[test]
-fn a_gpt_of_layers_has_the_ideal_memory() {
-    let scratch = |world: &World, all: &Barrier| {
-        let device = world.device();
-        let layer = TransformerEncoderConfig::new(512, 2048, 4, 1).init(&device);
-        let x = || TransformerEncoderInput::new(Tensor::ones([1, 2, 512], &device));
-        let run = || layer.forward(x()).mean();
-        let _ = run().backward();
-        let ((), before) = peak(world, all, || ());
-        let (_, during) = peak(world, all, run);
-        (during - before) / world.size()
-    };
-    check_model("gpt", Gpt::new, |ranks| {
-        measure_model(ranks, Gpt::new, Gpt::loss, scratch)
-    });
 }
 
 #[test]

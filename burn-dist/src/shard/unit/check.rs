@@ -1,0 +1,256 @@
+//! Whether a unit computes what plain Burn would.
+//!
+//! A sharded parameter stores a shard. A layer that takes a shape from what is stored (`weight.dims()`) rather than
+//! from the gathered weight (`weight.val().dims()`) may compute wrong numbers without an error. So the closure of a
+//! unit runs once more on a plain copy of the module, in the first pass of the unit, and the outputs are compared.
+
+use super::activations::{Activations, MapActivations};
+use super::plain::{self, PlainRun};
+use super::scope::{Scope, is_recomputing};
+use crate::comm::{Span, SpanMut};
+use crate::draws;
+use crate::error::{Error, Result};
+use crate::shard::memory::Primitive;
+use crate::shard::model::{Sharding, StoredShards, full};
+use crate::unwind::{or_raise, raise};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{DType, FloatDType, Tensor};
+use std::sync::Arc;
+
+/// Gathered bytes of a call above which it is not checked.
+const LIMIT: usize = 512 << 20;
+
+/// The largest deviation, as a share of a tensor's largest element.
+const TOLERANCE: f64 = 1e-3;
+const TOLERANCE_OF_HALF: f64 = 5e-2;
+
+/// What a rank says of its outputs.
+const RIGHT: u64 = 0;
+const WRONG: u64 = 1;
+const RANDOM: u64 = 2;
+const OTHER_MODEL: u64 = 3;
+
+/// The output of a closure on the plain module: float tensors, or none where it panicked.
+type Outputs = Option<Vec<Primitive>>;
+
+/// What a call gives on plain Burn, to be compared with what it gives sharded.
+pub(super) struct Check {
+    sharding: Arc<Sharding>,
+    name: String,
+    /// Twice: what draws from Burn's generator differs from itself.
+    once: Outputs,
+    again: Outputs,
+    /// Whether the closure came to another sharded model.
+    other_model: bool,
+}
+
+impl Check {
+    /// Runs `f` on a plain copy of the module, if a check of this call is due. All ranks come here alike.
+    pub(super) fn run<M: Module, I: Activations, O: Activations>(
+        scope: &Scope,
+        module: &M,
+        inputs: I,
+        f: &impl Fn(&M, I) -> O,
+    ) -> (Option<Self>, I) {
+        let passes = scope.passes();
+        let is_due = !is_recomputing() && passes.iter().any(|pass| pass.is_unchecked());
+        if !is_due {
+            return (None, inputs);
+        }
+        passes.iter().for_each(|pass| pass.set_checked());
+        let sharding = passes[0].sharding.clone();
+        let name = scope.name();
+        let stored = or_raise(StoredShards::of(module));
+        let bytes: usize = stored.units.iter().map(|unit| unit.layout().bytes()).sum();
+        if bytes > LIMIT {
+            let why = format!("it has {bytes} bytes, and {LIMIT} are gathered at most");
+            tell(&sharding, &name, &why);
+            return (None, inputs);
+        }
+        // Leaves and running state of its own; without gradients, so that nothing of it is on a tape.
+        let mut plain = or_raise(full::on_every_rank(module)).valid();
+        if let Some(dtype) = sharding.strategy.precision.param_dtype {
+            plain = plain.map(&mut CastTo(dtype));
+        }
+        if stored.has_tape {
+            plain = plain.train().no_grad();
+        }
+        let mut check = Self {
+            sharding,
+            name,
+            once: None,
+            again: None,
+            other_model: false,
+        };
+        check.once = check.outputs(&plain, inputs.clone(), f);
+        check.again = check.outputs(&plain, inputs.clone(), f);
+        (Some(check), inputs)
+    }
+
+    fn outputs<M, I: Activations, O: Activations>(
+        &mut self,
+        module: &M,
+        inputs: I,
+        f: &impl Fn(&M, I) -> O,
+    ) -> Outputs {
+        let _draws = draws::resume(draws::here());
+        let inputs = inputs.map(&mut Copies);
+        let ran = plain::run(|| {
+            let mut floats = Floats::default();
+            drop(f(module, inputs).map(&mut floats));
+            floats.0
+        });
+        self.other_model |= matches!(ran, PlainRun::OtherModel);
+        match ran {
+            PlainRun::Returned(outputs) => Some(outputs),
+            PlainRun::OtherModel | PlainRun::Panicked => None,
+        }
+    }
+
+    /// Compares with what the sharded module made of the same inputs.
+    ///
+    /// # Panics
+    /// With an [`Error::Model`], the same on every rank, if a rank's outputs deviate.
+    pub(super) fn compare<O: Activations>(self, outputs: O) -> O {
+        let mut found = Floats::default();
+        let outputs = outputs.map(&mut found);
+        let verdict = if self.other_model {
+            OTHER_MODEL
+        } else if or_raise(self.repeats()) {
+            let right = match &self.once {
+                Some(expected) => or_raise(is_same(&found.0, expected)),
+                None => false,
+            };
+            if right { RIGHT } else { WRONG }
+        } else {
+            RANDOM
+        };
+        let verdicts = or_raise(self.gather(verdict));
+        if verdicts.contains(&OTHER_MODEL) {
+            let why = "it reads another sharded model as well";
+            tell(&self.sharding, &self.name, why);
+        } else if verdicts.contains(&RANDOM) {
+            let why = "run twice it gives two results, as what draws from Burn's generator does";
+            tell(&self.sharding, &self.name, why);
+        } else if let Some(rank) = verdicts.iter().position(|found| *found == WRONG) {
+            raise(wrong(&self.name, rank));
+        }
+        outputs
+    }
+
+    /// Whether both plain runs gave the same.
+    fn repeats(&self) -> Result<bool> {
+        match (&self.once, &self.again) {
+            (Some(once), Some(again)) => is_same(once, again),
+            (None, None) => Ok(true),
+            _ => Ok(false),
+        }
+    }
+
+    /// A number of each rank.
+    fn gather(&self, mine: u64) -> Result<Vec<u64>> {
+        let world = &self.sharding.world;
+        let mut all = vec![0; world.size()];
+        let (label, mine) = ("check of a unit".into(), [mine]);
+        let (mine, into) = (Span::of(&mine), SpanMut::of(&mut all));
+        world.comm().all_gather(&label, mine, into)?;
+        Ok(all)
+    }
+}
+
+fn tell(sharding: &Sharding, unit: &str, why: &str) {
+    if sharding.world.is_chief() {
+        log::info!("unit {unit} is not compared with plain Burn: {why}");
+    }
+}
+
+fn wrong(unit: &str, rank: usize) -> Error {
+    Error::model(
+        format!("unit {unit}"),
+        format!(
+            "computes on rank {rank} something else than plain Burn does with the same weights and inputs"
+        ),
+        format!("probably {READS_STORED_SHAPE}"),
+    )
+}
+
+/// What a panic in a unit probably comes from.
+pub(super) fn hint(unit: &str) -> String {
+    format!("in unit {unit}, which is sharded, perhaps {READS_STORED_SHAPE}")
+}
+
+const READS_STORED_SHAPE: &str = "a layer takes a shape from what is stored (`weight.dims()`, `weight.shape()`), which \
+     is a shard: take it from `weight.val()`, or store that layer whole with Strategy::replicate";
+
+/// Untracked copies.
+struct Copies;
+
+impl MapActivations for Copies {
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        x.detach().set_require_grad(false)
+    }
+}
+
+/// Parameters in the type that the unit computes with.
+struct CastTo(FloatDType);
+
+impl ModuleMapper for CastTo {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|x| x.cast(self.0))
+    }
+}
+
+/// Collects float tensors.
+#[derive(Default)]
+struct Floats(Vec<Primitive>);
+
+impl MapActivations for Floats {
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        self.0.push(or_raise(Primitive::of(x.clone())));
+        x
+    }
+}
+
+/// Whether all tensors are the same but for rounding.
+fn is_same(found: &[Primitive], expected: &[Primitive]) -> Result<bool> {
+    if found.len() != expected.len() {
+        return Ok(false);
+    }
+    for (found, expected) in found.iter().zip(expected) {
+        let tolerance = match expected.dtype() {
+            DType::F16 | DType::BF16 => TOLERANCE_OF_HALF,
+            _ => TOLERANCE,
+        };
+        let (found, expected) = (found.numbers()?, expected.numbers()?);
+        if found.len() != expected.len() || !is_close(&found, &expected, tolerance) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether no element is off by more than `tolerance` of the largest; what is no number may be none in both.
+fn is_close(found: &[f64], expected: &[f64], tolerance: f64) -> bool {
+    let finite = expected.iter().filter(|x| x.is_finite());
+    let largest = finite.fold(0.0, |m: f64, x| m.max(x.abs()));
+    let mut pairs = found.iter().zip(expected);
+    pairs.all(|(a, b)| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= tolerance * largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_close;
+
+    #[test]
+    fn close_is_measured_by_the_largest_number() {
+        assert!(is_close(&[100.0, 0.05], &[100.0, 0.0], 1e-3));
+        assert!(!is_close(&[100.0, 0.5], &[100.0, 0.0], 1e-3));
+        assert!(is_close(
+            &[f64::NAN, f64::INFINITY],
+            &[f64::NAN, f64::INFINITY],
+            1e-3
+        ));
+        assert!(!is_close(&[f64::NAN], &[1.0], 1e-3));
+        assert!(!is_close(&[1.0], &[f64::NAN], 1e-3));
+    }
+}
