@@ -98,8 +98,8 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         let model = model.valid();
         evaluate(world, &test, |batch: TextBatch| model.forward(batch.tokens))
     };
-    let loss = |model: &BertClassifier, (batch, noise): &(TextBatch, Noise)| {
-        let logits = model.forward_train(batch.tokens.clone(), *noise);
+    let loss = |model: &BertClassifier, (batch, _): &(TextBatch, Noise)| {
+        let logits = model.forward(batch.tokens.clone());
         let (labels, weights) = (batch.labels.clone(), batch.weights.clone());
         cross_entropy_sum(logits, labels, Some(weights))
     };

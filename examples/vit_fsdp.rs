@@ -94,8 +94,8 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
             model.forward(batch.images)
         })
     };
-    let loss = |model: &Vit, (batch, noise): &(ImageBatch, Noise)| {
-        let logits = model.forward_train(batch.images.clone(), *noise);
+    let loss = |model: &Vit, (batch, _): &(ImageBatch, Noise)| {
+        let logits = model.forward(batch.images.clone());
         let (labels, weights) = (batch.labels.clone(), batch.weights.clone());
         cross_entropy_sum(logits, labels, Some(weights))
     };

@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use burn_dist::launch::Flags;
 use burn_dist::nn::loss::{IGNORED, cross_entropy};
 use burn_dist::optim::AdamWConfig;
-use burn_dist::{Error, Noise, Result, Strategy, World};
+use burn_dist::{Error, Result, Strategy, World};
 use burn_dist_models::bert::Tokens;
 use burn_dist_models::{BertClassifier, BertConfig, BertMaskedLm, Vit, VitConfig};
 use std::io::Write;
@@ -67,29 +67,25 @@ impl Batch {
 
 /// A model and its loss.
 trait Subject: Module + Clone {
-    fn loss_of(&self, batch: &Batch, noise: Option<Noise>) -> Tensor<1>;
+    fn loss_of(&self, batch: &Batch) -> Tensor<1>;
 }
 
 impl Subject for Vit {
-    fn loss_of(&self, batch: &Batch, _: Option<Noise>) -> Tensor<1> {
+    fn loss_of(&self, batch: &Batch) -> Tensor<1> {
         let images = batch.images.clone().unwrap();
         cross_entropy(self.forward(images), batch.labels.clone())
     }
 }
 
 impl Subject for BertClassifier {
-    fn loss_of(&self, batch: &Batch, noise: Option<Noise>) -> Tensor<1> {
-        let logits = match noise {
-            Some(noise) => self.forward_train(batch.tokens(), noise),
-            None => self.forward(batch.tokens()),
-        };
-        cross_entropy(logits, batch.labels.clone())
+    fn loss_of(&self, batch: &Batch) -> Tensor<1> {
+        cross_entropy(self.forward(batch.tokens()), batch.labels.clone())
     }
 }
 
 impl Subject for BertMaskedLm {
-    fn loss_of(&self, batch: &Batch, noise: Option<Noise>) -> Tensor<1> {
-        let (sum, count) = self.loss(batch.tokens(), batch.masked.clone(), noise);
+    fn loss_of(&self, batch: &Batch) -> Tensor<1> {
+        let (sum, count) = self.loss(batch.tokens(), batch.masked.clone());
         sum * (1.0 / f64::from(count.into_scalar::<i32>()))
     }
 }
@@ -154,19 +150,16 @@ fn serve<M: Subject>(model: M, case: &Case, world: &World, before: u64) -> Resul
         .with_weight_decay(0.01);
     let mut optimizer = world.optimizer(adamw.init(), &model)?;
     let batch = Batch::new(case, world.rank(), &device);
-    let mut passes = 0;
     for line in std::io::stdin().lines() {
         let steps = line.map_err(Error::user)?.trim().parse::<usize>();
         let (mut times, mut losses, before_steps) = (Vec::new(), Vec::new(), faults());
         for _ in 0..steps.map_err(Error::user)? {
             let start = Instant::now();
-            let noise = (case.dropout > 0.0).then(|| world.noise(passes));
-            let loss = model.loss_of(&batch, noise);
+            let loss = model.loss_of(&batch);
             losses.push(f64::from(loss.clone().into_scalar::<f32>()));
             let gradients = world.backward(loss, &model)?.clip_norm(1.0)?.grads;
             model = optimizer.step(case.rate, model, gradients);
             times.push(start.elapsed().as_secs_f64());
-            passes += 1;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let answer = Answer {

@@ -68,7 +68,6 @@
 //!
 //! - [`vit`]: the Vision Transformer and its presets;
 //! - [`bert`]: BERT and DistilBERT, which classify texts or fill in words, and their presets;
-//! - [`transformer`]: what the two share;
 //! - [`hf`]: names and configurations of Hugging Face checkpoints;
 //! - [`data`]: CIFAR-10 and AG News, images and texts that need no files, word pieces, augmentation and batching;
 //! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report.
@@ -77,12 +76,11 @@ pub mod bert;
 mod config;
 pub mod data;
 pub mod hf;
+mod init;
 #[cfg(test)]
 mod parameter_count;
 pub mod run;
-pub mod transformer;
 pub mod vit;
-mod widen;
 
 pub use bert::{Bert, BertClassifier, BertConfig, BertMaskedLm};
 pub use config::ConfigError;

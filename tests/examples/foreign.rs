@@ -194,12 +194,12 @@ fn missing_body_weights_are_refused_unless_allowed() {
         (
             "vit_fsdp",
             "vit.encoder.layer.1.output.dense.weight",
-            "blocks.1.mlp.down.weight",
+            "blocks.1.mlp.linear_outer.weight",
         ),
         (
             "bert_fsdp",
             "bert.encoder.layer.1.output.dense.weight",
-            "bert.blocks.1.mlp.down.weight",
+            "bert.blocks.1.mlp.linear_outer.weight",
         ),
     ] {
         let (folder, _) = left(example);

@@ -238,11 +238,10 @@ pub(crate) const TRAIN: &[Layer] = &[
 /// `models/src`.
 pub(crate) const MODELS: &[Layer] = &[
     row("config", &[]),
-    row("widen", &[]),
+    row("init", &[]),
     row("hf", &["config"]),
-    row("transformer", &["widen"]),
-    row("bert", &["config", "hf", "transformer"]),
-    row("vit", &["config", "hf", "transformer"]),
+    row("bert", &["config", "init", "hf"]),
+    row("vit", &["config", "init", "hf"]),
     row("data", &["bert"]),
     row("run", &["hf", "bert", "vit", "data"]),
     row("lib", &[]),

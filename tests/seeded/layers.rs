@@ -148,6 +148,16 @@ fn a_shadow_of_a_model_with_dropout_agrees() {
         Ok(())
     };
     ranks(2).seed(9).run(run).unwrap();
+    // What a check of the first pass runs on a plain copy is not recorded.
+    let checked = |world: World| {
+        let strategy = Strategy::fsdp().check_units(true);
+        let model = strategy.shard(encoder(&world), &world)?;
+        let shadow = burn_dist::Shadow::within(1e-5);
+        let compared = world.shadow(&model, shadow, 1, |model, n| (loss(model, &world, n), 1))?;
+        assert_eq!(compared.units, 3);
+        Ok(())
+    };
+    ranks(2).seed(9).run(checked).unwrap();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
 use burn_dist::nn::loss::cross_entropy_sum;
-use burn_dist::{Error, Noise, Precision, Result, Shadow, Shadowed, Strategy, World, unit};
+use burn_dist::{Error, Precision, Result, Shadow, Shadowed, Strategy, World, unit};
 use burn_dist_models::VitConfig;
 
 /// Compares one step of a small transformer with dropout, in two micro-batches.
@@ -18,8 +18,7 @@ fn vit(world: &World, strategy: Strategy, shadow: Shadow) -> Result<Shadowed> {
         let pixels = oracle::batch(2, 3 * 32 * 32, world.rank() + 5 * call);
         let pixels: Tensor<2> = oracle::tensor(&pixels, DType::F32, &world.device());
         let labels = Tensor::<1, Int>::from_data([1, 7], &world.device());
-        let noise = Noise::new(5, call as u64, world.rank() as u32);
-        let logits = model.forward_train(pixels.reshape([2, 3, 32, 32]), noise);
+        let logits = model.forward(pixels.reshape([2, 3, 32, 32]));
         (cross_entropy_sum(logits, labels, None), 2)
     })
 }

@@ -121,7 +121,7 @@ fn loss(model: &Vit, rank: usize, step: usize, seed: u64, device: &Device) -> Te
         .collect();
     let labels = Tensor::<1, Int>::from_data(TensorData::from(labels.as_slice()), device);
     let noise = Noise::new(seed, step as u64, rank as u32);
-    cross_entropy(model.forward_train(images, noise), labels)
+    cross_entropy(noise.layers(|| model.forward(images)), labels)
 }
 
 /// The losses of each rank over a few steps.

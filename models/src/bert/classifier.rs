@@ -1,14 +1,14 @@
 //! The classifier of texts, which reads the first token's state.
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use burn_dist::{Noise, unit};
+use burn_dist::nn::{Dropout, DropoutConfig, Linear};
+use burn_dist::unit;
 
-use super::{Bert, BertConfig, Family, Tokens, site};
+use super::{Bert, BertConfig, Family, Tokens};
 use crate::config::{self, ConfigError};
-use crate::transformer::init;
+use crate::init;
 
 /// A BERT that classifies texts; made by [`BertConfig::init_classifier`].
 ///
@@ -36,8 +36,8 @@ pub struct BertClassifier {
     pub pooler: Linear,
     /// The classifier.
     pub head: Linear,
-    /// Probability of dropping an element of what the classifier reads.
-    pub dropout: f64,
+    /// Of what the classifier reads.
+    pub dropout: Dropout,
 }
 
 impl BertConfig {
@@ -56,41 +56,27 @@ impl BertConfig {
             bert: self.init(device)?,
             pooler: init::linear(self.width, self.width, self.init_std, device),
             head: init::linear(self.width, classes, self.init_std, device),
-            dropout: self.head_dropout,
+            dropout: DropoutConfig::new(self.head_dropout).init(),
         })
     }
 }
 
 impl BertClassifier {
-    /// The logits of a batch, without dropout; output: `[batch, classes]`.
+    /// The logits of a batch, on a device with a tape with the configured dropout; output: `[batch, classes]`.
     ///
     /// # Panics
     ///
     /// As [`Bert::forward`].
     pub fn forward(&self, tokens: Tokens) -> Tensor<2> {
-        self.logits(tokens, None)
-    }
-
-    /// The logits of a batch with the configured dropout, drawn from `noise`.
-    ///
-    /// Shapes and panics are those of [`forward`](Self::forward), which it equals when all rates are 0.
-    pub fn forward_train(&self, tokens: Tokens, noise: Noise) -> Tensor<2> {
-        self.logits(tokens, Some(noise))
-    }
-
-    fn logits(&self, tokens: Tokens, noise: Option<Noise>) -> Tensor<2> {
-        unit(self, tokens.into_inputs(), move |model: &Self, inputs| {
-            let x = model.bert.encode(inputs, noise);
+        unit(self, tokens.into_inputs(), |model: &Self, inputs| {
+            let x = model.bert.encode(inputs);
             let first = x.narrow(1, 0, 1).squeeze_dim::<2>(1);
             let pooled = model.pooler.forward(first);
             let pooled = match model.bert.family {
                 Family::Bert => pooled.tanh(),
                 Family::DistilBert => relu(pooled),
             };
-            model.head.forward(match noise {
-                Some(noise) => noise.dropout(pooled, model.dropout, site::HEAD),
-                None => pooled,
-            })
+            model.head.forward(model.dropout.forward(pooled))
         })
     }
 }

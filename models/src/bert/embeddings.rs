@@ -3,11 +3,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 
+use super::BertConfig;
 use super::config::Family;
-use super::{BertConfig, site};
-use crate::transformer::{LayerNorm, init};
-use burn_dist::Noise;
+use crate::init;
 use burn_dist::nn::functional::embedding;
+use burn_dist::nn::{Dropout, DropoutConfig, LayerNorm};
 
 /// The sum of a token's word, type and position embeddings, with a layer norm.
 ///
@@ -23,8 +23,8 @@ pub struct Embeddings {
     pub types: Option<Param<Tensor<2>>>,
     /// Over the sum.
     pub norm: LayerNorm,
-    /// Probability of dropping an element of the output.
-    pub dropout: f64,
+    /// Of the output.
+    pub dropout: Dropout,
 }
 
 impl Embeddings {
@@ -37,20 +37,15 @@ impl Embeddings {
                 Family::Bert => Some(table(config.types)),
                 Family::DistilBert => None,
             },
-            norm: LayerNorm::new(config.width, config.norm_eps, device),
-            dropout: config.dropout,
+            norm: init::norm(config.width, config.norm_eps, device),
+            dropout: DropoutConfig::new(config.dropout).init(),
         }
     }
 
     /// `ids` and `types`: `[batch, tokens]`; output: `[batch, tokens, width]`.
     ///
     /// Without `types` all tokens are of type 0; without a table of types they make no difference.
-    pub fn forward(
-        &self,
-        ids: Tensor<2, Int>,
-        types: Option<Tensor<2, Int>>,
-        noise: Option<Noise>,
-    ) -> Tensor<3> {
+    pub fn forward(&self, ids: Tensor<2, Int>, types: Option<Tensor<2, Int>>) -> Tensor<3> {
         let [_, tokens] = ids.dims();
         let mut x = embedding(self.words.val(), ids);
         if let Some(table) = &self.types {
@@ -60,10 +55,6 @@ impl Embeddings {
             };
         }
         x = x + self.positions.val().narrow(0, 0, tokens).unsqueeze_dim(0);
-        let x = self.norm.forward(x);
-        match noise {
-            Some(noise) => noise.dropout(x, self.dropout, site::EMBEDDINGS),
-            None => x,
-        }
+        self.dropout.forward(self.norm.forward(x))
     }
 }

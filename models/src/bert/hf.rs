@@ -24,8 +24,8 @@ const BERT: Names = Names {
         ("attention.value", "attention.self.value"),
         ("attention.output", "attention.output.dense"),
         ("norm_attention", "attention.output.LayerNorm"),
-        ("mlp.up", "intermediate.dense"),
-        ("mlp.down", "output.dense"),
+        ("mlp.linear_inner", "intermediate.dense"),
+        ("mlp.linear_outer", "output.dense"),
         ("norm_mlp", "output.LayerNorm"),
     ],
     convolutions: &[],
@@ -61,8 +61,8 @@ const DISTIL: Names = Names {
         ("attention.value", "attention.v_lin"),
         ("attention.output", "attention.out_lin"),
         ("norm_attention", "sa_layer_norm"),
-        ("mlp.up", "ffn.lin1"),
-        ("mlp.down", "ffn.lin2"),
+        ("mlp.linear_inner", "ffn.lin1"),
+        ("mlp.linear_outer", "ffn.lin2"),
         ("norm_mlp", "output_layer_norm"),
     ],
     convolutions: &[],
@@ -152,7 +152,9 @@ mod tests {
     #[test]
     fn only_linear_weights_are_transposed() {
         let transpose = |path| hf_name(Family::Bert, path).unwrap().transpose;
-        assert!(transpose("bert.blocks.0.mlp.up.weight") && transpose("transform.weight"));
+        assert!(
+            transpose("bert.blocks.0.mlp.linear_inner.weight") && transpose("transform.weight")
+        );
         for path in ["bert.embeddings.words", "bias", "norm.gamma", "pooler.bias"] {
             assert!(!transpose(path), "{path}");
         }

@@ -1,14 +1,14 @@
 //! The masked language model: it predicts masked words from those around them.
 
 use burn::module::{Module, Param};
-use burn::nn::Linear;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_dist::nn::functional::gelu;
-use burn_dist::{Noise, unit};
+use burn_dist::nn::{LayerNorm, Linear};
+use burn_dist::unit;
 
 use super::{Bert, BertConfig, Tokens};
 use crate::config::ConfigError;
-use crate::transformer::{LayerNorm, fold, init};
+use crate::init;
 use burn_dist::nn::loss::{CrossEntropy, IGNORED};
 
 /// A BERT that scores every word of the vocabulary at every place; made by
@@ -54,34 +54,33 @@ impl BertConfig {
         Ok(BertMaskedLm {
             bert: self.init(device)?,
             transform: init::linear(self.width, self.width, self.init_std, device),
-            norm: LayerNorm::new(self.width, self.norm_eps, device),
+            norm: init::norm(self.width, self.norm_eps, device),
             bias: init::zeros([self.vocab], device),
         })
     }
 }
 
 impl BertMaskedLm {
-    /// The logits of a batch, without dropout; output: `[batch, tokens, vocab]`.
+    /// The logits of a batch, on a device with a tape with the configured dropout; output:
+    /// `[batch, tokens, vocab]`.
     ///
     /// # Panics
     ///
     /// As [`Bert::forward`].
     pub fn forward(&self, tokens: Tokens) -> Tensor<3> {
-        self.logits(tokens, None)
-    }
-
-    /// The logits of a batch with the configured dropout, drawn from `noise`.
-    ///
-    /// Shapes and panics are those of [`forward`](Self::forward), which it equals when all rates are 0.
-    pub fn forward_train(&self, tokens: Tokens, noise: Noise) -> Tensor<3> {
-        self.logits(tokens, Some(noise))
+        unit(self, tokens.into_inputs(), |model: &Self, inputs| {
+            let x = model.bert.encode(inputs);
+            let [batch, tokens, _] = x.dims();
+            let logits = model.decode(x.flatten(0, 1));
+            let [_, vocab] = logits.dims();
+            logits.reshape([batch, tokens, vocab])
+        })
     }
 
     /// The loss of a batch of masked words: the sum of their cross-entropies and how many there are, two tensors
     /// of one element.
     ///
     /// - `labels`: `[batch, tokens]`, the word at each masked place and [`IGNORED`] elsewhere.
-    /// - `noise`: draws the configured dropout; without it nothing is dropped.
     ///
     /// The decoder multiplies the masked places alone, which is exact: a seventh of the scores where a seventh of the
     /// words is masked, and no logits of the others in memory. The labels are read on the host,
@@ -105,18 +104,13 @@ impl BertMaskedLm {
     /// let model = BertConfig::tiny().with_vocab(100).init_masked_lm(&device)?;
     /// let ids = Tensor::<2, Int>::from_data([[2, 4, 42, 3]], &device);
     /// let labels = Tensor::<2, Int>::from_data([[IGNORED, 17, IGNORED, IGNORED]], &device);
-    /// let (sum, count) = model.loss(Tokens::new(ids), labels, None);
+    /// let (sum, count) = model.loss(Tokens::new(ids), labels);
     /// assert!(sum.into_scalar::<f32>() > 0.0);
     /// assert_eq!(count.into_scalar::<i64>(), 1);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn loss(
-        &self,
-        tokens: Tokens,
-        labels: Tensor<2, Int>,
-        noise: Option<Noise>,
-    ) -> (Tensor<1>, Tensor<1, Int>) {
+    pub fn loss(&self, tokens: Tokens, labels: Tensor<2, Int>) -> (Tensor<1>, Tensor<1, Int>) {
         assert_eq!(labels.dims(), tokens.dims(), "a label for each token");
         let device = labels.device();
         let labels: Vec<i64> = labels.into_data().iter::<i64>().collect();
@@ -136,20 +130,10 @@ impl BertMaskedLm {
         };
         let (places, labels) = (integers(places), integers(labels));
         let logits = unit(self, tokens.into_inputs(), move |model: &Self, inputs| {
-            let x = fold(model.bert.encode(inputs, noise));
+            let x = model.bert.encode(inputs).flatten::<2>(0, 1);
             model.decode(x.select(0, places.clone()))
         });
         masked_sum(logits, labels)
-    }
-
-    fn logits(&self, tokens: Tokens, noise: Option<Noise>) -> Tensor<3> {
-        unit(self, tokens.into_inputs(), move |model: &Self, inputs| {
-            let x = model.bert.encode(inputs, noise);
-            let [batch, tokens, _] = x.dims();
-            let logits = model.decode(fold(x));
-            let [_, vocab] = logits.dims();
-            logits.reshape([batch, tokens, vocab])
-        })
     }
 
     /// The scores of all words; `x`: `[rows, width]`, output: `[rows, vocab]`.
@@ -208,7 +192,7 @@ mod tests {
             let labels = Tensor::<2, Int>::from_data(labels, &device);
             let logits = model.forward(tokens()).flatten(0, 1);
             let all = masked_sum(logits, labels.clone().flatten(0, 1));
-            let found = model.loss(tokens(), labels, None);
+            let found = model.loss(tokens(), labels);
             assert_eq!(found.1.into_scalar::<i64>(), all.1.into_scalar::<i64>());
             let [found_sum, sum] = [&found.0, &all.0].map(|x| x.clone().into_scalar::<f32>());
             assert!(
@@ -232,6 +216,6 @@ mod tests {
         let model = BertConfig::tiny().with_vocab(50).init_masked_lm(&device);
         let ids = Tensor::<2, Int>::from_data([[2, 17, 42], [2, 5, 7]], &device);
         let labels = Tensor::<2, Int>::from_data([[IGNORED, 3], [4, 5], [6, 7]], &device);
-        model.unwrap().loss(Tokens::new(ids), labels, None);
+        model.unwrap().loss(Tokens::new(ids), labels);
     }
 }

@@ -13,7 +13,6 @@ mod embeddings;
 mod hf;
 mod json;
 mod masked_lm;
-mod site;
 mod tokens;
 
 pub use block::Block;
@@ -27,7 +26,7 @@ pub use tokens::Tokens;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use burn_dist::{Noise, unit};
+use burn_dist::unit;
 
 use crate::config::ConfigError;
 
@@ -79,7 +78,8 @@ impl BertConfig {
 }
 
 impl Bert {
-    /// The hidden states of a batch, without dropout; output: `[batch, tokens, width]`.
+    /// The hidden states of a batch, on a device with a tape with the configured dropout; output:
+    /// `[batch, tokens, width]`.
     ///
     /// Those of padding are meaningless.
     ///
@@ -88,30 +88,16 @@ impl Bert {
     /// As Burn's tensor operations, if a text is longer than the model has positions, or an id lies outside
     /// the vocabulary.
     pub fn forward(&self, tokens: Tokens) -> Tensor<3> {
-        self.states(tokens, None)
-    }
-
-    /// The hidden states of a batch with the configured dropout, drawn from `noise`.
-    ///
-    /// Shapes and panics are those of [`forward`](Self::forward), which it equals when all rates are 0.
-    pub fn forward_train(&self, tokens: Tokens, noise: Noise) -> Tensor<3> {
-        self.states(tokens, Some(noise))
-    }
-
-    fn states(&self, tokens: Tokens, noise: Option<Noise>) -> Tensor<3> {
-        unit(self, tokens.into_inputs(), move |bert: &Self, inputs| {
-            bert.encode(inputs, noise)
-        })
+        unit(self, tokens.into_inputs(), Self::encode)
     }
 
     /// The forward of the encoder inside the unit of the model around it.
-    fn encode(&self, (ids, types, padding): tokens::Inputs, noise: Option<Noise>) -> Tensor<3> {
-        let mut x = self.embeddings.forward(ids, types, noise);
-        for (block, number) in self.blocks.iter().zip(1..) {
-            let noise = noise.map(|noise| noise.unit(number));
+    fn encode(&self, (ids, types, padding): tokens::Inputs) -> Tensor<3> {
+        let mut x = self.embeddings.forward(ids, types);
+        for block in &self.blocks {
             let inputs = (x, padding.clone());
-            x = unit(block, inputs, move |block: &Block, (x, padding)| {
-                block.forward(x, padding, noise)
+            x = unit(block, inputs, |block: &Block, (x, padding)| {
+                block.forward(x, padding)
             });
         }
         x
@@ -123,6 +109,7 @@ impl Bert {
 mod tests {
     use super::*;
     use burn::tensor::{Int, TensorData};
+    use burn_dist::Noise;
 
     fn small() -> BertConfig {
         BertConfig::tiny()
@@ -208,7 +195,7 @@ mod tests {
 
     #[test]
     fn noise_replays_and_differs_between_ranks_and_steps() {
-        let device = Device::flex();
+        let device = Device::flex().autodiff();
         let rates = [
             quiet().with_dropout(0.1),
             quiet().with_attention_dropout(0.1),
@@ -217,9 +204,9 @@ mod tests {
         for config in rates {
             let model = config.init_classifier(10, &device).unwrap();
             let logits = |step, rank| {
-                model
-                    .forward_train(padded(&device), Noise::new(5, step, rank))
-                    .into_data()
+                let noise = Noise::new(5, step, rank);
+                let logits = noise.layers(|| model.forward(padded(&device)));
+                logits.into_data()
             };
             assert_eq!(logits(0, 0), logits(0, 0), "{config:?}");
             assert_ne!(logits(0, 0), logits(1, 0), "{config:?}");
@@ -229,10 +216,10 @@ mod tests {
 
     #[test]
     fn with_all_rates_0_training_and_evaluation_agree() {
-        let device = Device::flex();
+        let device = Device::flex().autodiff();
         let model = quiet().init_masked_lm(&device).unwrap();
-        let train = model.forward_train(padded(&device), Noise::new(5, 0, 0));
-        let valid = model.forward(padded(&device));
+        let train = model.forward(padded(&device));
+        let valid = model.valid().forward(padded(&Device::flex()));
         assert_eq!(train.into_data(), valid.into_data());
     }
 

@@ -4,17 +4,11 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use super::VitConfig;
-use crate::transformer::{Attention, LayerNorm, Mlp};
-use burn_dist::Noise;
-
-/// Numbers of a block's random draws.
-mod site {
-    pub(super) const PROBABILITIES: u32 = 0;
-    pub(super) const ATTENTION: u32 = 1;
-    pub(super) const ATTENTION_PATH: u32 = 2;
-    pub(super) const MLP: u32 = 3;
-    pub(super) const MLP_PATH: u32 = 4;
-}
+use crate::init;
+use burn_dist::nn::{
+    DropPath, DropPathConfig, Dropout, DropoutConfig, FeedForward, LayerNorm, MhaInput,
+    MultiHeadAttention,
+};
 
 /// A pre-norm block: attention, then an MLP, each over a layer norm and with a residual connection.
 #[derive(Module, Debug)]
@@ -22,15 +16,15 @@ pub struct Block {
     /// Before the attention.
     pub norm_before: LayerNorm,
     /// Mixes tokens.
-    pub attention: Attention,
+    pub attention: MultiHeadAttention,
     /// After the attention, before the MLP.
     pub norm_after: LayerNorm,
     /// Mixes the features of each token.
-    pub mlp: Mlp,
-    /// Probability of dropping an element of what a branch adds.
-    pub dropout: f64,
-    /// Probability that a sample skips a branch.
-    pub drop_path: f64,
+    pub mlp: FeedForward,
+    /// Of what a branch adds.
+    pub dropout: Dropout,
+    /// Samples skip a branch.
+    pub drop_path: DropPath,
 }
 
 impl Block {
@@ -42,39 +36,24 @@ impl Block {
             init_std,
             ..
         } = *config;
-        let norm = || LayerNorm::new(width, config.norm_eps, device);
-        let mut attention = Attention::new(width, config.heads, init_std, device);
-        attention.dropout = config.attention_dropout;
+        let sizes = (width, config.heads);
         let depth = index as f64 / (config.blocks - 1).max(1) as f64;
         Self {
-            norm_before: norm(),
-            attention,
-            norm_after: norm(),
-            mlp: Mlp::new(width, mlp_width, init_std, device),
-            dropout: config.dropout,
-            drop_path: config.drop_path * depth,
+            norm_before: init::norm(width, config.norm_eps, device),
+            attention: init::attention(sizes, init_std, config.attention_dropout, device),
+            norm_after: init::norm(width, config.norm_eps, device),
+            mlp: init::mlp(width, mlp_width, init_std, device),
+            dropout: DropoutConfig::new(config.dropout).init(),
+            drop_path: DropPathConfig::new(config.drop_path * depth).init(),
         }
     }
 
-    /// `x` and output: `[batch, tokens, width]`. Without `noise` nothing is dropped.
-    pub fn forward(&self, x: Tensor<3>, noise: Option<Noise>) -> Tensor<3> {
-        let branch = self.norm_before.forward(x.clone());
-        let branch = self
-            .attention
-            .forward(branch, None, noise, site::PROBABILITIES);
-        let x = x + self.drop(branch, noise, site::ATTENTION, site::ATTENTION_PATH);
-
+    /// `x` and output: `[batch, tokens, width]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let drop = |branch| self.drop_path.forward(self.dropout.forward(branch));
+        let normed = MhaInput::self_attn(self.norm_before.forward(x.clone()));
+        let x = x + drop(self.attention.forward(normed).context);
         let branch = self.mlp.forward(self.norm_after.forward(x.clone()));
-        x + self.drop(branch, noise, site::MLP, site::MLP_PATH)
-    }
-
-    fn drop(&self, branch: Tensor<3>, noise: Option<Noise>, element: u32, path: u32) -> Tensor<3> {
-        match noise {
-            Some(noise) => {
-                let branch = noise.dropout(branch, self.dropout, element);
-                noise.drop_path(branch, self.drop_path, path)
-            }
-            None => branch,
-        }
+        x + drop(branch)
     }
 }

@@ -214,7 +214,11 @@ mod tests {
     fn stochastic_depth_grows_linearly() {
         let config = VitConfig::tiny(10).with_drop_path(0.3);
         let vit = config.init(&Device::flex()).unwrap();
-        let rates: Vec<f64> = vit.blocks.iter().map(|block| block.drop_path).collect();
+        let rates: Vec<f64> = vit
+            .blocks
+            .iter()
+            .map(|block| block.drop_path.prob)
+            .collect();
         for (rate, expected) in rates.into_iter().zip([0.0, 0.1, 0.2, 0.3]) {
             assert!((rate - expected).abs() < 1e-12);
         }

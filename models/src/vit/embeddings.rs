@@ -5,8 +5,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::VitConfig;
-use crate::transformer::init;
-use burn_dist::Noise;
+use crate::init;
+use burn_dist::nn::{Dropout, DropoutConfig};
 
 /// Projections of an image's patches to tokens, with a class token and position embeddings.
 #[derive(Module, Debug)]
@@ -17,8 +17,8 @@ pub struct Embeddings {
     pub class_token: Param<Tensor<3>>,
     /// `[1, 1 + patches, width]`: the position embeddings.
     pub positions: Param<Tensor<3>>,
-    /// Probability of dropping an element of the output.
-    pub dropout: f64,
+    /// Of the output.
+    pub dropout: Dropout,
 }
 
 impl Embeddings {
@@ -38,13 +38,13 @@ impl Embeddings {
             patches,
             class_token: init::zeros([1, 1, width], device),
             positions: init::weight([1, 1 + count, width], 0.02, device),
-            dropout: config.dropout,
+            dropout: DropoutConfig::new(config.dropout).init(),
         }
     }
 
     /// `images`: `[batch, channels, image_size, image_size]`; output: `[batch, 1 + patches, width]`, the
     /// class token first.
-    pub fn forward(&self, images: Tensor<4>, noise: Option<Noise>) -> Tensor<3> {
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<3> {
         // [batch, width, rows, columns] -> [batch, rows * columns, width]
         let patches = self.patches.forward(images);
         let patches = patches.flatten::<3>(2, 3).swap_dims(1, 2);
@@ -52,9 +52,6 @@ impl Embeddings {
         let [batch, _, width] = patches.dims();
         let class = self.class_token.val().expand([batch, 1, width]);
         let tokens = Tensor::cat(vec![class, patches], 1) + self.positions.val();
-        match noise {
-            Some(noise) => noise.dropout(tokens, self.dropout, 0),
-            None => tokens,
-        }
+        self.dropout.forward(tokens)
     }
 }

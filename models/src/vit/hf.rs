@@ -24,8 +24,8 @@ const NAMES: Names = Names {
         ("attention.value", "attention.attention.value"),
         ("attention.output", "attention.output.dense"),
         ("norm_after", "layernorm_after"),
-        ("mlp.up", "intermediate.dense"),
-        ("mlp.down", "output.dense"),
+        ("mlp.linear_inner", "intermediate.dense"),
+        ("mlp.linear_outer", "output.dense"),
     ],
     convolutions: &["embeddings.patches"],
 };
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn only_linear_weights_are_transposed() {
         let transpose = |path| hf_name(path).unwrap().transpose;
-        assert!(transpose("head.weight") && transpose("blocks.0.mlp.up.weight"));
+        assert!(transpose("head.weight") && transpose("blocks.0.mlp.linear_inner.weight"));
         for path in [
             "head.bias",
             "norm.gamma",
@@ -91,7 +91,7 @@ mod tests {
             "norm",
             "norm.weight",
             "blocks.0",
-            "blocks.x.mlp.up.weight",
+            "blocks.x.mlp.linear_inner.weight",
             "blocks.0.mlp.weight",
         ] {
             assert_eq!(hf_name(path), None, "{path}");

@@ -16,12 +16,12 @@ pub use embeddings::Embeddings;
 pub use hf::hf_name;
 
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
-use burn_dist::{Noise, unit};
+use burn_dist::nn::{LayerNorm, Linear};
+use burn_dist::unit;
 
 use crate::config::ConfigError;
-use crate::transformer::{LayerNorm, init};
+use crate::init;
 
 /// A Vision Transformer that classifies images; made by [`VitConfig::init`].
 ///
@@ -67,14 +67,14 @@ impl VitConfig {
             blocks: (0..self.blocks)
                 .map(|index| Block::new(self, index, device))
                 .collect(),
-            norm: LayerNorm::new(self.width, self.norm_eps, device),
+            norm: init::norm(self.width, self.norm_eps, device),
             head: init::linear(self.width, self.classes, self.init_std, device),
         })
     }
 }
 
 impl Vit {
-    /// The logits of a batch, without dropout: for evaluation, and for training without noise.
+    /// The logits of a batch; on a device with a tape, with the configured dropout and stochastic depth.
     ///
     /// `images`: `[batch, channels, image_size, image_size]`; output: `[batch, classes]`.
     ///
@@ -82,23 +82,10 @@ impl Vit {
     ///
     /// As Burn's tensor operations, if the images have another shape than the model was configured for.
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.logits(images, None)
-    }
-
-    /// The logits of a batch with the configured dropout and stochastic depth, drawn from `noise`.
-    ///
-    /// Shapes and panics are those of [`forward`](Self::forward), which it equals when all rates are 0.
-    pub fn forward_train(&self, images: Tensor<4>, noise: Noise) -> Tensor<2> {
-        self.logits(images, Some(noise))
-    }
-
-    fn logits(&self, images: Tensor<4>, noise: Option<Noise>) -> Tensor<2> {
-        unit(self, images, move |vit: &Vit, images| {
-            let mut x = vit.embeddings.forward(images, noise);
-            // The embeddings draw as unit 0, the blocks from 1 on.
-            for (block, number) in vit.blocks.iter().zip(1..) {
-                let noise = noise.map(|noise| noise.unit(number));
-                x = unit(block, x, move |block: &Block, x| block.forward(x, noise));
+        unit(self, images, |vit: &Vit, images| {
+            let mut x = vit.embeddings.forward(images);
+            for block in &vit.blocks {
+                x = unit(block, x, Block::forward);
             }
             // A norm works on each token alone, and the classifier reads only the first.
             let class = x.narrow(1, 0, 1).squeeze_dim::<2>(1);
@@ -112,6 +99,7 @@ impl Vit {
 mod tests {
     use super::*;
     use burn::tensor::Distribution;
+    use burn_dist::Noise;
 
     fn noisy() -> VitConfig {
         VitConfig::tiny(10)
@@ -126,11 +114,11 @@ mod tests {
 
     #[test]
     fn noise_replays_and_differs_between_ranks_and_steps() {
-        let device = Device::flex();
+        let device = Device::flex().autodiff();
         let (vit, images) = (noisy().init(&device).unwrap(), images(&device));
         let logits = |step, rank| {
-            vit.forward_train(images.clone(), Noise::new(5, step, rank))
-                .into_data()
+            let noise = Noise::new(5, step, rank);
+            noise.layers(|| vit.forward(images.clone())).into_data()
         };
         assert_eq!(logits(0, 0), logits(0, 0));
         assert_ne!(logits(0, 0), logits(1, 0));
@@ -138,21 +126,13 @@ mod tests {
     }
 
     #[test]
-    fn with_all_rates_0_training_and_evaluation_agree() {
-        let device = Device::flex();
-        let vit = VitConfig::tiny(10).init(&device).unwrap();
-        let images = images(&device);
-        let train = vit.forward_train(images.clone(), Noise::new(5, 0, 0));
-        assert_eq!(train.into_data(), vit.forward(images).into_data());
-    }
-
-    #[test]
     fn evaluation_ignores_the_rates() {
-        let device = Device::flex();
+        let device = Device::flex().autodiff();
         let (vit, images) = (noisy().init(&device).unwrap(), images(&device));
-        assert_eq!(
-            vit.forward(images.clone()).into_data(),
-            vit.forward(images).into_data()
-        );
+        let evaluated =
+            |images: &Tensor<4>| vit.valid().forward(images.clone().inner()).into_data();
+        assert_eq!(evaluated(&images), evaluated(&images));
+        let drops = Noise::new(5, 0, 0).layers(|| vit.forward(images.clone()));
+        assert_ne!(drops.into_data(), evaluated(&images));
     }
 }

@@ -171,7 +171,11 @@ fn family(distil: bool) -> Family {
 }
 
 fn config(golden: &Golden, family: Family) -> BertConfig {
+    // The files were made without dropout.
     let config = BertConfig::new()
+        .with_dropout(0.0)
+        .with_attention_dropout(0.0)
+        .with_head_dropout(0.0)
         .with_family(family)
         .with_vocab(golden.size("vocab_size"))
         .with_positions(golden.size("max_position_embeddings"));

@@ -47,7 +47,9 @@ impl Sharding {
         if !self.warned.swap(true, Ordering::Relaxed) && self.world.is_chief() {
             warn(format_args!(
                 "{} is read outside of a `unit` call, so it is gathered alone and kept until \
-                 backward: correct, but slower; wrap the forward of its module in burn_dist::unit",
+                 backward: correct, but slower; wrap the forward of its module in burn_dist::unit. \
+                 Outside of one, layers are not checked for shapes of what is stored \
+                 (`weight.dims()`) either: compare a step by World::shadow",
                 self.unit(unit).layout.slots[slot].path
             ));
         }

@@ -29,6 +29,11 @@ pub(super) fn run<T>(f: impl FnOnce() -> T) -> PlainRun<T> {
     }
 }
 
+/// Whether a closure runs on a plain module in this thread.
+pub(super) fn is_running() -> bool {
+    RUNNING.get()
+}
+
 /// Leaves the run that is going on in this thread, if one is: what is about to be read is sharded.
 pub(super) fn leave() {
     if RUNNING.get() {

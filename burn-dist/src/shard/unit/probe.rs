@@ -1,6 +1,7 @@
 //! What units return and the gradients that come back to it, recorded for a shadow run.
 
 use super::activations::{Activations, MapActivations};
+use super::plain;
 use super::scope;
 use crate::error::Result;
 use crate::shard::memory::{Primitive, untracked};
@@ -44,9 +45,9 @@ pub(crate) fn record<T>(f: impl FnOnce() -> T) -> (T, Vec<UnitRecord>) {
     (result, RECORD.take().unwrap_or_default())
 }
 
-/// Records what a `unit` call returns. A forward that runs again in backward was recorded before.
+/// Records what a `unit` call returns. A forward that runs again, in backward or on a plain copy, is recorded once.
 pub(super) fn record_outputs<O: Activations>(unit: impl FnOnce() -> String, outputs: O) -> O {
-    if RECORD.with_borrow(Option::is_none) || scope::is_recomputing() {
+    if RECORD.with_borrow(Option::is_none) || scope::is_recomputing() || plain::is_running() {
         return outputs;
     }
     let mut probes = Probes {

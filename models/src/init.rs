@@ -4,8 +4,11 @@
 //! larger than memory can be described, sharded, and only then drawn.
 
 use burn::module::{Initializer, Param, ParamId};
-use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Distribution, Shape, Tensor};
+use burn_dist::nn::{
+    FeedForward, FeedForwardConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+    MultiHeadAttention, MultiHeadAttentionConfig,
+};
 
 /// Where the distribution is cut, in deviations.
 const CUT: f64 = 2.0;
@@ -46,6 +49,42 @@ pub(crate) fn linear(inputs: usize, outputs: usize, std: f64, device: &Device) -
         .init(device);
     linear.weight = weight([inputs, outputs], std, device);
     linear
+}
+
+/// Attention in `heads` heads, which drops probabilities at this rate.
+pub(crate) fn attention(
+    (width, heads): (usize, usize),
+    std: f64,
+    dropout: f64,
+    device: &Device,
+) -> MultiHeadAttention {
+    let config = MultiHeadAttentionConfig::new(width, heads).with_dropout(dropout);
+    let mut attention = config.with_initializer(Initializer::Zeros).init(device);
+    for layer in [
+        &mut attention.query,
+        &mut attention.key,
+        &mut attention.value,
+        &mut attention.output,
+    ] {
+        layer.weight = weight([width, width], std, device);
+    }
+    attention
+}
+
+/// Two linear layers with a GELU between them.
+pub(crate) fn mlp(width: usize, inner: usize, std: f64, device: &Device) -> FeedForward {
+    let config = FeedForwardConfig::new(width, inner).with_dropout(0.0);
+    let mut mlp = config.with_initializer(Initializer::Zeros).init(device);
+    mlp.linear_inner.weight = weight([width, inner], std, device);
+    mlp.linear_outer.weight = weight([inner, width], std, device);
+    mlp
+}
+
+/// A norm that starts at the identity.
+pub(crate) fn norm(width: usize, epsilon: f64, device: &Device) -> LayerNorm {
+    LayerNormConfig::new(width)
+        .with_epsilon(epsilon)
+        .init(device)
 }
 
 /// Draws from a normal distribution, and draws the elements beyond the cut again.
