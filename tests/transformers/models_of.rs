@@ -125,7 +125,8 @@ impl Checked for Vit {
     }
 
     fn outputs(&self, inputs: &Inputs) -> Vec<f32> {
-        floats(self.forward(inputs.images(&self.devices()[0])))
+        let model = self.valid();
+        floats(model.forward(inputs.images(&model.devices()[0])))
     }
 }
 
@@ -150,7 +151,8 @@ impl Checked for BertClassifier {
     }
 
     fn outputs(&self, inputs: &Inputs) -> Vec<f32> {
-        floats(self.forward(inputs.tokens(&self.devices()[0])))
+        let model = self.valid();
+        floats(model.forward(inputs.tokens(&model.devices()[0])))
     }
 }
 
@@ -170,7 +172,8 @@ impl Checked for BertMaskedLm {
     }
 
     fn outputs(&self, inputs: &Inputs) -> Vec<f32> {
-        floats(self.forward(inputs.tokens(&self.devices()[0])))
+        let model = self.valid();
+        floats(model.forward(inputs.tokens(&model.devices()[0])))
     }
 }
 
@@ -188,6 +191,7 @@ impl Checked for Bert {
     }
 
     fn outputs(&self, inputs: &Inputs) -> Vec<f32> {
-        floats(self.forward(inputs.tokens(&self.devices()[0])))
+        let model = self.valid();
+        floats(model.forward(inputs.tokens(&model.devices()[0])))
     }
 }
