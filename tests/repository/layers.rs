@@ -138,6 +138,10 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "shard/step",
         ],
     ),
+    row(
+        "shard/sum",
+        &["error", "world", "shard/memory", "shard/tape"],
+    ),
     row("shard", &[]),
     row("telemetry", &["world"]),
     row("finite", &["error", "comm", "shard/memory", "shard/model"]),
@@ -188,7 +192,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "shard/unit",
         ],
     ),
-    row("nn", &["draws", "shard/unit"]),
+    row("nn", &["draws", "world", "shard/unit", "shard/sum"]),
     row("lib", &[]),
 ];
 

@@ -6,6 +6,7 @@
 //! | layer | Burn's own, sharded |
 //! |---|---|
 //! | [`FeedForward`], [`RmsNorm`] | reads the shape of what is stored, so every rank stores all of it |
+//! | [`SyncBatchNorm`] | as above, and normalises by each rank's own batch |
 //! | [`Linear`], and all that is made of it | may keep the weight on the tape, expanded to the batch |
 //! | [`Dropout`] | draws from one generator for all ranks of a process: no run repeats, no unit is recomputed |
 //! | [`Embedding`] | copies the gathered table in each forward |
@@ -17,6 +18,7 @@
 //! program may use.
 
 mod attention;
+mod batch_norm;
 mod decoder;
 mod dropout;
 mod embedding;
@@ -30,6 +32,7 @@ mod rms_norm;
 mod transformer;
 
 pub use attention::{MhaInput, MhaOutput, MultiHeadAttention, MultiHeadAttentionConfig};
+pub use batch_norm::{SyncBatchNorm, SyncBatchNormConfig};
 #[doc(inline)]
 pub use burn_dist_nn::functional;
 pub use decoder::{

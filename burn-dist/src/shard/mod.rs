@@ -38,6 +38,8 @@ mod init;
 mod memory;
 mod model;
 mod step;
+#[cfg(feature = "nn")]
+mod sum;
 mod tape;
 mod unit;
 
@@ -54,3 +56,5 @@ pub(crate) use model::{
     MapTensors, ShardedParam, Sharding, StoredShards, StoredUnit, Visit, VisitTensors, map_tensors,
     not_sharded, visit_tensors, walk,
 };
+#[cfg(feature = "nn")]
+pub(crate) use sum::sum_over_ranks;

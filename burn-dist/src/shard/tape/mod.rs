@@ -5,6 +5,7 @@
 //!   for the parameter again, and hands it the gradient.
 //! - [`token`] is a tensor of one element, never read, that lies behind other tensors on the tape. Its
 //!   [`TokenHook`] is called when backward comes to it, after everything that had the token as a parent.
+//! - [`exchange`] hands a tensor to its [`ExchangeHook`], and in backward its gradient.
 //! - [`observe`] is the identity; its [`GradientHook`] is shown the gradient.
 
 use crate::error::Result;
@@ -62,6 +63,12 @@ pub(crate) enum TokenGradient {
     Is(Primitive),
 }
 
+/// Who gives another tensor for one, in forward and for the gradient in backward.
+pub(crate) trait ExchangeHook: Debug + Send + Sync {
+    /// What stands in the place of a tensor of this shape.
+    fn exchange(&self, mine: Primitive, shape: &[usize]) -> Result<Primitive>;
+}
+
 /// Who is shown a gradient that passes.
 pub(crate) trait GradientHook: Debug + Send + Sync {
     /// The gradient of the observed tensor.
@@ -98,6 +105,13 @@ pub(crate) fn observe<const D: usize>(
     Tensor::from_dispatch(<Dispatch as TapeOps>::tape_observe(x, token, hook))
 }
 
+/// What `hook` gives for `x`; in backward it is asked for the gradient.
+#[cfg(feature = "nn")]
+pub(crate) fn exchange<const D: usize>(x: Tensor<D>, hook: Arc<dyn ExchangeHook>) -> Tensor<D> {
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(<Dispatch as TapeOps>::tape_exchange(x, hook))
+}
+
 /// Whether a gradient would flow through `x`.
 pub(crate) fn is_tracked<const D: usize>(x: &Tensor<D>) -> bool {
     macro_rules! ask {
@@ -130,6 +144,7 @@ pub(crate) trait TapeOps: Backend {
         token: FloatTensor<Self>,
         hook: Arc<dyn GradientHook>,
     ) -> FloatTensor<Self>;
+    fn tape_exchange(x: FloatTensor<Self>, hook: Arc<dyn ExchangeHook>) -> FloatTensor<Self>;
 }
 
 /// The operations on a backend without a tape: only `tape_weight` does anything.
@@ -159,8 +174,21 @@ macro_rules! without_a_tape {
             ) -> FloatTensor<Self> {
                 x
             }
+
+            fn tape_exchange(
+                x: FloatTensor<Self>,
+                hook: Arc<dyn ExchangeHook>,
+            ) -> FloatTensor<Self> {
+                exchanged::<Self>(x, &*hook)
+            }
         }
     };
+}
+
+/// What the hook gives for `x`.
+fn exchanged<B: StorageBackend>(x: FloatTensor<B>, hook: &dyn ExchangeHook) -> FloatTensor<B> {
+    let shape = x.shape().to_vec();
+    B::from_storage(or_raise(hook.exchange(B::into_storage(x), &shape)))
 }
 
 without_a_tape!(Flex);
@@ -247,6 +275,15 @@ impl<B: StorageBackend, C: CheckpointStrategy> TapeOps for Autodiff<B, C> {
             OpsKind::UnTracked(p) => p.finish(x.into_primitive()),
         }
     }
+
+    fn tape_exchange(x: FloatTensor<Self>, hook: Arc<dyn ExchangeHook>) -> FloatTensor<Self> {
+        let prepared = ExchangeBackward.prepare::<C>([x.node()]);
+        let given = exchanged::<B>(x.into_primitive(), &*hook);
+        match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(p) => p.finish(hook, given),
+            OpsKind::UnTracked(p) => p.finish(given),
+        }
+    }
 }
 
 /// Computes a weight again in backward.
@@ -330,6 +367,21 @@ impl<B: StorageBackend> Backward<B, 2> for ObserveBackward {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
         or_raise(ops.state.gradient(B::into_storage(gradient.clone())));
+        if let Some(x) = &ops.parents[0] {
+            grads.register::<B>(x.id, gradient);
+        }
+    }
+}
+
+/// Asks the hook for the gradient.
+#[derive(Debug)]
+struct ExchangeBackward;
+
+impl<B: StorageBackend> Backward<B, 1> for ExchangeBackward {
+    type State = Arc<dyn ExchangeHook>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = exchanged::<B>(grads.consume::<B>(&ops.node), &*ops.state);
         if let Some(x) = &ops.parents[0] {
             grads.register::<B>(x.id, gradient);
         }

@@ -24,10 +24,11 @@ use burn::module::Module;
 ///
 /// # The first pass
 /// In builds with debug assertions, and in others with `BURN_DIST_CHECK_UNITS=1`, the first pass of each unit is
-/// checked: `f` runs twice more, on a plain copy of the module, and what it returns is compared. So a layer that takes
+/// checked: `f` runs twice more (eight times where it returns few numbers), on a plain copy of the module, and what it
+/// returns is compared. So a layer that takes
 /// a shape from what is stored (`weight.dims()`), which is a shard, is an error that names the unit. Meanwhile each
 /// rank holds all of the unit; of the outermost call, all of the model. Above 512 MiB, and where `f` draws from Burn's
-/// generator, there is no check, and a line in the log says so.
+/// generator, there is no verdict, and a line in the log says so; such a unit has drawn more numbers than without.
 /// [`Strategy::check_units`](crate::Strategy::check_units) decides in the program.
 ///
 /// ```

@@ -273,6 +273,8 @@ impl RecomputedUnit {
         self.passes
             .iter()
             .for_each(|pass| pass.unshard_to_recompute());
+        // Running state of its own: what a batch norm noted in the first run would be noted twice.
+        let module = module.valid().train();
         let module = module.map(&mut Attach(self.trained.into_iter()));
         let mut leaves = Leaves::tracked(&self.tracked);
         let inputs = inputs.map(&mut leaves);
