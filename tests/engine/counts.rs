@@ -34,7 +34,10 @@ fn loss(world: &World, model: &Mlp, step: usize) -> Tensor<1> {
 /// Calls of each kind in one training step with clipping: gathers, reduce-scatters, all-reduces.
 fn calls(strategy: Strategy, size: usize) -> Vec<[u64; 3]> {
     let step = |world: World| {
-        let model = strategy.clone().shard(mlp(&world), &world)?;
+        let model = strategy
+            .clone()
+            .check_units(false)
+            .shard(mlp(&world), &world)?;
         world.ledger().reset();
         let _ = world.backward(loss(&world, &model, 0), &model)?;
         let total = |op| world.ledger().total(op).calls;
@@ -91,8 +94,12 @@ fn hybrid_gathers_in_groups_and_all_reduces_across() {
 #[test]
 fn backward_reduces_only_the_given_model() {
     let step = |world: World| {
-        let one = Strategy::fsdp().shard(mlp(&world), &world)?;
-        let two = Strategy::fsdp().shard(mlp(&world), &world)?;
+        let one = Strategy::fsdp()
+            .check_units(false)
+            .shard(mlp(&world), &world)?;
+        let two = Strategy::fsdp()
+            .check_units(false)
+            .shard(mlp(&world), &world)?;
         world.ledger().reset();
         let both = loss(&world, &one, 0) + loss(&world, &two, 0);
         let _ = world.backward(both, &two)?;
@@ -105,7 +112,10 @@ fn backward_reduces_only_the_given_model() {
 fn clip_norm_all_reduces_one_scalar_where_parameters_are_sharded() {
     let clip = |strategy: Strategy, size| {
         let step = |world: World| {
-            let model = strategy.clone().shard(mlp(&world), &world)?;
+            let model = strategy
+                .clone()
+                .check_units(false)
+                .shard(mlp(&world), &world)?;
             let grads = world.backward(loss(&world, &model, 0), &model)?;
             world.ledger().reset();
             let _ = grads.clip_norm(1.0)?;
@@ -135,7 +145,10 @@ fn accumulation_causes_the_planned_traffic() {
         for strategy in oracle::strategies(size) {
             for k in [1, 2, 3] {
                 let step = |world: World| {
-                    let model = strategy.clone().shard(mlp(&world), &world)?;
+                    let model = strategy
+                        .clone()
+                        .check_units(false)
+                        .shard(mlp(&world), &world)?;
                     world.ledger().reset();
                     let mut step = world.accumulate(&model)?;
                     for micro in 0..k {
@@ -168,7 +181,10 @@ fn accumulation_causes_the_planned_traffic() {
 fn evaluation_gathers_every_forward_or_once_by_strategy() {
     let gathers = |strategy: Strategy, passes: usize| {
         let evaluate = |world: World| {
-            let model = strategy.clone().shard(mlp(&world), &world)?;
+            let model = strategy
+                .clone()
+                .check_units(false)
+                .shard(mlp(&world), &world)?;
             world.ledger().reset();
             let valid = model.valid();
             for step in 0..passes {
@@ -191,7 +207,9 @@ fn evaluation_gathers_every_forward_or_once_by_strategy() {
 /// The collectives of one FSDP step, on every rank.
 fn fsdp_order(size: usize) -> Vec<Order> {
     let step = |world: World| {
-        let model = Strategy::fsdp().shard(mlp(&world), &world)?;
+        let model = Strategy::fsdp()
+            .check_units(false)
+            .shard(mlp(&world), &world)?;
         world.ledger().reset();
         let _ = world.backward(loss(&world, &model, 0), &model)?;
         Ok(world.ledger().order())
@@ -276,7 +294,7 @@ fn a_tied_decoder_adds_no_traffic() {
         .with_mlp_width(32);
     let calls = |world: World| {
         let model = config.init_masked_lm(&world.device()).unwrap();
-        let model = Strategy::fsdp().shard(model, &world)?;
+        let model = Strategy::fsdp().check_units(false).shard(model, &world)?;
         world.ledger().reset();
         let ids = Tensor::ones([2, 5], &world.device());
         let logits = model.forward(bert::Tokens::new(ids));

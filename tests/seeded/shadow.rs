@@ -117,7 +117,9 @@ impl Net {
 /// The errors for a fault in the third of four blocks, on every rank or on rank 1 alone.
 fn errors_of(fault: Fault, everywhere: bool) -> Vec<Error> {
     let run = |world: World| {
-        let model = Strategy::fsdp().shard(Net::new(&world.device()), &world)?;
+        // The check of units would find the fault first.
+        let strategy = Strategy::fsdp().check_units(false);
+        let model = strategy.shard(Net::new(&world.device()), &world)?;
         let fault = if everywhere || world.rank() == 1 {
             fault
         } else {
