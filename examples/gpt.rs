@@ -9,7 +9,6 @@ use burn_dist::optim::AdamWConfig;
 use burn_dist::prelude::*;
 use burn_dist::training::{Schedule, TrainLoop};
 use clap::Parser;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 const CONTEXT: usize = 64;
@@ -25,7 +24,7 @@ struct Args {
     ranks: usize,
     /// The text to learn from; without it, this project's guide.
     #[arg(long, value_name = "FILE")]
-    text: Option<PathBuf>,
+    text: Option<std::path::PathBuf>,
     /// Passes over the text.
     #[arg(long, default_value_t = 10)]
     epochs: usize,
@@ -70,13 +69,14 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let launch = burn_dist::launch(&args.launch).threads(args.ranks).seed(1);
     let result = launch.run(|world| train(&args, &world));
-    if let Err(error) = &result {
-        eprintln!("error: {error}");
-    }
+    let result = result.inspect_err(|error| eprintln!("error: {error}"));
     ExitCode::from(exit_code(&result))
 }
 
 fn train(args: &Args, world: &World) -> Result<()> {
+    if !(0.0..1.0).contains(&args.dropout) {
+        return Err(Error::config("--dropout", "0 to 1", args.dropout));
+    }
     let text = world.from_chief(|| match &args.text {
         Some(file) => std::fs::read_to_string(file).map_err(|e| Error::file(file, "a text", e)),
         None => Ok(include_str!("../docs/guide.md").into()),

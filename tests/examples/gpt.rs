@@ -54,4 +54,6 @@ fn a_text_that_is_not_there_or_too_short_is_an_error() {
     std::fs::write(&file, "too short").unwrap();
     let message = run("", &[("--text", &file)]).failed();
     assert!(message.contains("at least 1 sample"), "{message}");
+    let message = run("--dropout 1.5", &[]).failed();
+    assert!(message.contains("--dropout: expected 0 to 1"), "{message}");
 }
