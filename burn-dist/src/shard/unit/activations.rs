@@ -3,11 +3,11 @@
 use crate::shard::tape;
 use burn::tensor::{Bool, FloatDType, Int, Tensor};
 
-/// Inputs and outputs of a [`unit`](crate::unit()): tensors of any rank and kind, and options,
-/// vectors and tuples of them.
+/// Inputs and outputs of a [`unit`](crate::unit()): tensors of any rank and kind, options, vectors and
+/// tuples of them, and numbers and booleans, which stay as they are.
 ///
 /// Everything that gradients flow through must be among a unit's inputs; other values may be
-/// captured by its closure.
+/// captured by its closure. [`activations!`](crate::activations) implements it for a struct of such fields.
 pub trait Activations: Clone + Send + Sized + 'static {
     /// Passes every float tensor through `map`, always in the same order.
     fn map(self, map: &mut impl MapActivations) -> Self;
@@ -51,6 +51,55 @@ impl<A: Activations> Activations for Vec<A> {
 
 impl Activations for () {
     fn map(self, _: &mut impl MapActivations) -> Self {}
+}
+
+macro_rules! plain {
+    ($($type:ty),*) => {
+        $(impl Activations for $type {
+            fn map(self, _: &mut impl MapActivations) -> Self {
+                self
+            }
+        })*
+    };
+}
+
+plain!(bool, u8, i32, u32, i64, u64, usize, f32, f64);
+
+/// Implements [`Activations`](crate::Activations) for a struct, whose fields are all named: one that is forgotten does
+/// not compile.
+///
+/// ```
+/// use burn::nn::LinearConfig;
+/// use burn::tensor::{Device, Tensor};
+/// use burn_dist::{activations, unit};
+///
+/// #[derive(Clone)]
+/// struct Input {
+///     x: Tensor<2>,
+///     bias: Option<Tensor<2>>,
+///     scale: f64,
+/// }
+///
+/// activations!(Input { x, bias, scale });
+///
+/// let device = Device::flex();
+/// let layer = LinearConfig::new(4, 2).init(&device);
+/// let input = Input { x: Tensor::ones([3, 4], &device), bias: None, scale: 0.5 };
+/// let y = unit(&layer, input, |layer, input: Input| layer.forward(input.x) * input.scale);
+/// assert_eq!(y.dims(), [3, 2]);
+/// ```
+#[macro_export]
+macro_rules! activations {
+    ($name:ident { $($field:ident),+ $(,)? }) => {
+        impl $crate::Activations for $name {
+            fn map(self, map: &mut impl $crate::MapActivations) -> Self {
+                let Self { $($field),+ } = self;
+                Self {
+                    $($field: $crate::Activations::map($field, map)),+
+                }
+            }
+        }
+    };
 }
 
 macro_rules! tuples {
