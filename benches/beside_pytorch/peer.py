@@ -61,10 +61,10 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, width, hidden):
         super().__init__()
-        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.linear_inner, self.linear_outer = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x):
-        return self.down(F.gelu(self.up(x)))
+        return self.linear_outer(F.gelu(self.linear_inner(x)))
 
 
 class VitBlock(nn.Module):
