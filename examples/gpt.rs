@@ -75,7 +75,7 @@ fn main() -> ExitCode {
 
 fn train(args: &Args, world: &World) -> Result<()> {
     if !(0.0..1.0).contains(&args.dropout) {
-        return Err(Error::config("--dropout", "0 to 1", args.dropout));
+        return Err(Error::config("--dropout", "0 to 1, not 1", args.dropout));
     }
     let text = world.from_chief(|| match &args.text {
         Some(file) => std::fs::read_to_string(file).map_err(|e| Error::file(file, "a text", e)),

@@ -170,7 +170,7 @@ impl Noise {
 
     /// The key of one draw. The coordinates fill its 256 bits side by side, so that two different draws can
     /// never share a key, as they could if a hash mixed them.
-    pub(crate) fn key(&self, site: u32) -> [u8; 32] {
+    fn key(&self, site: u32) -> [u8; 32] {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
         key[8..16].copy_from_slice(&self.step.to_le_bytes());

@@ -53,20 +53,17 @@ pub(crate) fn try_quietly<T>(f: impl FnOnce() -> T) -> std::thread::Result<T> {
     result
 }
 
-/// Runs `f`; if it panics, the panic goes on with a hint behind its message. What is raised stays as it is.
-pub(crate) fn with_hint<T>(hint: impl FnOnce() -> Option<String>, f: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| {
-        let Some(message) = message(&*payload) else {
-            resume_unwind(payload)
-        };
-        match hint() {
-            Some(hint) if !message.contains(HINT) => {
-                resume_unwind(Box::new(format!("{message} ({HINT}{hint})")))
-            }
-            _ => resume_unwind(payload),
-        }
-    })
+/// Goes on with a panic, a hint behind its message. What was raised on purpose stays as it is.
+pub(crate) fn resume_with_hint(payload: Panic, hint: impl FnOnce() -> Option<String>) -> ! {
+    let told = message(&*payload).filter(|message| !message.contains(HINT));
+    match told.and_then(|message| Some(format!("{message} ({HINT}{})", hint()?))) {
+        Some(message) => resume_unwind(Box::new(message)),
+        None => resume_unwind(payload),
+    }
 }
+
+/// What a panic carries.
+type Panic = Box<dyn Any + Send>;
 
 /// Before a hint, so that a panic gets one hint only.
 const HINT: &str = "hint: ";

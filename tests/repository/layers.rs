@@ -104,6 +104,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "error",
             "draws",
             "unwind",
+            "warning",
             "strategy",
             "comm",
             "shard/memory",
@@ -192,7 +193,10 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "shard/unit",
         ],
     ),
-    row("nn", &["draws", "world", "shard/unit", "shard/sum"]),
+    row(
+        "nn",
+        &["noise", "draws", "world", "shard/unit", "shard/sum"],
+    ),
     row("lib", &[]),
 ];
 

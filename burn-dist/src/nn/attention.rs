@@ -82,9 +82,18 @@ pub struct MhaInput {
     query: Tensor<3>,
     key: Tensor<3>,
     value: Tensor<3>,
-    mask_pad: Option<Tensor<2, Bool>>,
-    mask_attn: Option<Tensor<3, Bool>>,
-    is_causal: bool,
+    masks: Masks,
+}
+
+/// Which keys a query does not attend to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Masks {
+    /// `[batch, keys]`, true at keys that no query attends to.
+    pub(super) pad: Option<Tensor<2, Bool>>,
+    /// `[batch, queries, keys]`, true at keys that a query does not attend to.
+    pub(super) attn: Option<Tensor<3, Bool>>,
+    /// Query `i` attends to keys `0..=i` only.
+    pub(super) is_causal: bool,
 }
 
 impl MhaInput {
@@ -99,30 +108,33 @@ impl MhaInput {
             query,
             key,
             value,
-            mask_pad: None,
-            mask_attn: None,
-            is_causal: false,
+            masks: Masks::default(),
         }
     }
 
+    /// The same with these masks.
+    pub(super) fn with(self, masks: Masks) -> Self {
+        Self { masks, ..self }
+    }
+
     /// `[batch, keys]`, true at keys that no query attends to.
-    pub fn mask_pad(self, mask: Tensor<2, Bool>) -> Self {
-        let mask_pad = Some(mask);
-        Self { mask_pad, ..self }
+    pub fn mask_pad(mut self, mask: Tensor<2, Bool>) -> Self {
+        self.masks.pad = Some(mask);
+        self
     }
 
     /// `[batch, queries, keys]`, true at keys that a query does not attend to.
     ///
     /// Such a mask takes the composition of Burn's operations; [`causal`](Self::causal) is faster.
-    pub fn mask_attn(self, mask: Tensor<3, Bool>) -> Self {
-        let mask_attn = Some(mask);
-        Self { mask_attn, ..self }
+    pub fn mask_attn(mut self, mask: Tensor<3, Bool>) -> Self {
+        self.masks.attn = Some(mask);
+        self
     }
 
     /// Query `i` attends to keys `0..=i` only. Burn's input has no such method: it takes a mask.
-    pub fn causal(self) -> Self {
-        let is_causal = true;
-        Self { is_causal, ..self }
+    pub fn causal(mut self) -> Self {
+        self.masks.is_causal = true;
+        self
     }
 }
 
@@ -180,38 +192,30 @@ impl MultiHeadAttention {
             query,
             key,
             value,
-            mask_pad,
-            mask_attn,
-            is_causal,
+            masks,
         } = input;
         let query = self.query.forward(query);
         let (key, value) = (self.key.forward(key), self.value.forward(value));
         let is_plain =
-            mask_attn.is_none() && !self.quiet_softmax && (self.min_float - MIN_FLOAT).abs() < 1.0;
+            masks.attn.is_none() && !self.quiet_softmax && (self.min_float - MIN_FLOAT).abs() < 1.0;
         let heads = if is_plain {
             let dropout = self.dropout.mask(&query.device());
             let how = functional::Attention {
-                padding: mask_pad,
-                is_causal,
+                padding: masks.pad,
+                is_causal: masks.is_causal,
                 dropout,
                 ..functional::Attention::new(self.n_heads)
             };
             attention(query, key, value, how)
         } else {
-            self.composed([query, key, value], mask_pad, mask_attn, is_causal)
+            self.composed([query, key, value], masks)
         };
         MhaOutput {
             context: self.output.forward(heads),
         }
     }
 
-    fn composed(
-        &self,
-        projected: [Tensor<3>; 3],
-        mask_pad: Option<Tensor<2, Bool>>,
-        mask_attn: Option<Tensor<3, Bool>>,
-        is_causal: bool,
-    ) -> Tensor<3> {
+    fn composed(&self, projected: [Tensor<3>; 3], masks: Masks) -> Tensor<3> {
         let [batch, queries, width] = projected[0].dims();
         let [query, key, value] = projected.map(|x| {
             let [batch, tokens, _] = x.dims();
@@ -223,15 +227,15 @@ impl MultiHeadAttention {
         let mut scores = widened(scores);
         let shape = scores.dims();
         let keys = shape[3];
-        if let Some(mask) = mask_pad {
+        if let Some(mask) = masks.pad {
             let mask = mask.reshape([batch, 1, 1, keys]).expand(shape);
             scores = scores.mask_fill(mask, self.min_float);
         }
-        if let Some(mask) = mask_attn {
+        if let Some(mask) = masks.attn {
             let mask = mask.reshape([batch, 1, queries, keys]).expand(shape);
             scores = scores.mask_fill(mask, self.min_float);
         }
-        if is_causal {
+        if masks.is_causal {
             let later = Tensor::<2, Bool>::tril_mask([queries, keys], 0, &scores.device());
             let later = later.reshape([1, 1, queries, keys]).expand(shape);
             scores = scores.mask_fill(later, f32::NEG_INFINITY);

@@ -1,5 +1,6 @@
 //! The decoder of a transformer, each of whose layers is a unit.
 
+use super::attention::Masks;
 use super::transformer::TransformerConfig;
 use super::{Dropout, FeedForward, LayerNorm, MhaInput, MultiHeadAttention};
 use crate::{Activations, MapActivations, unit};
@@ -59,29 +60,6 @@ impl TransformerDecoderConfig {
             activation: &self.activation,
             layer_norm_eps: self.layer_norm_eps,
         }
-    }
-}
-
-/// The masks of one side of a [`TransformerDecoderInput`].
-#[derive(Debug, Clone, Default)]
-struct Masks {
-    pad: Option<Tensor<2, Bool>>,
-    attn: Option<Tensor<3, Bool>>,
-    is_causal: bool,
-}
-
-impl Masks {
-    fn on(self, mut attention: MhaInput) -> MhaInput {
-        if let Some(mask) = self.pad {
-            attention = attention.mask_pad(mask);
-        }
-        if let Some(mask) = self.attn {
-            attention = attention.mask_attn(mask);
-        }
-        if self.is_causal {
-            attention = attention.causal();
-        }
-        attention
     }
 }
 
@@ -172,11 +150,7 @@ impl TransformerDecoder {
     /// Output: `[batch, targets, d_model]`.
     pub fn forward(&self, mut input: TransformerDecoderInput) -> Tensor<3> {
         for layer in &self.layers {
-            input.target = unit(
-                layer,
-                input.clone(),
-                |layer: &TransformerDecoderLayer, input| layer.forward(input),
-            );
+            input.target = unit(layer, input.clone(), TransformerDecoderLayer::forward);
         }
         input.target
     }
@@ -228,12 +202,12 @@ impl TransformerDecoderLayer {
             memory_masks,
         } = input;
         let attend = |x: Tensor<3>| {
-            let attention = target_masks.on(MhaInput::self_attn(x));
+            let attention = MhaInput::self_attn(x).with(target_masks);
             self.dropout
                 .forward(self.self_attn.forward(attention).context)
         };
         let look = |x: Tensor<3>| {
-            let attention = memory_masks.on(MhaInput::new(x, memory.clone(), memory));
+            let attention = MhaInput::new(x, memory.clone(), memory).with(memory_masks);
             self.dropout
                 .forward(self.cross_attn.forward(attention).context)
         };

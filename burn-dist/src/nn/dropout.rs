@@ -2,6 +2,7 @@
 
 use super::functional::{self, dropout};
 use crate::draws;
+use crate::noise::Noise;
 use burn::config::Config;
 use burn::module::{Flag, Module, Param};
 use burn::tensor::{Device, Distribution, Tensor};
@@ -65,9 +66,9 @@ impl Dropout {
 
     /// What is dropped next on this device; none where nothing is.
     pub(super) fn mask(&self, device: &Device) -> Option<functional::Dropout> {
-        drops(self.prob, &self.training, device).then(|| functional::Dropout {
-            rate: self.prob,
-            key: key(device),
+        drops(self.prob, &self.training, device).then(|| {
+            let (noise, site) = next(device);
+            noise.mask_of(self.prob, site)
         })
     }
 }
@@ -112,14 +113,8 @@ impl DropPath {
         if !drops(self.prob, &self.training, &device) {
             return x;
         }
-        let mut shape = [1; D];
-        shape[0] = x.dims()[0];
-        let mask = functional::Dropout {
-            rate: self.prob,
-            key: key(&device),
-        };
-        let ones = Tensor::<D>::ones(shape, (&device, x.dtype()));
-        x * dropout(ones, mask)
+        let (noise, site) = next(&device);
+        noise.drop_path(x, self.prob, site)
     }
 }
 
@@ -135,17 +130,13 @@ fn drops(prob: f64, training: &Param<Flag>, device: &Device) -> bool {
     prob > 0.0 && training.is_enabled() && device.is_autodiff()
 }
 
-/// The key of the next draw.
-fn key(device: &Device) -> [u8; 32] {
-    if let Some((noise, site)) = draws::next() {
-        return noise.key(site);
-    }
-    let uniform = Distribution::Uniform(0.0, 1.0);
-    let drawn = Tensor::<1>::random([8], uniform, &device.clone().inner()).into_data();
-    let mut key = [0; 32];
-    for (bytes, drawn) in key.chunks_exact_mut(4).zip(drawn.iter::<f32>()) {
-        // All the bits that an f32 in [0, 1) has.
-        bytes.copy_from_slice(&((drawn * 2f32.powi(24)) as u32).to_le_bytes());
-    }
-    key
+/// The noise and the number of the next draw: the pass's, or from a seed that Burn's generator draws.
+fn next(device: &Device) -> (Noise, u32) {
+    draws::next().unwrap_or_else(|| {
+        let uniform = Distribution::Uniform(0.0, 1.0);
+        let drawn = Tensor::<1>::random([3], uniform, &device.clone().inner()).into_data();
+        // All the bits that an f32 in [0, 1) has, of each number.
+        let bits = drawn.iter::<f32>().map(|x| (x * 2f32.powi(24)) as u64);
+        (Noise::new(bits.fold(0, |seed, x| seed << 24 | x), 0, 0), 0)
+    })
 }

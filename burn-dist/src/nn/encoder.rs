@@ -1,8 +1,9 @@
 //! The encoder of a transformer, each of whose layers is a unit.
 
+use super::attention::Masks;
 use super::transformer::TransformerConfig;
 use super::{Dropout, FeedForward, LayerNorm, MhaInput, MultiHeadAttention};
-use crate::unit;
+use crate::{Activations, MapActivations, unit};
 use burn::config::Config;
 use burn::module::{Initializer, Module};
 use burn::nn::activation::ActivationConfig;
@@ -66,9 +67,7 @@ impl TransformerEncoderConfig {
 #[derive(Debug, Clone)]
 pub struct TransformerEncoderInput {
     tensor: Tensor<3>,
-    mask_pad: Option<Tensor<2, Bool>>,
-    mask_attn: Option<Tensor<3, Bool>>,
-    is_causal: bool,
+    masks: Masks,
 }
 
 impl TransformerEncoderInput {
@@ -76,28 +75,35 @@ impl TransformerEncoderInput {
     pub fn new(x: Tensor<3>) -> Self {
         Self {
             tensor: x,
-            mask_pad: None,
-            mask_attn: None,
-            is_causal: false,
+            masks: Masks::default(),
         }
     }
 
     /// `[batch, tokens]`, true at tokens that no token attends to.
-    pub fn mask_pad(self, mask: Tensor<2, Bool>) -> Self {
-        let mask_pad = Some(mask);
-        Self { mask_pad, ..self }
+    pub fn mask_pad(mut self, mask: Tensor<2, Bool>) -> Self {
+        self.masks.pad = Some(mask);
+        self
     }
 
     /// `[batch, tokens, tokens]`, true where a token does not attend to another; [`causal`](Self::causal) is faster.
-    pub fn mask_attn(self, mask: Tensor<3, Bool>) -> Self {
-        let mask_attn = Some(mask);
-        Self { mask_attn, ..self }
+    pub fn mask_attn(mut self, mask: Tensor<3, Bool>) -> Self {
+        self.masks.attn = Some(mask);
+        self
     }
 
     /// Each token attends to itself and to those before it only.
-    pub fn causal(self) -> Self {
-        let is_causal = true;
-        Self { is_causal, ..self }
+    pub fn causal(mut self) -> Self {
+        self.masks.is_causal = true;
+        self
+    }
+}
+
+impl Activations for TransformerEncoderInput {
+    fn map(self, map: &mut impl MapActivations) -> Self {
+        Self {
+            tensor: map.map(self.tensor),
+            ..self
+        }
     }
 }
 
@@ -126,28 +132,13 @@ pub struct TransformerEncoder {
 impl TransformerEncoder {
     /// Output: `[batch, tokens, d_model]`.
     pub fn forward(&self, input: TransformerEncoderInput) -> Tensor<3> {
-        let TransformerEncoderInput {
-            tensor: mut x,
-            mask_pad,
-            mask_attn,
-            is_causal,
-        } = input;
+        let TransformerEncoderInput { mut tensor, masks } = input;
         for layer in &self.layers {
-            let inputs = (x, mask_pad.clone(), mask_attn.clone());
-            x = unit(
-                layer,
-                inputs,
-                move |layer: &TransformerEncoderLayer, (x, pad, attn)| {
-                    layer.forward(TransformerEncoderInput {
-                        tensor: x,
-                        mask_pad: pad,
-                        mask_attn: attn,
-                        is_causal,
-                    })
-                },
-            );
+            let masks = masks.clone();
+            let input = TransformerEncoderInput { tensor, masks };
+            tensor = unit(layer, input, TransformerEncoderLayer::forward);
         }
-        x
+        tensor
     }
 }
 
@@ -184,18 +175,9 @@ impl TransformerEncoderLayer {
 
     /// Output: `[batch, tokens, d_model]`.
     pub fn forward(&self, input: TransformerEncoderInput) -> Tensor<3> {
-        let x = input.tensor;
+        let TransformerEncoderInput { tensor: x, masks } = input;
         let attend = |x: Tensor<3>| {
-            let mut attention = MhaInput::self_attn(x);
-            if let Some(mask) = input.mask_pad {
-                attention = attention.mask_pad(mask);
-            }
-            if let Some(mask) = input.mask_attn {
-                attention = attention.mask_attn(mask);
-            }
-            if input.is_causal {
-                attention = attention.causal();
-            }
+            let attention = MhaInput::self_attn(x).with(masks);
             self.dropout.forward(self.mha.forward(attention).context)
         };
         let feed = |x: Tensor<3>| self.dropout.forward(self.pwff.forward(x));

@@ -1,6 +1,7 @@
 //! The feed-forward part of a transformer's layer.
 
 use super::functional::{MlpWeights, gelu, gelu_approximate, mlp};
+use super::linear::rows;
 use super::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
@@ -62,12 +63,10 @@ impl FeedForward {
     /// `x` and output: `[.., d_model]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let shape = x.dims();
-        let width = shape[D - 1];
-        let rows = shape.iter().product::<usize>() / width.max(1);
-        self.rows(x.reshape([rows, width])).reshape(shape)
+        self.of_rows(rows(x)).reshape(shape)
     }
 
-    fn rows(&self, x: Tensor<2>) -> Tensor<2> {
+    fn of_rows(&self, x: Tensor<2>) -> Tensor<2> {
         let mask = self.dropout.mask(&x.device());
         let hidden = match (&self.activation, &mask) {
             (Activation::Gelu(how), None) if !how.approximate => match self.weights() {

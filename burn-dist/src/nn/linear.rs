@@ -62,13 +62,18 @@ impl Linear {
     /// `x`: `[.., d_input]`; output: `[.., d_output]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let mut shape = x.dims();
-        let width = shape[D - 1];
-        let rows = shape.iter().product::<usize>() / width.max(1);
         let bias = self.bias.as_ref().map(Param::val);
-        let y = module::linear(x.reshape([rows, width]), self.weight.val(), bias);
+        let y = module::linear(rows(x), self.weight.val(), bias);
         shape[D - 1] = y.dims()[1];
         y.reshape(shape)
     }
+}
+
+/// `[.., width]` as `[rows, width]`, which keeps weights that it is multiplied with off the tape.
+pub(super) fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
+    let shape = x.dims();
+    let width = shape[D - 1];
+    x.reshape([shape.iter().product::<usize>() / width.max(1), width])
 }
 
 impl From<burn::nn::Linear> for Linear {

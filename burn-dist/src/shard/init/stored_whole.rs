@@ -4,31 +4,41 @@ use crate::layout::Parameter;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-/// Burn layers that read the shape of what is stored, and what to use in their place.
-const READ_STORED_SHAPE: [(&str, Option<&str>); 3] = [
-    ("BatchNorm", None),
-    ("RmsNorm", Some("burn_dist::nn::RmsNorm")),
-    (
-        "PositionWiseFeedForward",
-        Some("burn_dist::nn::FeedForward"),
-    ),
+/// A layer of Burn's that reads the shape of what is stored.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Reader {
+    name: &'static str,
+    /// What to use in its place.
+    instead: Option<&'static str>,
+}
+
+static READERS: [Reader; 3] = [
+    Reader {
+        name: "BatchNorm",
+        instead: None,
+    },
+    Reader {
+        name: "RmsNorm",
+        instead: Some("burn_dist::nn::RmsNorm"),
+    },
+    Reader {
+        name: "PositionWiseFeedForward",
+        instead: Some("burn_dist::nn::FeedForward"),
+    },
 ];
 
-/// The name of a layer that reads the shape of what is stored, if `container` is one; by a visitor's
-/// word for it, `Struct:RmsNorm`.
-pub(super) fn reader(container: &str) -> Option<&'static str> {
+/// The layer that `container` is, if it reads the shape of what is stored; by a visitor's word for it,
+/// `Struct:RmsNorm`.
+pub(super) fn reader(container: &str) -> Option<&'static Reader> {
     let layer = container.strip_prefix("Struct:")?;
-    let mut readers = READ_STORED_SHAPE.iter();
-    readers
-        .find(|(name, _)| *name == layer)
-        .map(|(name, _)| *name)
+    READERS.iter().find(|reader| reader.name == layer)
 }
 
 /// The parameters of such layers in a model.
 #[derive(Debug, Default)]
 pub(crate) struct StoredWhole {
     /// Elements by layer and path, in which `*` stands for any number.
-    layers: BTreeMap<(&'static str, String), usize>,
+    layers: BTreeMap<(&'static Reader, String), usize>,
     /// Elements of all parameters of the model.
     all: usize,
 }
@@ -37,7 +47,7 @@ impl StoredWhole {
     /// Of `parameters` those that `read` names, each with its layer and the layer's path.
     pub(super) fn of(
         parameters: &[Parameter],
-        read: &HashMap<String, (&'static str, Vec<String>)>,
+        read: &HashMap<String, (&'static Reader, Vec<String>)>,
     ) -> Self {
         let mut whole = Self::default();
         for parameter in parameters {
@@ -51,7 +61,7 @@ impl StoredWhole {
     }
 
     /// Counts a parameter of the layer at `path`.
-    fn add(&mut self, layer: &'static str, path: &[String], elements: usize) {
+    fn add(&mut self, layer: &'static Reader, path: &[String], elements: usize) {
         let names = path.iter().map(|name| {
             if name.parse::<usize>().is_ok() {
                 "*"
@@ -65,11 +75,8 @@ impl StoredWhole {
 
     /// Whether another layer would shard what this model stores whole.
     pub(super) fn is_avoidable(&self) -> bool {
-        let instead = |(layer, _): &(&str, String)| {
-            let mut readers = READ_STORED_SHAPE.iter();
-            readers.any(|(name, instead)| name == layer && instead.is_some())
-        };
-        self.layers.keys().any(instead)
+        let mut layers = self.layers.keys();
+        layers.any(|(layer, _)| layer.instead.is_some())
     }
 }
 
@@ -86,11 +93,10 @@ impl fmt::Display for StoredWhole {
         for (at, ((layer, path), _)) in self.layers.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
             let path = if path.is_empty() { "the model" } else { path };
-            write!(f, "{comma} {path} ({layer}")?;
-            let mut readers = READ_STORED_SHAPE.iter();
-            match readers.find(|(name, _)| name == layer) {
-                Some((_, Some(instead))) => write!(f, "; use {instead}, which is sharded)")?,
-                _ => write!(f, ")")?,
+            write!(f, "{comma} {path} ({}", layer.name)?;
+            match layer.instead {
+                Some(instead) => write!(f, "; use {instead}, which is sharded)")?,
+                None => write!(f, ")")?,
             }
         }
         Ok(())
@@ -98,6 +104,7 @@ impl fmt::Display for StoredWhole {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -112,10 +119,19 @@ mod tests {
             ..StoredWhole::default()
         };
         assert!(!whole.is_avoidable());
-        whole.add("BatchNorm", &path("norm"), 10);
+        let layer = |name: &str| reader(&format!("Struct:{name}")).unwrap();
+        whole.add(layer("BatchNorm"), &path("norm"), 10);
         assert!(!whole.is_avoidable());
-        whole.add("PositionWiseFeedForward", &path("layers.0.pwff"), 100);
-        whole.add("PositionWiseFeedForward", &path("layers.1.pwff"), 100);
+        whole.add(
+            layer("PositionWiseFeedForward"),
+            &path("layers.0.pwff"),
+            100,
+        );
+        whole.add(
+            layer("PositionWiseFeedForward"),
+            &path("layers.1.pwff"),
+            100,
+        );
         assert!(whole.is_avoidable());
         let text = whole.to_string();
         assert!(
@@ -129,8 +145,9 @@ mod tests {
 
     #[test]
     fn layers_are_found_by_their_name() {
-        assert_eq!(reader("Struct:RmsNorm"), Some("RmsNorm"));
-        assert_eq!(reader("Struct:ShardedRmsNorm"), None);
-        assert_eq!(reader("Vec"), None);
+        let name = |container| reader(container).map(|reader| reader.name);
+        assert_eq!(name("Struct:RmsNorm"), Some("RmsNorm"));
+        assert_eq!(name("Struct:ShardedRmsNorm"), None);
+        assert_eq!(name("Vec"), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What a model is made of, found out without initialising a parameter.
 
-use super::stored_whole::{self, StoredWhole};
+use super::stored_whole::{self, Reader, StoredWhole};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
 use crate::shard::model::is_trainable;
@@ -125,7 +125,7 @@ struct Survey<'a> {
     /// For each name of the path, whether it is an element of a vector.
     elements: Vec<bool>,
     /// For each name of the path, the layer that reads stored shapes of which it is a field.
-    readers: Vec<Option<&'static str>>,
+    readers: Vec<Option<&'static Reader>>,
     found: Vec<Parameter>,
     /// Tensors of integers and booleans.
     integers: Vec<Buffer>,
@@ -133,7 +133,7 @@ struct Survey<'a> {
     ids: HashMap<ParamId, Vec<String>>,
     reparameterized: Vec<String>,
     /// For each tensor of a layer that reads stored shapes, the layer and its path.
-    read: HashMap<String, (&'static str, Vec<String>)>,
+    read: HashMap<String, (&'static Reader, Vec<String>)>,
 }
 
 impl Survey<'_> {

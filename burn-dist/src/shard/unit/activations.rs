@@ -134,6 +134,15 @@ impl MapActivations for Cast {
     }
 }
 
+/// Takes every float tensor off the tape.
+pub(super) struct Untracked;
+
+impl MapActivations for Untracked {
+    fn map<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        x.detach().set_require_grad(false)
+    }
+}
+
 /// Asks whether a gradient would flow through any tensor.
 #[derive(Default)]
 pub(super) struct IsTracked(bool);

@@ -5,8 +5,9 @@ use super::check::{Check, hint};
 use super::probe;
 use super::recompute;
 use super::scope::Scope;
-use crate::unwind::with_hint;
+use crate::unwind::resume_with_hint;
 use burn::module::Module;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs a module's forward as one unit: its parameters are gathered together before it and resharded
 /// after it.
@@ -25,10 +26,10 @@ use burn::module::Module;
 /// # The first pass
 /// In builds with debug assertions, and in others with `BURN_DIST_CHECK_UNITS=1`, the first pass of each unit is
 /// checked: `f` runs twice more (eight times where it returns few numbers), on a plain copy of the module, and what it
-/// returns is compared. So a layer that takes
-/// a shape from what is stored (`weight.dims()`), which is a shard, is an error that names the unit. Meanwhile each
-/// rank holds all of the unit; of the outermost call, all of the model. Above 512 MiB, and where `f` draws from Burn's
-/// generator, there is no verdict, and a line in the log says so; such a unit has drawn more numbers than without.
+/// returns is compared. So a layer that takes a shape from what is stored (`weight.dims()`), which is a shard, is an
+/// error that names the unit. Meanwhile each rank holds all of the unit; of the outermost call, all of the model.
+/// Above 512 MiB, and where `f` draws from Burn's generator, there is no verdict, and a warning says so; such a unit
+/// has drawn more numbers than without.
 /// [`Strategy::check_units`](crate::Strategy::check_units) decides in the program.
 ///
 /// ```
@@ -42,8 +43,8 @@ use burn::module::Module;
 /// ```
 ///
 /// # Panics
-/// Inside a sharded model, if a collective fails, or the check of the first pass does. [`World::run`](crate::World::run), a backward
-/// pass and the launchers turn that into an `Err`.
+/// Inside a sharded model, if a collective fails, or the check of the first pass does.
+/// [`World::run`](crate::World::run), a backward pass and the launchers turn that into an `Err`.
 ///
 /// # Source
 /// PyTorch: `fully_shard(block)`, with its pre-forward and post-forward hooks.
@@ -57,18 +58,16 @@ where
     let mut scope = Scope::pre_forward(module);
     let inputs = scope.to_param_dtype(inputs);
     let (check, inputs) = Check::run(&scope, module, inputs, &f);
-    let name = scope.sharded_name();
-    let outputs = with_hint(
-        || name.map(|name| hint(&name)),
-        || {
-            if scope.is_recomputed() {
-                recompute::forward(&mut scope, module, inputs, f)
-            } else {
-                let inputs = scope.enter(inputs);
-                f(module, inputs)
-            }
-        },
-    );
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        if scope.is_recomputed() {
+            recompute::forward(&mut scope, module, inputs, f)
+        } else {
+            let inputs = scope.enter(inputs);
+            f(module, inputs)
+        }
+    }));
+    let outputs = ran
+        .unwrap_or_else(|payload| resume_with_hint(payload, || Some(hint(&scope.sharded_name()?))));
     let outputs = match check {
         Some(check) => check.compare(outputs),
         None => outputs,

@@ -12,7 +12,7 @@
 //! each token hands on the gradient of its input. Burn holds the lock of the outer tape meanwhile,
 //! so the inner one must not touch it: it starts from fresh leaves only.
 
-use super::activations::{Activations, IsTracked, MapActivations};
+use super::activations::{Activations, IsTracked, MapActivations, Untracked};
 use super::pass::Pass;
 use super::scope::{Recomputing, Scope};
 use crate::draws::{self, Draws};
@@ -41,7 +41,7 @@ where
         let inputs = scope.enter(inputs);
         return f(module, inputs);
     }
-    let free = inputs.map(&mut Leaves::free());
+    let free = inputs.map(&mut Untracked);
     // What stands for this unit on the tape is not its passes' tokens, but they do come back.
     scope.passes().iter().for_each(|pass| pass.tracked());
     let entered = scope.enter(free.clone());
@@ -162,11 +162,6 @@ struct Leaves<'a> {
 }
 
 impl<'a> Leaves<'a> {
-    /// Leaves of which none takes gradients.
-    fn free() -> Self {
-        Self::tracked(&[])
-    }
-
     fn tracked(tracked: &'a [bool]) -> Self {
         Self {
             tracked,
