@@ -164,7 +164,11 @@ fn measure_model<M: Module>(
         };
         let ((), start) = peak(&world, &all, || ());
         let per_rank = |bytes: usize| bytes.saturating_sub(start) / world_size;
-        let shard = || Strategy::fsdp().shard(init(&device), &world);
+        let shard = || {
+            // The plain copy of a check would be measured.
+            let strategy = Strategy::fsdp().check_units(false);
+            strategy.shard(init(&device), &world)
+        };
         let (model, bytes) = peak(&world, &all, shard);
         let mut model = model?;
         peaks.shard = per_rank(bytes);
@@ -303,7 +307,7 @@ fn activations(size: Size, rows: usize, recompute: bool) -> (usize, usize) {
     let (ranks_here, all) = (2, Barrier::new(2));
     let run = |world: World| {
         let device = world.device();
-        let strategy = Strategy::fsdp().recompute(recompute);
+        let strategy = Strategy::fsdp().recompute(recompute).check_units(false);
         let model = strategy.shard(size.init(&device), &world)?;
         let (mut found, mut starts) = ((0, 0), Vec::new());
         // Kernels keep some memory for each thread, so the first step does not count.
