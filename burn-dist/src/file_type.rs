@@ -4,7 +4,7 @@ use burn::tensor::DType;
 use safetensors::Dtype;
 
 /// What a model, its optimizer's states or a checkpoint of another program may hold.
-const KNOWN: [(Dtype, DType); 6] = [
+pub(crate) const KNOWN: [(Dtype, DType); 6] = [
     (Dtype::F64, DType::F64),
     (Dtype::F32, DType::F32),
     (Dtype::F16, DType::F16),

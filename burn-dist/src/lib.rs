@@ -72,7 +72,7 @@
 //! | [`rendezvous`] | where processes meet, and learn of each other's end |
 
 mod agreement;
-mod checkpoint;
+pub mod checkpoint;
 pub mod comm;
 pub mod data;
 mod draws;

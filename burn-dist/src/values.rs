@@ -1,6 +1,6 @@
 //! Values that serde can write, from rank to rank, and work that rank 0 does for all.
 
-use crate::comm::{Label, Span, SpanMut};
+use crate::comm::{Communicator, Label, Span, SpanMut};
 use crate::error::{Error, Result};
 use crate::world::World;
 use serde::Serialize;
@@ -139,30 +139,7 @@ impl World {
     /// # Source
     /// PyTorch: `all_gather_object`.
     pub fn gather<T: Serialize + DeserializeOwned>(&self, value: &T) -> Result<Vec<T>> {
-        let label = "gather".into();
-        let mine = encoded(value);
-        let (status, bytes) = parts(&mine);
-        let head = [status, bytes.len() as u64];
-        let mut heads = vec![0; 2 * self.size()];
-        self.comm()
-            .all_gather(&label, Span::of(&head), SpanMut::of(&mut heads))?;
-        let longest = heads.chunks(2).map(|head| head[1]).max().unwrap_or(0) as usize;
-        let mut padded = bytes.to_vec();
-        padded.resize(longest, 0);
-        let mut all = vec![0u8; longest * self.size()];
-        self.comm()
-            .all_gather(&label, Span::of(&padded), SpanMut::of(&mut all))?;
-        mine?;
-        let texts = heads.chunks(2).enumerate().map(|(rank, head)| {
-            let bytes = &all[rank * longest..rank * longest + head[1] as usize];
-            (rank, head[0], bytes)
-        });
-        texts
-            .map(|(rank, status, bytes)| match status {
-                GIVEN => decoded(bytes),
-                _ => Err(failed(rank, bytes)),
-            })
-            .collect()
+        self.comm().exchange(&"gather".into(), Ok(value))
     }
 
     /// The bytes of rank `root`, or its failure, on every rank. `mine` is there on that rank alone.
@@ -179,6 +156,38 @@ impl World {
             GIVEN => Ok(bytes),
             _ => Err(failed(root, &bytes)),
         }
+    }
+}
+
+impl Communicator {
+    /// The values of all ranks in rank order; if a rank has none, an error on every rank: on that one its own, on
+    /// the others [`Error::PeerFailed`] with its text. Collective.
+    pub(crate) fn exchange<T: Serialize, U: DeserializeOwned>(
+        &self,
+        label: &Label,
+        mine: Result<&T>,
+    ) -> Result<Vec<U>> {
+        let mine = mine.and_then(encoded);
+        let (status, bytes) = parts(&mine);
+        let head = [status, bytes.len() as u64];
+        let mut heads = vec![0; 2 * self.size()];
+        self.all_gather(label, Span::of(&head), SpanMut::of(&mut heads))?;
+        let longest = heads.chunks(2).map(|head| head[1]).max().unwrap_or(0) as usize;
+        let mut padded = bytes.to_vec();
+        padded.resize(longest, 0);
+        let mut all = vec![0u8; longest * self.size()];
+        self.all_gather(label, Span::of(&padded), SpanMut::of(&mut all))?;
+        mine?;
+        let texts = heads.chunks(2).enumerate().map(|(rank, head)| {
+            let bytes = &all[rank * longest..rank * longest + head[1] as usize];
+            (rank, head[0], bytes)
+        });
+        // A failure comes first: what the others have is of no use then.
+        let mut failures = texts.clone().filter(|(_, status, _)| *status != GIVEN);
+        if let Some((rank, _, bytes)) = failures.next() {
+            return Err(failed(rank, bytes));
+        }
+        texts.map(|(.., bytes)| decoded(bytes)).collect()
     }
 }
 

@@ -6,8 +6,8 @@ use crate::noise::Noise;
 use crate::stop::Stop;
 use crate::unwind::catch_raised;
 use burn::tensor::{Device, StreamId};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One rank's view of all ranks; cheap to clone.
@@ -24,6 +24,16 @@ struct Inner {
     models: AtomicU64,
     in_backward: AtomicBool,
     waited_ns: AtomicU64,
+    at_end: Mutex<Vec<AtEnd>>,
+}
+
+/// What a rank does before it leaves the world.
+struct AtEnd(Box<dyn FnOnce(&Communicator) -> Result<()> + Send>);
+
+impl std::fmt::Debug for AtEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AtEnd")
+    }
 }
 
 /// What a launcher knows beside the ranks.
@@ -68,6 +78,7 @@ impl World {
             models: AtomicU64::new(0),
             in_backward: AtomicBool::new(false),
             waited_ns: AtomicU64::new(0),
+            at_end: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -268,6 +279,25 @@ impl World {
             _ => 0,
         };
         Noise::new(self.seed(), number, rank as u32).number(0)
+    }
+
+    /// Has a collective done before the rank leaves the world, if it ends well; every rank has to ask for it.
+    pub(crate) fn at_end(&self, f: impl FnOnce(&Communicator) -> Result<()> + Send + 'static) {
+        self.ends().push(AtEnd(Box::new(f)));
+    }
+
+    /// Does what was to be done before the rank leaves; returns the first failure, after all is done.
+    pub(crate) fn end(&self) -> Result<()> {
+        let ends = std::mem::take(&mut *self.ends());
+        let results: Vec<Result<()>> = ends.into_iter().map(|end| end.0(self.comm())).collect();
+        results.into_iter().collect()
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Vec<AtEnd>> {
+        self.inner
+            .at_end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the other ranks that this one cannot go on.

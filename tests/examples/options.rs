@@ -61,11 +61,12 @@ fn the_loss_scale_is_saved_and_resumed() {
     let folders = [("--save", save.path())];
     let args = |steps: usize| format!("--precision f16 --epochs 1 --steps {steps}");
     run("vit_fsdp", &args(3), &folders).succeeded();
-    let manifest = std::fs::read_to_string(save.path().join("manifest.json")).unwrap();
+    let manifest =
+        std::fs::read_to_string(save.path().join("step-00000001/manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
-    let scaler = &manifest["state"][1];
+    let scaler = &manifest["states"]["state"]["json"][1];
     // Three steps of two ranks with four samples each.
-    assert_eq!(manifest["state"][0]["seen"], 24);
+    assert_eq!(manifest["states"]["state"]["json"][0]["seen"], 24);
     assert!(scaler["scale"].as_f64().unwrap() > 1.0, "{scaler}");
     let resumed = run("vit_fsdp", &(args(9) + " --resume"), &folders).succeeded();
     assert!(row(&resumed, "test accuracy").contains("of 512"));

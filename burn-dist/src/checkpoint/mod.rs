@@ -1,38 +1,34 @@
-//! Saving and resuming a sharded run.
+//! Saving and resuming a sharded run, on any number of ranks and under any strategy.
 //!
-//! A save is a folder: one safetensors file per rank, with the shards of parameters and optimizer
-//! states that the rank holds, and a manifest that says what belongs together.
+//! A save is a folder with one data file per rank and a manifest. The manifest lists global facts: each tensor's path,
+//! full shape and type, and which ranges of its elements each file holds. So a save is read by other ranks than those
+//! that wrote it: each reads the ranges that it stores itself, and verifies them by the checksums of their blocks.
+//! `docs/saves.md` describes the form for other programs.
 //!
-//! ```text
-//! DIR/lock                                        held by the run that saves here
-//! DIR/manifest.json                               points at the last complete save
-//! DIR/save-000003/rank-00000-of-00002.safetensors
-//! DIR/save-000003/rank-00001-of-00002.safetensors
-//! ```
-//!
-//! The manifest is replaced last, by a rename, once every file is on disk; the save it pointed at
-//! before goes only then. So a kill at any moment leaves a complete save behind. It has checksums of
-//! the files and one of its own.
+//! [`World::save`](crate::World::save) and [`World::load`](crate::World::load) are for one model, its optimizer and a
+//! state. A [`Checkpointer`] writes in the background, holds several models together, and says which saves stay; a
+//! [`OpenSave`] reads them whole or in part, with ranks or without.
 //!
 //! Everything is keyed by module path: `ParamId`s are random in every process.
 //!
-//! - `folder` is where a save lies, and `claim` to which run a folder belongs;
-//! - `manifest` lists the save's `parameter`s, the `digest` of each file, the optimizer's `behaviour` and the
-//!   user's `state`;
-//! - `rank_file` is a rank's file, with its `model_state` and the states of its `optimizer`;
-//! - `trial` observes the behaviour of an optimizer;
-//! - `save` and `load` are the collective calls.
+//! - `format` is the form of a save, `folder` that of a run's folder;
+//! - `part` is what is taken of a model and its optimizer;
+//! - `save` says what is saved, `job` writes it, `writer` is what the saves of a run share;
+//! - `checkpointer` and `open_save` are for users, and `report` says what was loaded.
 
-mod behaviour;
-mod claim;
-mod digest;
+mod checkpointer;
 mod folder;
+mod format;
+mod job;
 mod load;
-mod manifest;
-mod model_state;
-mod optimizer;
-mod parameter;
-mod rank_file;
+mod open_save;
+mod part;
+mod report;
 mod save;
-mod state;
-mod trial;
+mod writer;
+
+pub use checkpointer::{Busy, Checkpointer};
+pub use folder::{Best, Keep};
+pub use open_save::{OpenSave, Which};
+pub use report::LoadReport;
+pub use save::Save;

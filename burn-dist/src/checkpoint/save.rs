@@ -1,36 +1,219 @@
-//! Writing a save.
+//! What is saved together.
 
-use super::claim;
-use super::digest::FileDigest;
-use super::folder::{self, sync_folder};
-use super::manifest::{Manifest, ManifestFields};
-use super::model_state::ModelState;
-use super::rank_file::RankFile;
-use super::state::UserState;
-use super::trial;
+use super::format::UserState;
+use super::part::Snapshot;
 use crate::error::{Error, Result};
-use crate::finite;
 use crate::world::World;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
-const WHAT: &str = "save";
+/// The name of the only model of [`World::save`].
+pub(super) const MODEL: &str = "model";
+/// The name of its state.
+pub(super) const STATE: &str = "state";
+
+/// The parts of one save, each with a name: models with or without their optimizers, and states.
+///
+/// All are committed together, or none. Give it to [`Checkpointer::save`](super::Checkpointer::save) or
+/// [`save_in_background`](super::Checkpointer::save_in_background); what they take of the parts, they take at the call.
+///
+/// ```
+/// use burn::{nn::LinearConfig, optim::AdamWConfig};
+/// use burn_dist::checkpoint::Save;
+/// use burn_dist::prelude::*;
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// Threads::new(2).run(|world| {
+///     let layer = || LinearConfig::new(8, 4).init(&world.device());
+///     let generator = Strategy::fsdp().shard(layer(), &world)?;
+///     let critic = Strategy::fsdp().shard(layer(), &world)?;
+///     let optim = world.optimizer(AdamWConfig::new().init(), &generator)?;
+///     let mut saves = world.checkpointer(folder)?;
+///     let save = Save::new(100)
+///         .model("generator", &generator, &optim)
+///         .weights("critic", &critic)
+///         .state("epoch", &3)
+///         .metric("loss", 0.25);
+///     saves.save(save)
+/// })?;
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
+#[must_use]
+pub struct Save<'a> {
+    step: Option<u64>,
+    parts: Vec<Part<'a>>,
+    states: Vec<(String, State<'a>)>,
+    metrics: Vec<(String, f64)>,
+}
+
+/// A model with its name, and how a snapshot of it and its optimizer is taken.
+struct Part<'a> {
+    name: String,
+    take: Box<dyn FnOnce(&str, (usize, usize)) -> Result<Snapshot> + 'a>,
+}
+
+/// Writes a state down.
+type State<'a> = Box<dyn FnOnce(&Path) -> Result<UserState> + 'a>;
+
+impl fmt::Debug for Save<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Save")
+            .field("step", &self.step)
+            .field("parts", &self.names())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a save has of a rank, before it is written.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) step: Option<u64>,
+    pub(super) snapshots: Vec<Snapshot>,
+    /// On rank 0.
+    pub(super) states: BTreeMap<String, UserState>,
+    pub(super) metrics: BTreeMap<String, f64>,
+    /// The names of all parts, for a comparison of ranks.
+    pub(super) names: Vec<String>,
+}
+
+impl<'a> Save<'a> {
+    /// A save of this step, from which it has its name; nothing is in it yet.
+    pub fn new(step: u64) -> Self {
+        Self {
+            step: Some(step),
+            ..Self::unnumbered()
+        }
+    }
+
+    /// A save whose step is the number of saves of its run before it.
+    pub(super) fn unnumbered() -> Self {
+        Self {
+            step: None,
+            parts: Vec::new(),
+            states: Vec::new(),
+            metrics: Vec::new(),
+        }
+    }
+
+    /// With a sharded model, its running state, and the optimizer that steps it.
+    pub fn model<M: Module + 'static>(
+        self,
+        name: impl Into<String>,
+        model: &'a M,
+        optimizer: &'a ModuleOptimizer,
+    ) -> Self {
+        self.part(name, move |name, of| {
+            Snapshot::of(name, model, Some(optimizer), of)
+        })
+    }
+
+    /// With a sharded model without an optimizer: a teacher, an average of weights.
+    pub fn weights<M: Module + 'static>(self, name: impl Into<String>, model: &'a M) -> Self {
+        self.part(name, move |name, of| Snapshot::of(name, model, None, of))
+    }
+
+    /// With anything that serde can write as JSON: the epoch, a schedule, a loss scaler.
+    ///
+    /// Only rank 0's is kept, exactly: infinities and all bits of a float come back.
+    pub fn state(mut self, name: impl Into<String>, state: &'a impl Serialize) -> Self {
+        let write = move |folder: &Path| UserState::of(state, folder);
+        self.states.push((name.into(), Box::new(write)));
+        self
+    }
+
+    /// With the value of a metric, the same on all ranks, by which [`Keep::best`](super::Keep::best) chooses.
+    pub fn metric(mut self, name: impl Into<String>, value: f64) -> Self {
+        self.metrics.push((name.into(), value));
+        self
+    }
+
+    fn part(
+        mut self,
+        name: impl Into<String>,
+        take: impl FnOnce(&str, (usize, usize)) -> Result<Snapshot> + 'a,
+    ) -> Self {
+        self.parts.push(Part {
+            name: name.into(),
+            take: Box::new(take),
+        });
+        self
+    }
+
+    fn names(&self) -> Vec<String> {
+        let models = self.parts.iter().map(|part| format!("model {}", part.name));
+        let states = self.states.iter();
+        let states = states.map(|(name, _)| format!("state {name}"));
+        let metrics = self.metrics.iter();
+        let metrics = metrics.map(|(name, _)| format!("metric {name}"));
+        models.chain(states).chain(metrics).collect()
+    }
+
+    /// Takes what this rank has of the parts.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for two parts of one kind and name, and for a name that no file can have.
+    pub(super) fn take(self, world: &World, folder: &Path) -> Result<Taken> {
+        let names = self.names();
+        check(&names)?;
+        let of = (world.rank(), world.size());
+        let take = |part: Part<'a>| (part.take)(&part.name, of);
+        let snapshots = self.parts.into_iter().map(take).collect::<Result<_>>()?;
+        let states = if world.is_chief() {
+            let states = self.states.into_iter();
+            let states = states.map(|(name, write)| Ok((name, write(folder)?)));
+            states.collect::<Result<_>>()?
+        } else {
+            BTreeMap::new()
+        };
+        Ok(Taken {
+            step: self.step,
+            snapshots,
+            states,
+            metrics: self.metrics.into_iter().collect(),
+            names,
+        })
+    }
+}
+
+/// Refuses names that would be confused.
+fn check(names: &[String]) -> Result<()> {
+    for (at, name) in names.iter().enumerate() {
+        if names[..at].contains(name) {
+            let found = format!("two of {name}");
+            return Err(Error::config("the parts of a save", "one of a name", found));
+        }
+        let (_, own) = name.split_once(' ').unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if own.is_empty() || !own.chars().all(plain) {
+            let expected = "letters, digits, '-', '_' and '.'";
+            return Err(Error::config(
+                "the name of a part",
+                expected,
+                format!("{own:?}"),
+            ));
+        }
+    }
+    Ok(())
+}
 
 impl World {
     /// Saves a sharded model, its optimizer and a state of the user's own to a folder.
     ///
-    /// Collective; see the module documentation of the format. `state` is anything serde can
-    /// write as JSON: the epoch, the step, a schedule. Only rank 0's is kept, exactly: infinities and all
-    /// bits of a float come back.
+    /// Collective. `state` is anything serde can write as JSON: the epoch, the step, a schedule. Only rank 0's is kept,
+    /// exactly: infinities and all bits of a float come back. The save loads on any number of ranks.
     ///
-    /// The save that this run has written or loaded before is removed; nothing else is ever replaced or
+    /// The save that this run has written or loaded before is removed, unless a
+    /// [`Checkpointer`](crate::checkpoint::Checkpointer) of the folder keeps more; nothing else is ever replaced or
     /// removed. The folder belongs to this run from then on ([`claim_saves`](Self::claim_saves)).
     ///
     /// # Cost
-    /// Each rank writes what it holds: its shards of parameters and optimizer states. It holds the
-    /// states once more meanwhile. Files are as readable for others as the umask says.
+    /// Each rank writes what it holds, its shards of parameters and optimizer states; what several ranks hold they
+    /// divide. Files are as readable for others as the umask says.
     ///
     /// # Errors
     /// [`Error::Replicas`] if ranks that should store the same do not;
@@ -40,84 +223,17 @@ impl World {
     /// running state or optimizer states that are not finite, naming the first; for optimizer states
     /// of a type in which Burn would not load them (it loads the default device's: f32); and if
     /// `model` was not sharded. The previous save is untouched in every case.
-    pub fn save<M: Module>(
+    ///
+    /// # Source
+    /// PyTorch: `torch.distributed.checkpoint.save`.
+    pub fn save<M: Module + 'static>(
         &self,
         folder: impl AsRef<Path>,
         model: &M,
         optimizer: &ModuleOptimizer,
         state: &impl Serialize,
     ) -> Result<()> {
-        let folder = folder.as_ref();
-        self.check_replicas(model)?;
-        let mut model_state = None;
-        self.together(WHAT, || {
-            model_state = Some(ModelState::of(model)?);
-            Ok([0; 2])
-        })?;
-        let model_state = model_state.ok_or_else(crate::shard::not_sharded)?;
-        let mut rank_file = None;
-        self.together(WHAT, || {
-            rank_file = Some(RankFile::of(&model_state, optimizer)?);
-            Ok([0; 2])
-        })?;
-        // An error of this rank was returned above.
-        let Some(rank_file) = rank_file else {
-            return Err(Error::file(folder, "states to save", "none"));
-        };
-        let first = rank_file.not_finite();
-        finite::agree(self.comm(), first, WHAT, |number| rank_file.name(number))?;
-
-        let (mut before, mut user_state) = (None, None);
-        let number = self.together(WHAT, || {
-            if !self.is_chief() {
-                return Ok([0; 2]);
-            }
-            user_state = Some(UserState::of(state, folder)?);
-            claim::lock(self, folder)?;
-            before = claim::own_save(self, folder)?.map(|manifest| manifest.number);
-            let number = folder::create_save(folder, before)?;
-            Ok([number, 0])
-        })?[0][0];
-        let save = folder::save_folder(folder, number);
-        let path = folder::rank_path(&save, self.rank(), self.size());
-        let written = self.together(WHAT, || {
-            rank_file.write(&path)?;
-            let FileDigest { bytes, crc32 } = FileDigest::of(&path)?;
-            Ok([bytes, u64::from(crc32)])
-        });
-        let files = written.inspect_err(|_| {
-            // It would be removed before the next save too, but a full disk cannot wait.
-            if self.is_chief() {
-                let _ = std::fs::remove_dir_all(&save);
-            }
-        })?;
-        self.together(WHAT, || {
-            let Some(state) = user_state else {
-                return Ok([0; 2]); // Not rank 0.
-            };
-            sync_folder(&save)?;
-            sync_folder(folder)?;
-            let files = files.iter().map(|[bytes, crc32]| FileDigest {
-                bytes: *bytes,
-                crc32: *crc32 as u32,
-            });
-            let manifest = Manifest::new(ManifestFields {
-                number,
-                strategy: model_state.strategies.clone(),
-                parameters: model_state.parameters.clone(),
-                files: files.collect(),
-                optimizer: trial::observe(optimizer, model, &model_state.paths)?,
-                forwards: model_state.forwards(),
-                state,
-            });
-            if let Some(before) = before {
-                folder::mark_removable(folder, before)?;
-            }
-            let fingerprint = manifest.commit(folder)?;
-            claim::set_own_save(self, folder, fingerprint)?;
-            folder::remove_replaced(folder, number, before);
-            Ok([0; 2])
-        })?;
-        Ok(())
+        let save = Save::unnumbered().model(MODEL, model, optimizer);
+        super::Checkpointer::unclaimed(self, folder.as_ref())?.save(save.state(STATE, state))
     }
 }

@@ -58,6 +58,8 @@ impl Start {
         let world = World::with_setting(Communicator::of(engine, recorder), setting)?;
         let guard = world.clone();
         let result = pool.install(|| catch_all(rank, || f(world)));
+        // A save that is being written in the background is waited for.
+        let result = result.and_then(|value| guard.end().map(|()| value));
         match result {
             Ok(value) => {
                 // Collectives that were submitted and never waited for still need the other ranks.

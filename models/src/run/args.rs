@@ -169,7 +169,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// As [`World::save`].
-    pub fn checkpoint<M: Module, S: Serialize>(
+    pub fn checkpoint<M: Module + 'static, S: Serialize>(
         &self,
         world: &World,
         model: &M,

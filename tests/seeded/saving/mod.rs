@@ -109,16 +109,16 @@ fn a_killed_save_leaves_the_one_before() {
     let folder = folder.path();
     save_once(folder, 2, 1);
     // What a kill between the rank files and the manifest leaves behind.
-    let half = folder.join("save-000002");
+    let half = folder.join("step-00000002");
     std::fs::create_dir(&half).unwrap();
-    std::fs::write(half.join("unfinished-or-replaced"), "").unwrap();
+    std::fs::write(half.join("unfinished-or-removed"), "").unwrap();
     std::fs::write(half.join("rank-00000-of-00002.safetensors"), b"half a fi").unwrap();
-    std::fs::write(folder.join("manifest.json.new"), b"{\"format\":").unwrap();
+    std::fs::write(half.join("manifest.new"), b"{\"format\":").unwrap();
     assert_eq!(load(folder, 2).unwrap(), [1, 1]);
     save_once(folder, 2, 2);
     assert_eq!(load(folder, 2).unwrap(), [2, 2]);
     let saves = std::fs::read_dir(folder).unwrap().flatten();
-    let saves = saves.filter(|e| e.file_name().to_string_lossy().starts_with("save-"));
+    let saves = saves.filter(|e| e.file_name().to_string_lossy().starts_with("step-"));
     assert_eq!(saves.count(), 1, "older saves are gone");
 }
 
@@ -131,20 +131,28 @@ fn invalid_saves_are_errors_that_name_the_file() {
         Err(error @ Error::File { .. }) => error.to_string(),
         other => panic!("{other:?}"),
     };
-    assert!(message(2).contains("manifest.json"), "{}", message(2));
+    assert!(message(2).contains("a complete save"), "{}", message(2));
     save_once(folder, 2, 1);
-    assert!(message(3).contains("a save of 3 rank(s)"), "{}", message(3));
-    let file = folder.join("save-000001/rank-00001-of-00002.safetensors");
-    let mut bytes = std::fs::read(&file).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(&file, &bytes).unwrap();
-    assert!(message(2).contains("checksum"), "{}", message(2));
+    assert_eq!(load(folder, 3).unwrap(), [1; 3]);
+    let file = folder.join("step-00000001/rank-00001-of-00002.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    // Whatever bit it is: of the header, of the blanks behind it, of the elements.
+    for at in (0..bytes.len()).step_by(97).chain([bytes.len() - 1]) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << (at % 8);
+        std::fs::write(&file, &flipped).unwrap();
+        let found = message(2 + at % 2);
+        let is_clear = found.contains("rank-00001") && found.contains("checksum");
+        assert!(is_clear || found.contains("header"), "byte {at}: {found}");
+    }
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     assert!(message(2).contains("rank-00001"), "{}", message(2));
     std::fs::remove_file(&file).unwrap();
     assert!(message(2).contains("rank-00001"), "{}", message(2));
-    std::fs::write(folder.join("manifest.json"), b"{}").unwrap();
+    std::fs::write(folder.join("step-00000001/manifest.json"), b"{}").unwrap();
     assert!(message(2).contains("manifest"), "{}", message(2));
+    std::fs::write(folder.join("latest"), b"../elsewhere").unwrap();
+    assert!(message(2).contains("the name of a save"), "{}", message(2));
 }
 
 #[test]
@@ -216,7 +224,8 @@ fn a_full_model_is_a_plain_module() {
 fn folders_named_like_saves_are_kept() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let kept = ["save-best", "save-1", "save-0000001"].map(|name| folder.path().join(name));
+    let kept = ["step-best", "step-1", "step-0000001", "step-00000001"]
+        .map(|name| folder.path().join(name));
     kept.iter().for_each(|k| std::fs::create_dir(k).unwrap());
     save_once(folder.path(), 2, 1);
     save_once(folder.path(), 2, 2);

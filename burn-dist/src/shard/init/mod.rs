@@ -8,4 +8,5 @@ mod survey;
 mod sync;
 mod values;
 
+pub(crate) use survey::lies_in;
 pub(crate) use values::ValueSource;

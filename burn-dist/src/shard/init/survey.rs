@@ -108,7 +108,7 @@ fn unit_of(path: &[String], elements: &[bool], patterns: Option<&[String]>) -> S
 }
 
 /// Whether a pattern names what is at `path`, or a module it lies in.
-fn lies_in(pattern: &str, path: &[String]) -> bool {
+pub(crate) fn lies_in(pattern: &str, path: &[String]) -> bool {
     (1..=path.len()).any(|depth| matches(pattern, &path[..depth]))
 }
 

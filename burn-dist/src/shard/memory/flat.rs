@@ -78,6 +78,15 @@ impl Shard {
         }
     }
 
+    /// The same elements in the memory of the process.
+    pub(crate) fn on_host(&self) -> Result<Self> {
+        match self {
+            Self::Host(shard) => Ok(Self::Host(shard.clone())),
+            #[cfg(feature = "cube")]
+            Self::Device(shard) => Ok(Self::Host(HostShard::of_bytes(shard.read()?))),
+        }
+    }
+
     /// How many bytes it has.
     pub(crate) fn size(&self) -> usize {
         match self {

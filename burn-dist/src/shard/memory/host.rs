@@ -30,6 +30,16 @@ impl HostShard {
         }
     }
 
+    /// These bytes.
+    #[cfg(feature = "cube")]
+    pub(super) fn of_bytes(bytes: Vec<u8>) -> Self {
+        Self {
+            start: 0,
+            len: bytes.len(),
+            data: Arc::new(Bytes::from_bytes_vec(bytes)),
+        }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.data[self.start..self.start + self.len]
     }

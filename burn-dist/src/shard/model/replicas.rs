@@ -4,8 +4,9 @@
 //! rates, or restored from different files, train on without an error, each another model.
 
 use super::stored::StoredShards;
-use crate::comm::{Span, SpanMut};
+use crate::comm::{Communicator, Span, SpanMut};
 use crate::error::{Error, Result};
+use crate::shard::memory::Shard;
 use crate::world::World;
 use burn::module::Module;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -45,59 +46,107 @@ impl World {
     /// assert!(found.contains("weight") && found.contains("[0, 2]") && found.contains("[1]"), "{found}");
     /// ```
     pub fn check_replicas<M: Module>(&self, model: &M) -> Result<()> {
-        let stored = checksums(&StoredShards::of_sharded(model)?)?;
-        if self.size() == 1 || stored.is_empty() {
-            return Ok(());
-        }
-        // What a rank stores has to equal what those store that have the same part of everything, so one
-        // number is compared first among ranks whose parts are the same, group by group.
-        let mut groups: Vec<usize> = stored
-            .iter()
-            .map(|stored| stored.shard_group_size)
-            .collect();
-        groups.sort_unstable();
-        groups.dedup();
-        let summary = |shard_group_size: &usize| {
-            let mut hash = DefaultHasher::new();
-            let same = stored
-                .iter()
-                .filter(|stored| stored.shard_group_size == *shard_group_size);
-            same.for_each(|stored| stored.checksum.hash(&mut hash));
-            hash.finish()
-        };
-        let mine: Vec<u64> = groups.iter().map(summary).collect();
-        let all = self.gathered(&mine)?;
-        let is_parted = groups.iter().enumerate().any(|(at, shard_group_size)| {
-            let of = |rank: usize| all[rank * groups.len() + at];
-            parted(self.size(), *shard_group_size, of).is_some()
+        Replicas::of(&StoredShards::of_sharded(model)?).check(self.comm())
+    }
+}
+
+/// What this rank stores of a model, to be compared with what others store of the same.
+#[derive(Debug)]
+pub(crate) struct Replicas {
+    /// Parameters that other ranks store as this one does.
+    parameters: Vec<Stored>,
+    /// What is not sharded: running state, and parameters that a strategy was told to ignore.
+    plain: Vec<Stored>,
+}
+
+impl Replicas {
+    pub(crate) fn of(model: &StoredShards) -> Self {
+        let plain = model.plain.iter().map(|tensor| Stored {
+            path: tensor.path.clone(),
+            shard_group_size: 1,
+            content: Content::Shard(tensor.stored.clone()),
         });
-        if !is_parted {
-            return Ok(());
+        Self {
+            parameters: replicated(model),
+            plain: plain.collect(),
         }
-        let mine: Vec<u64> = stored.iter().map(|stored| stored.checksum).collect();
-        let all = self.gathered(&mine)?;
-        // Nobody leaves with the error before all have it.
-        self.comm().barrier(&LABEL.into())?;
-        for (at, stored) in stored.iter().enumerate() {
-            let of = |rank: usize| all[rank * mine.len() + at];
-            if let Some((ranks, others)) = parted(self.size(), stored.shard_group_size, of) {
-                return Err(Error::Replicas {
-                    parameter: stored.path.clone(),
-                    ranks,
-                    others,
-                });
-            }
+    }
+
+    /// Reads all, so that nothing of a device's memory is kept.
+    pub(crate) fn read(&mut self) -> Result<()> {
+        for stored in self.parameters.iter_mut().chain(&mut self.plain) {
+            stored.content = Content::Checksum(stored.content.checksum()?);
         }
         Ok(())
     }
 
-    /// The numbers of all ranks, one after the other.
-    fn gathered(&self, mine: &[u64]) -> Result<Vec<u64>> {
-        let mut all = vec![0; mine.len() * self.size()];
-        let (send, recv) = (Span::of(mine), SpanMut::of(&mut all));
-        self.comm().all_gather(&LABEL.into(), send, recv)?;
-        Ok(all)
+    /// Returns if all ranks that store the same parameters store the same bits. Collective.
+    ///
+    /// # Errors
+    /// As [`World::check_replicas`].
+    pub(crate) fn check(&self, comm: &Communicator) -> Result<()> {
+        compare(comm, &self.parameters)
     }
+
+    /// The same of what is not sharded.
+    pub(crate) fn check_plain(&self, comm: &Communicator) -> Result<()> {
+        compare(comm, &self.plain)
+    }
+}
+
+/// Compares what is stored with those that should store the same.
+fn compare(comm: &Communicator, stored: &[Stored]) -> Result<()> {
+    if comm.size() == 1 || stored.is_empty() {
+        return Ok(());
+    }
+    let checksums = stored.iter().map(|stored| stored.content.checksum());
+    let checksums = checksums.collect::<Result<Vec<u64>>>()?;
+    // What a rank stores has to equal what those store that have the same part of everything, so one
+    // number is compared first among ranks whose parts are the same, group by group.
+    let mut groups: Vec<usize> = stored
+        .iter()
+        .map(|stored| stored.shard_group_size)
+        .collect();
+    groups.sort_unstable();
+    groups.dedup();
+    let summary = |shard_group_size: &usize| {
+        let mut hash = DefaultHasher::new();
+        let same = stored.iter().zip(&checksums);
+        let same = same.filter(|(stored, _)| stored.shard_group_size == *shard_group_size);
+        same.for_each(|(_, checksum)| checksum.hash(&mut hash));
+        hash.finish()
+    };
+    let mine: Vec<u64> = groups.iter().map(summary).collect();
+    let all = gathered(comm, &mine)?;
+    let is_parted = groups.iter().enumerate().any(|(at, shard_group_size)| {
+        let of = |rank: usize| all[rank * groups.len() + at];
+        parted(comm.size(), *shard_group_size, of).is_some()
+    });
+    if !is_parted {
+        return Ok(());
+    }
+    let all = gathered(comm, &checksums)?;
+    // Nobody leaves with the error before all have it.
+    comm.barrier(&LABEL.into())?;
+    for (at, stored) in stored.iter().enumerate() {
+        let of = |rank: usize| all[rank * checksums.len() + at];
+        if let Some((ranks, others)) = parted(comm.size(), stored.shard_group_size, of) {
+            return Err(Error::Replicas {
+                parameter: stored.path.clone(),
+                ranks,
+                others,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The numbers of all ranks, one after the other.
+fn gathered(comm: &Communicator, mine: &[u64]) -> Result<Vec<u64>> {
+    let mut all = vec![0; mine.len() * comm.size()];
+    let (send, recv) = (Span::of(mine), SpanMut::of(&mut all));
+    comm.all_gather(&LABEL.into(), send, recv)?;
+    Ok(all)
 }
 
 const LABEL: &str = "replicas";
@@ -116,16 +165,32 @@ fn parted(
     })
 }
 
-/// What this rank stores of a parameter that other ranks store too.
+/// What this rank stores that other ranks store too.
+#[derive(Debug)]
 struct Stored {
     path: String,
     /// Number of different shards of it; ranks that far apart have the same.
     shard_group_size: usize,
-    checksum: u64,
+    content: Content,
 }
 
-/// One for each parameter that another rank stores as this one does.
-fn checksums(model: &StoredShards) -> Result<Vec<Stored>> {
+#[derive(Debug)]
+enum Content {
+    Shard(Shard),
+    Checksum(u64),
+}
+
+impl Content {
+    fn checksum(&self) -> Result<u64> {
+        match self {
+            Self::Shard(shard) => Ok(u64::from(crc32fast::hash(&shard.read()?))),
+            Self::Checksum(checksum) => Ok(*checksum),
+        }
+    }
+}
+
+/// The parameters that another rank stores as this one does.
+fn replicated(model: &StoredShards) -> Vec<Stored> {
     let mut all = Vec::new();
     for unit in &model.units {
         let shard_group_size = if unit.sharding.is_replicated(unit.number) {
@@ -140,11 +205,11 @@ fn checksums(model: &StoredShards) -> Result<Vec<Stored>> {
             all.push(Stored {
                 path: path.into(),
                 shard_group_size,
-                checksum: u64::from(crc32fast::hash(&shard.read()?)),
+                content: Content::Shard(shard.clone()),
             });
         }
     }
-    Ok(all)
+    all
 }
 
 #[cfg(test)]

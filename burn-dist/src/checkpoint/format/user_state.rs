@@ -11,15 +11,15 @@ use std::path::Path;
 
 /// The state that the user gave to `World::save`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct UserState {
+pub(in crate::checkpoint) struct UserState {
     /// As JSON, for people.
-    state: Value,
+    json: Value,
     /// As CBOR, in hexadecimal.
-    exact_state: String,
+    cbor: String,
 }
 
 impl UserState {
-    pub(super) fn of(state: &impl Serialize, folder: &Path) -> Result<Self> {
+    pub(in crate::checkpoint) fn of(state: &impl Serialize, folder: &Path) -> Result<Self> {
         let failed = |wanted: &str, e: &dyn std::fmt::Display| Error::file(folder, wanted, e);
         let shown =
             serde_json::to_value(state).map_err(|e| failed("a state that JSON can hold", &e))?;
@@ -27,14 +27,14 @@ impl UserState {
         ciborium::into_writer(state, &mut bytes)
             .map_err(|e| failed("a state that CBOR can hold", &e))?;
         Ok(Self {
-            state: shown,
-            exact_state: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+            json: shown,
+            cbor: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
         })
     }
 
-    pub(super) fn read<S: DeserializeOwned>(&self, folder: &Path) -> Result<S> {
+    pub(in crate::checkpoint) fn read<S: DeserializeOwned>(&self, folder: &Path) -> Result<S> {
         let wanted = "a state of the type this program loads";
-        let digits = self.exact_state.as_bytes().as_chunks::<2>().0;
+        let digits = self.cbor.as_bytes().as_chunks::<2>().0;
         let byte = |pair: &[u8; 2]| {
             let text = std::str::from_utf8(pair).ok()?;
             u8::from_str_radix(text, 16).ok()

@@ -11,7 +11,7 @@ const ROUNDING: f32 = 1e-5;
 
 /// The behaviour of an optimizer on each trainable parameter of a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct OptimizerBehaviour {
+pub(in crate::checkpoint) struct OptimizerBehaviour {
     /// The different behaviours: one a parameter group, or a few.
     kinds: Vec<ParameterBehaviour>,
     /// The index in `kinds` of each parameter, by path.
@@ -20,16 +20,16 @@ pub(super) struct OptimizerBehaviour {
 
 /// The behaviour of an optimizer on one parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct ParameterBehaviour {
+pub(in crate::checkpoint) struct ParameterBehaviour {
     /// The fields of its state.
-    pub(super) keeps: BTreeSet<String>,
+    pub(in crate::checkpoint) keeps: BTreeSet<String>,
     /// All elements of the test parameter after each step; null for what is not finite.
-    pub(super) steps: Vec<Vec<Option<f32>>>,
+    pub(in crate::checkpoint) steps: Vec<Vec<Option<f32>>>,
 }
 
 impl OptimizerBehaviour {
     /// Adds the behaviour on the parameter at `path`.
-    pub(super) fn add(&mut self, path: &str, behaviour: ParameterBehaviour) {
+    pub(in crate::checkpoint) fn add(&mut self, path: &str, behaviour: ParameterBehaviour) {
         let at = self.kinds.iter().position(|known| *known == behaviour);
         let at = at.unwrap_or_else(|| {
             self.kinds.push(behaviour);
@@ -39,7 +39,7 @@ impl OptimizerBehaviour {
     }
 
     /// Fails if the optimizer of the save at `manifest` is another one than the one to go on with.
-    pub(super) fn compare(
+    pub(in crate::checkpoint) fn compare(
         saved: Option<&Self>,
         wanted: Option<&Self>,
         manifest: &Path,
@@ -87,6 +87,17 @@ impl OptimizerBehaviour {
             }
         }
         Ok(())
+    }
+
+    /// The behaviour on those parameters alone.
+    pub(in crate::checkpoint) fn only(mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
+        self.of.retain(|path, _| is_wanted(path));
+        self
+    }
+
+    /// The fields that the optimizer keeps of a parameter.
+    pub(in crate::checkpoint) fn kept(&self, path: &str) -> Option<&BTreeSet<String>> {
+        self.kind(path).map(|kind| &kind.keeps)
     }
 
     fn kind(&self, path: &str) -> Option<&ParameterBehaviour> {

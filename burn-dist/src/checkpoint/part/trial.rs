@@ -5,8 +5,8 @@
 //! group takes, and stepped a few times. The results and the state that the optimizer keeps are written to
 //! the save, and compared with those of the optimizer that a load continues with.
 
-use super::behaviour::{OptimizerBehaviour, ParameterBehaviour};
-use super::optimizer::OptimizerState;
+use super::optimizer_state::OptimizerState;
+use crate::checkpoint::format::{OptimizerBehaviour, ParameterBehaviour};
 use crate::error::Result;
 use crate::shard::{ShardedParam, Visit, walk};
 use crate::unwind::try_quietly;
@@ -22,7 +22,7 @@ const LEN: usize = 12;
 const SCALES: [f32; 3] = [1.0, 0.3, 1e3];
 
 /// Steps test parameters with a copy of `optimizer`, without its states; `None` if that panics.
-pub(super) fn observe<M: Module>(
+pub(in crate::checkpoint) fn observe<M: Module>(
     optimizer: &ModuleOptimizer,
     model: &M,
     paths: &HashMap<u64, String>,

@@ -1,0 +1,270 @@
+//! The tensors that a rank stores of a model, each with its place in the whole tensor.
+
+use crate::checkpoint::format::{Kind, TensorFacts};
+use crate::error::Result;
+use crate::shard::{Shard, ShardedParam, Sharding, StoredShards, Visit, is_trainable, walk};
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Tensor};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Elements that a replica writes at least: no parameter is divided into crumbs.
+const SHARE: usize = 1024;
+
+/// What a rank stores of a model, or all of a model that is on one device.
+#[derive(Debug)]
+pub(in crate::checkpoint) struct ModelState {
+    /// The strategies of the parts that the model was sharded in.
+    pub(in crate::checkpoint) strategies: String,
+    /// The parts, by their paths in the model.
+    parts: Vec<(String, Arc<Sharding>)>,
+    /// In module order.
+    pub(in crate::checkpoint) tensors: Vec<StoredTensor>,
+    /// The path of each parameter's id.
+    pub(in crate::checkpoint) paths: HashMap<u64, String>,
+    /// The index in `tensors` of each path.
+    positions: HashMap<String, usize>,
+}
+
+/// The part of a tensor that a rank stores.
+#[derive(Debug)]
+pub(in crate::checkpoint) struct StoredTensor {
+    pub(in crate::checkpoint) facts: TensorFacts,
+    pub(in crate::checkpoint) dtype: DType,
+    pub(in crate::checkpoint) shard: Shard,
+    /// The shape in which it is stored.
+    pub(in crate::checkpoint) stored_shape: Vec<usize>,
+    /// Its elements, by their numbers in the whole tensor.
+    pub(in crate::checkpoint) stored: Range<usize>,
+    /// Those of them that this rank writes, so that each element is written by one rank.
+    pub(in crate::checkpoint) written: Range<usize>,
+}
+
+impl ModelState {
+    /// What this rank stores of a sharded model, which is `rank` of `ranks`.
+    ///
+    /// # Errors
+    /// [`Error::Model`](crate::Error::Model) if it is not sharded, [`Error::Config`](crate::Error::Config) for a
+    /// tensor on a device that the engine does not support.
+    pub(in crate::checkpoint) fn of<M: Module>(
+        model: &M,
+        (rank, ranks): (usize, usize),
+    ) -> Result<Self> {
+        // Fails for a model that is not sharded.
+        StoredShards::of_sharded(model)?;
+        Self::find(model, (rank, ranks))
+    }
+
+    /// All of a model that one device has.
+    pub(in crate::checkpoint) fn of_plain<M: Module>(model: &M) -> Result<Self> {
+        Self::find(model, (0, 1))
+    }
+
+    fn find<M: Module>(model: &M, of: (usize, usize)) -> Result<Self> {
+        let mut found = FindTensors {
+            of,
+            parts: Vec::new(),
+            tensors: Vec::new(),
+            paths: HashMap::new(),
+        };
+        walk(model, &mut found);
+        let strategies = found
+            .parts
+            .iter()
+            .map(|(_, part)| part.strategy.to_string());
+        let tensors = found.tensors.into_iter().collect::<Result<Vec<_>>>()?;
+        let positions = tensors.iter().enumerate();
+        let positions = positions
+            .map(|(at, stored)| (stored.facts.name.clone(), at))
+            .collect();
+        Ok(Self {
+            strategies: strategies.collect::<Vec<_>>().join(" and "),
+            parts: found.parts,
+            tensors,
+            paths: found.paths,
+            positions,
+        })
+    }
+
+    /// Forwards that each part has run in training, by its path.
+    pub(in crate::checkpoint) fn forwards(&self) -> BTreeMap<String, u64> {
+        let parts = self.parts.iter();
+        parts
+            .map(|(path, part)| (path.clone(), part.forwards()))
+            .collect()
+    }
+
+    /// Goes on counting the forwards of each part. One that was sharded with others goes on from the largest of
+    /// their counts: none of what it drew comes again.
+    pub(in crate::checkpoint) fn set_forwards(&self, saved: &BTreeMap<String, u64>) {
+        let most = saved.values().copied().max().unwrap_or_default();
+        for (path, part) in &self.parts {
+            part.set_forwards(saved.get(path).copied().unwrap_or(most));
+        }
+    }
+
+    /// The tensor of a name.
+    pub(in crate::checkpoint) fn tensor(&self, name: &str) -> Option<&StoredTensor> {
+        self.positions.get(name).map(|at| &self.tensors[*at])
+    }
+
+    /// The place of a tensor in module order.
+    pub(in crate::checkpoint) fn position(&self, name: &str) -> Option<usize> {
+        self.positions.get(name).copied()
+    }
+}
+
+impl StoredTensor {
+    /// The bytes of what this rank writes in those of all that it stores.
+    pub(in crate::checkpoint) fn written_bytes(&self, size: usize) -> Range<usize> {
+        let from = self.stored.start;
+        (self.written.start - from) * size..(self.written.end - from) * size
+    }
+}
+
+/// The part of `len` elements that replica `number` of `replicas` writes.
+fn share(len: usize, (number, replicas): (usize, usize)) -> Range<usize> {
+    let each = len.div_ceil(replicas).next_multiple_of(SHARE);
+    number.saturating_mul(each).min(len)..(number + 1).saturating_mul(each).min(len)
+}
+
+struct FindTensors {
+    /// This rank among all.
+    of: (usize, usize),
+    parts: Vec<(String, Arc<Sharding>)>,
+    tensors: Vec<Result<StoredTensor>>,
+    paths: HashMap<u64, String>,
+}
+
+/// A tensor of which is not known yet if it is sharded.
+struct VisitedTensor {
+    id: u64,
+    trainable: bool,
+    dtype: DType,
+    shape: Vec<usize>,
+    shard: Result<Shard>,
+}
+
+impl VisitedTensor {
+    fn stored(
+        self,
+        name: &str,
+        shape: Vec<usize>,
+        kind: Kind,
+        stored: Range<usize>,
+        written: Range<usize>,
+    ) -> Result<StoredTensor> {
+        Ok(StoredTensor {
+            facts: TensorFacts {
+                name: name.to_string(),
+                shape,
+                dtype: self.dtype.name().to_string(),
+                kind,
+            },
+            dtype: self.dtype,
+            shard: self.shard?,
+            stored_shape: self.shape,
+            stored,
+            written,
+        })
+    }
+
+    /// A tensor that this rank has all of.
+    fn whole(self, name: &str, kind: Kind, of: (usize, usize)) -> Result<StoredTensor> {
+        let shape = self.shape.clone();
+        let len = shape.iter().product();
+        self.stored(name, shape, kind, 0..len, share(len, of))
+    }
+}
+
+impl Visit for FindTensors {
+    type Held = VisitedTensor;
+
+    fn hold<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> VisitedTensor {
+        let stored = param.base();
+        VisitedTensor {
+            id: param.id.val(),
+            trainable: is_trainable(param),
+            dtype: stored.dtype(),
+            shape: stored.dims().to_vec(),
+            shard: Shard::of(stored),
+        }
+    }
+
+    fn sharded(&mut self, path: &str, held: VisitedTensor, identity: ShardedParam) {
+        let ShardedParam {
+            sharding,
+            unit,
+            slot,
+        } = identity;
+        let layout = &sharding.unit(unit).layout;
+        let stored = layout.shard_range(slot, sharding.shard_rank(unit));
+        let in_shard = sharding.slot_in_shard(unit, slot);
+        // Replicas divide a unit's shard evenly, wherever its parameters begin.
+        let replica = if layout.is_replicated() {
+            self.of
+        } else {
+            let replicas = &sharding.replica_group;
+            (replicas.rank(), replicas.size())
+        };
+        let mine = share(layout.shard_len, replica);
+        let inside = |at: usize| at.clamp(in_shard.start, in_shard.end) - in_shard.start;
+        let written = stored.start + inside(mine.start)..stored.start + inside(mine.end);
+        let kind = kind(layout.trainable);
+        let shape = layout.slots[slot].shape.clone();
+        // The layout's paths begin at the module that was sharded, which may be a part of the model.
+        let inner = &layout.slots[slot].path;
+        let outer = path.strip_suffix(inner.as_str()).unwrap_or_default();
+        self.paths.insert(held.id, path.to_string());
+        let tensor = held.stored(path, shape, kind, stored, written);
+        self.tensors.push(tensor);
+        if !self.parts.iter().any(|(_, p)| Arc::ptr_eq(p, &sharding)) {
+            let outer = outer.trim_end_matches('.').to_string();
+            self.parts.push((outer, sharding));
+        }
+    }
+
+    fn plain(&mut self, path: &str, held: VisitedTensor) {
+        let kind = if held.trainable {
+            self.paths.insert(held.id, path.to_string());
+            Kind::Trainable
+        } else {
+            Kind::Buffer
+        };
+        self.tensors.push(held.whole(path, kind, self.of));
+    }
+
+    fn ignored(&mut self, path: &str, held: VisitedTensor) {
+        let tensor = held.whole(path, Kind::Frozen, self.of);
+        self.tensors.push(tensor);
+    }
+}
+
+fn kind(trainable: bool) -> Kind {
+    if trainable {
+        Kind::Trainable
+    } else {
+        Kind::Frozen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn replicas_write_each_element_once(len in 0usize..20_000, replicas in 1usize..9) {
+            let mut next = 0;
+            for number in 0..replicas {
+                let part = share(len, (number, replicas));
+                prop_assert_eq!(part.start, next);
+                prop_assert!(part.start >= part.end || part.end == len || part.len() >= SHARE);
+                next = part.end.max(next);
+            }
+            prop_assert_eq!(next, len);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What all saves of a run to one folder share, whichever handle they come through.
+
+use super::folder::{Claim, Keep, RunFolder};
+use super::job::Complete;
+use crate::comm::Communicator;
+use crate::error::{Error, Result};
+use crate::world::World;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+
+/// The saves of one world to one folder.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) folder: RunFolder,
+    claim: Mutex<Claim>,
+    keep: Mutex<Keep>,
+    background: Mutex<Background>,
+}
+
+/// The thread that writes, and the ranks' group for it.
+#[derive(Debug, Default)]
+pub(super) struct Background {
+    pub(super) group: Option<Arc<Communicator>>,
+    pub(super) running: Option<JoinHandle<Result<()>>>,
+    /// The last save that is durable.
+    pub(super) durable: Option<Complete>,
+    /// Whether the end of the run waits for the thread.
+    pub(super) is_awaited: bool,
+}
+
+/// A writer, with the world and the folder that it is of.
+type Entry = (Weak<Communicator>, PathBuf, Arc<Writer>);
+
+/// The writers of all worlds of this process.
+static WRITERS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+
+impl Writer {
+    /// The writer of a world's saves to a folder.
+    pub(super) fn of(world: &World, folder: &Path) -> Result<Arc<Self>> {
+        let failed = |e| Error::file(folder, "the path of a folder", e);
+        // The folder need not exist yet, nor on this host.
+        let path = std::path::absolute(folder).map_err(failed)?;
+        let path = std::fs::canonicalize(&path).unwrap_or(path);
+        let mut writers = WRITERS.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of worlds that are gone are dropped, and their locks with them.
+        writers.retain(|(world, ..)| world.strong_count() > 0);
+        let comm = world.comm();
+        let known = writers.iter().find(|(other, known, _)| {
+            *known == path && std::ptr::eq(other.as_ptr(), Arc::as_ptr(comm))
+        });
+        if let Some((.., writer)) = known {
+            return Ok(writer.clone());
+        }
+        let writer = Arc::new(Self {
+            folder: RunFolder::new(folder),
+            claim: Mutex::default(),
+            keep: Mutex::new(Keep::last(1)?),
+            background: Mutex::default(),
+        });
+        writers.push((Arc::downgrade(comm), path, writer.clone()));
+        Ok(writer)
+    }
+
+    /// The claim of rank 0 to the folder.
+    pub(super) fn claim(&self) -> MutexGuard<'_, Claim> {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn keep(&self) -> MutexGuard<'_, Keep> {
+        self.keep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn background(&self) -> MutexGuard<'_, Background> {
+        self.background
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nothing is written in the background, and returns how that ended, on every rank alike. Collective
+    /// if something is.
+    pub(super) fn settle(&self, comm: &Communicator) -> Result<()> {
+        let Some(running) = self.background().running.take() else {
+            return Ok(());
+        };
+        let ended = running.join().unwrap_or_else(|_| {
+            let message = "the thread that writes the save has ended".into();
+            let rank = comm.rank();
+            Err(Error::Panicked { rank, message })
+        });
+        let told = ended.as_ref().map_err(Clone::clone);
+        comm.exchange::<(), ()>(&"end of a save".into(), told)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,14 @@
+//! Saves on other ranks than those that wrote them, in the background, and of several models together.
+//!
+//! Everything is f64 here, so that rounding cannot hide a difference: Burn loads the states of an optimizer in the
+//! type of the default device, which is set for the whole process.
+
+#[path = "../oracle/mod.rs"]
+mod oracle;
+
+mod background;
+mod contents;
+mod keeping;
+mod model;
+mod pairs;
+mod parts;
