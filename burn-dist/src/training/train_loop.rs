@@ -193,7 +193,8 @@ impl TrainLoop {
         }
         let epoch = self.epoch_steps();
         let (epoch, step) = (self.done / epoch, self.done % epoch);
-        data.resume(epoch as u64, step * self.accumulate).map(Some)
+        data.resume(epoch as u64, step.saturating_mul(self.each()))
+            .map(Some)
     }
 
     /// The next step's batches, each with the noise of its forward pass; `None` at the end of the epoch and
