@@ -225,6 +225,11 @@ impl<B: Send + 'static> Loader<B> {
         self.sampler.seed()
     }
 
+    /// Which samples come in which step.
+    pub(crate) fn sampler(&self) -> &DistributedSampler {
+        &self.sampler
+    }
+
     /// The number of samples in an epoch, of all ranks together.
     #[must_use]
     pub fn samples(&self) -> usize {
