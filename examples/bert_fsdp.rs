@@ -12,7 +12,6 @@
 //! program. One thing is new: all ranks need the same vocabulary, which `args.data` gives them.
 
 use burn::module::Module;
-use burn_dist::Noise;
 use burn_dist::launch::exit_code;
 use burn_dist::nn::loss::cross_entropy_sum;
 use burn_dist::optim::AdamWConfig;
@@ -81,7 +80,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how the classes are numbered.
-    let mut steps = run.steps_over(world, &data)?;
+    let mut steps = run.steps_over(&data)?;
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
         let (progress, saved, named);
@@ -98,7 +97,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         let model = model.valid();
         evaluate(world, &test, |batch: TextBatch| model.forward(batch.tokens))
     };
-    let loss = |model: &BertClassifier, (batch, _): &(TextBatch, Noise)| {
+    let loss = |model: &BertClassifier, batch: &TextBatch| {
         let logits = model.forward(batch.tokens.clone());
         let (labels, weights) = (batch.labels.clone(), batch.weights.clone());
         cross_entropy_sum(logits, labels, Some(weights))
@@ -109,14 +108,14 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
             // With --shadow: the same step on one plain device, compared unit by unit.
             if let Some(shadow) = run.shadow(steps.done(), &scaler) {
                 let one =
-                    |model: &BertClassifier, n: usize| (loss(model, &passes[n]), passes[n].0.count);
+                    |model: &BertClassifier, n: usize| (loss(model, &passes[n]), passes[n].count);
                 let compared = world.shadow(&model, shadow, passes.len(), one)?;
                 meter.shadowed(steps.done(), &compared);
             }
             // (4) Gradients come averaged over the samples of all ranks, sharded as parameters are.
             let mut gradients = world.accumulate(&model)?.micro_batches(passes.len());
             for pass in &passes {
-                let count = pass.0.count;
+                let count = pass.count;
                 let sum = meter.forward(count, || loss(&model, pass));
                 let sum = scaler.scale(sum);
                 meter.time(Phase::Backward, || gradients.add_sum(sum, count))?;

@@ -105,12 +105,12 @@ fn train(args: &Args, world: &World) -> Result<()> {
     let gpt = Gpt::new(alphabet.len(), args.dropout, &world.device());
     let mut model = Strategy::fsdp().shard(gpt, world)?;
     let mut optim = world.optimizer(AdamWConfig::new().init(), &model)?;
-    let mut steps = TrainLoop::new(world, &data).epochs(args.epochs);
+    let mut steps = TrainLoop::new(&data).epochs(args.epochs);
     let rates = Schedule::cosine(4e-3).warmup(20);
     while let Some(mut batches) = steps.epoch(&data)? {
         let mut sums = (0.0, 0);
         while let Some(passes) = steps.step(&mut batches)? {
-            for ((ids, next, weights, count), _) in passes {
+            for (ids, next, weights, count) in passes {
                 let scores = unit(&model, ids, Gpt::forward);
                 let loss = cross_entropy_sum(scores, next, Some(weights), None);
                 sums.0 += loss.clone().into_scalar::<f32>();

@@ -11,7 +11,6 @@
 //! The places that make it distributed are numbered (1) to (6); the rest is a Burn program.
 
 use burn::module::Module;
-use burn_dist::Noise;
 use burn_dist::launch::exit_code;
 use burn_dist::nn::loss::cross_entropy_sum;
 use burn_dist::optim::AdamWConfig;
@@ -75,7 +74,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how the classes are numbered.
-    let mut steps = run.steps_over(world, &data)?;
+    let mut steps = run.steps_over(&data)?;
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
         let (progress, saved, named);
@@ -94,7 +93,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
             model.forward(batch.images)
         })
     };
-    let loss = |model: &Vit, (batch, _): &(ImageBatch, Noise)| {
+    let loss = |model: &Vit, batch: &ImageBatch| {
         let logits = model.forward(batch.images.clone());
         let (labels, weights) = (batch.labels.clone(), batch.weights.clone());
         cross_entropy_sum(logits, labels, Some(weights))
@@ -104,14 +103,14 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         while let Some(passes) = meter.time(Phase::Data, || steps.step(&mut batches))? {
             // With --shadow: the same step on one plain device, compared unit by unit.
             if let Some(shadow) = run.shadow(steps.done(), &scaler) {
-                let one = |model: &Vit, n: usize| (loss(model, &passes[n]), passes[n].0.count);
+                let one = |model: &Vit, n: usize| (loss(model, &passes[n]), passes[n].count);
                 let compared = world.shadow(&model, shadow, passes.len(), one)?;
                 meter.shadowed(steps.done(), &compared);
             }
             // (4) Gradients come averaged over the samples of all ranks, sharded as parameters are.
             let mut gradients = world.accumulate(&model)?.micro_batches(passes.len());
             for pass in &passes {
-                let count = pass.0.count;
+                let count = pass.count;
                 let sum = meter.forward(count, || loss(&model, pass));
                 let sum = scaler.scale(sum);
                 meter.time(Phase::Backward, || gradients.add_sum(sum, count))?;

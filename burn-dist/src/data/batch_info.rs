@@ -7,7 +7,7 @@ use super::Step;
 pub struct BatchInfo {
     /// The epoch, counted from 0.
     pub epoch: u64,
-    /// The step within the epoch, counted from 0.
+    /// The step within the epoch, counted from 0; as in [`Step::step`](super::Step).
     pub step: usize,
     /// The index of each item in the dataset, in the items' order.
     pub indices: Vec<usize>,

@@ -178,19 +178,24 @@ impl<B: Send + 'static> Loader<B> {
         self.resume(epoch, 0)
     }
 
-    /// The same from `step` on, without loading what comes before; nothing if `step` is behind the last.
+    /// This rank's batches of the rest of an epoch, of which all ranks together have seen `seen` samples.
+    ///
+    /// The ranks and the batch size may have been others until then; see [`DistributedSampler::epoch_from`]. What
+    /// comes before is not loaded. Nothing comes if all samples were seen.
     ///
     /// # Errors
     ///
     /// Those of [`epoch`](Loader::epoch).
-    pub fn resume(&self, epoch: u64, step: usize) -> Result<Batches<B>> {
+    pub fn resume(&self, epoch: u64, seen: usize) -> Result<Batches<B>> {
         let (sampler, make, workers) = (self.sampler.clone(), self.make.clone(), self.workers);
-        let count = self.steps().saturating_sub(step);
+        let count = sampler.steps_from(seen);
         // The order is drawn once, by the thread that comes first.
         let order = Arc::new(OnceLock::new());
         Batches::start(count, self.prefetch, workers, move |worker, sender| {
-            let steps = order.get_or_init(|| sampler.epoch(epoch)).clone();
-            for step in steps.skip(step).skip(worker).step_by(workers) {
+            let steps = order
+                .get_or_init(|| sampler.epoch_from(epoch, seen))
+                .clone();
+            for step in steps.skip(worker).step_by(workers) {
                 let Some(batch) = make(step, sender) else {
                     return;
                 };
@@ -218,6 +223,11 @@ impl<B: Send + 'static> Loader<B> {
     #[must_use]
     pub fn seed(&self) -> Option<u64> {
         self.sampler.seed()
+    }
+
+    /// Which samples come in which step.
+    pub(crate) fn sampler(&self) -> &DistributedSampler {
+        &self.sampler
     }
 
     /// The number of samples in an epoch, of all ranks together.

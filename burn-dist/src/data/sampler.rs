@@ -58,7 +58,7 @@ pub struct DistributedSampler {
 pub struct Step {
     /// The epoch, counted from 0.
     pub epoch: u64,
-    /// The step within the epoch, counted from 0.
+    /// The step within the epoch, counted from 0; see [`DistributedSampler::epoch_from`] for one that resumes.
     pub step: usize,
     /// The samples of this rank, in order; empty if the step has fewer samples than ranks.
     pub indices: Vec<usize>,
@@ -130,10 +130,17 @@ impl DistributedSampler {
     /// The number of steps in an epoch, the same on every rank.
     #[must_use]
     pub fn steps(&self) -> usize {
+        self.steps_from(0)
+    }
+
+    /// The number of steps that [`epoch_from`](Self::epoch_from) gives from this sample on: 0 behind the last.
+    #[must_use]
+    pub fn steps_from(&self, first: usize) -> usize {
+        let left = self.len.saturating_sub(first);
         if self.drop_last {
-            self.len / self.batch
+            left / self.batch
         } else {
-            self.len.div_ceil(self.batch)
+            left.div_ceil(self.batch)
         }
     }
 
@@ -150,9 +157,31 @@ impl DistributedSampler {
     /// This rank's steps of an epoch.
     ///
     /// Costs the permutation once, then only the indices of the steps asked for: `epoch(e).skip(n)` goes to
-    /// step `n` at once, for resuming within an epoch.
+    /// step `n` at once.
     #[must_use]
     pub fn epoch(&self, epoch: u64) -> Epoch {
+        self.epoch_from(epoch, 0)
+    }
+
+    /// This rank's steps of the rest of an epoch, which begins with sample number `first` of the epoch's order.
+    ///
+    /// The first step takes the global batch that begins there, so samples that other ranks, or batches of another
+    /// size, have taken before are not taken again, and none is missed. Nothing comes if `first` is behind the last
+    /// sample. [`Batch::drop_last`] leaves out the samples at the end that do not fill a step: fewer than a global
+    /// batch, and not necessarily those that the whole epoch would leave out. Steps are numbered as if all before
+    /// `first` had been cut alike, a smaller step among them counted as one.
+    ///
+    /// ```
+    /// use burn_dist::data::{Batch, DistributedSampler};
+    ///
+    /// // Two ranks have taken one step of 3 samples each; one rank goes on with 2 samples a step.
+    /// let sampler = DistributedSampler::new(10, Batch::per_rank(2), (0, 1))?;
+    /// let rest: Vec<_> = sampler.epoch_from(0, 6).map(|step| step.indices).collect();
+    /// assert_eq!(rest, [[6, 7], [8, 9]]);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    #[must_use]
+    pub fn epoch_from(&self, epoch: u64, first: usize) -> Epoch {
         let order = self.seed.map(|seed| {
             let mut order: Vec<usize> = (0..self.len).collect();
             Stream::new(*b"sampling", seed, epoch, 0).shuffle(&mut order);
@@ -162,6 +191,7 @@ impl DistributedSampler {
             sampler: self.clone(),
             epoch,
             order,
+            first,
             next: 0,
         }
     }
@@ -174,9 +204,9 @@ impl DistributedSampler {
         self.epoch(epoch).nth(step)
     }
 
-    /// The positions in the epoch's order that this rank takes, and the count over all ranks.
-    fn part(&self, step: usize) -> (std::ops::Range<usize>, usize) {
-        let start = step * self.batch;
+    /// The positions in the epoch's order that this rank takes of the global batch that begins at `start`, and
+    /// the count over all ranks.
+    fn part(&self, start: usize) -> (std::ops::Range<usize>, usize) {
         let count = self.batch.min(self.len - start);
         // The first `extra` ranks take one sample more. In a full batch there are none, and `each` is `batch`.
         let (each, extra) = (count / self.world, count % self.world);
@@ -193,19 +223,31 @@ pub struct Epoch {
     epoch: u64,
     /// `None` for the dataset's own order.
     order: Option<Arc<[usize]>>,
+    /// The position in the order at which the first step begins.
+    first: usize,
+    /// Steps from there on that were taken or passed over.
     next: usize,
+}
+
+impl Epoch {
+    fn left(&self) -> usize {
+        self.sampler
+            .steps_from(self.first)
+            .saturating_sub(self.next)
+    }
 }
 
 impl Iterator for Epoch {
     type Item = Step;
 
     fn next(&mut self) -> Option<Step> {
-        if self.next >= self.sampler.steps() {
+        if self.left() == 0 {
             return None;
         }
-        let step = self.next;
+        let batch = self.sampler.batch;
+        let (positions, global_count) = self.sampler.part(self.first + self.next * batch);
+        let step = self.first.div_ceil(batch) + self.next;
         self.next += 1;
-        let (positions, global_count) = self.sampler.part(step);
         let indices = match &self.order {
             Some(order) => order[positions].to_vec(),
             None => positions.collect(),
@@ -224,7 +266,7 @@ impl Iterator for Epoch {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.sampler.steps().saturating_sub(self.next);
+        let left = self.left();
         (left, Some(left))
     }
 }
@@ -234,202 +276,4 @@ impl FusedIterator for Epoch {}
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// All ranks' steps of an epoch: `[rank][step]`.
-    fn ranks(len: usize, batch: usize, world: usize, seed: Option<u64>) -> Vec<Vec<Step>> {
-        (0..world)
-            .map(|rank| {
-                let batch = Batch::per_rank(batch);
-                let sampler = DistributedSampler::new(len, batch, (rank, world)).unwrap();
-                match seed {
-                    Some(seed) => sampler.shuffled(seed).epoch(5).collect(),
-                    None => sampler.epoch(5).collect(),
-                }
-            })
-            .collect()
-    }
-
-    /// The samples of all ranks in each step, rank after rank.
-    fn global(ranks: &[Vec<Step>]) -> Vec<Vec<usize>> {
-        (0..ranks[0].len())
-            .map(|s| ranks.iter().flat_map(|r| r[s].indices.clone()).collect())
-            .collect()
-    }
-
-    proptest! {
-        #[test]
-        fn every_sample_once_in_even_parts_and_equal_steps(
-            len in 1..500_usize,
-            batch in 1..20_usize,
-            world in 1..12_usize,
-            seed in proptest::option::of(any::<u64>()),
-        ) {
-            let ranks = ranks(len, batch, world, seed);
-            let steps = len.div_ceil(world * batch);
-            prop_assert!(ranks.iter().all(|steps_of| steps_of.len() == steps));
-
-            let mut seen = global(&ranks).concat();
-            seen.sort_unstable();
-            prop_assert_eq!(seen, (0..len).collect::<Vec<_>>());
-
-            for step in 0..steps {
-                let counts: Vec<_> = ranks.iter().map(|r| r[step].indices.len()).collect();
-                let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
-                prop_assert!(most - least <= 1 && *most <= batch, "{:?}", counts);
-                let total: usize = counts.iter().sum();
-                prop_assert!(ranks.iter().all(|r| r[step].global_count == total));
-                prop_assert!(total == world * batch || step + 1 == steps);
-            }
-        }
-
-        #[test]
-        fn any_world_sees_the_same_global_batches(
-            len in 1..500_usize,
-            batch in 1..12_usize,
-            world in 1..12_usize,
-            seed in proptest::option::of(any::<u64>()),
-        ) {
-            let one_device = global(&ranks(len, world * batch, 1, seed));
-            prop_assert_eq!(global(&ranks(len, batch, world, seed)), one_device);
-        }
-
-        #[test]
-        fn any_step_can_be_asked_for_again(
-            len in 1..200_usize,
-            world in 1..5_usize,
-            skip in 0..60_usize,
-            seed: u64,
-        ) {
-            let rank = (world - 1, world);
-            let sampler = DistributedSampler::new(len, Batch::per_rank(3), rank).unwrap();
-            let sampler = sampler.shuffled(seed);
-            let all: Vec<_> = sampler.epoch(1).collect();
-            let resumed: Vec<_> = sampler.epoch(1).skip(skip).collect();
-            prop_assert_eq!(&resumed[..], &all[skip.min(all.len())..]);
-            prop_assert_eq!(sampler.batch(1, skip), all.get(skip).cloned());
-            prop_assert_eq!(sampler.epoch(1).len(), sampler.steps());
-        }
-    }
-
-    #[test]
-    fn epochs_and_seeds_have_their_own_order() {
-        let sampler = DistributedSampler::new(100, Batch::per_rank(100), (0, 1)).unwrap();
-        let order = |seed, epoch| {
-            sampler
-                .clone()
-                .shuffled(seed)
-                .batch(epoch, 0)
-                .unwrap()
-                .indices
-        };
-        assert_eq!(order(1, 0), order(1, 0));
-        assert_ne!(order(1, 0), order(1, 1));
-        assert_ne!(order(1, 0), order(2, 0));
-        assert_eq!(
-            sampler.batch(3, 0).unwrap().indices,
-            (0..100).collect::<Vec<_>>()
-        );
-    }
-
-    #[test]
-    fn with_fewer_samples_than_ranks_the_last_ranks_have_none() {
-        let counts: Vec<_> = ranks(2, 8, 4, None)
-            .iter()
-            .map(|r| r[0].indices.len())
-            .collect();
-        assert_eq!(counts, [1, 1, 0, 0]);
-    }
-
-    #[test]
-    fn a_batch_beyond_usize_takes_the_whole_dataset() {
-        let all = Batch::per_rank(usize::MAX);
-        let sampler = DistributedSampler::new(10, all, (1, 2)).unwrap();
-        assert_eq!(sampler.steps(), 1);
-        assert_eq!(sampler.batch(0, 0).unwrap().indices, [5, 6, 7, 8, 9]);
-    }
-
-    #[test]
-    fn a_global_batch_is_that_of_one_device_in_any_world() {
-        let of = |world| -> Vec<Vec<usize>> {
-            let parts = (0..world).map(|rank| {
-                let sampler =
-                    DistributedSampler::new(29, Batch::global(12).uneven(), (rank, world));
-                sampler
-                    .unwrap()
-                    .shuffled(3)
-                    .epoch(1)
-                    .map(|step| step.indices)
-                    .collect()
-            });
-            let parts: Vec<Vec<Vec<usize>>> = parts.collect();
-            (0..parts[0].len())
-                .map(|step| parts.iter().flat_map(|part| part[step].clone()).collect())
-                .collect()
-        };
-        for world in [2, 3, 5, 7, 13] {
-            assert_eq!(of(world), of(1), "{world} ranks");
-        }
-    }
-
-    #[test]
-    fn without_the_last_samples_all_steps_are_full() {
-        for (len, world) in [(29, 1), (29, 3), (12, 2), (24, 4)] {
-            for rank in 0..world {
-                let batch = Batch::global(12).drop_last();
-                let sampler = DistributedSampler::new(len, batch, (rank, world)).unwrap();
-                let steps: Vec<_> = sampler.epoch(0).collect();
-                assert_eq!((steps.len(), sampler.steps()), (len / 12, len / 12));
-                assert_eq!(sampler.samples(), len / 12 * 12);
-                assert!(steps.iter().all(|step| step.indices.len() == 12 / world));
-                assert!(steps.iter().all(|step| step.global_count == 12));
-            }
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_an_error() {
-        let message = |len, batch, rank| {
-            let sampler = DistributedSampler::new(len, batch, rank);
-            sampler.unwrap_err().to_string()
-        };
-        let two = Batch::per_rank(2);
-        for (found, wanted) in [
-            (
-                message(0, two, (0, 1)),
-                "dataset length: expected at least 1 sample, found 0",
-            ),
-            (
-                message(10, Batch::per_rank(0), (0, 1)),
-                "batch size: expected at least 1 sample a rank, found 0",
-            ),
-            (
-                message(10, Batch::global(0), (0, 1)),
-                "batch size: expected at least 1 sample a step, found 0",
-            ),
-            (
-                message(10, two, (0, 0)),
-                "world size: expected at least 1 rank, found 0",
-            ),
-            (
-                message(10, two, (4, 4)),
-                "rank: expected less than the world size 4, found 4",
-            ),
-            (
-                message(10, Batch::global(8), (0, 3)),
-                "the global batch: expected a number of samples that 3 ranks divide; or \
-                 Batch::uneven(), with a summed loss, found 8",
-            ),
-            (
-                message(7, Batch::per_rank(4).drop_last(), (1, 2)),
-                "dataset length: expected at least the 8 samples of one step, as drop_last is on, \
-                 found 7",
-            ),
-        ] {
-            assert_eq!(found, wanted);
-        }
-    }
-}
+mod tests;

@@ -20,11 +20,11 @@
 //!     let mut model = Strategy::fsdp().shard(model, &world)?;
 //!     let mut optim = world.optimizer(AdamWConfig::new().init(), &model)?;
 //!
-//!     let mut steps = TrainLoop::new(&world, &data).epochs(3);
+//!     let mut steps = TrainLoop::new(&data).epochs(3);
 //!     let rates = Schedule::cosine(0.05).warmup_share(0.1);
 //!     while let Some(mut batches) = steps.epoch(&data)? {
 //!         while let Some(passes) = steps.step(&mut batches)? {
-//!             for ((x, count), _noise) in passes {
+//!             for (x, count) in passes {
 //!                 let loss = (model.forward(x.clone()) - x).square().sum();
 //!                 let grads = world.backward_sum(loss, count, &model)?.clip_norm(1.0)?;
 //!                 model = optim.step(rates.at(steps.done(), steps.steps()), model, grads.grads);

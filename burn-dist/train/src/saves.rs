@@ -17,7 +17,7 @@ use burn_train::metric::store::EventStoreClient;
 use burn_train::{Learner, LearnerModel, LearningCheckpointer};
 use serde::{Deserialize, Serialize};
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where a run is saved.
@@ -37,6 +37,8 @@ pub(crate) struct Position {
     pub(crate) steps: usize,
     /// Items of all ranks in those steps.
     pub(crate) items: usize,
+    /// Ranks that have made them.
+    pub(crate) ranks: usize,
     pub(crate) scaler: Option<GradScaler>,
 }
 
@@ -46,6 +48,26 @@ struct State {
     position: Position,
     /// The record of the learning rate's schedule, in hexadecimal: JSON has no bytes.
     schedule: String,
+}
+
+impl Position {
+    /// The position of the save in `folder`, for a run on so many ranks.
+    ///
+    /// Within an epoch they must be as many as before. Burn's loaders give each rank one part of the items, so the
+    /// items that are left of an epoch are the rests of those parts, which no other number of ranks can ask for.
+    fn on_ranks(self, ranks: usize, folder: &Path) -> Result<Self> {
+        let Self { epoch, steps, .. } = self;
+        if steps > 0 && self.ranks != ranks {
+            let (before, epoch) = (self.ranks, epoch.saturating_add(1));
+            let expected = format!(
+                "a save from the end of an epoch, as the ranks change from {before} to {ranks} (end \
+                 epoch {epoch} on {before} ranks first)"
+            );
+            let found = format!("one from within epoch {epoch}");
+            return Err(Error::file(folder, expected, found));
+        }
+        Ok(Self { ranks, ..self })
+    }
 }
 
 impl Saves {
@@ -82,7 +104,8 @@ impl Saves {
         records_of_shards(|| learner.load_model(model.into_record()));
         learner.load_optim(optimizer.to_record());
         learner.load_scheduler(schedule);
-        Ok((learner, state.position))
+        let position = state.position.on_ranks(world.size(), &self.folder)?;
+        Ok((learner, position))
     }
 
     /// Saves `learner`, over the save before. Collective.
@@ -207,5 +230,29 @@ struct Always;
 impl CheckpointingStrategy for Always {
     fn checkpointing(&mut self, _: usize, _: &EventStoreClient) -> Vec<CheckpointingAction> {
         vec![CheckpointingAction::Save]
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_from_the_end_of_an_epoch_do_other_ranks_go_on() {
+        let saved = |steps| Position {
+            epoch: 2,
+            steps,
+            ranks: 3,
+            ..Position::default()
+        };
+        let on = |steps, ranks| saved(steps).on_ranks(ranks, Path::new("run"));
+        assert_eq!(on(5, 3).unwrap(), saved(5));
+        assert_eq!(on(0, 2).unwrap().ranks, 2);
+        assert_eq!(
+            on(5, 2).unwrap_err().to_string(),
+            "run: expected a save from the end of an epoch, as the ranks change from 3 to 2 (end epoch 3 \
+             on 3 ranks first), found one from within epoch 3"
+        );
     }
 }

@@ -126,6 +126,7 @@ where
         let scaler = self.scaler.clone();
         Position {
             scaler,
+            ranks: self.world.size(),
             ..Position::default()
         }
     }

@@ -238,12 +238,8 @@ impl RunArgs {
     ///
     /// # Errors
     /// [`Error::Config`] if a number on the command line is out of range.
-    pub fn steps_over<B: Send + 'static>(
-        &self,
-        world: &World,
-        data: &Loader<B>,
-    ) -> Result<TrainLoop> {
-        let all = TrainLoop::new(world, data).epochs(self.epochs);
+    pub fn steps_over<B: Send + 'static>(&self, data: &Loader<B>) -> Result<TrainLoop> {
+        let all = TrainLoop::new(data).epochs(self.epochs);
         all.limit(self.steps).accumulate(self.accumulate)
     }
 

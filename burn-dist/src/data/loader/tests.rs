@@ -49,9 +49,13 @@ fn batches_come_in_the_samplers_order() {
         assert_eq!(loader.steps(), 4);
         let all: Result<Vec<_>> = loader.epoch(4).unwrap().collect();
         assert_eq!(all.unwrap(), expected, "{workers} workers");
-        let resumed: Result<Vec<_>> = loader.resume(4, 2).unwrap().collect();
+        let resumed: Result<Vec<_>> = loader.resume(4, 6).unwrap().collect();
         assert_eq!(resumed.unwrap(), expected[2..], "{workers} workers");
-        assert_eq!(loader.resume(4, 9).unwrap().count(), 0);
+        let resumed: Result<Vec<_>> = loader.resume(4, 4).unwrap().collect();
+        let (all, resumed) = (expected.concat(), resumed.unwrap());
+        assert_eq!(resumed, [&all[4..7], &all[7..]], "{workers} workers");
+        assert_eq!(loader.resume(4, 10).unwrap().count(), 0);
+        assert_eq!(loader.resume(4, usize::MAX).unwrap().count(), 0);
     }
 }
 
