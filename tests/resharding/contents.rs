@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Type, shape and elements of each tensor, by its name in the files; and what else is global.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Contents {
     pub tensors: BTreeMap<String, (String, Vec<usize>, Vec<u8>)>,
     /// The optimizers' numbers, and the counts of forwards, by model.
@@ -29,6 +29,21 @@ impl Contents {
     /// Of the latest save of a run.
     pub fn of(run: &Path) -> Self {
         Self::of_save(&latest(run))
+    }
+
+    /// Fails with the first thing that differs.
+    #[track_caller]
+    pub fn expect(&self, other: &Self, case: &str) {
+        let names = self.tensors.keys().chain(other.tensors.keys());
+        for name in names {
+            let (found, wanted) = (self.tensors.get(name), other.tensors.get(name));
+            let facts =
+                |t: Option<&(String, Vec<usize>, Vec<u8>)>| t.map(|t| (t.0.clone(), t.1.clone()));
+            assert_eq!(facts(found), facts(wanted), "{case}: {name}");
+            assert!(found == wanted, "{case}: {name} has other elements");
+        }
+        assert_eq!(self.numbers, other.numbers, "{case}");
+        assert_eq!(self.states, other.states, "{case}");
     }
 
     pub fn of_save(save: &Path) -> Self {

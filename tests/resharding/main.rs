@@ -8,7 +8,11 @@ mod oracle;
 
 mod background;
 mod contents;
+mod damage;
+mod durable;
 mod keeping;
+mod kills;
 mod model;
 mod pairs;
 mod parts;
+mod program;

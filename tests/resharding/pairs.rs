@@ -43,7 +43,7 @@ fn any_ranks_go_on_with_the_save_of_any_others() {
                         parameters(&world, &train(&world, run, step..5)?.0)
                     });
                     let found = run.unwrap_or_else(|error| panic!("{name}: {error}"));
-                    assert_eq!(Contents::of(again.path()), contents, "{name}");
+                    Contents::of(again.path()).expect(&contents, &name);
                     let off = distance(&found[0], &expected);
                     assert!(off < 1e-9, "{name}: off by {off:e}");
                     pairs += 1;

@@ -28,7 +28,7 @@ fn saved(folder: &Path) {
 
 fn teacher(world: &World, blocks: usize, strategy: &Strategy) -> Result<Mlp> {
     let model = oracle::undrawn(Mlp::new(blocks, &world.device()));
-    strategy.shard(model, world)
+    strategy.clone().shard(model, world)
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn all_parts_come_back_on_other_ranks() {
         world.checkpointer(folder.path())?.save(save)
     });
     run.unwrap();
-    assert_eq!(Contents::of(folder.path()), before);
+    Contents::of(folder.path()).expect(&before, "saved again");
 }
 
 #[test]
@@ -89,15 +89,11 @@ fn a_part_is_loaded_and_the_rest_is_reported() {
         // It is another run's folder then.
         let optim = optimizer(&world, &model)?;
         let refused = world.save(folder.path(), &model, &optim, &0).unwrap_err();
-        assert_eq!(
-            refused.to_string().contains("of another run"),
-            world.is_chief(),
-            "{refused}"
-        );
+        assert!(refused.to_string().contains("of another run"), "{refused}");
         world.comm().barrier(&"after".into())?;
         Ok(report.applied.len())
     });
-    assert_eq!(run.unwrap(), [19; 2]);
+    assert_eq!(run.unwrap(), [18; 2]);
 }
 
 #[test]

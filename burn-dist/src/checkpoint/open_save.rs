@@ -343,7 +343,7 @@ impl OpenSave {
             let found = saved.get(facts.name.as_str()).copied();
             let fits = found.is_some_and(|found| {
                 let found = &found.facts;
-                let kind = found.kind == facts.kind || !is_resumed;
+                let kind = !is_resumed || found.trains() == facts.trains();
                 kind && (&found.shape, &found.dtype) == (&facts.shape, &facts.dtype)
             });
             if !fits && !self.may(&facts.name) {

@@ -69,6 +69,11 @@ impl TensorFacts {
         sizes.try_fold(1usize, |all, size| all.checked_mul(*size))
     }
 
+    /// Whether it is a parameter that takes gradients.
+    pub(in crate::checkpoint) fn trains(&self) -> bool {
+        self.kind == Kind::Trainable
+    }
+
     /// Its type, if it is one that saves hold.
     pub(in crate::checkpoint) fn dtype(&self) -> Option<DType> {
         let mut types = KNOWN.iter().map(|(_, dtype)| *dtype);

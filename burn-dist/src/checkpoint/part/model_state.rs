@@ -19,6 +19,8 @@ pub(in crate::checkpoint) struct ModelState {
     pub(in crate::checkpoint) strategies: String,
     /// The parts, by their paths in the model.
     parts: Vec<(String, Arc<Sharding>)>,
+    /// Forwards that each part had run in training, by its path.
+    pub(in crate::checkpoint) forwards: BTreeMap<String, u64>,
     /// In module order.
     pub(in crate::checkpoint) tensors: Vec<StoredTensor>,
     /// The path of each parameter's id.
@@ -80,19 +82,16 @@ impl ModelState {
             .collect();
         Ok(Self {
             strategies: strategies.collect::<Vec<_>>().join(" and "),
+            forwards: found
+                .parts
+                .iter()
+                .map(|(path, part)| (path.clone(), part.forwards()))
+                .collect(),
             parts: found.parts,
             tensors,
             paths: found.paths,
             positions,
         })
-    }
-
-    /// Forwards that each part has run in training, by its path.
-    pub(in crate::checkpoint) fn forwards(&self) -> BTreeMap<String, u64> {
-        let parts = self.parts.iter();
-        parts
-            .map(|(path, part)| (path.clone(), part.forwards()))
-            .collect()
     }
 
     /// Goes on counting the forwards of each part. One that was sharded with others goes on from the largest of

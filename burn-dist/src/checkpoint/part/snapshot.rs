@@ -195,7 +195,7 @@ impl Snapshot {
         }
         let model = RankModel {
             strategy: self.model.strategies.clone(),
-            forwards: self.model.forwards(),
+            forwards: self.model.forwards.clone(),
             tensors,
             optimizer,
         };
