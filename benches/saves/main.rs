@@ -256,13 +256,10 @@ fn ours(task: &Task) -> burn_dist::Result<()> {
                 model = step(&world, model, &mut optimizer, at)?;
                 more += start.elapsed().as_secs_f64() - usual;
                 // All ranks end alike: the step is collective.
-                let mut is_written = [u8::from(saves.is_idle())];
-                world.comm().all_reduce(
-                    &"written".into(),
-                    Reduce::Min,
-                    SpanMut::of(&mut is_written),
-                )?;
-                if is_written[0] == 1 {
+                let mut is_busy = [u8::from(!saves.is_idle())];
+                let all = SpanMut::of(&mut is_busy);
+                world.comm().all_reduce(&"busy".into(), Reduce::Max, all)?;
+                if is_busy[0] == 0 {
                     break;
                 }
             }

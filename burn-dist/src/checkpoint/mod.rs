@@ -14,13 +14,16 @@
 //! - `format` is the form of a save, `folder` that of a run's folder;
 //! - `part` is what is taken of a model and its optimizer;
 //! - `save` says what is saved, `job` writes it, `writer` is what the saves of a run share;
-//! - `checkpointer` and `open_save` are for users, and `report` says what was loaded.
+//! - `checkpointer` and `open_save` are for users: `matching` finds what is read into what, `fill` reads it, and
+//!   `report` says what was loaded.
 
 mod checkpointer;
+mod fill;
 mod folder;
 mod format;
 mod job;
 mod load;
+mod matching;
 mod open_save;
 mod part;
 mod report;

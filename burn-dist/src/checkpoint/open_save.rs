@@ -1,23 +1,20 @@
 //! A save that is open: its parts are loaded one by one, with ranks or without.
 
+use super::fill::{FillFromSave, SharedFiles, Targets, locked};
 use super::folder::RunFolder;
-use super::format::{
-    DataFiles, Manifest, OptimizerBehaviour, SavedModel, SavedOptimizer, SavedTensor, model_tensor,
-    optimizer_tensor,
-};
-use super::part::{ModelState, OptimizerState, StateTensor, dimensions, observe, path_of};
+use super::format::{DataFiles, Manifest, SavedModel};
+use super::part::ModelState;
 use super::report::LoadReport;
 use super::writer::Writer;
 use crate::error::{Error, Result};
-use crate::shard::{MapTensors, lies_in, map_tensors};
+use crate::shard::map_tensors;
 use crate::world::World;
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::optim::ModuleOptimizer;
-use burn::tensor::{Bytes, DType, Tensor, TensorData};
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 const WHAT: &str = "load";
 
@@ -63,13 +60,13 @@ pub enum Which {
 #[derive(Debug)]
 #[must_use]
 pub struct OpenSave {
-    world: Option<World>,
+    pub(super) world: Option<World>,
     folder: RunFolder,
-    save: PathBuf,
+    pub(super) save: PathBuf,
     manifest: Manifest,
-    files: DataFiles,
+    pub(super) files: SharedFiles,
     /// Patterns of the tensors that may differ.
-    may_differ: Vec<String>,
+    pub(super) may_differ: Vec<String>,
     used: BTreeSet<String>,
     report: LoadReport,
 }
@@ -134,7 +131,7 @@ impl OpenSave {
         Ok(Self {
             world,
             folder,
-            files: DataFiles::new(&save, manifest.files.clone()),
+            files: Arc::new(Mutex::new(DataFiles::new(&save, manifest.files.clone()))),
             report: LoadReport {
                 save: save.display().to_string(),
                 ..LoadReport::default()
@@ -192,15 +189,12 @@ impl OpenSave {
         optimizer: ModuleOptimizer,
     ) -> Result<(M, ModuleOptimizer)> {
         let loaded = self.together(|open| {
-            let (state, shards) = open.shards(name, &model, true)?;
+            let (state, targets) = open.targets(name, &model, true)?;
             let optimizer = open.optimizer(name, &model, &state, optimizer)?;
-            Ok((state, shards, optimizer))
+            Ok((open.fill(name, model, state, targets)?, optimizer))
         })?;
-        let (state, shards, optimizer) = loaded;
-        let saved = self.saved(name)?;
-        state.set_forwards(&saved.forwards);
         self.used.insert(format!("optimizer of {name}"));
-        Ok((self.fill(name, model, shards), optimizer))
+        Ok(loaded)
     }
 
     /// Loads a model without its optimizer, whether it was saved with one or not.
@@ -208,9 +202,10 @@ impl OpenSave {
     /// # Errors
     /// As [`model`](Self::model).
     pub fn weights<M: Module>(&mut self, name: &str, model: M) -> Result<M> {
-        let (state, shards) = self.together(|open| open.shards(name, &model, false))?;
-        state.set_forwards(&self.saved(name)?.forwards);
-        Ok(self.fill(name, model, shards))
+        self.together(|open| {
+            let (state, targets) = open.targets(name, &model, false)?;
+            open.fill(name, model, state, targets)
+        })
     }
 
     /// Loads a state.
@@ -247,7 +242,7 @@ impl OpenSave {
         let unused: Vec<String> = unused.filter(|part| !self.used.contains(part)).collect();
         let is_whole = unused.is_empty();
         self.report.unused.extend(unused);
-        self.report.read_bytes = self.files.read_bytes();
+        self.report.read_bytes = locked(&self.files).read_bytes();
         if let Some(world) = self.world.clone().filter(|_| is_whole) {
             let writer = Writer::of(&world, self.folder.path())?;
             world.together(WHAT, || {
@@ -279,225 +274,44 @@ impl OpenSave {
         Error::file(&Manifest::path(&self.save), expected, found)
     }
 
-    fn saved(&self, name: &str) -> Result<&SavedModel> {
+    pub(super) fn saved(&self, name: &str) -> Result<&SavedModel> {
         let model = self.manifest.models.get(name);
         model.ok_or_else(|| self.lacks("model", name, self.models()))
     }
 
-    fn may(&self, path: &str) -> bool {
-        let names: Vec<String> = path.split('.').map(String::from).collect();
-        let mut patterns = self.may_differ.iter();
-        patterns.any(|pattern| lies_in(pattern, &names))
-    }
-
-    /// What this rank stores of a model, and the elements of it that the save has.
-    fn shards<M: Module>(
+    /// Reads what is saved into the model, and notes what is applied.
+    fn fill<M: Module>(
         &mut self,
         name: &str,
-        model: &M,
-        is_resumed: bool,
-    ) -> Result<(ModelState, Shards)> {
-        let state = match &self.world {
-            Some(world) => ModelState::of(model, (world.rank(), world.size()))?,
-            None => ModelState::of_plain(model)?,
-        };
-        let matched = self.matched(name, &state, is_resumed)?;
-        let mut shards = Shards::new();
-        for (stored, saved) in state.tensors.iter().zip(matched) {
-            let Some(saved) = saved else { continue };
-            let mut bytes = vec![0; stored.stored.len() * stored.dtype.size()];
-            let full = model_tensor(name, &saved.facts.name);
-            self.files
-                .read(&saved, &full, stored.stored.clone(), &mut bytes)?;
-            shards.insert(saved.facts.name, (stored.dtype, bytes));
-        }
-        Ok((state, shards))
-    }
-
-    /// The saved tensor of each of a model's, and none where that may be.
-    ///
-    /// # Errors
-    /// [`Error::File`] for the first that differs where none may, in either direction.
-    fn matched(
-        &self,
-        name: &str,
-        state: &ModelState,
-        is_resumed: bool,
-    ) -> Result<Vec<Option<SavedTensor>>> {
-        let model = self.saved(name)?;
-        let saved: HashMap<&str, &SavedTensor> = model
-            .tensors
-            .iter()
-            .map(|tensor| (tensor.facts.name.as_str(), tensor))
-            .collect();
-        let refused = |expected: String, found: String| {
-            let found = format!(
-                "{found} (saved under {}; what differs on purpose is named by may_differ)",
-                model.strategy
-            );
-            Error::file(&Manifest::path(&self.save), expected, found)
-        };
-        let mut matched = Vec::new();
-        for stored in &state.tensors {
-            let facts = &stored.facts;
-            let found = saved.get(facts.name.as_str()).copied();
-            let fits = found.is_some_and(|found| {
-                let found = &found.facts;
-                let kind = !is_resumed || found.trains() == facts.trains();
-                kind && (&found.shape, &found.dtype) == (&facts.shape, &facts.dtype)
-            });
-            if !fits && !self.may(&facts.name) {
-                let found = found.map_or("no such tensor".into(), |f| f.facts.to_string());
-                return Err(refused(facts.to_string(), found));
-            }
-            matched.push(found.filter(|_| fits).cloned());
-        }
-        let more = model.tensors.iter().find(|tensor| {
-            let name = &tensor.facts.name;
-            state.position(name).is_none() && !self.may(name)
-        });
-        match more {
-            None => Ok(matched),
-            Some(more) => Err(refused("no such tensor".into(), more.facts.to_string())),
-        }
-    }
-
-    /// Notes what is applied, and puts it into the model.
-    fn fill<M: Module>(&mut self, name: &str, model: M, shards: Shards) -> M {
-        self.used.insert(format!("model {name}"));
+        model: M,
+        state: ModelState,
+        targets: Targets,
+    ) -> Result<M> {
+        let saved = self.saved(name)?;
+        state.set_forwards(&saved.forwards);
+        // As long as nobody else has a model's memory, the elements are read to it.
+        drop(state);
         let mut fill = FillFromSave {
-            applied: BTreeSet::new(),
+            files: &self.files,
+            targets: &targets,
             missing: Vec::new(),
-            shards,
+            failed: Ok(()),
         };
         let model = map_tensors(model, &mut fill);
-        let saved = self.manifest.models.get(name);
-        for tensor in saved.into_iter().flat_map(|model| &model.tensors) {
-            let path = &tensor.facts.name;
-            let list = if fill.applied.contains(path) {
-                &mut self.report.applied
-            } else {
-                &mut self.report.unused
-            };
-            list.push(format!("{name}: {path}"));
-        }
+        fill.failed?;
         let missing = fill.missing.into_iter();
         let missing = missing.map(|path| format!("{name}: {path}"));
+        let saved = saved.tensors.iter().map(|tensor| &tensor.facts.name);
+        let (applied, unused): (Vec<_>, Vec<_>) = saved.partition(|p| targets.contains_key(*p));
+        let named = |path: &String| format!("{name}: {path}");
+        let (applied, unused): (Vec<_>, Vec<_>) = (
+            applied.into_iter().map(named).collect(),
+            unused.into_iter().map(named).collect(),
+        );
+        self.report.applied.extend::<Vec<String>>(applied);
+        self.report.unused.extend::<Vec<String>>(unused);
         self.report.missing.extend(missing);
-        model
-    }
-
-    /// The optimizer with the saved states of what this rank stores.
-    fn optimizer<M: Module>(
-        &mut self,
-        name: &str,
-        model: &M,
-        state: &ModelState,
-        optimizer: ModuleOptimizer,
-    ) -> Result<ModuleOptimizer> {
-        let manifest = Manifest::path(&self.save);
-        let saved = self.saved(name)?.optimizer.clone();
-        let saved = saved.ok_or_else(|| {
-            let expected = format!("an optimizer of {name}");
-            let found = "a model that was saved without (load it by weights)";
-            Error::file(&manifest, expected, found)
-        })?;
-        let loaded = self.loaded_paths(name, state)?;
-        let behaviour = observe(&optimizer, model, &state.paths)?;
-        let behaviour = behaviour.map(|behaviour| behaviour.only(|path| loaded.contains(path)));
-        OptimizerBehaviour::compare(saved.behaviour.as_ref(), behaviour.as_ref(), &manifest)?;
-        let states = self.optimizer_states(name, &saved, state, &loaded)?;
-        let restored = states.restore(optimizer, &state.paths);
-        restored.map_err(|error| match error {
-            Error::Config {
-                expected, found, ..
-            } => Error::file(&manifest, expected, found),
-            other => other,
-        })
-    }
-
-    /// The paths of what is loaded of a model.
-    fn loaded_paths(&self, name: &str, state: &ModelState) -> Result<BTreeSet<String>> {
-        let matched = self.matched(name, state, true)?.into_iter().flatten();
-        Ok(matched.map(|tensor| tensor.facts.name).collect())
-    }
-
-    /// The states of those parameters of which this rank stores something.
-    fn optimizer_states(
-        &mut self,
-        name: &str,
-        saved: &SavedOptimizer,
-        state: &ModelState,
-        loaded: &BTreeSet<String>,
-    ) -> Result<OptimizerState> {
-        let wanted = |path: &str| {
-            let stored = state.tensor(path).filter(|_| loaded.contains(path));
-            stored.filter(|stored| !stored.stored.is_empty())
-        };
-        let mut states = OptimizerState::default();
-        for tensor in &saved.tensors {
-            let Some(stored) = wanted(path_of(&tensor.facts.name)) else {
-                continue;
-            };
-            let dtype = tensor.facts.dtype().unwrap_or(DType::F32);
-            // One of its parameter's shape has an element for each of it.
-            let (range, shape): (Range<usize>, _) = if tensor.facts.shape == stored.facts.shape {
-                (stored.stored.clone(), stored.stored_shape.clone())
-            } else {
-                let len = tensor.facts.elements().unwrap_or_default();
-                (0..len, tensor.facts.shape.clone())
-            };
-            let mut bytes = vec![0; range.len() * dtype.size()];
-            let full = optimizer_tensor(name, &tensor.facts.name);
-            self.files.read(tensor, &full, range, &mut bytes)?;
-            states.tensors.push(StateTensor {
-                name: tensor.facts.name.clone(),
-                dtype,
-                shape,
-                bytes: Bytes::from_bytes_vec(bytes),
-            });
-        }
-        for (name, text) in &saved.scalars {
-            let Some(stored) = wanted(path_of(name)) else {
-                continue;
-            };
-            let own = stored.stored_shape.len();
-            if let Some(other) = dimensions(name, text).filter(|other| *other != own) {
-                let expected = format!("{name}: {own} dimensions");
-                return Err(Error::file(&Manifest::path(&self.save), expected, other));
-            }
-            states.scalars.insert(name.clone(), text.clone());
-        }
-        Ok(states)
-    }
-}
-
-/// The elements that this rank stores, by path, with their type.
-type Shards = BTreeMap<String, (DType, Vec<u8>)>;
-
-/// Replaces what a model stores by saved shards and running state.
-struct FillFromSave {
-    shards: Shards,
-    applied: BTreeSet<String>,
-    missing: Vec<String>,
-}
-
-impl MapTensors for FillFromSave {
-    fn float<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some((dtype, bytes)) = self.shards.remove(path) else {
-            self.missing.push(path.into());
-            return param;
-        };
-        self.applied.insert(path.into());
-        param.map(|old| {
-            let (device, takes_gradients) = (old.device(), old.is_require_grad());
-            let data = TensorData::from_bytes_vec(bytes, old.shape(), dtype);
-            let new = Tensor::from_data(data, (&device.clone().without_autodiff(), dtype));
-            if device.is_autodiff() {
-                Tensor::from_inner(new).set_require_grad(takes_gradients)
-            } else {
-                new
-            }
-        })
+        self.used.insert(format!("model {name}"));
+        Ok(model)
     }
 }

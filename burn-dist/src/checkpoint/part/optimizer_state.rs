@@ -8,9 +8,8 @@ use crate::error::{Error, Result};
 use burn::module::{ParamGroup, ParamId};
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::tensor::{Bytes, DType, Device};
-use burn_pack::{Reader, Writer};
+use burn_pack::Reader;
 use std::collections::{BTreeMap, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The number that Burn keeps beside each state: the dimensions of its parameter.
 const DIMENSIONS: &str = "__rank";
@@ -33,7 +32,8 @@ pub(in crate::checkpoint) struct StateTensor {
     pub(in crate::checkpoint) bytes: Bytes,
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
+/// The error of a record that Burn does not read or write.
+pub(super) fn failed(error: impl std::fmt::Display) -> Error {
     Error::config("optimizer state", "a record of this version of Burn", error)
 }
 
@@ -113,137 +113,29 @@ impl OptimizerState {
     ///
     /// Its optimizers load every tensor in the type that the default device makes tensors in.
     pub(in crate::checkpoint) fn check_types(&self) -> Result<()> {
-        let settings = Device::default().settings();
-        let loaded: [DType; 2] = [settings.float_dtype.into(), settings.int_dtype.into()];
-        match self.tensors.iter().find(|t| !loaded.contains(&t.dtype)) {
-            None => Ok(()),
-            Some(state) => Err(Error::model(
-                path_of(&state.name),
-                format!(
-                    "has an optimizer state, {}, of type {}, which Burn would load as {}",
-                    state.name,
-                    state.dtype.name(),
-                    loaded[0].name()
-                ),
-                format!(
-                    "hold the model in {} (Strategy::precision computes in another type), or step \
-                     it with an optimizer that keeps nothing",
-                    loaded[0].name()
-                ),
-            )),
-        }
-    }
-
-    /// Loads the states into an optimizer.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming a state that this optimizer would not take as it is.
-    pub(in crate::checkpoint) fn restore(
-        self,
-        optimizer: ModuleOptimizer,
-        paths: &HashMap<u64, String>,
-    ) -> Result<ModuleOptimizer> {
-        self.check_types()?;
-        let ids = paths.iter().map(|(id, path)| (path.clone(), *id)).collect();
-        self.try_small(&optimizer, paths, &ids)?;
-        self.into_optimizer(optimizer, &ids)
-    }
-
-    /// Loads states of these names and types but of one element each, and looks whether all came through: that
-    /// decides for the large ones, which would have to be copied out of the optimizer again.
-    fn try_small(
-        &self,
-        optimizer: &ModuleOptimizer,
-        paths: &HashMap<u64, String>,
-        ids: &HashMap<String, u64>,
-    ) -> Result<()> {
-        let small = Self {
-            tensors: self.tensors.iter().map(StateTensor::small).collect(),
-            scalars: self.scalars.clone(),
-        };
-        let wanted = small.contents();
-        let load = || small.into_optimizer(optimizer.clone(), ids);
-        let what = "the optimizer's saved states";
-        let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| {
-            let expected = "states that this optimizer can load";
-            Err(Error::config(what, expected, "some at which Burn panics"))
-        })?;
-        let found = Self::of(&loaded, paths)?.contents();
-        let mut names = wanted.keys().chain(found.keys());
-        match names.find(|name| wanted.get(*name) != found.get(*name)) {
-            None => Ok(()),
-            Some(name) => {
-                let expected = "states that this optimizer takes as they are";
-                let found = format!("{name}, which it does not");
-                Err(Error::config(what, expected, found))
-            }
-        }
-    }
-
-    /// The type, dimensions and elements of every state.
-    fn contents(&self) -> BTreeMap<String, String> {
-        let tensors = self.tensors.iter().map(|t| {
-            let content = format!("{} {:?} {:?}", t.dtype.name(), t.shape, &t.bytes[..]);
-            (t.name.clone(), content)
-        });
-        let scalars = self.scalars.iter();
-        let scalars = scalars.map(|(name, text)| (name.clone(), text.clone()));
-        tensors.chain(scalars).collect()
-    }
-
-    /// Loads the states into an optimizer whose parameters have these ids.
-    fn into_optimizer(
-        self,
-        optimizer: ModuleOptimizer,
-        ids: &HashMap<String, u64>,
-    ) -> Result<ModuleOptimizer> {
-        let id_of = |name: &str| -> Result<(u64, String)> {
-            let (path, field) = name.split_once('/').unwrap_or((name, ""));
-            let id = ids.get(path).ok_or_else(|| {
-                Error::model(
-                    path,
-                    "has a saved optimizer state",
-                    "load into the model it was saved from",
-                )
-            })?;
-            Ok((*id, format!("{id}.{field}")))
-        };
-        let mut tensors = Vec::new();
-        for StateTensor {
-            name,
-            dtype,
-            shape,
-            bytes,
-        } in self.tensors
-        {
-            let (id, name) = id_of(&name)?;
-            tensors.push(burn_pack::Tensor::new(name, dtype, shape, Some(id), bytes));
-        }
-        let mut writer = Writer::new(tensors);
-        for (path, id) in ids {
-            writer = writer.with_metadata(&id.to_string(), path);
-        }
-        for (name, text) in &self.scalars {
-            let value = scalar(text).ok_or_else(|| failed(format!("{name} = {text}")))?;
-            writer = writer.with_scalar(&id_of(name)?.1, value);
-        }
-        let record = writer.into_bytes().map_err(failed)?;
-        optimizer.from_bytes(record).map_err(failed)
+        let mut tensors = self.tensors.iter();
+        tensors.try_for_each(|tensor| check_type(&tensor.name, tensor.dtype))
     }
 }
 
-impl StateTensor {
-    /// One of the same name, type and dimensions, with a single element.
-    fn small(&self) -> Self {
-        let shape = vec![1; self.shape.len()];
-        let bytes = (1..=self.dtype.size() as u8).collect();
-        Self {
-            name: self.name.clone(),
-            dtype: self.dtype,
-            shape,
-            bytes: Bytes::from_bytes_vec(bytes),
-        }
+/// Refuses a state that Burn would not load as it was.
+pub(super) fn check_type(name: &str, dtype: DType) -> Result<()> {
+    let settings = Device::default().settings();
+    let loaded: [DType; 2] = [settings.float_dtype.into(), settings.int_dtype.into()];
+    if loaded.contains(&dtype) {
+        return Ok(());
     }
+    let (dtype, other) = (dtype.name(), loaded[0].name());
+    Err(Error::model(
+        path_of(name),
+        format!(
+            "has an optimizer state, {name}, of type {dtype}, which Burn would load as {other}"
+        ),
+        format!(
+            "hold the model in {other} (Strategy::precision computes in another type), or step it \
+             with an optimizer that keeps nothing"
+        ),
+    ))
 }
 
 /// The parameter that a state is of.

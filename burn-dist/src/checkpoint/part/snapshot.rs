@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Bytes of the model whose optimizer's states are read at a time.
-const AT_A_TIME: usize = 8 << 20;
+const AT_A_TIME: usize = 1 << 20;
 
 /// Bytes of a header for a tensor beside its name, at most.
 const HEADER_ENTRY: usize = 120;
