@@ -72,14 +72,14 @@ pub use device::{DeviceKind, Devices};
 pub use diagnosis::diagnose;
 pub use entry::{Launch, launch};
 pub use error_file::ErrorFile;
-pub use flags::{Flags, NProc};
+pub use flags::{Flags, NNodes, NProc};
 pub use hostlist::Hostlist;
 #[cfg(fuzzing)]
 pub(crate) use hostlist::tasks_on;
 pub use identity::Identity;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
-pub use node::Node;
+pub use node::{Elastic, Node};
 pub use role::Role;
 pub use supervise::{Program, exit_code, supervise};
 pub use threads::Threads;

@@ -5,7 +5,6 @@ use super::end::{End, Ended, Outcome};
 use super::output::Output;
 use super::program::Program;
 use super::rank_variables::RankVariables;
-use super::records::{Records, ranks_of};
 use super::signals::{self, Event, Watch};
 use super::terminal::{Stderr, Stream, Terminal};
 use crate::error::{Error, Result};
@@ -63,11 +62,7 @@ pub(super) struct LocalRanks<'a> {
 
 impl<'a> LocalRanks<'a> {
     /// Starts all ranks, or none.
-    pub(super) fn start(
-        supervisor: &'a Supervisor,
-        variables: &RankVariables<'_>,
-        records: &Records,
-    ) -> Result<Self> {
+    pub(super) fn start(supervisor: &'a Supervisor, variables: &RankVariables<'_>) -> Result<Self> {
         let pipe = io::pipe().map_err(|e| Error::config("the launcher", "a pipe", e))?;
         let mut started = Self {
             supervisor,
@@ -80,12 +75,17 @@ impl<'a> LocalRanks<'a> {
             terminate_at: None,
             kill_at: None,
         };
-        let RankVariables { node, program, .. } = variables;
-        for (local, rank) in ranks_of(node).enumerate() {
-            let logs = [Stream::Out, Stream::Err]
-                .map(|stream| records.log(rank, stream, variables.attempt));
+        let RankVariables {
+            part,
+            program,
+            records,
+            ..
+        } = variables;
+        for (local, rank) in part.here().enumerate() {
+            let logs =
+                [Stream::Out, Stream::Err].map(|stream| records.log(rank, stream, part.attempt));
             let [out_log, err_log] = logs;
-            let own = variables.of(local, records.error_path(rank));
+            let own = variables.of(local);
             let mut child =
                 Child::start(rank, program, own).map_err(|e| not_started(rank, program, e))?;
             let (out, err) = child.outputs();
@@ -141,6 +141,7 @@ impl<'a> LocalRanks<'a> {
             match self.next(deadline) {
                 Some(Event::Stop(signal)) => self.stop(signal),
                 Some(Event::Read) => self.readers -= 1,
+                Some(Event::OthersFailed) => self.others_failed(),
                 Some(Event::Child) | None => {}
             }
         }
@@ -175,6 +176,14 @@ impl<'a> LocalRanks<'a> {
                 running => format!("; {} may end within {grace:?}", RankSet(&running)),
             };
             self.supervisor.stderr.print(&format!("{failed}{others}"));
+        }
+    }
+
+    /// Ranks of another host have failed, or that host is lost: these have `fail_grace` to end.
+    fn others_failed(&mut self) {
+        if !self.failed && self.stop.is_none() {
+            self.failed = true;
+            self.terminate_at = Some(Instant::now() + self.supervisor.fail_grace);
         }
     }
 
@@ -245,7 +254,7 @@ impl<'a> LocalRanks<'a> {
                     self.stop = Some(signal);
                     return;
                 }
-                Some(Event::Child) | None => {}
+                Some(Event::Child | Event::OthersFailed) | None => {}
             }
         }
     }
@@ -266,6 +275,7 @@ impl<'a> LocalRanks<'a> {
                 pid: child.pid(),
                 end,
                 ours: matches!(end, End::Killed(signal) if child.was_sent(signal)),
+                lived: child.lived,
                 error: None,
             })
         };
