@@ -58,14 +58,10 @@ impl Run<'_> {
                     }
                 };
             }
-            let lost = match part.attempt {
-                0 => Vec::new(),
-                _ => {
-                    let has_come_up = |rank| self.records.ready_path(rank).exists();
-                    let ends = &attempt.outcome.ends;
-                    slots.give_up(part.first, ends, has_come_up, self.elastic.rejoin)
-                }
-            };
+            let has_come_up = |rank| self.records.ready_path(rank).exists();
+            let (first, ends) = (part.first, &attempt.outcome.ends);
+            let (rejoin, is_restart) = (self.elastic.rejoin, part.attempt > 0);
+            let lost = slots.give_up(first, ends, has_come_up, rejoin, is_restart);
             report = self.report(Some(succeeded), &slots, lost);
             failed = attempt.failure.map(|failure| failure.error);
         }

@@ -11,6 +11,8 @@ use std::time::Duration;
 pub(super) struct Slots {
     left: Vec<usize>,
     all: usize,
+    /// Whether ranks of this program have said that they had come up: those of other libraries do not.
+    says_so: bool,
 }
 
 impl Slots {
@@ -18,6 +20,7 @@ impl Slots {
         Self {
             left: (0..ranks).collect(),
             all: ranks,
+            says_so: false,
         }
     }
 
@@ -29,16 +32,22 @@ impl Slots {
     ///
     /// The ranks of this start had numbers from `first` on. One is lost that a restart could not bring up: it
     /// ended by itself before it had joined its world and within `rejoin` of its start, or the others waited
-    /// for it until `rejoin` had passed.
+    /// for it until `rejoin` had passed. Nothing is lost at the first start, where nothing has been before.
     pub(super) fn give_up(
         &mut self,
         first: usize,
         ends: &[Ended],
         has_come_up: impl Fn(usize) -> bool,
         rejoin: Duration,
+        is_restart: bool,
     ) -> Vec<String> {
         let down: Vec<&Ended> = ends.iter().filter(|e| !has_come_up(e.rank)).collect();
-        let lost: BTreeSet<usize> = lost(ends, &down, rejoin).map(|e| e.rank).collect();
+        let says_so = self.says_so;
+        self.says_so |= down.len() < ends.len();
+        if !is_restart {
+            return Vec::new();
+        }
+        let lost: BTreeSet<usize> = lost(ends, &down, rejoin, says_so).map(|e| e.rank).collect();
         let mut at = first..;
         self.left
             .retain(|_| at.next().is_none_or(|rank| !lost.contains(&rank)));
@@ -68,6 +77,7 @@ fn lost<'a>(
     ends: &'a [Ended],
     down: &'a [&Ended],
     rejoin: Duration,
+    says_so: bool,
 ) -> impl Iterator<Item = &'a Ended> {
     let first = summary::first(ends).map(|ended| ended.rank);
     let blamed = |rank| {
@@ -76,8 +86,8 @@ fn lost<'a>(
     };
     let is_lost = move |ended: &&Ended| match (&ended.error, ended.ours) {
         _ if ended.end.is_success() => false,
-        // It was waited for, and had to be killed.
-        (None, true) => blamed(ended.rank),
+        // It was waited for, and had to be killed; perhaps only ranks of other hosts could say so.
+        (None, true) => blamed(ended.rank) || says_so && ended.lived >= rejoin,
         (None, false) => ended.lived < rejoin,
         // The others fail too, because they need it, and some of them say so first.
         (Some(error), _) => !error.secondary && Some(ended.rank) == first && ended.lived < rejoin,
@@ -112,7 +122,7 @@ mod tests {
 
     fn left(ends: &[Ended], up: &[usize]) -> Vec<usize> {
         let mut slots = Slots::new(3);
-        let said = slots.give_up(4, ends, |rank| up.contains(&rank), REJOIN);
+        let said = slots.give_up(4, ends, |rank| up.contains(&rank), REJOIN, true);
         assert_eq!(said.len(), 3 - slots.count());
         slots.left
     }
@@ -135,6 +145,20 @@ mod tests {
         let hangs = ended(5, End::Killed(9), true, None);
         let follows = ended(6, End::Exited(1), false, Some(Some(5)));
         assert_eq!(left(&[waits, follows, hangs], &[]), [0, 2]);
+        // One that hangs on a host where no other rank waits for it.
+        let mut alone = ended(5, End::Killed(9), true, None);
+        alone.lived = 2 * REJOIN;
+        assert_eq!(left(std::slice::from_ref(&alone), &[]), [0, 1, 2]);
+        let mut slots = Slots::new(3);
+        slots.give_up(
+            4,
+            &[ended(5, End::Exited(1), false, None)],
+            |_| true,
+            REJOIN,
+            false,
+        );
+        slots.give_up(4, &[alone], |_| false, REJOIN, true);
+        assert_eq!(slots.left, [0, 2]);
         let well = ended(4, End::Exited(0), false, None);
         assert_eq!(left(&[well], &[]), [0, 1, 2]);
     }
@@ -143,12 +167,13 @@ mod tests {
     fn ranks_that_are_left_keep_their_gpus() {
         let mut slots = Slots::new(3);
         assert_eq!(slots.gpus(None), None);
-        let said = slots.give_up(
-            4,
-            &[ended(5, End::Killed(9), false, None)],
-            |_| false,
-            REJOIN,
+        let killed = [ended(5, End::Killed(9), false, None)];
+        assert!(
+            slots
+                .give_up(4, &killed, |_| false, REJOIN, false)
+                .is_empty()
         );
+        let said = slots.give_up(4, &killed, |_| false, REJOIN, true);
         assert!(
             said[0].starts_with("rank 5 on ") && said[0].ends_with(" within 10s"),
             "{said:?}"
@@ -157,12 +182,7 @@ mod tests {
         assert_eq!(slots.gpus(Some("4, 5,GPU-a")).as_deref(), Some("4,GPU-a"));
         assert_eq!(slots.gpus(Some("4")), None);
         // The numbers of the ranks that are left have changed.
-        slots.give_up(
-            4,
-            &[ended(5, End::Killed(9), false, None)],
-            |_| false,
-            REJOIN,
-        );
+        slots.give_up(4, &killed, |_| false, REJOIN, true);
         assert_eq!(slots.gpus(None).as_deref(), Some("0"));
     }
 }
