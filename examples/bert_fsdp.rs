@@ -69,7 +69,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         .map_err(Error::user)?;
     let strategy = run.strategy();
     let plan = strategy.plan(&model, world.size())?;
-    let plan = plan.for_micro_batches(run.accumulate);
+    let plan = plan.for_micro_batches(run.passes(world));
     let mut meter = Meter::new(world, &plan)?;
     let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 
@@ -164,7 +164,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
     let Some(score) = last else {
         return meter.stop(steps.done(), run.save.as_deref());
     };
-    meter.finish(score, run.accumulate)?;
+    meter.finish(score, run.passes(world))?;
     // An export with the files that other programs need to open it.
     let head = Head::Classifier(classes.len());
     let json = with_classes(&config.to_hf(head), &classes).map_err(Error::user)?;

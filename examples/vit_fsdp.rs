@@ -63,7 +63,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     let weights = pretrained.map(|p| p.weights(hf_name)).transpose()?;
     let strategy = run.strategy();
     let plan = strategy.plan(&model, world.size())?;
-    let plan = plan.for_micro_batches(run.accumulate);
+    let plan = plan.for_micro_batches(run.passes(world));
     let mut meter = Meter::new(world, &plan)?;
     let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 
@@ -159,7 +159,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     let Some(score) = last else {
         return meter.stop(steps.done(), run.save.as_deref());
     };
-    meter.finish(score, run.accumulate)?;
+    meter.finish(score, run.passes(world))?;
     // An export with the files that other programs need to open it.
     let json = with_classes(&config.to_hf(), &classes).map_err(Error::user)?;
     let beside = [("config.json", json)];

@@ -57,12 +57,12 @@ fn a_host_that_goes_away_for_good_leaves_the_other_to_go_on_alone() {
         command.arg(example()).args(training.endless());
         Run::start(command.args(["--steps", "800"]))
     };
-    let (mut first, mut second) = (start(0), start(1));
-    first.until("fsdp over 2 ranks");
+    let (mut first, second) = (start(0), start(1));
+    first.until("fsdp over 2 rank(s)");
     first.until("epoch 3: ");
     hosts.cut();
     let cut = Instant::now();
-    first.until("fsdp over 1 rank");
+    first.until("fsdp over 1 rank(s)");
     let lost = second.end();
     let took = cut.elapsed();
     assert!(took < Duration::from_secs(25), "{took:?}: {lost:#?}");
@@ -77,6 +77,11 @@ fn a_host_that_goes_away_for_good_leaves_the_other_to_go_on_alone() {
     let line = "restart 1 of 2: 1 of 2 ranks, rank 1 on ";
     let why = "is not back after 2s (no sign of life for 2s)";
     expect(&alone, 0, &[line, why]);
+    // Two passes a step keep the global batch.
+    assert!(
+        !alone.err.contains("the global batch changes"),
+        "{alone:#?}"
+    );
 }
 
 #[test]

@@ -34,5 +34,6 @@ mod optimizer;
 mod parameter;
 mod rank_file;
 mod save;
+mod shared_folder;
 mod state;
 mod trial;
