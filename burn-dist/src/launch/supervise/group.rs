@@ -23,13 +23,17 @@ const ENDING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Group {
     /// There is no other host.
-    Alone {
-        state: State<()>,
-        host: String,
-        /// Kept for rank 0 until the next start.
-        port: Option<Port>,
-    },
+    Alone(Box<Alone>),
     Several(Box<Several>),
+}
+
+/// A launcher that has nobody to agree with.
+#[derive(Debug)]
+pub(super) struct Alone {
+    state: State<()>,
+    master: String,
+    /// Kept for rank 0 until the next start.
+    port: Option<Port>,
 }
 
 /// This launcher's place among several.
@@ -69,9 +73,11 @@ impl Group {
             state
                 .come(node.node_rank, &host::name(), ())
                 .map_err(refused)?;
-            let host = node.master_addr.clone();
-            let port = None;
-            return Ok(Self::Alone { state, host, port });
+            return Ok(Self::Alone(Box::new(Alone {
+                state,
+                master: node.master_addr.clone(),
+                port: None,
+            })));
         }
         let call = Call {
             master: node.master_addr.clone(),
@@ -105,7 +111,7 @@ impl Group {
     /// [`Error::TooFew`] if node rank 0 is lost; [`Error::Config`] if a signal asks to stop.
     pub(super) fn next(&mut self, report: Report, supervisor: &Supervisor) -> Result<Verdict> {
         match self {
-            Self::Alone { state, host, port } => alone(state, report, host, port),
+            Self::Alone(alone) => alone.next(report),
             Self::Several(several) => {
                 several.say(report);
                 several.next(supervisor)
@@ -123,28 +129,22 @@ impl Group {
     }
 }
 
-/// The decision where there is one host.
-fn alone(
-    state: &mut State<()>,
-    report: Report,
-    host: &str,
-    port: &mut Option<Port>,
-) -> Result<Verdict> {
-    let now = Instant::now();
-    let mut notices = state.report(0, report, now);
-    notices.extend(state.decide(now));
-    let decisions = notices.into_iter().map(|notice| notice.decision);
-    match decisions.last() {
-        Some(Decision::Start(plan)) => {
-            let fresh = Port::reserve(host)?;
-            let number = fresh.number();
-            *port = Some(fresh);
-            let port = number;
-            Ok(Verdict::Start(Start { plan, port }))
-        }
-        Some(Decision::Finished) => Ok(Verdict::Finished),
-        Some(Decision::Over(error)) => Ok(Verdict::Over(error)),
-        Some(Decision::End) | None => Ok(Verdict::Over(None)),
+impl Alone {
+    fn next(&mut self, report: Report) -> Result<Verdict> {
+        let now = Instant::now();
+        let mut notices = self.state.report(0, report, now);
+        notices.extend(self.state.decide(now));
+        Ok(match notices.pop().map(|notice| notice.decision) {
+            Some(Decision::Start(plan)) => {
+                let port = Port::reserve(&self.master)?;
+                let number = port.number();
+                self.port = Some(port);
+                Verdict::Start(Start { plan, port: number })
+            }
+            Some(Decision::Finished) => Verdict::Finished,
+            Some(Decision::Over(error)) => Verdict::Over(error),
+            Some(Decision::End) | None => Verdict::Over(None),
+        })
     }
 }
 

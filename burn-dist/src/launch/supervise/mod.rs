@@ -58,6 +58,9 @@ use terminal::{Stderr, Terminal};
 /// after SIGTERM, and are killed then. What a rank has started is killed with it, unless it has left
 /// the rank's process group; if this process is killed itself, the ranks are killed too.
 ///
+/// With [`Node::elastic`](super::Node::elastic) the launchers of all hosts agree before each start who takes part,
+/// and ranks get new numbers; a rank is also told `BURN_DIST_READY_FILE`, which it makes when it has joined.
+///
 /// Handles signals while it runs; run one at a time in a process, on a thread that stays. The ranks
 /// are this process's children: do not wait for them elsewhere.
 ///
@@ -81,7 +84,7 @@ use terminal::{Stderr, Terminal};
 /// ```
 ///
 /// # Errors
-/// [`Error::Child`] for the rank that failed first, or that could not be started, after a table of
+/// [`Error::TooFew`] if too few ranks or hosts are left to go on. [`Error::Child`] for the rank that failed first, or that could not be started, after a table of
 /// all failed ranks on standard error. [`Error::Config`] and [`Error::File`] if the ranks cannot be
 /// started as the node says.
 ///

@@ -395,4 +395,5 @@ impl<T> Present<T> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;

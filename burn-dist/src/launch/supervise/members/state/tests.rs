@@ -73,11 +73,13 @@ impl Tested {
     /// The plan that has just been announced: node, first rank and ranks of each host, and the line.
     fn plan(&mut self) -> (Vec<(usize, usize, usize)>, Option<String>) {
         let told = self.told();
-        let plans = told.iter().filter_map(|notice| match &notice.decision {
+        let mut plans = told.iter().filter_map(|notice| match &notice.decision {
             Decision::Start(plan) => Some(plan),
             _ => None,
         });
-        let plan = plans.last().unwrap_or_else(|| panic!("no start: {told:?}"));
+        let plan = plans
+            .next_back()
+            .unwrap_or_else(|| panic!("no start: {told:?}"));
         let of = |host: &Host| (host.node, host.first, host.ranks);
         (plan.hosts.iter().map(of).collect(), plan.line())
     }
