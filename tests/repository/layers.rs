@@ -159,7 +159,6 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "warning",
             "comm",
             "world",
-            "values",
             "shard/memory",
             "shard/model",
             "finite",

@@ -1,6 +1,5 @@
 //! How long what is lost may take to come back, as `--rejoin` takes it.
 
-use super::arguments::Flags;
 use crate::error::{Error, Result};
 use crate::launch::variable::{Environment, YEAR};
 use std::time::Duration;
@@ -20,8 +19,8 @@ pub(super) fn seconds(text: &str) -> Result<Duration> {
 }
 
 /// The time of a world whose size may change.
-pub(super) fn rejoin(flags: &Flags, env: Environment<'_>) -> Result<Duration> {
-    let given = match (flags.rejoin, env.variable("BURN_DIST_REJOIN")) {
+pub(super) fn rejoin(flag: Option<Duration>, env: Environment<'_>) -> Result<Duration> {
+    let given = match (flag, env.variable("BURN_DIST_REJOIN")) {
         (Some(time), _) => Some(time),
         (None, variable) => variable.map(|v| v.seconds()).transpose()?,
     };

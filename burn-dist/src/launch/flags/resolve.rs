@@ -68,7 +68,7 @@ fn node(
         let expected = "a range MIN:MAX of --nnodes or --nproc-per-node beside it";
         return Err(Error::config("--rejoin", expected, "none"));
     }
-    let rejoin = may_change.then(|| rejoin(flags, env)).transpose()?;
+    let rejoin = may_change.then(|| rejoin(flags.rejoin, env)).transpose()?;
     let elastic = rejoin.map(|rejoin| Elastic {
         least_nodes: nodes.value.least,
         least_ranks,
