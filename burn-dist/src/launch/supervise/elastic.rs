@@ -83,7 +83,7 @@ impl Run<'_> {
             records: self.records,
             master_addr: &self.node.master_addr,
             port: start.port,
-            reserved: true,
+            reserved: self.node.nodes > 1 || self.node.master_port == 0,
             secret: self.secret,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         };

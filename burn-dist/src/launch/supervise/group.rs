@@ -32,6 +32,8 @@ pub(super) enum Group {
 pub(super) struct Alone {
     state: State<()>,
     master: String,
+    /// The port that was asked for; 0 for any free one.
+    asked: u16,
     /// Kept for rank 0 until the next start.
     port: Option<Port>,
 }
@@ -76,6 +78,7 @@ impl Group {
             return Ok(Self::Alone(Box::new(Alone {
                 state,
                 master: node.master_addr.clone(),
+                asked: node.master_port,
                 port: None,
             })));
         }
@@ -86,6 +89,7 @@ impl Group {
             heartbeat: settings.heartbeat,
             node: node.node_rank,
             nodes: (elastic.least_nodes, node.nodes),
+            failed_starts: supervisor.failed_starts.clone(),
         };
         let serve = || {
             let address = (call.master.as_str(), call.port);
@@ -136,10 +140,10 @@ impl Alone {
         notices.extend(self.state.decide(now));
         Ok(match notices.pop().map(|notice| notice.decision) {
             Some(Decision::Start(plan)) => {
-                let port = Port::reserve(&self.master)?;
-                let number = port.number();
-                self.port = Some(port);
-                Verdict::Start(Start { plan, port: number })
+                let fresh = (self.asked == 0).then(|| Port::reserve(&self.master));
+                self.port = fresh.transpose()?;
+                let port = self.port.as_ref().map_or(self.asked, Port::number);
+                Verdict::Start(Start { plan, port })
             }
             Some(Decision::Finished) => Verdict::Finished,
             Some(Decision::Over(error)) => Verdict::Over(error),

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long ranks have to finish their step, save and leave after a signal to the launcher.
@@ -40,12 +41,15 @@ pub(super) struct Supervisor {
     pub(super) terminal: Terminal,
     pub(super) stop_grace: Duration,
     pub(super) fail_grace: Duration,
+    /// How many starts have failed on other hosts: the ranks of those are to end.
+    pub(super) failed_starts: Arc<AtomicUsize>,
 }
 
 /// The ranks of this host.
 #[derive(Debug)]
 pub(super) struct LocalRanks<'a> {
     supervisor: &'a Supervisor,
+    attempt: usize,
     children: Vec<Child>,
     /// Ended ranks in the order in which they were found so.
     order: Vec<usize>,
@@ -66,6 +70,7 @@ impl<'a> LocalRanks<'a> {
         let pipe = io::pipe().map_err(|e| Error::config("the launcher", "a pipe", e))?;
         let mut started = Self {
             supervisor,
+            attempt: variables.part.attempt,
             children: Vec::new(),
             order: Vec::new(),
             readers: 0,
@@ -133,6 +138,7 @@ impl<'a> LocalRanks<'a> {
     pub(super) fn wait(mut self) -> Outcome {
         loop {
             self.note_ended();
+            self.note_others();
             if self.children.iter().all(|child| child.end.is_some()) {
                 break;
             }
@@ -141,8 +147,7 @@ impl<'a> LocalRanks<'a> {
             match self.next(deadline) {
                 Some(Event::Stop(signal)) => self.stop(signal),
                 Some(Event::Read) => self.readers -= 1,
-                Some(Event::OthersFailed) => self.others_failed(),
-                Some(Event::Child) | None => {}
+                Some(Event::Child | Event::Others) | None => {}
             }
         }
         self.drain(Some(Instant::now() + LEFTOVER_OUTPUT_WAIT));
@@ -179,9 +184,10 @@ impl<'a> LocalRanks<'a> {
         }
     }
 
-    /// Ranks of another host have failed, or that host is lost: these have `fail_grace` to end.
-    fn others_failed(&mut self) {
-        if !self.failed && self.stop.is_none() {
+    /// If ranks of another host have failed, or that host is lost, these have `fail_grace` to end.
+    fn note_others(&mut self) {
+        let failed = self.supervisor.failed_starts.load(Ordering::SeqCst) > self.attempt;
+        if failed && !self.failed && self.stop.is_none() {
             self.failed = true;
             self.terminate_at = Some(Instant::now() + self.supervisor.fail_grace);
         }
@@ -254,7 +260,7 @@ impl<'a> LocalRanks<'a> {
                     self.stop = Some(signal);
                     return;
                 }
-                Some(Event::Child | Event::OthersFailed) | None => {}
+                Some(Event::Child | Event::Others) | None => {}
             }
         }
     }

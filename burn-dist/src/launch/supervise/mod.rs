@@ -36,6 +36,7 @@ use port::Port;
 use rank_variables::RankVariables;
 use records::Records;
 use signals::Watch;
+use std::sync::Arc;
 use std::time::Duration;
 use terminal::{Stderr, Terminal};
 
@@ -97,6 +98,7 @@ pub fn supervise(node: &Node, program: &Program) -> Result<()> {
     let supervisor = Supervisor {
         stop_grace: grace("BURN_DIST_GRACE", STOP_GRACE)?,
         fail_grace: grace("BURN_DIST_FAIL_GRACE", FAIL_GRACE)?,
+        failed_starts: Arc::default(),
         watch: Watch::start()?,
         stderr: Stderr::new(&terminal),
         terminal,

@@ -3,6 +3,7 @@
 use super::input::Input;
 use super::message::{Hello, Message, PROTOCOL};
 use super::state::{Limits, Refusal};
+use crate::launch::variable::MOST_RANKS;
 use crate::rendezvous::{
     HELLO_TIMEOUT, Inbox, Outbox, Secret, Silence, TurnedAway, line as shown, nonce, split, word,
 };
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-/// The longest text about a rank that a launcher has given up.
+/// The most texts about ranks that a launcher has given up since its last report.
 const MOST_LOST: usize = 64;
 
 /// What all callers' threads use.
@@ -146,6 +147,7 @@ fn listen(shared: &Shared, inbox: &mut Inbox, outbox: &Outbox, line: u64) -> Str
         }
         match silence.listen(inbox, beat_every.min(Duration::from_millis(250))) {
             Ok(Some(Message::Report(mut report))) => {
+                report.ranks = report.ranks.min(MOST_RANKS);
                 report.lost.truncate(MOST_LOST);
                 report.lost.iter_mut().for_each(|text| *text = shown(text));
                 let _ = shared.inputs.send(Input::Report { line, report });

@@ -7,7 +7,7 @@ use crate::rendezvous::{HELLO_TIMEOUT, Inbox, Outbox, Secret, Silence, line, non
 use std::collections::VecDeque;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -26,6 +26,8 @@ pub(crate) struct Call {
     pub(crate) node: usize,
     /// The range of hosts.
     pub(crate) nodes: (usize, usize),
+    /// How many starts have failed on other hosts.
+    pub(crate) failed_starts: Arc<AtomicUsize>,
 }
 
 /// Why a call failed.
@@ -48,16 +50,21 @@ pub(crate) struct Member {
 }
 
 /// What the thread that listens passes on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     heard: Mutex<Heard>,
     changed: Condvar,
     closing: AtomicBool,
+    failed_starts: Arc<AtomicUsize>,
+    /// Wakes the launcher.
+    events: Sender<Event>,
 }
 
 #[derive(Debug, Default)]
 struct Heard {
     verdicts: VecDeque<Verdict>,
+    /// The number after that of the last start.
+    starts: usize,
     /// Why the connection has ended.
     lost: Option<String>,
 }
@@ -77,9 +84,15 @@ impl Call {
         let retry = |e: io::Error| Failed::Retry(e.to_string());
         let (mut inbox, outbox) = split(self.connect().map_err(retry)?).map_err(retry)?;
         let run = self.handshake(&mut inbox, &outbox, run)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            heard: Mutex::default(),
+            changed: Condvar::new(),
+            closing: AtomicBool::new(false),
+            failed_starts: self.failed_starts.clone(),
+            events,
+        });
         let (own, beats, heartbeat) = (shared.clone(), outbox.clone(), self.heartbeat);
-        let listen = move || own.listen(inbox, &beats, heartbeat, &events);
+        let listen = move || own.listen(inbox, &beats, heartbeat);
         let thread = std::thread::Builder::new().name("node rank 0".into());
         let thread = thread.spawn(listen).map_err(retry)?;
         Ok(Member {
@@ -203,13 +216,7 @@ impl Shared {
     }
 
     /// Exchanges signs of life with node rank 0, and hears what it decides.
-    fn listen(
-        &self,
-        mut inbox: Inbox,
-        outbox: &Outbox,
-        heartbeat: Duration,
-        events: &Sender<Event>,
-    ) {
+    fn listen(&self, mut inbox: Inbox, outbox: &Outbox, heartbeat: Duration) {
         let beat_every = heartbeat / 4;
         let (mut silence, mut sent) = (Silence::default(), None::<Instant>);
         while !self.closing.load(Ordering::SeqCst) {
@@ -220,7 +227,7 @@ impl Shared {
             let lost = match silence.listen(&mut inbox, beat_every.min(Duration::from_millis(100)))
             {
                 Ok(Some(Message::Verdict(verdict))) => {
-                    self.hear(verdict, events);
+                    self.hear(verdict);
                     None
                 }
                 Ok(_) if silence.is_longer_than(heartbeat) => {
@@ -230,22 +237,33 @@ impl Shared {
                 Err(_) => Some("its launcher closed the connection".into()),
             };
             if lost.is_some() {
-                // The ranks of this host cannot go on without its ranks.
-                let _ = events.send(Event::OthersFailed);
-                self.heard().lost = lost;
+                // The ranks of this host cannot go on without those of node rank 0.
+                let mut heard = self.heard();
+                heard.lost = lost;
+                self.end_ranks(heard.starts);
                 self.changed.notify_all();
                 return;
             }
         }
     }
 
-    fn hear(&self, verdict: Verdict, events: &Sender<Event>) {
+    fn hear(&self, verdict: Verdict) {
+        let mut heard = self.heard();
+        if let Verdict::Start(start) = &verdict {
+            heard.starts = start.plan.restart + 1;
+        }
         if matches!(verdict, Verdict::End | Verdict::Over(_)) {
-            let _ = events.send(Event::OthersFailed);
+            self.end_ranks(heard.starts);
         }
         if verdict != Verdict::End {
-            self.heard().verdicts.push_back(verdict);
+            heard.verdicts.push_back(verdict);
             self.changed.notify_all();
         }
+    }
+
+    /// Has the launcher end the ranks of the first so many starts, also if it has not started them yet.
+    fn end_ranks(&self, starts: usize) {
+        self.failed_starts.fetch_max(starts, Ordering::SeqCst);
+        let _ = self.events.send(Event::Others);
     }
 }
