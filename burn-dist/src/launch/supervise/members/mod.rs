@@ -20,3 +20,7 @@ pub(super) use message::{Report, Start, Verdict};
 pub(super) use plan::Plan;
 pub(super) use service::Service;
 pub(super) use state::{Decision, Limits, State};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;
