@@ -135,6 +135,7 @@ fn ours(transport: &str, out: &Path) -> Result<()> {
         master_port: 0,
         max_restarts: 0,
         log_dir: None,
+        elastic: None,
     };
     let mut program = Program::new(std::env::current_exe().map_err(Error::user)?);
     program.env = vec![

@@ -62,7 +62,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     let weights = pretrained.map(|p| p.weights(hf_name)).transpose()?;
     let strategy = run.strategy();
     let plan = strategy.plan(&model, world.size())?;
-    let plan = plan.for_micro_batches(run.accumulate);
+    let plan = plan.for_micro_batches(run.passes(world));
     let mut meter = Meter::new(world, &plan)?;
     let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 
@@ -74,7 +74,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how the classes are numbered.
-    let mut steps = run.steps_over(&data)?;
+    let mut steps = run.steps_over(&world, &data)?;
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
         let (progress, saved, named);
@@ -158,7 +158,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     let Some(score) = last else {
         return meter.stop(steps.done(), run.save.as_deref());
     };
-    meter.finish(score, run.accumulate)?;
+    meter.finish(score, run.passes(world))?;
     // An export with the files that other programs need to open it.
     let json = with_classes(&config.to_hf(), &classes).map_err(Error::user)?;
     let beside = [("config.json", json)];

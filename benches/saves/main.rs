@@ -124,6 +124,7 @@ fn start(task: &Task) -> Result<()> {
         master_port: 0,
         max_restarts: 0,
         log_dir: None,
+        elastic: None,
     };
     let mut program = Program::new(std::env::current_exe()?);
     program.env = vec![(TASK.into(), serde_json::to_string(task)?.into())];

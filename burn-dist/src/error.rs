@@ -257,6 +257,20 @@ pub enum Error {
         message: String,
     },
 
+    /// Ranks or hosts are lost for good, and too few are left to go on.
+    #[error(
+        "the world cannot go on: {lost}; {left} left, and {least} needed (MIN of --nnodes and \
+         --nproc-per-node MIN:MAX); start it again when what is lost is back"
+    )]
+    TooFew {
+        /// What is lost, and why.
+        lost: String,
+        /// How many are left, with the verb.
+        left: String,
+        /// The minimum that was given, with the verb.
+        least: String,
+    },
+
     /// A rank panicked.
     #[error("rank {rank} panicked: {message}")]
     Panicked {

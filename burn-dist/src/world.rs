@@ -44,6 +44,8 @@ pub(crate) struct Setting {
     /// Ranks of this process.
     pub(crate) ranks_here: usize,
     pub(crate) restarts: usize,
+    /// Number of ranks of the first start, if it is known to differ.
+    pub(crate) initial: Option<usize>,
     pub(crate) stop: Stop,
 }
 
@@ -58,6 +60,7 @@ impl World {
             seed,
             ranks_here: 1,
             restarts: 0,
+            initial: None,
             stop: Stop::never(),
         };
         Self::with_setting(comm, setting)
@@ -143,6 +146,23 @@ impl World {
     /// A program that saves resumes from its last save where this is not 0.
     pub fn restarts(&self) -> usize {
         self.inner.setting.restarts
+    }
+
+    /// Number of ranks with which the launcher started first; since then ranks may have been lost for good, or
+    /// others have come (`--nnodes MIN:MAX`, `--nproc-per-node MIN:MAX`).
+    ///
+    /// A program that keeps its global batch does more backward passes per step where this is above
+    /// [`size`](Self::size).
+    ///
+    /// ```
+    /// use burn_dist::prelude::*;
+    ///
+    /// let passes = Threads::new(2).run(|world| Ok(3 * world.initial_size() / world.size()))?;
+    /// assert_eq!(passes, [3, 3]);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn initial_size(&self) -> usize {
+        self.inner.setting.initial.unwrap_or_else(|| self.size())
     }
 
     /// Whether any rank was told to end, by SIGTERM, SIGHUP or Ctrl-C: finish the step, save, and return.

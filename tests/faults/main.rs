@@ -4,6 +4,7 @@
 //! This test starts itself again as the ranks, which run [`program`]. A rank announces the phase that it has
 //! reached by creating a file, and waits there, so that a fault is injected in the intended phase.
 
+mod elastic;
 mod evaluation;
 mod launcher;
 mod phases;

@@ -109,6 +109,12 @@ impl Group {
         self.start("launcher".into(), command);
     }
 
+    /// Starts a launcher of as many ranks as the variables for all processes say.
+    pub(crate) fn elastic_launcher(&mut self) {
+        let command = self.command();
+        self.start("launcher".into(), command);
+    }
+
     /// Starts a process that is all ranks.
     pub(crate) fn threads(&mut self) {
         let command = self.command();

@@ -6,7 +6,7 @@ use burn::optim::AdamWConfig;
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 use burn_dist::comm::{Event, Reduce, SpanMut, State};
-use burn_dist::launch::{Flags, NProc, exit_code};
+use burn_dist::launch::{Flags, exit_code};
 use burn_dist::{Destination, Error, Result, Strategy, World, launch, unit};
 use std::io::Write;
 use std::path::PathBuf;
@@ -65,9 +65,19 @@ pub(crate) fn main() {
         instructions.announce("at", rank);
         stay();
     }
+    if let Some(rank) = number("BURN_DIST_RANK")
+        && instructions.comes_up_badly(rank)
+    {
+        match instructions.act.as_str() {
+            "stuck" => stay(),
+            _ => std::process::exit(3),
+        }
+    }
     let flags = Flags {
-        nproc_per_node: number("FAULTS_NPROC").map(NProc::Count),
+        nproc_per_node: variable("FAULTS_NPROC").map(|text| text.parse().unwrap()),
         max_restarts: number("FAULTS_RESTARTS"),
+        rejoin: variable("FAULTS_REJOIN")
+            .map(|text| Duration::from_secs_f64(text.parse().unwrap())),
         ..Flags::default()
     };
     let result = launch(&flags)
@@ -96,6 +106,17 @@ fn stay() -> ! {
 }
 
 impl Instructions {
+    /// Whether this rank, which has been killed before, does not come up again at this restart.
+    fn comes_up_badly(&self, rank: usize) -> bool {
+        let restart = number("BURN_DIST_RESTART_COUNT").unwrap_or(0);
+        let at: &[usize] = match self.act.as_str() {
+            "lost" | "stuck" => &[1],
+            "dwindle" => &[1, 3],
+            _ => &[],
+        };
+        self.faulty == Some(rank) && at.contains(&restart)
+    }
+
     /// Creates a file with this process's number, atomically.
     pub(super) fn announce(&self, what: &str, rank: usize) {
         let pid = std::process::id().to_string();
@@ -174,6 +195,9 @@ impl Rank {
     fn train(&self) -> Result<()> {
         let world = &self.world;
         let device = world.device();
+        let (size, initial, restarts) = (world.size(), world.initial_size(), world.restarts());
+        let ran = format!("ran-{size}-of-{initial}-at-restart-{restarts}");
+        self.instructions.announce(&ran, self.rank);
         let blocks = if self.does("model") { 3 } else { 4 };
         let mut model = Strategy::fsdp().shard(Net::new(blocks, &device), world)?;
         let mut optimizer = world.optimizer(AdamWConfig::new().init(), &model)?;
@@ -263,7 +287,14 @@ impl Rank {
             if rank.does("abort") {
                 std::process::abort();
             }
-            if rank.does("restart") && rank.world.restarts() == 0 || rank.does("relapse") {
+            let restarts = rank.world.restarts();
+            let first = ["restart", "lost", "stuck"]
+                .iter()
+                .any(|act| rank.does(act));
+            if first && restarts == 0
+                || rank.does("dwindle") && restarts % 2 == 0
+                || rank.does("relapse")
+            {
                 kill_self();
             }
         })

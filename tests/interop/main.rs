@@ -5,6 +5,7 @@
 
 mod clusters;
 mod cores;
+mod elastic;
 mod hosts;
 mod network;
 mod process;

@@ -152,9 +152,11 @@ pub(crate) const LIBRARY: &[Layer] = &[
         &[
             "error",
             "file_type",
+            "host",
             "layout",
             "lock",
             "unwind",
+            "warning",
             "comm",
             "world",
             "shard/memory",

@@ -3,7 +3,7 @@
 //! `burn-dist-run --nproc-per-node 4 target/release/train --epochs 3`
 
 use burn_dist::Result;
-use burn_dist::launch::{Flags, Node, Program, exit_code, process_variable, supervise};
+use burn_dist::launch::{Flags, NNodes, Node, Program, exit_code, process_variable, supervise};
 use clap::Parser;
 use std::ffi::OsString;
 use std::io::Write;
@@ -37,7 +37,7 @@ fn node(mut flags: Flags) -> Result<Option<Node>> {
     let cluster = ["PET_NNODES", "PET_NPROC_PER_NODE", "LWS_GROUP_SIZE"];
     let is_told = cluster.iter().any(|name| process_variable(name).is_some());
     if !flags.is_launch() && !is_told {
-        flags.nnodes = Some(1);
+        flags.nnodes = Some(NNodes::from(1));
     }
     flags.node(process_variable)
 }

@@ -3,6 +3,7 @@
 use super::folder::Keep;
 use super::job::Job;
 use super::save::Save;
+use super::shared_folder::warn_of_private_folders;
 use super::writer::Writer;
 use crate::comm::{Reduce, SpanMut};
 use crate::error::{Error, Result};
@@ -75,7 +76,8 @@ impl World {
     /// Rank 0 locks the file `lock` in it with `flock`. The lock ends with the process, however that ends,
     /// so that a run that was killed can be started again at once; one that is just ending is waited
     /// for, up to five seconds. Over NFS the lock holds between hosts where the server runs its lock
-    /// service; where a file system knows no locks, this is a warning.
+    /// service; where a file system knows no locks, this is a warning. So is a folder of which another host has one
+    /// of its own: a save needs the files of all.
     ///
     /// # Errors
     /// [`Error::File`] if another run saves there, with its host and process, or if the folder cannot be
@@ -100,8 +102,8 @@ impl World {
                 writer.claim().lock(&writer.folder)?;
             }
             Ok([0; 2])
-        })
-        .map(drop)
+        })?;
+        warn_of_private_folders(self, folder.as_ref())
     }
 }
 

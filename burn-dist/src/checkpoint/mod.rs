@@ -15,7 +15,7 @@
 //! - `part` is what is taken of a model and its optimizer;
 //! - `save` says what is saved, `job` writes it, `writer` is what the saves of a run share;
 //! - `checkpointer` and `open_save` are for users: `matching` finds what is read into what, `fill` reads it, and
-//!   `report` says what was loaded.
+//!   `report` says what was loaded; `shared_folder` warns of hosts that do not share theirs.
 
 mod checkpointer;
 mod fill;
@@ -28,6 +28,7 @@ mod open_save;
 mod part;
 mod report;
 mod save;
+mod shared_folder;
 mod writer;
 
 pub use checkpointer::{Busy, Checkpointer};

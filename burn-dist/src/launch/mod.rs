@@ -13,6 +13,9 @@
 //! On several hosts, the same command on each, as with torchrun:
 //! `--nnodes=2 --nproc_per_node=2 --node_rank=<0,1> --master_addr=<ip> --master_port=<port>`.
 //!
+//! With a range of hosts or ranks (`--nnodes=1:4`, `--nproc-per-node=2:4`) a restart goes on with those that are
+//! left, or with more again: see [`Elastic`].
+//!
 //! Rank 0 serves a [rendezvous](crate::rendezvous) at the master's address. All ranks join it, and learn
 //! there when another one fails. Then they connect [with each other](crate::comm::mesh). What ends one rank
 //! ends all, with one cause.
@@ -30,6 +33,9 @@
 //! | `BURN_DIST_HEARTBEAT` | seconds without a sign of life until a rank is lost | 10 |
 //! | `BURN_DIST_TIMEOUT` | seconds that a collective waits for a rank that is alive | 300 |
 //! | `BURN_DIST_JOIN_TIMEOUT` | seconds to wait for all ranks to come | 300 |
+//! | `BURN_DIST_INITIAL_WORLD_SIZE` | ranks of the first start ([`initial_size`](crate::World::initial_size)) | the world size |
+//! | `BURN_DIST_REJOIN` | with a range `MIN:MAX`, seconds that what is lost may take to come back (`--rejoin`) | 60 |
+//! | `BURN_DIST_READY_FILE` | a file that a rank makes once it has joined | the launcher's, with a range |
 //! | `BURN_DIST_TRANSPORT` | `auto`, `tcp`, `shm` or `ring` | `auto` |
 //! | `BURN_DIST_GPU_TRANSPORT` | between NVIDIA GPUs `nccl`, `host`, or `auto`: NCCL where all ranks have it | `auto` |
 //! | `BURN_DIST_GPU_ORDER` | who waits for NCCL: `host` or `device` | `host` |
@@ -72,14 +78,14 @@ pub use device::{DeviceKind, Devices};
 pub use diagnosis::diagnose;
 pub use entry::{Launch, launch};
 pub use error_file::ErrorFile;
-pub use flags::{Flags, NProc};
+pub use flags::{Flags, NNodes, NProc};
 pub use hostlist::Hostlist;
 #[cfg(fuzzing)]
 pub(crate) use hostlist::tasks_on;
 pub use identity::Identity;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
-pub use node::Node;
+pub use node::{Elastic, Node};
 pub use role::Role;
 pub use supervise::{Program, exit_code, supervise};
 pub use threads::Threads;

@@ -84,6 +84,7 @@ impl Mpi {
             seed: self.seed,
             ranks_here: 1,
             restarts: 0,
+            initial: None,
             stop: Stop::on_signals()?,
         };
         let result = start.run(engine, Recorder::default(), f);

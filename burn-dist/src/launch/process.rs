@@ -75,11 +75,24 @@ impl Process {
             seed: self.seed,
             ranks_here: 1,
             restarts: self.settings.restarts,
+            initial: self.settings.initial_world,
             stop: self.stop.clone(),
         };
-        let value = start.run(mesh, recorder.clone(), f)?;
+        let value = start.run(mesh, recorder.clone(), |world| {
+            self.note_ready();
+            f(world)
+        })?;
         seat.leave()?;
         Ok(value)
+    }
+
+    /// Tells the launcher that this rank has come up: it has joined, and has its device.
+    fn note_ready(&self) {
+        if let Some(path) = &self.settings.ready_file {
+            // Without it the launcher may take a failure of this rank for one to come up.
+            let _ = std::fs::write(path, "")
+                .inspect_err(|e| log::warn!("cannot write {}: {e}", path.display()));
+        }
     }
 
     fn terms(&self) -> Terms {

@@ -1,6 +1,6 @@
 //! The variables that say how a rank works with the others; which rank it is stands in `detection`.
 
-use super::variable::Environment;
+use super::variable::{Environment, MOST_RANKS};
 use crate::comm::mesh::{Transport, host};
 use crate::error::Result;
 use crate::rendezvous::Secret;
@@ -16,6 +16,8 @@ pub(super) struct Settings {
     pub(super) attempt: usize,
     /// How often the world was started again, by the launcher and by a scheduler around it.
     pub(super) restarts: usize,
+    /// Number of ranks of the first start, where the launcher says so.
+    pub(super) initial_world: Option<usize>,
     pub(super) heartbeat: Duration,
     /// How long a collective may wait, where the environment says so.
     pub(super) deadline: Option<Duration>,
@@ -28,6 +30,8 @@ pub(super) struct Settings {
     pub(super) flights: Option<PathBuf>,
     /// Where a failed rank writes why.
     pub(super) error_file: Option<PathBuf>,
+    /// The file to make once this rank has joined.
+    pub(super) ready_file: Option<PathBuf>,
     pub(super) port_reserved: bool,
     /// Ports from the master's on that rank 0 may take instead.
     pub(super) more_ports: u16,
@@ -60,6 +64,8 @@ impl Settings {
         // Only for the program: ranks that `mpirun` starts over ssh need not have it.
         let requeued = env.variable("SLURM_RESTART_COUNT");
         let requeued = requeued.map(|count| count.number(0..=MAX_RESTARTS));
+        let initial = env.variable("BURN_DIST_INITIAL_WORLD_SIZE");
+        let initial = initial.map(|size| size.number(1..=MOST_RANKS));
         let transport = env.variable("BURN_DIST_TRANSPORT").map(|variable| {
             let known = variable.value.parse();
             known.map_err(|_| variable.wrong("auto, tcp, shm or ring"))
@@ -69,6 +75,7 @@ impl Settings {
             secret: Secret::new(&given.or_else(job).unwrap_or_default()),
             attempt,
             restarts: attempt.saturating_add(requeued.transpose()?.unwrap_or(0)),
+            initial_world: initial.transpose()?,
             heartbeat: seconds("BURN_DIST_HEARTBEAT")?.unwrap_or(Duration::from_secs(10)),
             deadline: seconds("BURN_DIST_TIMEOUT")?,
             patience: seconds("BURN_DIST_JOIN_TIMEOUT")?.unwrap_or(Duration::from_secs(300)),
@@ -76,6 +83,7 @@ impl Settings {
             host: text("BURN_DIST_HOST_ID").unwrap_or_else(host),
             flights: path("BURN_DIST_FLIGHT_DIR"),
             error_file: path("TORCHELASTIC_ERROR_FILE"),
+            ready_file: path("BURN_DIST_READY_FILE"),
             port_reserved: env.variable("BURN_DIST_PORT_RESERVED").is_some(),
             more_ports: if beside_agent { PORTS_AFTER_AGENT } else { 0 },
         })
@@ -152,6 +160,7 @@ mod tests {
             ("BURN_DIST_JOIN_TIMEOUT", "-1"),
             ("BURN_DIST_RESTART_COUNT", "1.5"),
             ("SLURM_RESTART_COUNT", "once"),
+            ("BURN_DIST_INITIAL_WORLD_SIZE", "0"),
             ("BURN_DIST_TRANSPORT", "pigeon"),
         ] {
             let error = read(&[(name, value)]).unwrap_err().to_string();

@@ -22,6 +22,8 @@ pub(super) struct Start {
     /// Ranks of this process.
     pub(super) ranks_here: usize,
     pub(super) restarts: usize,
+    /// Number of ranks of the first start, if it is known to differ.
+    pub(super) initial: Option<usize>,
     pub(super) stop: Stop,
 }
 
@@ -53,6 +55,7 @@ impl Start {
             seed: self.seed,
             ranks_here: self.ranks_here,
             restarts: self.restarts,
+            initial: self.initial,
             stop: self.stop,
         };
         let world = World::with_setting(Communicator::of(engine, recorder), setting)?;

@@ -150,6 +150,7 @@ impl Threads {
             seed: self.seed,
             ranks_here: self.ranks,
             restarts: 0,
+            initial: None,
             stop: self.stop.clone(),
         };
         start.run(engine, Recorder::default(), f)

@@ -12,7 +12,7 @@ pub(super) const MAX_MESSAGE: usize = 1 << 20;
 pub(super) const MAX_UNPROVEN_MESSAGE: usize = 4 << 10;
 
 /// How long either side may take for each message of the handshake up to the proofs.
-pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

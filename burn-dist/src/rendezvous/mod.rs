@@ -22,10 +22,13 @@ mod terms;
 mod untrusted;
 mod watch;
 
+pub(crate) use message::HELLO_TIMEOUT;
 pub use seat::Seat;
 pub use secret::Secret;
+pub(crate) use secret::nonce;
 pub use server::Server;
 #[cfg(fuzzing)]
 pub(crate) use stream::fuzz;
+pub(crate) use stream::{Inbox, Outbox, Silence, split};
 pub use terms::Terms;
-pub(crate) use untrusted::TurnedAway;
+pub(crate) use untrusted::{TurnedAway, line, word};

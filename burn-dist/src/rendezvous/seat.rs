@@ -72,7 +72,7 @@ impl Seat {
             }
             // These ranks are missing for all: the others must not blame this rank, which gives up.
             return Err(self.abort(Error::Join {
-                rank,
+                rank: missing.first().copied().unwrap_or(rank),
                 address: self.terms.address(),
                 problem: format!(
                     "only {come} of {world} ranks came within {patience:?}, rank(s) {missing:?} did \

@@ -17,7 +17,7 @@ impl Secret {
     }
 
     /// Proof of knowing the secret, for a nonce that the other side has chosen.
-    pub(super) fn prove(&self, side: &str, nonce: &str) -> String {
+    pub(crate) fn prove(&self, side: &str, nonce: &str) -> String {
         let mac = self.mac(side, nonce).map(Mac::finalize);
         let bytes = mac.map(|mac| mac.into_bytes().to_vec());
         let bytes = bytes.unwrap_or_default();
@@ -25,7 +25,7 @@ impl Secret {
     }
 
     /// Whether `proof` is right; takes as long for a wrong one as for a right one.
-    pub(super) fn check(&self, side: &str, nonce: &str, proof: &str) -> bool {
+    pub(crate) fn check(&self, side: &str, nonce: &str, proof: &str) -> bool {
         let bytes: Option<Vec<u8>> = (0..proof.len() / 2)
             .map(|i| u8::from_str_radix(proof.get(2 * i..2 * i + 2)?, 16).ok())
             .collect();
@@ -46,7 +46,7 @@ impl Secret {
 }
 
 /// A nonce: a random number that is used once.
-pub(super) fn nonce() -> String {
+pub(crate) fn nonce() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 

@@ -1,6 +1,10 @@
 //! Messages over a socket: a length, then JSON.
 
-use super::message::{MAX_MESSAGE, MAX_UNPROVEN_MESSAGE, Message};
+#[cfg(any(test, fuzzing))]
+use super::message::Message;
+use super::message::{MAX_MESSAGE, MAX_UNPROVEN_MESSAGE};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +15,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The receiving end of a connection.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     socket: Arc<TcpStream>,
     /// What has arrived of the next message.
     buffer: Vec<u8>,
@@ -24,15 +28,15 @@ pub(super) struct Inbox {
 /// Time in which this process was stopped itself, or had no core, does not count: what the other side
 /// has sent meanwhile has not been read yet.
 #[derive(Debug, Default)]
-pub(super) struct Silence(Duration);
+pub(crate) struct Silence(Duration);
 
 impl Silence {
     /// Listens for so long, and notes whether there was something.
-    pub(super) fn listen(
+    pub(crate) fn listen<M: DeserializeOwned>(
         &mut self,
         inbox: &mut Inbox,
         patience: Duration,
-    ) -> io::Result<Option<Message>> {
+    ) -> io::Result<Option<M>> {
         let since = Instant::now();
         let message = inbox.next(patience)?;
         match message {
@@ -42,20 +46,20 @@ impl Silence {
         Ok(message)
     }
 
-    pub(super) fn is_longer_than(&self, limit: Duration) -> bool {
+    pub(crate) fn is_longer_than(&self, limit: Duration) -> bool {
         self.0 >= limit
     }
 }
 
 /// The sending end of a connection; clones share it, and messages of several threads do not mix.
 #[derive(Debug, Clone)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     socket: Arc<TcpStream>,
     sending: Arc<Mutex<()>>,
 }
 
 /// Both ends of a connection.
-pub(super) fn split(socket: impl Into<Arc<TcpStream>>) -> io::Result<(Inbox, Outbox)> {
+pub(crate) fn split(socket: impl Into<Arc<TcpStream>>) -> io::Result<(Inbox, Outbox)> {
     let socket = socket.into();
     socket.set_nodelay(true)?;
     socket.set_nonblocking(false)?;
@@ -74,7 +78,7 @@ pub(super) fn split(socket: impl Into<Arc<TcpStream>>) -> io::Result<(Inbox, Out
 
 impl Outbox {
     /// Sends a message.
-    pub(super) fn send(&self, message: &Message) -> io::Result<()> {
+    pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_vec(message)?;
         if text.len() > MAX_MESSAGE {
             let problem = format!("a message of {} bytes, at most {MAX_MESSAGE}", text.len());
@@ -87,7 +91,7 @@ impl Outbox {
     }
 
     /// Says that nothing more will be sent.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         // It may be closed already.
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
@@ -95,14 +99,17 @@ impl Outbox {
 
 impl Inbox {
     /// Accepts messages of full length, now that the other side has proven the secret.
-    pub(super) fn trust(&mut self) {
+    pub(crate) fn trust(&mut self) {
         self.longest = MAX_MESSAGE;
     }
 
     /// The next message, or `None` if none is complete after `patience`.
     ///
     /// The end of the connection and anything that is not a message are errors.
-    pub(super) fn next(&mut self, patience: Duration) -> io::Result<Option<Message>> {
+    pub(crate) fn next<M: DeserializeOwned>(
+        &mut self,
+        patience: Duration,
+    ) -> io::Result<Option<M>> {
         let until = Instant::now() + patience;
         loop {
             if let Some(message) = take(&mut self.buffer, self.longest)? {
@@ -125,14 +132,14 @@ impl Inbox {
     }
 
     /// The next message, which must come within `patience`.
-    pub(super) fn soon(&mut self, patience: Duration) -> io::Result<Message> {
+    pub(crate) fn soon<M: DeserializeOwned>(&mut self, patience: Duration) -> io::Result<M> {
         self.next(patience)?
             .ok_or_else(|| ErrorKind::TimedOut.into())
     }
 }
 
 /// Takes the first message out of `buffer` if it is complete.
-pub(super) fn take(buffer: &mut Vec<u8>, longest: usize) -> io::Result<Option<Message>> {
+fn take<M: DeserializeOwned>(buffer: &mut Vec<u8>, longest: usize) -> io::Result<Option<M>> {
     let Some((length, rest)) = buffer.split_first_chunk::<4>() else {
         return Ok(None);
     };
@@ -263,7 +270,7 @@ mod tests {
         #[test]
         fn a_length_beyond_the_limit_is_refused_at_once(more in 1..u32::MAX - MAX_MESSAGE as u32) {
             let mut buffer = (MAX_MESSAGE as u32 + more).to_le_bytes().to_vec();
-            let error = take(&mut buffer, MAX_MESSAGE).unwrap_err();
+            let error = take::<Message>(&mut buffer, MAX_MESSAGE).unwrap_err();
             prop_assert_eq!(error.kind(), ErrorKind::InvalidData);
             prop_assert!(buffer.capacity() < 64);
         }
@@ -273,7 +280,7 @@ mod tests {
     fn nothing_is_kept_free_for_what_is_only_announced() {
         let mut buffer = (MAX_MESSAGE as u32).to_le_bytes().to_vec();
         buffer.push(b'"');
-        assert!(take(&mut buffer, MAX_MESSAGE).unwrap().is_none());
+        assert!(take::<Message>(&mut buffer, MAX_MESSAGE).unwrap().is_none());
         assert!(buffer.capacity() < 64);
         // The longest message there can be, and one nested as deep as that allows.
         let quotes = 2 + r#"{"Beat":}"#.len();

@@ -20,12 +20,12 @@ const MAX_WARNINGS: u32 = 5;
 const WARNING_WINDOW: Duration = Duration::from_secs(60);
 
 /// A text on one line, of at most [`MAX_LINE_CHARS`] characters and a note of how many there were.
-pub(super) fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     escaped(text, MAX_LINE_CHARS, &[])
 }
 
 /// A text that is one word of a line.
-pub(super) fn word(text: &str) -> String {
+pub(crate) fn word(text: &str) -> String {
     escaped(text, MAX_WORD_CHARS, &[])
 }
 

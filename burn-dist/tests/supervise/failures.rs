@@ -236,6 +236,45 @@ fn arguments_reach_the_program_as_they_are() {
 }
 
 #[test]
+fn a_wrong_range_is_an_error_that_names_its_flag() {
+    for (flags, flag) in [
+        ("--nnodes 3:2", "--nnodes"),
+        ("--nnodes 0:2", "--nnodes"),
+        ("--nnodes 1:two", "--nnodes"),
+        ("--nproc-per-node 3:2", "--nproc-per-node"),
+        ("--nproc-per-node 0:2", "--nproc-per-node"),
+        ("--nproc-per-node 1:", "--nproc-per-node"),
+        ("--nproc-per-node 1:2 --rejoin soon", "--rejoin"),
+        ("--nproc-per-node 1:2 --rejoin 0", "--rejoin"),
+    ] {
+        let ended = Run::start(&mut launcher(flags, "true")).end();
+        assert_eq!(ended.code, Some(2), "{flags}: {}", ended.err);
+        assert!(ended.err.contains(flag), "{flags}: {}", ended.err);
+    }
+    let ended = Run::start(&mut launcher("--nproc-per-node 2 --rejoin 5", "true")).end();
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.err.contains("--rejoin: expected a range MIN:MAX"),
+        "{}",
+        ended.err
+    );
+}
+
+#[test]
+fn ranks_of_another_library_are_given_up_too() {
+    // Rank 1 of three cannot be started again; it has no file in which it could say that it came up.
+    let script = "echo $RANK of $WORLD_SIZE; [ $WORLD_SIZE = 2 ] && exit 0; \
+                  [ $RANK = 1 ] && exit 5; sleep 30";
+    let flags = "--nproc-per-node 2:3 --max-restarts 3 --rejoin 20";
+    let mut command = launcher(flags, script);
+    let ended = Run::start(command.env("BURN_DIST_FAIL_GRACE", "0.2")).end();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let line = "restart 2 of 3: 2 of 3 ranks, rank 1 on ";
+    assert!(ended.err.contains(line), "{}", ended.err);
+    assert!(ended.lines().contains(&"[1]: 1 of 2".to_string()));
+}
+
+#[test]
 fn an_unknown_flag_is_not_taken_for_the_program() {
     let path = env!("CARGO_BIN_EXE_burn-dist-run");
     for flag in ["--nproc-per-nod", "--rdzv-backend=c10d"] {

@@ -1,6 +1,6 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
-use super::WeightArgs;
+use super::{WeightArgs, global_batch};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
@@ -230,17 +230,36 @@ impl RunArgs {
         Loader::new(world, data, self.batch(), collate)
     }
 
+    /// Backward passes per step: `--accumulate`, or as many as keep the global batch of the first start, where
+    /// the launcher has gone on with fewer or more ranks since.
+    ///
+    /// Where they cannot keep it, it stays `--accumulate`, and [`steps_over`](Self::steps_over) says so.
+    pub fn passes(&self, world: &World) -> usize {
+        let (initial, now) = (world.initial_size(), world.size());
+        global_batch::passes(initial, self.accumulate, now).unwrap_or(self.accumulate)
+    }
+
     fn batch(&self) -> Batch {
         Batch::per_rank(self.per_gpu_batch)
     }
 
-    /// The steps of this run over a training set, none of them done.
+    /// The steps of this run over a training set, none of them done; rank 0 logs it if its global batch is not
+    /// that of the first start.
     ///
     /// # Errors
     /// [`Error::Config`] if a number on the command line is out of range.
-    pub fn steps_over<B: Send + 'static>(&self, data: &Loader<B>) -> Result<TrainLoop> {
+    pub fn steps_over<B: Send + 'static>(
+        &self,
+        world: &World,
+        data: &Loader<B>,
+    ) -> Result<TrainLoop> {
         let all = TrainLoop::new(data).epochs(self.epochs);
-        all.limit(self.steps).accumulate(self.accumulate)
+        let (initial, now, accumulate) = (world.initial_size(), world.size(), self.accumulate);
+        if world.is_chief() && global_batch::passes(initial, accumulate, now).is_none() {
+            let line = global_batch::change(initial, accumulate, now, self.per_gpu_batch);
+            log::warn!("{line}");
+        }
+        all.limit(self.steps).accumulate(self.passes(world))
     }
 
     /// The learning rate of the next step.

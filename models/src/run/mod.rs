@@ -5,6 +5,7 @@ mod bert;
 mod classes;
 mod evaluate;
 mod fetch;
+mod global_batch;
 #[cfg(feature = "hub")]
 mod hub;
 mod meter;

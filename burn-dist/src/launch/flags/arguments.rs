@@ -1,10 +1,12 @@
 //! The flags themselves, as a user gives them.
 
-#[cfg(feature = "cli")]
-use super::nnodes::nodes;
+use super::nnodes::NNodes;
 use super::nproc::NProc;
+#[cfg(feature = "cli")]
+use super::rejoin::seconds;
 use crate::comm::mesh::Transport;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The part of a program's help that these flags are in.
 #[cfg(feature = "cli")]
@@ -38,14 +40,14 @@ pub struct Flags {
     #[cfg_attr(feature = "cli", arg(long, help_heading = HEADING))]
     pub standalone: bool,
 
-    /// Number of hosts [default: 1].
+    /// Number of hosts, or MIN:MAX to go on with fewer or more at a restart [default: 1].
     #[cfg_attr(
         feature = "cli",
-        arg(long, help_heading = HEADING, value_name = "N", value_parser = nodes)
+        arg(long, help_heading = HEADING, value_name = "N")
     )]
-    pub nnodes: Option<usize>,
+    pub nnodes: Option<NNodes>,
 
-    /// Ranks to start on each host: a number, auto, gpu or cpu [default: 1].
+    /// Ranks to start on each host: a number, MIN:MAX, auto, gpu or cpu [default: 1].
     #[cfg_attr(
         feature = "cli",
         arg(
@@ -100,6 +102,13 @@ pub struct Flags {
     )]
     pub max_restarts: Option<usize>,
 
+    /// With MIN:MAX, how long a lost rank or host may take to come back [default: 60].
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = HEADING, value_name = "SECONDS", value_parser = seconds)
+    )]
+    pub rejoin: Option<Duration>,
+
     /// Folder for each rank's output, besides the terminal.
     #[cfg_attr(
         feature = "cli",
@@ -142,7 +151,7 @@ mod tests {
                 ..none.clone()
             },
             Flags {
-                nnodes: Some(1),
+                nnodes: Some(NNodes::from(1)),
                 ..none.clone()
             },
             Flags {
@@ -178,7 +187,7 @@ mod tests {
                        --master_port=29501";
             let flags = parse(old).unwrap();
             let expected = Flags {
-                nnodes: Some(2),
+                nnodes: Some(NNodes::from(2)),
                 nproc_per_node: Some(NProc::Count(2)),
                 node_rank: Some(0),
                 master_addr: Some("10.0.0.1".into()),
@@ -203,13 +212,28 @@ mod tests {
             };
             assert_eq!(flags, expected);
             assert_eq!(parse("").unwrap(), Flags::default());
+
+            let elastic = parse("--nnodes=1:4 --nproc_per_node=2:3 --rejoin=1.5").unwrap();
+            let expected = Flags {
+                nnodes: Some(NNodes { least: 1, most: 4 }),
+                nproc_per_node: Some(NProc::Range { least: 2, most: 3 }),
+                rejoin: Some(Duration::from_millis(1500)),
+                ..Flags::default()
+            };
+            assert_eq!(elastic, expected);
         }
 
         #[test]
         fn wrong_values_name_their_flag() {
             for (line, words) in [
-                ("--nnodes=1:4", ["--nnodes", "elasticity"]),
+                ("--nnodes=4:1", ["--nnodes", "MIN:MAX"]),
+                ("--nnodes=0:1", ["--nnodes", "MIN:MAX"]),
+                ("--nnodes=many", ["--nnodes", "MIN:MAX"]),
                 ("--nproc-per-node=0", ["--nproc-per-node", "auto"]),
+                ("--nproc-per-node=3:2", ["--nproc-per-node", "MIN:MAX"]),
+                ("--nproc-per-node=0:2", ["--nproc-per-node", "MIN:MAX"]),
+                ("--rejoin=soon", ["--rejoin", "seconds"]),
+                ("--rejoin=0", ["--rejoin", "seconds"]),
                 ("--nproc_per_node=many", ["--nproc-per-node", "auto"]),
                 ("--master-port=70000", ["--master-port", "70000"]),
                 ("--transport=udp", ["--transport", "shm"]),
@@ -231,7 +255,7 @@ mod tests {
             let described = launch
                 .lines()
                 .filter(|line| line.trim_start().starts_with("--"));
-            assert_eq!(described.count(), 9, "{help}");
+            assert_eq!(described.count(), 10, "{help}");
             assert!(!help.contains("clap"), "{help}");
         }
     }

@@ -1,7 +1,7 @@
 //! The number of hosts, and this host's number.
 
 use super::arguments::Flags;
-use super::nnodes::nodes;
+use super::nnodes::NNodes;
 use crate::error::{Error, Result};
 use crate::launch::variable::{Environment, MOST_RANKS};
 
@@ -18,20 +18,20 @@ fn flag<T: Clone + ToString>(name: &str, value: &Option<T>) -> Option<Given<T>> 
 }
 
 /// The number of hosts; standalone is a way to say 1.
-pub(super) fn count(flags: &Flags, env: Environment<'_>) -> Result<Given<usize>> {
+pub(super) fn count(flags: &Flags, env: Environment<'_>) -> Result<Given<NNodes>> {
     if flags.standalone {
-        let other = flag("--nnodes", &flags.nnodes).filter(|nodes| nodes.value != 1);
+        let other = flag("--nnodes", &flags.nnodes).filter(|nodes| nodes.value.most != 1);
         let rank = flag("--node-rank", &flags.node_rank).filter(|rank| rank.value != 0);
         let addr = flag("--master-addr", &flags.master_addr).map(|addr| addr.by);
-        let other = other.or(rank).map(|other| other.by).or(addr);
-        return match other {
+        let other = other.map(|nodes| nodes.by).or(rank.map(|rank| rank.by));
+        return match other.or(addr) {
             Some(other) => Err(Error::config(
                 "--standalone",
                 "no flag that speaks of other hosts beside it",
                 other,
             )),
             None => Ok(Given {
-                value: 1,
+                value: NNodes::from(1),
                 by: "--standalone".into(),
             }),
         };
@@ -39,33 +39,35 @@ pub(super) fn count(flags: &Flags, env: Environment<'_>) -> Result<Given<usize>>
     let given = match (flag("--nnodes", &flags.nnodes), env.variable("PET_NNODES")) {
         (Some(nodes), _) => nodes,
         (None, Some(variable)) => Given {
-            value: nodes(&variable.value).map_err(|e| variable.named(e))?,
+            value: variable.value.parse().map_err(|e| variable.named(e))?,
             by: variable.to_string(),
         },
         (None, None) => match env.variable("LWS_GROUP_SIZE") {
             Some(size) => Given {
-                value: size.number(1..=MOST_RANKS)?,
+                value: size.number(1..=MOST_RANKS)?.into(),
                 by: size.to_string(),
             },
             None => Given {
-                value: 1,
+                value: NNodes::from(1),
                 by: "no --nnodes".into(),
             },
         },
     };
-    if !(1..=MOST_RANKS).contains(&given.value) {
-        let expected = format!("a number of hosts from 1 to {MOST_RANKS}");
+    let NNodes { least, most } = given.value;
+    if least == 0 || least > most || most > MOST_RANKS {
+        let expected = format!("a number of hosts from 1 to {MOST_RANKS}, or MIN:MAX of two such");
         return Err(Error::config("number of hosts", expected, given.by));
     }
     Ok(given)
 }
 
 /// This host's number.
-pub(super) fn number(flags: &Flags, env: Environment<'_>, nodes: &Given<usize>) -> Result<usize> {
+pub(super) fn number(flags: &Flags, env: Environment<'_>, nodes: &Given<NNodes>) -> Result<usize> {
+    let most = nodes.value.most;
     // A single host that a flag asks for has nothing to do with the job around it; and an Indexed
     // Job may well be many runs of one host each.
-    let one_by_flag = flags.standalone || flags.nnodes == Some(1);
-    let variable = match nodes.value {
+    let one_by_flag = flags.standalone || flags.nnodes == Some(NNodes::from(1));
+    let variable = match most {
         1 if one_by_flag => None,
         1 => env.variable("PET_NODE_RANK"),
         _ => env.first_of(&["PET_NODE_RANK", "JOB_COMPLETION_INDEX", "LWS_WORKER_INDEX"]),
@@ -76,14 +78,14 @@ pub(super) fn number(flags: &Flags, env: Environment<'_>, nodes: &Given<usize>) 
             value: variable.number(0..=MOST_RANKS)?,
             by: variable.to_string(),
         },
-        (None, None) if nodes.value == 1 => return Ok(0),
+        (None, None) if most == 1 => return Ok(0),
         (None, None) => {
             let expected = format!("this host's number, from 0, as {} was given", nodes.by);
             return Err(Error::config("--node-rank", expected, "nothing"));
         }
     };
-    if given.value >= nodes.value {
-        let expected = format!("less than {} ({})", nodes.value, nodes.by);
+    if given.value >= most {
+        let expected = format!("less than {most} ({})", nodes.by);
         return Err(Error::config("number of this host", expected, given.by));
     }
     Ok(given.value)

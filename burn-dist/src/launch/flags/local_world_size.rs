@@ -6,12 +6,12 @@ use super::nproc::NProc;
 use crate::error::{Error, Result};
 use crate::launch::variable::{Environment, MOST_RANKS};
 
-/// The number of ranks to start on this host.
+/// The least and the largest number of ranks to start on this host.
 pub(super) fn local_world_size(
     flags: &Flags,
     env: Environment<'_>,
     hardware: impl FnOnce(Environment<'_>) -> Hardware,
-) -> Result<usize> {
+) -> Result<(usize, usize)> {
     let variable = env.variable("PET_NPROC_PER_NODE");
     let (name, nproc) = match (flags.nproc_per_node, variable) {
         (Some(nproc), _) => ("--nproc-per-node", nproc),
@@ -19,15 +19,29 @@ pub(super) fn local_world_size(
             let nproc = variable.value.parse().map_err(|e| variable.named(e))?;
             (variable.name, nproc)
         }
-        (None, None) => return Ok(1),
+        (None, None) => return Ok((1, 1)),
     };
     let here = || hardware(env);
-    match nproc {
-        NProc::Count(count) if (1..=MOST_RANKS).contains(&count) => Ok(count),
-        NProc::Count(count) => {
-            let expected = format!("a number from 1 to {MOST_RANKS}, auto, gpu or cpu");
-            Err(Error::config(name, expected, count))
+    let (least, most) = match nproc {
+        NProc::Count(count) => (count, count),
+        NProc::Range { least, most } => (least, most),
+        other => {
+            let count = of_hardware(name, other, here)?;
+            (count, count)
         }
+    };
+    if least == 0 || least > most || most > MOST_RANKS {
+        let expected =
+            format!("a number from 1 to {MOST_RANKS}, MIN:MAX of two such, auto, gpu or cpu");
+        return Err(Error::config(name, expected, nproc));
+    }
+    Ok((least, most))
+}
+
+/// As many ranks as this host has cores or GPUs.
+fn of_hardware(name: &str, nproc: NProc, here: impl FnOnce() -> Hardware) -> Result<usize> {
+    match nproc {
+        NProc::Count(count) | NProc::Range { most: count, .. } => Ok(count),
         NProc::Cpu => Ok(here().cores),
         NProc::Auto => {
             let here = here();

@@ -2,6 +2,7 @@
 
 use super::arguments::Flags;
 use super::hosts::Given;
+use super::nnodes::NNodes;
 use crate::error::{Error, Result};
 use crate::launch::detection::{host, port as number};
 use crate::launch::variable::Environment;
@@ -10,7 +11,7 @@ use crate::launch::variable::Environment;
 const DEFAULT_PORT: u16 = 29_500;
 
 /// The host of rank 0.
-pub(super) fn addr(flags: &Flags, env: Environment<'_>, nodes: &Given<usize>) -> Result<String> {
+pub(super) fn addr(flags: &Flags, env: Environment<'_>, nodes: &Given<NNodes>) -> Result<String> {
     if let Some(addr) = &flags.master_addr {
         if addr.trim().is_empty() {
             return Err(Error::config("--master-addr", "a host", "an empty text"));
@@ -18,7 +19,7 @@ pub(super) fn addr(flags: &Flags, env: Environment<'_>, nodes: &Given<usize>) ->
         return Ok(addr.clone());
     }
     // Nobody else comes to a single host, whatever name the cluster has for it.
-    if nodes.value == 1 {
+    if nodes.value.most == 1 {
         return Ok("127.0.0.1".into());
     }
     match env.first_of(&["PET_MASTER_ADDR", "LWS_LEADER_ADDRESS"]) {
@@ -31,8 +32,8 @@ pub(super) fn addr(flags: &Flags, env: Environment<'_>, nodes: &Given<usize>) ->
 }
 
 /// The port of rank 0.
-pub(super) fn port(flags: &Flags, env: Environment<'_>, nodes: &Given<usize>) -> Result<u16> {
-    let several = nodes.value > 1;
+pub(super) fn port(flags: &Flags, env: Environment<'_>, nodes: &Given<NNodes>) -> Result<u16> {
+    let several = nodes.value.most > 1;
     match (flags.master_port, env.variable("PET_MASTER_PORT")) {
         (Some(0), _) if several => {
             let expected = format!("a port from 1 to 65535, as {} was given", nodes.by);

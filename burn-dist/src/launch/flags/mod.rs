@@ -7,7 +7,9 @@ mod local_world_size;
 mod master;
 mod nnodes;
 mod nproc;
+mod rejoin;
 mod resolve;
 
 pub use arguments::Flags;
+pub use nnodes::NNodes;
 pub use nproc::NProc;

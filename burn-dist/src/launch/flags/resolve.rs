@@ -3,9 +3,10 @@
 use super::arguments::Flags;
 use super::hardware::Hardware;
 use super::local_world_size::local_world_size;
+use super::rejoin::rejoin;
 use super::{hosts, master};
 use crate::error::{Error, Result};
-use crate::launch::node::Node;
+use crate::launch::node::{Elastic, Node};
 use crate::launch::variable::{Environment, MOST_RANKS};
 
 impl Flags {
@@ -52,15 +53,27 @@ fn node(
     }
     let nodes = hosts::count(flags, env)?;
     let node_rank = hosts::number(flags, env, &nodes)?;
-    let ranks = local_world_size(flags, env, hardware)?;
-    if nodes.value.saturating_mul(ranks) > MOST_RANKS {
-        let found = format!("{} on {} hosts", ranks, nodes.value);
+    let (least_ranks, ranks) = local_world_size(flags, env, hardware)?;
+    let most_nodes = nodes.value.most;
+    if most_nodes.saturating_mul(ranks) > MOST_RANKS {
+        let found = format!("{ranks} on {most_nodes} hosts");
         return Err(Error::config(
             "number of ranks",
             format!("at most {MOST_RANKS}"),
             found,
         ));
     }
+    let may_change = nodes.value.is_range() || least_ranks < ranks;
+    if flags.rejoin.is_some() && !may_change {
+        let expected = "a range MIN:MAX of --nnodes or --nproc-per-node beside it";
+        return Err(Error::config("--rejoin", expected, "none"));
+    }
+    let rejoin = may_change.then(|| rejoin(flags.rejoin, env)).transpose()?;
+    let elastic = rejoin.map(|rejoin| Elastic {
+        least_nodes: nodes.value.least,
+        least_ranks,
+        rejoin,
+    });
     Ok(Some(Node {
         node_rank,
         ranks,
@@ -72,7 +85,8 @@ fn node(
             (None, None) => 0,
         },
         log_dir: flags.log_dir.clone(),
-        nodes: nodes.value,
+        nodes: most_nodes,
+        elastic,
     }))
 }
 
@@ -84,6 +98,7 @@ fn how(flags: &Flags) -> Option<&'static str> {
         ("--master-port", flags.master_port.is_some()),
         ("--max-restarts", flags.max_restarts.is_some()),
         ("--log-dir", flags.log_dir.is_some()),
+        ("--rejoin", flags.rejoin.is_some()),
     ];
     given
         .iter()
@@ -95,9 +110,10 @@ fn how(flags: &Flags) -> Option<&'static str> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::launch::{NProc, Transport};
+    use crate::launch::{NNodes, NProc, Transport};
     use proptest::prelude::*;
     use std::collections::HashMap;
+    use std::time::Duration;
 
     fn resolve(flags: &Flags, env: &str, gpus: usize) -> Result<Option<Node>> {
         let split = |word: &str| word.split_once('=').map(|(n, v)| (n.into(), v.into()));
@@ -130,7 +146,7 @@ mod tests {
 
     fn two() -> Flags {
         Flags {
-            nnodes: Some(2),
+            nnodes: Some(NNodes::from(2)),
             node_rank: Some(1),
             master_addr: Some("10.0.0.1".into()),
             ..Flags::default()
@@ -165,6 +181,50 @@ mod tests {
             (6, 4000, 3)
         );
         assert_eq!(node.log_dir, Some("/tmp/logs".into()));
+    }
+
+    #[test]
+    fn a_range_makes_the_size_of_the_world_change() {
+        assert_eq!(resolve(&two(), "", 0).unwrap().unwrap().elastic, None);
+        let range = Flags {
+            nnodes: Some(NNodes { least: 1, most: 2 }),
+            rejoin: Some(Duration::from_secs(5)),
+            ..two()
+        };
+        let elastic = |flags: &Flags, env: &str| {
+            let node = resolve(flags, env, 4).unwrap().unwrap();
+            let Elastic {
+                least_nodes,
+                least_ranks,
+                rejoin,
+            } = node.elastic.unwrap();
+            let (nodes, ranks) = ((least_nodes, node.nodes), (least_ranks, node.ranks));
+            (nodes, ranks, rejoin.as_secs())
+        };
+        assert_eq!(elastic(&range, "BURN_DIST_REJOIN=7"), ((1, 2), (1, 1), 5));
+        let pet = "PET_NNODES=1:2 PET_NPROC_PER_NODE=gpu PET_NODE_RANK=1 PET_MASTER_ADDR=a";
+        assert_eq!(elastic(&Flags::default(), pet), ((1, 2), (4, 4), 60));
+        let one = Flags {
+            nproc_per_node: Some(NProc::Range { least: 2, most: 3 }),
+            ..Flags::default()
+        };
+        assert_eq!(elastic(&one, "BURN_DIST_REJOIN=7"), ((1, 1), (2, 3), 7));
+        refused(&one, "BURN_DIST_REJOIN=soon", &["BURN_DIST_REJOIN", "soon"]);
+        let fixed = Flags {
+            rejoin: range.rejoin,
+            ..two()
+        };
+        refused(&fixed, "", &["--rejoin", "MIN:MAX"]);
+        let reversed = Flags {
+            nnodes: Some(NNodes { least: 3, most: 2 }),
+            ..two()
+        };
+        refused(&reversed, "", &["--nnodes=3:2", "MIN:MAX"]);
+        let reversed = Flags {
+            nproc_per_node: Some(NProc::Range { least: 3, most: 2 }),
+            ..Flags::default()
+        };
+        refused(&reversed, "", &["--nproc-per-node", "found 3:2"]);
     }
 
     #[test]
@@ -212,7 +272,7 @@ mod tests {
             assert_eq!(parts(&flags, env), (2, 0, 3, "10.0.0.1".into(), 4000));
         }
         let one = Flags {
-            nnodes: Some(1),
+            nnodes: Some(NNodes::from(1)),
             ..Flags::default()
         };
         assert_eq!(parts(&one, KUBEFLOW), (1, 0, 4, "127.0.0.1".into(), 0));
@@ -293,7 +353,7 @@ mod tests {
         refused(&many, "", &["number of ranks", "2 hosts"]);
         refused(
             &Flags {
-                nnodes: Some(0),
+                nnodes: Some(NNodes::from(0)),
                 ..two()
             },
             "",
@@ -315,7 +375,7 @@ mod tests {
     fn variables_that_are_wrong_are_named() {
         let none = Flags::default();
         for (env, words) in [
-            ("PET_NNODES=1:4", ["PET_NNODES", "elasticity"]),
+            ("PET_NNODES=4:1", ["PET_NNODES", "MIN:MAX"]),
             ("PET_NNODES=x", ["PET_NNODES", "\"x\""]),
             ("PET_NPROC_PER_NODE=0", ["PET_NPROC_PER_NODE", "\"0\""]),
             ("PET_NPROC_PER_NODE=gpu", ["PET_NPROC_PER_NODE=gpu", "GPU"]),
@@ -364,7 +424,7 @@ mod tests {
         ) {
             let (standalone, nnodes, node_rank, master_addr, master_port) = flags;
             let flags = Flags {
-                standalone, nnodes, node_rank, master_addr, master_port, ..Flags::default()
+                standalone, nnodes: nnodes.map(NNodes::from), node_rank, master_addr, master_port, ..Flags::default()
             };
             let lookup = |name: &str| env.get(name).cloned();
             let found = node(&flags, Environment::new(&lookup), |_| Hardware { cores: 6, gpus });

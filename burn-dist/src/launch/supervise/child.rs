@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{self, ChildStderr, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A process that leads a process group of its own.
 ///
@@ -17,6 +18,9 @@ use std::process::{self, ChildStderr, ChildStdout, Command, Stdio};
 pub(super) struct Child {
     pub(super) rank: usize,
     pub(super) end: Option<End>,
+    /// From its start to its end.
+    pub(super) lived: Duration,
+    started: Instant,
     process: process::Child,
     pid: Pid,
     sent: Vec<i32>,
@@ -56,6 +60,8 @@ impl Child {
         Ok(Self {
             rank,
             end: None,
+            lived: Duration::ZERO,
+            started: Instant::now(),
             pid: Pid::from_child(&process),
             process,
             sent: Vec::new(),
@@ -95,6 +101,7 @@ impl Child {
                 Some(End::Unknown)
             }
         };
+        self.lived = self.started.elapsed();
         self.end.is_some()
     }
 

@@ -3,6 +3,7 @@
 use super::signals;
 use crate::launch::ErrorFile;
 use std::fmt;
+use std::time::Duration;
 
 /// The end of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) struct Ended {
     pub(super) end: End,
     /// Whether the signal that killed it came from this launcher.
     pub(super) ours: bool,
+    /// From its start to its end.
+    pub(super) lived: Duration,
     /// Its error file.
     pub(super) error: Option<ErrorFile>,
 }

@@ -5,7 +5,6 @@ use super::end::{End, Ended, Outcome};
 use super::output::Output;
 use super::program::Program;
 use super::rank_variables::RankVariables;
-use super::records::{Records, ranks_of};
 use super::signals::{self, Event, Watch};
 use super::terminal::{Stderr, Stream, Terminal};
 use crate::error::{Error, Result};
@@ -18,6 +17,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long ranks have to finish their step, save and leave after a signal to the launcher.
@@ -41,12 +41,15 @@ pub(super) struct Supervisor {
     pub(super) terminal: Terminal,
     pub(super) stop_grace: Duration,
     pub(super) fail_grace: Duration,
+    /// How many starts have failed on other hosts: the ranks of those are to end.
+    pub(super) failed_starts: Arc<AtomicUsize>,
 }
 
 /// The ranks of this host.
 #[derive(Debug)]
 pub(super) struct LocalRanks<'a> {
     supervisor: &'a Supervisor,
+    attempt: usize,
     children: Vec<Child>,
     /// Ended ranks in the order in which they were found so.
     order: Vec<usize>,
@@ -63,14 +66,11 @@ pub(super) struct LocalRanks<'a> {
 
 impl<'a> LocalRanks<'a> {
     /// Starts all ranks, or none.
-    pub(super) fn start(
-        supervisor: &'a Supervisor,
-        variables: &RankVariables<'_>,
-        records: &Records,
-    ) -> Result<Self> {
+    pub(super) fn start(supervisor: &'a Supervisor, variables: &RankVariables<'_>) -> Result<Self> {
         let pipe = io::pipe().map_err(|e| Error::config("the launcher", "a pipe", e))?;
         let mut started = Self {
             supervisor,
+            attempt: variables.part.attempt,
             children: Vec::new(),
             order: Vec::new(),
             readers: 0,
@@ -80,12 +80,17 @@ impl<'a> LocalRanks<'a> {
             terminate_at: None,
             kill_at: None,
         };
-        let RankVariables { node, program, .. } = variables;
-        for (local, rank) in ranks_of(node).enumerate() {
-            let logs = [Stream::Out, Stream::Err]
-                .map(|stream| records.log(rank, stream, variables.attempt));
+        let RankVariables {
+            part,
+            program,
+            records,
+            ..
+        } = variables;
+        for (local, rank) in part.here().enumerate() {
+            let logs =
+                [Stream::Out, Stream::Err].map(|stream| records.log(rank, stream, part.attempt));
             let [out_log, err_log] = logs;
-            let own = variables.of(local, records.error_path(rank));
+            let own = variables.of(local);
             let mut child =
                 Child::start(rank, program, own).map_err(|e| not_started(rank, program, e))?;
             let (out, err) = child.outputs();
@@ -133,6 +138,7 @@ impl<'a> LocalRanks<'a> {
     pub(super) fn wait(mut self) -> Outcome {
         loop {
             self.note_ended();
+            self.note_others();
             if self.children.iter().all(|child| child.end.is_some()) {
                 break;
             }
@@ -141,7 +147,7 @@ impl<'a> LocalRanks<'a> {
             match self.next(deadline) {
                 Some(Event::Stop(signal)) => self.stop(signal),
                 Some(Event::Read) => self.readers -= 1,
-                Some(Event::Child) | None => {}
+                Some(Event::Child | Event::Others) | None => {}
             }
         }
         self.drain(Some(Instant::now() + LEFTOVER_OUTPUT_WAIT));
@@ -175,6 +181,15 @@ impl<'a> LocalRanks<'a> {
                 running => format!("; {} may end within {grace:?}", RankSet(&running)),
             };
             self.supervisor.stderr.print(&format!("{failed}{others}"));
+        }
+    }
+
+    /// If ranks of another host have failed, or that host is lost, these have `fail_grace` to end.
+    fn note_others(&mut self) {
+        let failed = self.supervisor.failed_starts.load(Ordering::SeqCst) > self.attempt;
+        if failed && !self.failed && self.stop.is_none() {
+            self.failed = true;
+            self.terminate_at = Some(Instant::now() + self.supervisor.fail_grace);
         }
     }
 
@@ -245,7 +260,7 @@ impl<'a> LocalRanks<'a> {
                     self.stop = Some(signal);
                     return;
                 }
-                Some(Event::Child) | None => {}
+                Some(Event::Child | Event::Others) | None => {}
             }
         }
     }
@@ -266,6 +281,7 @@ impl<'a> LocalRanks<'a> {
                 pid: child.pid(),
                 end,
                 ours: matches!(end, End::Killed(signal) if child.was_sent(signal)),
+                lived: child.lived,
                 error: None,
             })
         };

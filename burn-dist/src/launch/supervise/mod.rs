@@ -5,31 +5,38 @@
 //! that is killed itself, the first failure is told from those that follow from it, and the ranks' flight
 //! records are compared.
 
+mod attempt;
 mod child;
+mod elastic;
 mod end;
+mod group;
 mod local_ranks;
+mod members;
 mod output;
+mod part;
 mod port;
 mod program;
 mod rank_variables;
 mod records;
 mod signals;
+mod slots;
 mod summary;
 mod terminal;
 
 pub use program::Program;
 
-use super::diagnosis::diagnose;
 use super::node::Node;
 use super::threads::fits_here;
 use super::variable::YEAR;
 use crate::error::{Error, Result};
-use end::Ended;
-use local_ranks::{FAIL_GRACE, LocalRanks, STOP_GRACE, Supervisor};
+use attempt::Attempt;
+use local_ranks::{FAIL_GRACE, STOP_GRACE, Supervisor};
+use part::Part;
 use port::Port;
 use rank_variables::RankVariables;
 use records::Records;
 use signals::Watch;
+use std::sync::Arc;
 use std::time::Duration;
 use terminal::{Stderr, Terminal};
 
@@ -37,9 +44,10 @@ use terminal::{Stderr, Terminal};
 ///
 /// Each rank is told its numbers by the variables that torchrun sets, and by `BURN_DIST_RANK`,
 /// `BURN_DIST_WORLD_SIZE`, `BURN_DIST_LOCAL_RANK`, `BURN_DIST_LOCAL_WORLD_SIZE`,
-/// `BURN_DIST_MASTER_ADDR`, `BURN_DIST_MASTER_PORT`, `BURN_DIST_PORT_RESERVED` (rank 0 must bind
-/// the port with `SO_REUSEPORT`), `BURN_DIST_RESTART_COUNT`, `BURN_DIST_SECRET`,
-/// `BURN_DIST_FLIGHT_DIR` and `BURN_DIST_PARENT` (this process). The cores are divided among the
+/// `BURN_DIST_INITIAL_WORLD_SIZE` (of the first start), `BURN_DIST_MASTER_ADDR`,
+/// `BURN_DIST_MASTER_PORT`, `BURN_DIST_PORT_RESERVED` (rank 0 must bind the port with `SO_REUSEPORT`),
+/// `BURN_DIST_RESTART_COUNT`, `BURN_DIST_SECRET`, `BURN_DIST_FLIGHT_DIR` and `BURN_DIST_PARENT` (this
+/// process). The cores are divided among the
 /// ranks by `RAYON_NUM_THREADS` and `OMP_NUM_THREADS`, unless one of them is set already.
 ///
 /// What the ranks print comes out here, each line after `[rank]: `, and goes into
@@ -50,6 +58,9 @@ use terminal::{Stderr, Terminal};
 /// fails, the others get `BURN_DIST_FAIL_GRACE` seconds (5) to end by themselves, as long again
 /// after SIGTERM, and are killed then. What a rank has started is killed with it, unless it has left
 /// the rank's process group; if this process is killed itself, the ranks are killed too.
+///
+/// With [`Node::elastic`](super::Node::elastic) the launchers of all hosts agree before each start who takes part,
+/// and ranks get new numbers; a rank is also told `BURN_DIST_READY_FILE`, which it makes when it has joined.
 ///
 /// Handles signals while it runs; run one at a time in a process, on a thread that stays. The ranks
 /// are this process's children: do not wait for them elsewhere.
@@ -65,6 +76,7 @@ use terminal::{Stderr, Terminal};
 ///     master_port: 0,
 ///     max_restarts: 0,
 ///     log_dir: None,
+///     elastic: None,
 /// };
 /// let mut program = Program::new("sh");
 /// program.args = ["-c", "exit $((RANK * 7))"].map(Into::into).to_vec();
@@ -73,7 +85,7 @@ use terminal::{Stderr, Terminal};
 /// ```
 ///
 /// # Errors
-/// [`Error::Child`] for the rank that failed first, or that could not be started, after a table of
+/// [`Error::TooFew`] if too few ranks or hosts are left to go on. [`Error::Child`] for the rank that failed first, or that could not be started, after a table of
 /// all failed ranks on standard error. [`Error::Config`] and [`Error::File`] if the ranks cannot be
 /// started as the node says.
 ///
@@ -86,6 +98,7 @@ pub fn supervise(node: &Node, program: &Program) -> Result<()> {
     let supervisor = Supervisor {
         stop_grace: grace("BURN_DIST_GRACE", STOP_GRACE)?,
         fail_grace: grace("BURN_DIST_FAIL_GRACE", FAIL_GRACE)?,
+        failed_starts: Arc::default(),
         watch: Watch::start()?,
         stderr: Stderr::new(&terminal),
         terminal,
@@ -112,42 +125,36 @@ fn run(node: &Node, program: &Program, records: &Records, supervisor: &Superviso
     // With several hosts, the other launchers could not be told it.
     let alone = node.nodes == 1 && program.variable("BURN_DIST_SECRET").is_none();
     let secret = alone.then(|| format!("{:032x}", rand::random::<u128>()));
+    if let Some(elastic) = &node.elastic {
+        let run = elastic::Run {
+            node,
+            elastic,
+            program,
+            records,
+            supervisor,
+            secret: secret.as_deref(),
+        };
+        return run.run();
+    }
     let mut attempt = 0;
     loop {
         let free = node.master_port == 0;
         let port = free.then(|| Port::reserve(&node.master_addr)).transpose()?;
-        records.clear(node)?;
         let variables = RankVariables {
-            node,
+            part: &Part::of(node, attempt),
             program,
+            records,
+            master_addr: &node.master_addr,
             port: port.as_ref().map_or(node.master_port, Port::number),
             reserved: port.is_some(),
-            attempt,
             secret: secret.as_deref(),
-            flights: records.flight_folder(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let mut outcome = LocalRanks::start(supervisor, &variables, records)?.wait();
-        for ended in outcome.ends.iter_mut().filter(|e| !e.end.is_success()) {
-            ended.error = records.error(ended.rank);
-        }
-        let Some(failure) = summary::failure(&outcome) else {
+        let ended = Attempt::run(supervisor, &variables)?;
+        let Some(failure) = ended.failure else {
             return Ok(());
         };
-        supervisor.stderr.print(&failure.text);
-        if !failure.expected {
-            let ends = outcome.ends.iter();
-            let by = |e: &Ended| if e.ours { " of the launcher" } else { "" };
-            let ends = ends
-                .map(|e| (e.rank, format!("{}{}", e.end, by(e))))
-                .collect();
-            let world = node.nodes * node.ranks;
-            supervisor
-                .stderr
-                .print(&diagnose(&records.flights(node), world, &ends));
-        }
-        let stop = outcome.stop.or_else(|| supervisor.watch.stop());
-        if stop.is_some() || attempt == node.max_restarts {
+        if ended.stop.is_some() || attempt == node.max_restarts {
             return Err(failure.error);
         }
         attempt += 1;
@@ -183,12 +190,26 @@ pub(super) fn check(node: &Node) -> Result<()> {
         0 => Err(Error::config(what, "at least 1", 0)),
         _ => Ok(()),
     };
+    let at_most = |what: &str, found, most: usize| match found {
+        found if found > most => Err(Error::config(what, format!("at most {most}"), found)),
+        _ => Ok(()),
+    };
     at_least_1("number of ranks on this host", ranks)?;
     fits_here(ranks)?;
     at_least_1("number of hosts", nodes)?;
     if node_rank >= nodes {
         let expected = format!("a number below that of hosts, {nodes}");
         return Err(Error::config("number of this host", expected, node_rank));
+    }
+    if let Some(elastic) = &node.elastic {
+        at_least_1("least number of hosts", elastic.least_nodes)?;
+        at_least_1("least number of ranks on this host", elastic.least_ranks)?;
+        at_most("least number of hosts", elastic.least_nodes, nodes)?;
+        at_most(
+            "least number of ranks on this host",
+            elastic.least_ranks,
+            ranks,
+        )?;
     }
     if nodes > 1 && master_port == 0 {
         let expected = "the same port for all hosts, such as 29500";

@@ -6,7 +6,8 @@
 
 use crate::error::{Error, Result};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 
 /// A port of this host, which only rank 0 can take as long as this lives.
 #[derive(Debug)]
@@ -20,11 +21,11 @@ impl Port {
     ///
     /// All ranks are here, so rank 0 listens on a loopback address, whichever the host's is.
     pub(super) fn reserve(host: &str) -> Result<Self> {
-        let refused = |e: std::io::Error| {
+        let refused = |e: io::Error| {
             let expected = "an address of this host, where rank 0 can listen";
             Error::config(format!("master address {host}"), expected, e)
         };
-        let none = || std::io::Error::other("a name without an address");
+        let none = || io::Error::other("a name without an address");
         let mut last = none();
         for address in (host, 0).to_socket_addrs().map_err(refused)? {
             match Self::bind(address) {
@@ -36,14 +37,37 @@ impl Port {
         Err(refused(last))
     }
 
-    fn bind(address: SocketAddr) -> std::io::Result<Self> {
+    /// Reserves any free port of this host for a rank 0 that other hosts call by the name `host`.
+    pub(super) fn for_other_hosts(host: &str) -> Result<Self> {
+        let refused = |e: io::Error| {
+            let expected = "an address of this host, where rank 0 can listen";
+            Error::config(format!("master address {host}"), expected, e)
+        };
+        let address = any_interface(host, 0).map_err(refused)?;
+        Self::bind(address).map_err(refused)
+    }
+
+    /// Listens at a port, to callers from other hosts, which know this one by the name `host`.
+    pub(super) fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+        let address = any_interface(host, port)?;
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        // The port may be taken again as soon as the launcher that had it has ended.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    }
+
+    fn bind(address: SocketAddr) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         // Not the reuse of addresses: that would let others in who ask for it too, as most do.
         socket.set_reuse_port(true)?;
         socket.bind(&address.into())?;
         let bound = socket.local_addr()?.as_socket();
-        let unnamed = || std::io::Error::other("a socket without a port");
+        let unnamed = || io::Error::other("a socket without a port");
         Ok(Self {
             number: bound.ok_or_else(unnamed)?.port(),
             _bound: socket,
@@ -53,6 +77,18 @@ impl Port {
     pub(super) fn number(&self) -> u16 {
         self.number
     }
+}
+
+/// All interfaces, of the protocol that the name has addresses of: others may know this host by another address.
+fn any_interface(host: &str, port: u16) -> io::Result<SocketAddr> {
+    let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+    let only_v6 = addresses.iter().all(SocketAddr::is_ipv6);
+    let v6 = (Ipv6Addr::UNSPECIFIED, port).into();
+    Ok(if only_v6 {
+        v6
+    } else {
+        (Ipv4Addr::UNSPECIFIED, port).into()
+    })
 }
 
 #[cfg(test)]

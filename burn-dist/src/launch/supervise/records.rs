@@ -8,6 +8,7 @@ use crate::launch::{ErrorFile, Node};
 use crate::lock::{Lock, LockError};
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
@@ -100,18 +101,32 @@ impl Records {
             flights,
             _private: private,
         };
-        let folders = ranks_of(node).map(|rank| records.rank(rank));
-        for folder in folders.chain([records.flights.clone()]) {
-            std::fs::create_dir_all(&folder)
-                .map_err(|e| Error::file(&folder, "a folder for records", e))?;
-        }
+        folder(&records.flights)?;
         Ok(records)
     }
 
-    /// Removes what the ranks of this host have left before.
-    pub(super) fn clear(&self, node: &Node) -> Result<()> {
-        for rank in ranks_of(node) {
-            for path in [self.error_path(rank), Flight::file(&self.flights, rank)] {
+    /// Folders that are not made.
+    #[cfg(test)]
+    pub(super) fn in_folders(errors: &str, flights: &str) -> Self {
+        Self {
+            logs: None,
+            errors: errors.into(),
+            flights: flights.into(),
+            _private: None,
+        }
+    }
+
+    /// Makes the folders of the ranks that are about to start here, and removes what others with their numbers
+    /// have left there.
+    pub(super) fn prepare(&self, ranks: Range<usize>) -> Result<()> {
+        for rank in ranks {
+            folder(&self.rank(rank))?;
+            let left = [
+                self.error_path(rank),
+                self.ready_path(rank),
+                Flight::file(&self.flights, rank),
+            ];
+            for path in left {
                 match std::fs::remove_file(&path) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                         return Err(Error::file(&path, "to remove an old record", e));
@@ -154,6 +169,11 @@ impl Records {
         self.rank(rank).join("error.json")
     }
 
+    /// The file that a rank makes once it has joined its world.
+    pub(super) fn ready_path(&self, rank: usize) -> PathBuf {
+        self.rank(rank).join("ready")
+    }
+
     /// Why a rank failed, if it said so.
     pub(super) fn error(&self, rank: usize) -> Option<ErrorFile> {
         ErrorFile::read(&self.error_path(rank)).ok().flatten()
@@ -165,8 +185,7 @@ impl Records {
     }
 
     /// The flight records of all ranks that write to this folder.
-    pub(super) fn flights(&self, node: &Node) -> Vec<Flight> {
-        let world = node.nodes * node.ranks;
+    pub(super) fn flights(&self, world: usize) -> Vec<Flight> {
         let read = |rank| Flight::read(&self.flights, rank).ok();
         // Another world may have left records in the same folder.
         let of_this = |flight: &Flight| flight.world == world;
@@ -178,7 +197,6 @@ impl Records {
     }
 }
 
-/// The ranks of a host.
-pub(super) fn ranks_of(node: &Node) -> std::ops::Range<usize> {
-    node.node_rank * node.ranks..(node.node_rank + 1) * node.ranks
+fn folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| Error::file(path, "a folder for records", e))
 }

@@ -21,6 +21,8 @@ pub(super) enum Event {
     Stop(i32),
     /// One reader of a child's output has come to its end.
     Read,
+    /// Ranks of another host may have failed.
+    Others,
 }
 
 /// Receives signals for this process from its making to its end.
@@ -87,7 +89,7 @@ impl Watch {
     pub(super) fn stop(&self) -> Option<i32> {
         self.events.try_iter().find_map(|event| match event {
             Event::Stop(signal) => Some(signal),
-            Event::Child | Event::Read => None,
+            Event::Child | Event::Read | Event::Others => None,
         })
     }
 

@@ -72,7 +72,7 @@ pub(super) fn failure(outcome: &Outcome) -> Option<Failure> {
 /// The failure that the others follow from. That is a rank killed by a signal from outside, as it cannot
 /// write an error; else the earliest whose error does not follow from another's; else the one that the
 /// others blame; else the first that ended.
-fn first(ends: &[Ended]) -> Option<&Ended> {
+pub(super) fn first(ends: &[Ended]) -> Option<&Ended> {
     let failed = || ends.iter().filter(|ended| !ended.end.is_success());
     let killed = |ended: &&Ended| matches!(ended.end, End::Killed(_)) && !ended.ours;
     let own = |ended: &&Ended| ended.error.as_ref().is_some_and(|error| !error.secondary);
@@ -122,6 +122,7 @@ fn table(failed: &[&Ended], ranks: usize) -> String {
 mod tests {
     use super::*;
     use crate::launch::ErrorFile;
+    use std::time::Duration;
 
     fn ended(rank: usize, end: End, error: Option<(&str, bool, u64)>) -> Ended {
         let error = error.map(|(message, secondary, time)| {
@@ -134,6 +135,7 @@ mod tests {
             pid: 100 + rank as u32,
             end,
             ours: false,
+            lived: Duration::ZERO,
             error,
         }
     }
