@@ -80,7 +80,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how the classes are numbered.
-    let mut steps = run.steps_over(&world, &data)?;
+    let mut steps = run.steps_over(world, &data)?;
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
         let (progress, saved, named);

@@ -103,4 +103,6 @@ timed("load", load)
 if rank == 0:
     with open(out, "w") as file:
         json.dump(times, file)
-dist.destroy_process_group()
+dist.barrier()
+# Its own end now and then aborts in a thread of gloo's.
+os._exit(0)

@@ -9,8 +9,9 @@
 //! values (36 give 85 million parameters, with AdamW's states 1.02 GB), and `--rounds N` how often both
 //! take turns. Both sides sync all files to disk; ours verifies checksums, PyTorch's has none. Times are those of the
 //! slower rank, after a barrier. `stall` is what a save in the background costs training: how long the call
-//! takes, and what the steps after it take more than others until it is written. The files of a load are in the
-//! system's cache, on both sides.
+//! takes; `slower steps` is what the steps after it take more than others until it is written, on processors that the
+//! ranks share with the writing. The files of a load are in the system's cache, and both sides have the system's
+//! allocator.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,22 +19,17 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::ModuleOptimizer;
 use burn::tensor::{Device, Distribution, Tensor};
-use burn_dist::checkpoint::{OpenSave, Save, Which};
+use burn_dist::checkpoint::{Save, Which};
 use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::launch::{Flags, Node, Program, supervise};
 use burn_dist::optim::AdamWConfig;
 use burn_dist::{Error, Strategy, World, unit};
-use mimalloc::MiMalloc;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Instant;
-
-/// As in the examples.
-#[global_allocator]
-static MEMORY: MiMalloc = MiMalloc;
 
 /// The task of a process that is a rank of ours.
 const TASK: &str = "BURN_DIST_BENCH_TASK";
@@ -268,7 +264,7 @@ fn ours(task: &Task) -> burn_dist::Result<()> {
             times.insert("slower steps".into(), more);
             let (model, optimizer) = make()?;
             timed(&world, &mut times, "load", || {
-                let mut save: OpenSave = world.open_save(&task.folder, Which::Latest)?;
+                let mut save = world.open_save(&task.folder, Which::Latest)?;
                 let loaded = save.model("model", model, optimizer)?;
                 save.finish()?;
                 Ok(loaded)

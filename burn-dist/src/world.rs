@@ -28,7 +28,10 @@ struct Inner {
 }
 
 /// What a rank does before it leaves the world.
-struct AtEnd(Box<dyn FnOnce(&Communicator) -> Result<()> + Send>);
+struct AtEnd(Collective);
+
+/// Something that all ranks do together.
+type Collective = Box<dyn FnOnce(&Communicator) -> Result<()> + Send>;
 
 impl std::fmt::Debug for AtEnd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

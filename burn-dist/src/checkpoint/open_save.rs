@@ -172,6 +172,17 @@ impl OpenSave {
         self.manifest.states.keys().map(String::as_str)
     }
 
+    /// Reads every file of the save, and verifies every byte of it. Not collective.
+    ///
+    /// # Errors
+    /// [`Error::File`] for the first file that is missing or damaged.
+    pub fn verify(&self) -> Result<()> {
+        let files = 0..self.manifest.files.len();
+        files
+            .into_iter()
+            .try_for_each(|file| locked(&self.files).verify(file))
+    }
+
     /// Loads a model and its optimizer, both made as for a start without a save.
     ///
     /// # Cost

@@ -54,8 +54,11 @@ pub struct Save<'a> {
 /// A model with its name, and how a snapshot of it and its optimizer is taken.
 struct Part<'a> {
     name: String,
-    take: Box<dyn FnOnce(&str, (usize, usize)) -> Result<Snapshot> + 'a>,
+    take: Take<'a>,
 }
+
+/// Takes a snapshot of this name, on this rank of so many.
+type Take<'a> = Box<dyn FnOnce(&str, (usize, usize)) -> Result<Snapshot> + 'a>;
 
 /// Writes a state down.
 type State<'a> = Box<dyn FnOnce(&Path) -> Result<UserState> + 'a>;

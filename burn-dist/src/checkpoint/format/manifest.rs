@@ -299,7 +299,8 @@ mod tests {
     #[test]
     fn absurd_numbers_are_errors_though_the_checksum_fits() {
         let save = Path::new("save");
-        let faults: [(fn(&mut Manifest), &str); 4] = [
+        type Change = fn(&mut Manifest);
+        let faults: [(Change, &str); 4] = [
             (|m| m.files[0].name = "../other".into(), "../other"),
             (|m| m.files[0].bytes = u64::MAX, "checksums"),
             (|m| m.files.clear(), "in file 0 of 0"),

@@ -12,7 +12,6 @@ use crate::checkpoint::format::{
     DataWriter, Kind, OptimizerBehaviour, TensorFacts, model_tensor, optimizer_tensor,
 };
 use crate::error::Result;
-use crate::finite::is_finite;
 use crate::shard::{Replicas, StoredShards};
 use burn::module::{Module, ParamId};
 use burn::optim::ModuleOptimizer;
@@ -159,12 +158,12 @@ impl Snapshot {
         for (at, stored) in self.model.tensors.iter().enumerate() {
             let bytes = stored.shard.read()?;
             let bytes = &bytes[stored.written_bytes(stored.dtype.size())];
-            if stored.facts.kind != Kind::Frozen && !is_finite(bytes, stored.dtype) {
-                note(2 * at);
-            }
             if !bytes.is_empty() {
                 let name = model_tensor(&self.name, &stored.facts.name);
-                out.put(name, stored.dtype, bytes)?;
+                let finite = out.put(name, stored.dtype, bytes)?;
+                if !finite && stored.facts.kind != Kind::Frozen {
+                    note(2 * at);
+                }
             }
             tensors.push(RankTensor::new(stored.facts.clone(), &stored.written));
         }
@@ -181,12 +180,11 @@ impl Snapshot {
                     let Some(stored) = self.model.tensor(path) else {
                         continue;
                     };
-                    if !is_finite(&state.bytes, state.dtype)
-                        && let Some(at) = self.model.position(path)
-                    {
+                    let (tensor, finite) = self.write_state(stored, state, out)?;
+                    states.tensors.push(tensor);
+                    if let Some(at) = self.model.position(path).filter(|_| !finite) {
                         note(2 * at + 1);
                     }
-                    states.tensors.push(self.write_state(stored, state, out)?);
                 }
                 states.scalars.extend(read.scalars);
                 Ok(())
@@ -207,7 +205,7 @@ impl Snapshot {
         stored: &StoredTensor,
         state: &StateTensor,
         out: &mut DataWriter,
-    ) -> Result<RankTensor> {
+    ) -> Result<(RankTensor, bool)> {
         let facts = |shape: &[usize]| TensorFacts {
             name: state.name.clone(),
             shape: shape.to_vec(),
@@ -218,19 +216,17 @@ impl Snapshot {
         // A state of the shape of what it is kept of has an element for each of the parameter's.
         if state.shape == stored.stored_shape {
             let bytes = &state.bytes[stored.written_bytes(state.dtype.size())];
-            if !bytes.is_empty() {
-                out.put(name, state.dtype, bytes)?;
-            }
-            return Ok(RankTensor::new(facts(&stored.facts.shape), &stored.written));
+            let finite = bytes.is_empty() || out.put(name, state.dtype, bytes)?;
+            let tensor = RankTensor::new(facts(&stored.facts.shape), &stored.written);
+            return Ok((tensor, finite));
         }
         // Any other is of the whole parameter, and written by the rank that writes its first element.
         let len: usize = state.shape.iter().product();
         let is_mine = stored.written.contains(&0);
-        if is_mine && len > 0 {
-            out.put(name, state.dtype, &state.bytes)?;
-        }
+        let is_written = is_mine && len > 0;
+        let finite = !is_written || out.put(name, state.dtype, &state.bytes)?;
         let written = 0..if is_mine { len } else { 0 };
-        Ok(RankTensor::new(facts(&state.shape), &written))
+        Ok((RankTensor::new(facts(&state.shape), &written), finite))
     }
 
     /// The name of what a number of [`write`](Self::write) means.
