@@ -138,7 +138,8 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
             // (5) After SIGTERM or Ctrl-C on any rank, all save at the end of the step and return.
             if world.should_stop()? {
                 let state = (steps.progress(), &scaler, &classes);
-                run.checkpoint(world, &model, &optimizer, &state)?;
+                run.checkpoint(world, steps.done(), (&model, &optimizer), &state)?;
+                run.wait_for_save(world)?;
                 return meter.stop(steps.done(), run.save.as_deref());
             }
         }
@@ -146,9 +147,9 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         drop(batches);
         meter.between_steps()?;
 
-        // (6) Every rank writes its shards. If a rank is killed meanwhile, the save before remains.
+        // (6) Every rank writes its shards while training goes on. If one is killed meanwhile, the save before remains.
         let state = (steps.progress(), &scaler, &classes);
-        run.checkpoint(world, &model, &optimizer, &state)?;
+        run.checkpoint(world, steps.done(), (&model, &optimizer), &state)?;
         let Some(score) = evaluated(&model)? else {
             return meter.stop(steps.done(), run.save.as_deref());
         };

@@ -74,7 +74,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how the classes are numbered.
-    let mut steps = run.steps_over(&world, &data)?;
+    let mut steps = run.steps_over(world, &data)?;
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
         let (progress, saved, named);
@@ -133,7 +133,8 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
             // (5) After SIGTERM or Ctrl-C on any rank, all save at the end of the step and return.
             if world.should_stop()? {
                 let state = (steps.progress(), &scaler, &classes);
-                run.checkpoint(world, &model, &optimizer, &state)?;
+                run.checkpoint(world, steps.done(), (&model, &optimizer), &state)?;
+                run.wait_for_save(world)?;
                 return meter.stop(steps.done(), run.save.as_deref());
             }
         }
@@ -141,9 +142,9 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         drop(batches);
         meter.between_steps()?;
 
-        // (6) Every rank writes its shards. If a rank is killed meanwhile, the save before remains.
+        // (6) Every rank writes its shards while training goes on. If one is killed meanwhile, the save before remains.
         let state = (steps.progress(), &scaler, &classes);
-        run.checkpoint(world, &model, &optimizer, &state)?;
+        run.checkpoint(world, steps.done(), (&model, &optimizer), &state)?;
         let Some(score) = evaluated(&model)? else {
             return meter.stop(steps.done(), run.save.as_deref());
         };

@@ -1,16 +1,17 @@
 //! Element types as safetensors files name them.
 
-use burn::tensor::DType;
+use burn::tensor::{BoolStore, DType};
 use safetensors::Dtype;
 
 /// What a model, its optimizer's states or a checkpoint of another program may hold.
-pub(crate) const KNOWN: [(Dtype, DType); 6] = [
+pub(crate) const KNOWN: [(Dtype, DType); 7] = [
     (Dtype::F64, DType::F64),
     (Dtype::F32, DType::F32),
     (Dtype::F16, DType::F16),
     (Dtype::BF16, DType::BF16),
     (Dtype::I64, DType::I64),
     (Dtype::I32, DType::I32),
+    (Dtype::BOOL, DType::Bool(BoolStore::Native)),
 ];
 
 /// Burn's type of this name; `None` for one that is never read.

@@ -62,7 +62,7 @@ fn the_loss_scale_is_saved_and_resumed() {
     let args = |steps: usize| format!("--precision f16 --epochs 1 --steps {steps}");
     run("vit_fsdp", &args(3), &folders).succeeded();
     let manifest =
-        std::fs::read_to_string(save.path().join("step-00000001/manifest.json")).unwrap();
+        std::fs::read_to_string(save.path().join("step-00000003/manifest.json")).unwrap();
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     let scaler = &manifest["states"]["state"]["json"][1];
     // Three steps of two ranks with four samples each.

@@ -46,6 +46,11 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Bytes that are allocated now.
+pub(crate) fn live() -> usize {
+    LIVE.load(Relaxed)
+}
+
 /// Runs `f` on all ranks at once and returns the process's peak meanwhile.
 pub(crate) fn peak<T>(world: &World, all: &Barrier, f: impl FnOnce() -> T) -> (T, usize) {
     all.wait();

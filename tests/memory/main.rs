@@ -9,6 +9,7 @@ mod allocator;
 mod gpt;
 #[path = "../oracle/mod.rs"]
 mod oracle;
+mod saves;
 
 use allocator::{COUNTING, peak};
 

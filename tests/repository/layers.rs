@@ -153,7 +153,6 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "error",
             "file_type",
             "host",
-            "layout",
             "lock",
             "unwind",
             "warning",

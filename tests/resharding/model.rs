@@ -1,11 +1,11 @@
-//! A model with all that a save can meet: uneven shapes, running state, parameters that are frozen, tied, stored
-//! whole, or without a gradient.
+//! A model with all that a save can meet: uneven shapes, running state, integers, booleans, parameters that are
+//! frozen, read twice, stored whole, or without a gradient.
 
 use crate::oracle::{self, Mlp, Values};
-use burn::module::{Module, Param, ParamGroup};
+use burn::module::{Module, Param, ParamGroup, ParamId};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, LionConfig, ModuleOptimizer};
-use burn::tensor::{DType, Device, FloatDType, Tensor};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor};
 use burn_dist::launch::Threads;
 use burn_dist::nn::{SyncBatchNorm, SyncBatchNormConfig};
 use burn_dist::{Destination, Result, Strategy, World, unit};
@@ -25,6 +25,9 @@ pub struct Zoo {
     pub unused: Linear,
     /// Stored whole on every rank.
     pub whole: Param<Tensor<1>>,
+    /// Neither takes gradients: steps so far, and whether their number is odd.
+    pub steps: Param<Tensor<1, Int>>,
+    pub is_odd: Param<Tensor<1, Bool>>,
 }
 
 impl Zoo {
@@ -35,6 +38,8 @@ impl Zoo {
             norm: SyncBatchNormConfig::new(3).init(world),
             frozen: LinearConfig::new(3, 3).init(&device).no_grad(),
             unused: LinearConfig::new(5, 2).init(&device),
+            steps: Param::initialized(ParamId::new(), Tensor::from_data([0], &device)),
+            is_odd: Param::initialized(ParamId::new(), Tensor::from_data([false], &device)),
             whole: Param::from_data([0.5, -0.25, 0.125], &device),
             mlp,
         };
@@ -91,6 +96,8 @@ pub fn train(
         let x: Tensor<2> = oracle::tensor(&mine, DType::F64, &world.device());
         let grads = world.backward(model.loss(x), &model)?;
         model = optimizer.step(1e-2, model, grads.clip_norm(1.0)?.grads);
+        model.steps = model.steps.map(|steps| steps + 1);
+        model.is_odd = model.is_odd.map(|odd| odd.bool_not());
     }
     Ok((model, optimizer))
 }

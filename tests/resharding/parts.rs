@@ -93,7 +93,7 @@ fn a_part_is_loaded_and_the_rest_is_reported() {
         world.comm().barrier(&"after".into())?;
         Ok(report.applied.len())
     });
-    assert_eq!(run.unwrap(), [18; 2]);
+    assert_eq!(run.unwrap(), [20; 2]);
 }
 
 #[test]

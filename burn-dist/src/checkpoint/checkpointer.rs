@@ -97,13 +97,14 @@ impl World {
     /// ```
     pub fn claim_saves(&self, folder: impl AsRef<Path>) -> Result<()> {
         let writer = Writer::of(self, folder.as_ref())?;
-        self.together("claim the folder for saves", || {
-            if self.is_chief() {
-                writer.claim().lock(&writer.folder)?;
-            }
-            Ok([0; 2])
+        let claimed = self.together("claim the folder for saves", || {
+            let is_first = self.is_chief() && writer.claim().lock(&writer.folder)?;
+            Ok([u64::from(is_first), 0])
         })?;
-        warn_of_private_folders(self, folder.as_ref())
+        match claimed[0][0] {
+            0 => Ok(()),
+            _ => warn_of_private_folders(self, folder.as_ref()),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::part::ReadState;
 use crate::error::Result;
 use crate::shard::MapTensors;
 use burn::module::Param;
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +59,17 @@ impl FillFromSave<'_> {
         }
     }
 
+    /// The saved elements of a small tensor; none if there are none.
+    fn data<const D: usize>(&mut self, path: &str, shape: [usize; D]) -> Option<TensorData> {
+        let Some(target) = self.targets.get(path) else {
+            self.missing.push(path.into());
+            return None;
+        };
+        let mut bytes = vec![0; target.range.len() * target.dtype.size()];
+        self.read(target, &mut bytes);
+        Some(TensorData::from_bytes_vec(bytes, shape, target.dtype))
+    }
+
     /// The tensor with the saved elements, in the memory of the former ones where that is the process's.
     fn filled<const D: usize>(&mut self, old: Tensor<D>, target: &Target) -> Tensor<D> {
         let (shape, device, dtype) = (old.shape(), old.device(), target.dtype);
@@ -91,5 +102,27 @@ impl MapTensors for FillFromSave<'_> {
                 self.filled(old, target)
             }
         })
+    }
+
+    fn int<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D, Int>>,
+    ) -> Param<Tensor<D, Int>> {
+        match self.data(path, param.base().dims()) {
+            Some(data) => param.map(|old| Tensor::from_data(data, (&old.device(), old.dtype()))),
+            None => param,
+        }
+    }
+
+    fn bool<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        match self.data(path, param.base().dims()) {
+            Some(data) => param.map(|old| Tensor::from_data(data, &old.device())),
+            None => param,
+        }
     }
 }

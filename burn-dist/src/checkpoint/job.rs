@@ -4,7 +4,7 @@ use super::folder::data_file_name;
 use super::format::{DataFile, DataWriter, Finished, Manifest, ManifestFields, OptimizerBehaviour};
 use super::part::{RankContents, RankModel, Snapshot, merge};
 use super::save::Taken;
-use super::writer::Writer;
+use super::writer::{Complete, Writer};
 use crate::comm::{Communicator, Label};
 use crate::error::{Error, Result};
 use crate::finite;
@@ -14,13 +14,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 const WHAT: &str = "save";
-
-/// A save that is complete.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Complete {
-    pub(super) name: String,
-    pub(super) step: u64,
-}
 
 /// What is to be written, and where.
 #[derive(Debug)]

@@ -13,7 +13,7 @@
 //!
 //! - `format` is the form of a save, `folder` that of a run's folder;
 //! - `part` is what is taken of a model and its optimizer;
-//! - `save` says what is saved, `job` writes it, `writer` is what the saves of a run share;
+//! - `one_model` is the common case; `save` says what is saved, `job` writes it, `writer` is what the saves of a run share;
 //! - `checkpointer` and `open_save` are for users: `matching` finds what is read into what, `fill` reads it, and
 //!   `report` says what was loaded; `shared_folder` warns of hosts that do not share theirs.
 
@@ -22,8 +22,8 @@ mod fill;
 mod folder;
 mod format;
 mod job;
-mod load;
 mod matching;
+mod one_model;
 mod open_save;
 mod part;
 mod report;

@@ -11,11 +11,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-/// The name of the only model of [`World::save`].
-pub(super) const MODEL: &str = "model";
-/// The name of its state.
-pub(super) const STATE: &str = "state";
-
 /// The parts of one save, each with a name: models with or without their optimizers, and states.
 ///
 /// All are committed together, or none. Give it to [`Checkpointer::save`](super::Checkpointer::save) or
@@ -202,41 +197,4 @@ fn check(names: &[String]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-impl World {
-    /// Saves a sharded model, its optimizer and a state of the user's own to a folder.
-    ///
-    /// Collective. `state` is anything serde can write as JSON: the epoch, the step, a schedule. Only rank 0's is kept,
-    /// exactly: infinities and all bits of a float come back. The save loads on any number of ranks.
-    ///
-    /// The save that this run has written or loaded before is removed, unless a
-    /// [`Checkpointer`](crate::checkpoint::Checkpointer) of the folder keeps more; nothing else is ever replaced or
-    /// removed. The folder belongs to this run from then on ([`claim_saves`](Self::claim_saves)).
-    ///
-    /// # Cost
-    /// Each rank writes what it holds, its shards of parameters and optimizer states; what several ranks hold they
-    /// divide. Files are as readable for others as the umask says.
-    ///
-    /// # Errors
-    /// [`Error::Replicas`] if ranks that should store the same do not;
-    /// [`Error::File`] where a file cannot be written, for a folder to which another run saves, and for
-    /// one with a save that this run has neither loaded nor written; ranks whose own files are fine
-    /// return [`Error::PeerFailed`] then. [`Error::Model`] on all ranks for trainable parameters,
-    /// running state or optimizer states that are not finite, naming the first; for optimizer states
-    /// of a type in which Burn would not load them (it loads the default device's: f32); and if
-    /// `model` was not sharded. The previous save is untouched in every case.
-    ///
-    /// # Source
-    /// PyTorch: `torch.distributed.checkpoint.save`.
-    pub fn save<M: Module + 'static>(
-        &self,
-        folder: impl AsRef<Path>,
-        model: &M,
-        optimizer: &ModuleOptimizer,
-        state: &impl Serialize,
-    ) -> Result<()> {
-        let save = Save::unnumbered().model(MODEL, model, optimizer);
-        super::Checkpointer::unclaimed(self, folder.as_ref())?.save(save.state(STATE, state))
-    }
 }

@@ -1,7 +1,6 @@
 //! What all saves of a run to one folder share, whichever handle they come through.
 
 use super::folder::{Claim, Keep, RunFolder};
-use super::job::Complete;
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::world::World;
@@ -16,6 +15,13 @@ pub(super) struct Writer {
     claim: Mutex<Claim>,
     keep: Mutex<Keep>,
     background: Mutex<Background>,
+}
+
+/// A save that is complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Complete {
+    pub(super) name: String,
+    pub(super) step: u64,
 }
 
 /// The thread that writes, and the ranks' group for it.

@@ -3,6 +3,7 @@
 use super::{WeightArgs, global_batch};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
+use burn_dist::checkpoint::{Checkpointer, Keep, Save};
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
 use burn_dist::training::{Schedule, TrainLoop};
@@ -82,6 +83,10 @@ pub struct RunArgs {
     /// Resume from the last save in the folder given by --save; after a restart this is implied.
     #[arg(long, requires = "save")]
     pub resume: bool,
+
+    /// Saves that stay: the last so many.
+    #[arg(long, default_value_t = 1, value_name = "SAVES", value_parser = at_least_1, requires = "save")]
+    pub keep: usize,
 }
 
 impl RunArgs {
@@ -165,21 +170,43 @@ impl RunArgs {
         }
     }
 
-    /// Saves if `--save` is given. Collective.
+    /// Saves in the background if `--save` is given; the end of the run waits for it. Collective.
     ///
     /// # Errors
-    /// As [`World::save`].
+    /// As [`Checkpointer::save_in_background`], those of the save before included.
     pub fn checkpoint<M: Module + 'static, S: Serialize>(
         &self,
         world: &World,
-        model: &M,
-        optimizer: &ModuleOptimizer,
+        step: usize,
+        (model, optimizer): (&M, &ModuleOptimizer),
         state: &S,
     ) -> Result<()> {
-        match &self.save {
-            Some(folder) => world.save(folder, model, optimizer, state),
+        let Some(mut saves) = self.saves(world)? else {
+            return Ok(());
+        };
+        let save = Save::new(step as u64).model("model", model, optimizer);
+        saves
+            .save_in_background(save.state("state", state))
+            .map(drop)
+    }
+
+    /// Waits until the last save is durable. Collective.
+    ///
+    /// # Errors
+    /// What writing it has failed with.
+    pub fn wait_for_save(&self, world: &World) -> Result<()> {
+        match self.saves(world)? {
+            Some(mut saves) => saves.wait().map(drop),
             None => Ok(()),
         }
+    }
+
+    fn saves(&self, world: &World) -> Result<Option<Checkpointer>> {
+        let Some(folder) = &self.save else {
+            return Ok(None);
+        };
+        let keep = Keep::last(self.keep)?;
+        Ok(Some(world.checkpointer(folder)?.keep(keep)))
     }
 
     /// Unscales and clips gradients, and steps the optimizer. Returns the norm too; an overflow on any rank

@@ -32,10 +32,10 @@ fn fingerprint(name: &str, manifest: &str) -> (String, u32) {
 }
 
 impl Claim {
-    /// Makes the folder if it does not exist, and locks it for this run.
-    pub(in crate::checkpoint) fn lock(&mut self, folder: &RunFolder) -> Result<()> {
+    /// Makes the folder if it does not exist, and locks it for this run; false if it was locked before.
+    pub(in crate::checkpoint) fn lock(&mut self, folder: &RunFolder) -> Result<bool> {
         if self.lock.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         make(folder.path())?;
         let path = folder.path().join(NAME);
@@ -56,7 +56,7 @@ impl Claim {
             );
         }
         self.lock = Some(lock);
-        Ok(())
+        Ok(true)
     }
 
     /// Notes that this run has written or loaded a save of the folder, and may remove its saves.

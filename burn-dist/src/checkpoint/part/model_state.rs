@@ -2,9 +2,12 @@
 
 use crate::checkpoint::format::{Kind, TensorFacts};
 use crate::error::Result;
-use crate::shard::{Shard, ShardedParam, Sharding, StoredShards, Visit, is_trainable, walk};
+use crate::shard::{
+    Shard, ShardedParam, Sharding, StoredShards, Visit, VisitTensors, is_trainable, visit_tensors,
+    walk,
+};
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,7 +24,7 @@ pub(in crate::checkpoint) struct ModelState {
     parts: Vec<(String, Arc<Sharding>)>,
     /// Forwards that each part had run in training, by its path.
     pub(in crate::checkpoint) forwards: BTreeMap<String, u64>,
-    /// In module order.
+    /// Floats in module order, then integers and booleans.
     pub(in crate::checkpoint) tensors: Vec<StoredTensor>,
     /// The path of each parameter's id.
     pub(in crate::checkpoint) paths: HashMap<u64, String>,
@@ -71,6 +74,7 @@ impl ModelState {
             paths: HashMap::new(),
         };
         walk(model, &mut found);
+        visit_tensors(model, &mut found);
         let strategies = found
             .parts
             .iter()
@@ -237,6 +241,37 @@ impl Visit for FindTensors {
     fn ignored(&mut self, path: &str, held: VisitedTensor) {
         let tensor = held.whole(path, Kind::Frozen, self.of);
         self.tensors.push(tensor);
+    }
+}
+
+impl FindTensors {
+    /// A tensor of integers or booleans, which rank 0 writes.
+    fn other(&mut self, path: &str, data: &TensorData) {
+        let (dtype, shape) = (data.dtype(), data.shape().to_vec());
+        let len: usize = shape.iter().product();
+        self.tensors.push(Ok(StoredTensor {
+            facts: TensorFacts {
+                name: path.to_string(),
+                shape: shape.clone(),
+                dtype: dtype.name().to_string(),
+                kind: Kind::Buffer,
+            },
+            dtype,
+            shard: Shard::of_bytes(data.as_bytes().to_vec()),
+            stored_shape: shape,
+            stored: 0..len,
+            written: 0..if self.of.0 == 0 { len } else { 0 },
+        }));
+    }
+}
+
+impl VisitTensors for FindTensors {
+    fn int<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D, Int>>) {
+        self.other(path, &param.base().into_data());
+    }
+
+    fn bool<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D, Bool>>) {
+        self.other(path, &param.base().into_data());
     }
 }
 

@@ -8,5 +8,4 @@ mod survey;
 mod sync;
 mod values;
 
-pub(crate) use survey::lies_in;
 pub(crate) use values::ValueSource;

@@ -3,7 +3,7 @@
 use super::stored_whole::{self, Reader, StoredWhole};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
-use crate::shard::model::is_trainable;
+use crate::shard::model::{is_trainable, lies_in, matches};
 use crate::strategy::Strategy;
 use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::tensor::{Bool, DType, Int, Tensor};
@@ -105,16 +105,6 @@ fn unit_of(path: &[String], elements: &[bool], patterns: Option<&[String]>) -> S
         .rev()
         .find(|depth| is_unit(*depth))
         .map_or(String::new(), |d| path[..d].join("."))
-}
-
-/// Whether a pattern names what is at `path`, or a module it lies in.
-pub(crate) fn lies_in(pattern: &str, path: &[String]) -> bool {
-    (1..=path.len()).any(|depth| matches(pattern, &path[..depth]))
-}
-
-fn matches(pattern: &str, path: &[String]) -> bool {
-    let names: Vec<&str> = pattern.split('.').collect();
-    names.len() == path.len() && names.iter().zip(path).all(|(n, p)| *n == "*" || n == p)
 }
 
 struct Survey<'a> {

@@ -60,6 +60,11 @@ impl Shard {
         }
     }
 
+    /// These bytes, in the memory of the process.
+    pub(crate) fn of_bytes(bytes: Vec<u8>) -> Self {
+        Self::Host(HostShard::of_bytes(bytes))
+    }
+
     /// Its elements as bytes, copied to the host if they are not there.
     pub(crate) fn read(&self) -> Result<Cow<'_, [u8]>> {
         match self {

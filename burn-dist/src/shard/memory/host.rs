@@ -31,7 +31,6 @@ impl HostShard {
     }
 
     /// These bytes.
-    #[cfg(feature = "cube")]
     pub(super) fn of_bytes(bytes: Vec<u8>) -> Self {
         Self {
             start: 0,
