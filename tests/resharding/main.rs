@@ -7,6 +7,7 @@
 mod oracle;
 
 mod background;
+mod changes;
 mod contents;
 mod damage;
 mod durable;
