@@ -70,7 +70,7 @@ impl Dropping {
 
     /// Without states, which Burn would load as f64 here.
     fn start_mixed(world: &World, precision: &Precision) -> Result<(Self, ModuleOptimizer)> {
-        let strategy = Strategy::fsdp().precision(precision.clone());
+        let strategy = Strategy::fsdp().precision(*precision);
         let model = Self::sharded(world, &strategy, 0.0, FloatDType::F32)?;
         let optimizer = world.optimizer(SgdConfig::new().init(), &model)?;
         Ok((model, optimizer))
