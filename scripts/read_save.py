@@ -4,7 +4,6 @@ import json
 import pathlib
 import sys
 import zlib
-
 import numpy as np
 from safetensors import numpy as tensors
 

@@ -95,3 +95,16 @@ fn without_a_restart_left_the_ranks_error_is_the_launchers() {
     group.expect_code(0, 137);
     group.expect(&group.error(0), &["rank 1 on ", "(SIGKILL)"]);
 }
+
+#[test]
+fn an_epoch_goes_on_with_two_ranks_of_three_and_sees_each_sample_once() {
+    let group = run("epoch", "2:3", 3);
+    group.expect_code(0, 0);
+    let ended = group.files("seen-by-");
+    group.check(ended == ["seen-by-0-of-2", "seen-by-1-of-2"], || {
+        format!("{ended:?}")
+    });
+    let every: Vec<String> = (0..super::epoch::SAMPLES).map(|n| n.to_string()).collect();
+    let seen = std::fs::read_to_string(group.file("seen-by-0-of-2")).unwrap();
+    group.check(seen == every.join(" "), || format!("seen: {seen}"));
+}

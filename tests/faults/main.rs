@@ -5,6 +5,7 @@
 //! reached by creating a file, and waits there, so that a fault is injected in the intended phase.
 
 mod elastic;
+mod epoch;
 mod evaluation;
 mod launcher;
 mod phases;

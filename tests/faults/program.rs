@@ -83,6 +83,7 @@ pub(crate) fn main() {
     let result = launch(&flags)
         .seed(7)
         .run(|world| match instructions.act.as_str() {
+            "epoch" => super::epoch::run(&instructions, &world),
             "evaluate" => super::evaluation::run(&instructions, &world),
             "gather" => super::reading::run(&instructions, &world),
             _ => Rank::new(&instructions, world).train(),
@@ -110,11 +111,21 @@ impl Instructions {
     fn comes_up_badly(&self, rank: usize) -> bool {
         let restart = number("BURN_DIST_RESTART_COUNT").unwrap_or(0);
         let at: &[usize] = match self.act.as_str() {
-            "lost" | "stuck" => &[1],
+            "epoch" | "lost" | "stuck" => &[1],
             "dwindle" => &[1, 3],
             _ => &[],
         };
         self.faulty == Some(rank) && at.contains(&restart)
+    }
+
+    /// A file of this test.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Whether this rank is the faulty one, at the first start.
+    pub(super) fn is_killed(&self, world: &World) -> bool {
+        self.faulty == Some(world.rank()) && world.restarts() == 0
     }
 
     /// Creates a file with this process's number, atomically.
@@ -407,7 +418,7 @@ impl Rank {
     }
 }
 
-fn kill_self() -> ! {
+pub(super) fn kill_self() -> ! {
     let kill = format!("kill -KILL {}", std::process::id());
     Command::new("sh").args(["-c", &kill]).status().unwrap();
     stay()

@@ -5,6 +5,7 @@ use crate::place::{cpu, gpu, ranks};
 use burn::module::Module;
 use burn::optim::AdamWConfig;
 use burn::tensor::{DType, Tensor};
+use burn_dist::checkpoint::Save;
 use burn_dist::launch::DeviceKind;
 use burn_dist::weights::{Export, Weights};
 use burn_dist::{Destination, Result, Strategy, World};
@@ -15,16 +16,20 @@ fn parameters(world: &World, model: &Mlp) -> Result<Values> {
     ))
 }
 
+/// Rows of all ranks, which 1, 2 and 3 ranks divide.
+const ROWS: usize = 12;
+
 #[test]
-fn a_save_of_the_gpu_resumes_there_and_on_the_cpu() {
+fn a_save_of_the_gpu_resumes_there_and_on_the_cpu_on_any_ranks() {
     let Some((kind, _alone)) = gpu() else { return };
     let folder = tempfile::tempdir().unwrap();
     let whole = oracle::undrawn(Mlp::new(2, &cpu()));
-    let run = |kind: DeviceKind, resume: bool| {
-        ranks(2, kind).run(|world| {
+    let run = |kind: DeviceKind, size: usize, strategy: Strategy, resume: bool| {
+        let run = ranks(size, kind).run(|world| {
             let model = whole.clone().fork(&world.device());
-            let mut model = Strategy::fsdp().shard(model, &world)?;
+            let mut model = strategy.clone().shard(model, &world)?;
             let mut optimizer = world.optimizer(AdamWConfig::new().init(), &model)?;
+            let mut saves = world.checkpointer(folder.path())?;
             if resume {
                 let step: usize;
                 (model, optimizer, step) = world.load(folder.path(), model, optimizer)?;
@@ -32,22 +37,34 @@ fn a_save_of_the_gpu_resumes_there_and_on_the_cpu() {
             }
             for step in usize::from(resume)..2 {
                 if step == 1 && !resume {
-                    world.save(folder.path(), &model, &optimizer, &step)?;
+                    // What follows changes what is being written.
+                    let save = Save::new(1).model("model", &model, &optimizer);
+                    saves.save_in_background(save.state("state", &step))?;
                 }
-                let mine = oracle::rows(&oracle::batch(8, 7, step), world.rank(), 2);
+                let mine = oracle::rows(&oracle::batch(ROWS, 7, step), world.rank(), size);
                 let x: Tensor<2> = oracle::tensor(&mine, DType::F32, &world.device());
                 let loss = world.run(|| model.forward(x).powi_scalar(2).mean())?;
                 let grads = world.backward(loss, &model)?;
                 model = optimizer.step(1e-2, model, grads.into_params());
             }
             parameters(&world, &model)
-        })
+        });
+        run.unwrap().remove(0)
     };
-    let straight = run(kind, false).unwrap();
-    let resumed = run(kind, true).unwrap();
-    oracle::close("resumed on the GPU", &resumed[0], &straight[0], 1e-6);
-    let moved = run(DeviceKind::Cpu, true).unwrap();
-    oracle::close("resumed on the CPU", &moved[0], &straight[0], 1e-3);
+    let straight = run(kind, 2, Strategy::fsdp(), false);
+    for (size, strategy) in [
+        (2, Strategy::fsdp()),
+        (1, Strategy::single()),
+        (3, Strategy::zero2()),
+        (2, Strategy::ddp()),
+    ] {
+        let resumed = run(kind, size, strategy.clone(), true);
+        let name = format!("resumed on the GPU, {strategy} on {size}");
+        oracle::close(&name, &resumed, &straight, 1e-5);
+        let moved = run(DeviceKind::Cpu, size, strategy.clone(), true);
+        let name = format!("resumed on the CPU, {strategy} on {size}");
+        oracle::close(&name, &moved, &straight, 1e-3);
+    }
 }
 
 #[test]

@@ -17,3 +17,4 @@ mod model;
 mod pairs;
 mod parts;
 mod program;
+mod python;
