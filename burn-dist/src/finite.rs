@@ -103,7 +103,7 @@ pub(crate) fn not_finite(name: &str, rank: Option<usize>) -> Error {
     let at = rank.map_or(String::new(), |rank| format!(" on rank {rank}"));
     Error::model(
         name,
-        format!("holds an infinity or a NaN{at}, the first that does, so that nothing was written"),
+        format!("holds an infinity or a NaN{at}, the first that does, so that nothing was saved"),
         "what was saved before is still there: go on from it with a lower learning rate, and let \
          clip_norm or all_finite find the step that makes gradients infinite",
     )

@@ -126,11 +126,12 @@ fn a_killed_run_resumes_to_the_same_result() {
     );
 
     let folders = [("--data", data.path()), ("--save", save.path())];
-    // The line of an epoch is printed after its save, so that the kill is somewhere in the next epoch.
+    // The line of an epoch is printed while its save is written, so that the last complete one is that of this epoch,
+    // of the one before, or of the next.
     Running::start("vit_fsdp", args, &folders).kill_at("epoch 2");
     let resumed = run(&format!("{args} --resume"), &folders).succeeded();
     let rest = epochs(&resumed);
-    assert!((1..=2).contains(&rest.len()), "{resumed:#?}");
+    assert!((1..=3).contains(&rest.len()), "{resumed:#?}");
     assert!(epochs(&straight).ends_with(&rest), "{resumed:#?}");
     let accuracy = |output| row(output, "test accuracy").to_owned();
     assert_eq!(accuracy(&resumed), accuracy(&straight));

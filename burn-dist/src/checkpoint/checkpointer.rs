@@ -25,7 +25,8 @@ pub enum Busy {
 
 /// The saves of a run to one folder.
 ///
-/// A handle: all of one folder and world share what is being written and what is kept.
+/// A handle: all of one folder and world share what is being written and what is kept. Ranks wait for the slowest
+/// to have written its file, no longer than a collective may ([`deadline`](crate::launch::Launch::deadline)).
 ///
 /// ```
 /// use burn::{nn::LinearConfig, optim::AdamWConfig};

@@ -122,7 +122,9 @@ impl Job {
         let mut claim = self.writer.claim();
         claim.lock(folder)?;
         claim.check(folder)?;
-        let sequence = folder.saves()?.iter().map(|save| save.sequence).max();
+        let mut known = self.writer.known();
+        folder.refresh(&mut known)?;
+        let sequence = known.iter().map(|save| save.sequence).max();
         let sequence = sequence.unwrap_or(0).checked_add(1).ok_or_else(|| {
             Error::file(
                 folder.path(),
@@ -224,11 +226,8 @@ impl Job {
         folder.commit(&saved.name, &text)?;
         self.writer.claim().set_latest(&saved.name, &text);
         let keep = self.writer.keep().clone();
-        let known: Vec<_> = folder
-            .saves()?
-            .iter()
-            .map(|save| keep.known(save))
-            .collect();
+        let mut known = self.writer.known();
+        folder.refresh(&mut known)?;
         if let Some(best) = keep.best_of(&known)
             && folder.best()?.as_deref() != Some(best)
         {

@@ -1,6 +1,6 @@
 //! What all saves of a run to one folder share, whichever handle they come through.
 
-use super::folder::{Claim, Keep, RunFolder};
+use super::folder::{Claim, Keep, Known, RunFolder};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::world::World;
@@ -13,6 +13,8 @@ use std::thread::JoinHandle;
 pub(super) struct Writer {
     pub(super) folder: RunFolder,
     claim: Mutex<Claim>,
+    /// The complete saves of the folder, on rank 0.
+    known: Mutex<Vec<Known>>,
     keep: Mutex<Keep>,
     background: Mutex<Background>,
 }
@@ -61,6 +63,7 @@ impl Writer {
         let writer = Arc::new(Self {
             folder: RunFolder::new(folder),
             claim: Mutex::default(),
+            known: Mutex::default(),
             keep: Mutex::new(Keep::last(1)?),
             background: Mutex::default(),
         });
@@ -71,6 +74,11 @@ impl Writer {
     /// The claim of rank 0 to the folder.
     pub(super) fn claim(&self) -> MutexGuard<'_, Claim> {
         self.claim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The complete saves of the folder, as rank 0 last saw them.
+    pub(super) fn known(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn keep(&self) -> MutexGuard<'_, Keep> {

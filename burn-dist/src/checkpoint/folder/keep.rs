@@ -2,7 +2,7 @@
 
 use crate::checkpoint::format::Manifest;
 use crate::error::{Error, Result};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Which direction of a metric is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,14 +34,27 @@ pub struct Keep {
     best: Option<(String, Best)>,
 }
 
-/// What is kept of a save's manifest between saves.
+/// What is remembered of a save between saves.
 #[derive(Debug, Clone)]
 pub(in crate::checkpoint) struct Known {
     pub(in crate::checkpoint) name: String,
     pub(in crate::checkpoint) step: u64,
     pub(in crate::checkpoint) sequence: u64,
     /// By name, NaN included.
-    pub(in crate::checkpoint) metric: Option<f64>,
+    metrics: BTreeMap<String, f64>,
+}
+
+impl Known {
+    pub(in crate::checkpoint) fn of(manifest: &Manifest) -> Self {
+        let metrics = manifest.metrics.keys();
+        let metrics = metrics.filter_map(|name| Some((name.clone(), manifest.metric(name)?)));
+        Self {
+            name: manifest.name.clone(),
+            step: manifest.step,
+            sequence: manifest.sequence,
+            metrics: metrics.collect(),
+        }
+    }
 }
 
 impl Keep {
@@ -101,19 +114,9 @@ impl Keep {
         self.best.as_ref().map(|(metric, _)| metric.as_str())
     }
 
-    /// What matters of a save.
-    pub(in crate::checkpoint) fn known(&self, manifest: &Manifest) -> Known {
-        Known {
-            name: manifest.name.clone(),
-            step: manifest.step,
-            sequence: manifest.sequence,
-            metric: self.metric().and_then(|name| manifest.metric(name)),
-        }
-    }
-
     /// The name of the best of these.
     pub(in crate::checkpoint) fn best_of<'a>(&self, saves: &'a [Known]) -> Option<&'a str> {
-        let (_, best) = self.best.as_ref()?;
+        let (name, best) = self.best.as_ref()?;
         let better = |a: f64, b: f64| match best {
             Best::Lowest => a < b,
             Best::Highest => a > b,
@@ -122,7 +125,8 @@ impl Keep {
         let mut saves: Vec<&Known> = saves.iter().collect();
         saves.sort_by_key(|save| save.sequence);
         for save in saves {
-            let Some(metric) = save.metric.filter(|metric| !metric.is_nan()) else {
+            let metric = save.metrics.get(name).copied();
+            let Some(metric) = metric.filter(|metric| !metric.is_nan()) else {
                 continue;
             };
             if found.is_none_or(|(_, known)| better(metric, known)) {
@@ -159,7 +163,7 @@ mod tests {
             name: format!("s{at}"),
             step: 10 * at as u64,
             sequence: at as u64,
-            metric: *metric,
+            metrics: metric.iter().map(|x| ("m".to_string(), *x)).collect(),
         };
         metrics.iter().enumerate().map(save).collect()
     }
@@ -173,9 +177,9 @@ mod tests {
         assert_eq!(gone(Keep::all()), [""; 0]);
         let keep = Keep::last(1).unwrap().every(20).unwrap();
         assert_eq!(gone(keep.clone()), ["s5", "s3", "s1"]);
-        let lowest = keep.clone().best("loss", Best::Lowest);
+        let lowest = keep.clone().best("m", Best::Lowest);
         assert_eq!(lowest.best_of(&all), Some("s2"));
-        let highest = Keep::last(1).unwrap().best("score", Best::Highest);
+        let highest = Keep::last(1).unwrap().best("m", Best::Highest);
         assert_eq!(highest.best_of(&all), Some("s6"));
         assert_eq!(highest.best_of(&saves(&[Some(f64::NAN), None])), None);
     }

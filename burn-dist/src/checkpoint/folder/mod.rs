@@ -9,5 +9,6 @@ mod keep;
 mod run_folder;
 
 pub(super) use claim::Claim;
+pub(super) use keep::Known;
 pub use keep::{Best, Keep};
 pub(super) use run_folder::{RunFolder, data_file_name};

@@ -16,6 +16,7 @@
 //! A run folder may hold anything beside saves, and other people's copies of saves. So a folder that may be removed
 //! has a marker file in the manifest's place, and a save of another name than its folder's is nobody's of this run.
 
+use super::keep::Known;
 use crate::checkpoint::format::Manifest;
 use crate::error::{Error, Result};
 use std::fs::File;
@@ -110,23 +111,35 @@ impl RunFolder {
         }
     }
 
-    /// The names of all complete saves of this folder, in any order, with their manifests.
+    /// The complete saves of this folder, in any order.
+    pub(in crate::checkpoint) fn saves(&self) -> Result<Vec<Known>> {
+        let mut all = Vec::new();
+        self.refresh(&mut all)?;
+        Ok(all)
+    }
+
+    /// Brings a list of saves up to date, and reads those alone that are new.
     ///
     /// A save that cannot be read is left out, and where it is, it stays.
-    pub(in crate::checkpoint) fn saves(&self) -> Result<Vec<Manifest>> {
+    pub(in crate::checkpoint) fn refresh(&self, known: &mut Vec<Known>) -> Result<()> {
         let mut all = Vec::new();
         for name in self.names()? {
             let save = self.save(&name);
             if !Manifest::path(&save).is_file() {
                 continue;
             }
+            if let Some(at) = known.iter().position(|known| known.name == name) {
+                all.push(known.swap_remove(at));
+                continue;
+            }
             match Manifest::read(&save) {
-                Ok(manifest) if manifest.name == name => all.push(manifest),
+                Ok(manifest) if manifest.name == name => all.push(Known::of(&manifest)),
                 Ok(_) => {}
                 Err(error) => log::warn!("{error}"),
             }
         }
-        Ok(all)
+        *known = all;
+        Ok(())
     }
 
     /// The names of folders that may be saves.
