@@ -167,7 +167,7 @@ fn a_save_of_several_parts_resumes() {
         let other = other.sharded(&world, &Strategy::zero2(), &Strategy::fsdp())?;
         let optimizer = world.optimizer(adamw().init(), &other)?;
         let (loaded, ..) = world.load::<_, ()>(folder.path(), other, optimizer)?;
-        let full = |net| Ok(values(&world.full(net, Destination::All)?.unwrap()));
+        let full = |net: &Net| Ok::<_, Error>(values(&world.full(net, Destination::All)?.unwrap()));
         Ok::<_, Error>((full(&saved)?, full(&loaded)?))
     };
     let (saved, loaded) = ranks(2).run(run).unwrap().remove(0);

@@ -73,6 +73,20 @@ fn an_unreadable_manifest_is_an_error_and_is_not_replaced() {
 }
 
 #[test]
+fn a_save_of_an_earlier_version_is_an_error() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = folder.path().join("manifest.json");
+    std::fs::write(manifest, r#"{"format":"burn-dist save","version":2}"#).unwrap();
+    is_refused(
+        save_anew(folder.path()),
+        &["earlier version", "choose another folder"],
+    );
+    let found = Threads::new(2).run(|world| world.has_save(folder.path()));
+    assert!(found.unwrap_err().to_string().contains("earlier version"));
+}
+
+#[test]
 fn a_save_that_was_not_loaded_is_not_replaced() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();

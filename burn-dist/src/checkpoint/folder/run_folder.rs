@@ -79,9 +79,19 @@ impl RunFolder {
     /// The name of the last complete save; none if there is none.
     ///
     /// # Errors
-    /// [`Error::File`] if the file system fails to say so: there may be one then.
+    /// [`Error::File`] if the file system fails to say so: there may be one then; and for a folder with a save of an
+    /// earlier version.
     pub(in crate::checkpoint) fn latest(&self) -> Result<Option<String>> {
-        self.pointed(LATEST)
+        let latest = self.pointed(LATEST)?;
+        // Versions 1 and 2 had one manifest for the folder of the run.
+        let earlier = Manifest::path(&self.0);
+        if latest.is_none() && earlier.exists() {
+            let expected = "no save of an earlier version";
+            let found =
+                "one: end that run with the version that wrote it, or choose another folder";
+            return Err(Error::file(&earlier, expected, found));
+        }
+        Ok(latest)
     }
 
     /// The name of the best save; none if the run keeps none.

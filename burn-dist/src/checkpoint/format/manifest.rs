@@ -24,6 +24,8 @@ const BLANK: &str = "00000000";
 const MAX_BYTES: u64 = 1 << 30;
 
 /// The manifest of a save, which is none without it.
+///
+/// It has no time and no host, so that equal runs write equal saves, byte for byte.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::checkpoint) struct Manifest {
     /// The checksum of this file with zeros in the place of the checksum.
@@ -35,8 +37,6 @@ pub(in crate::checkpoint) struct Manifest {
     pub(in crate::checkpoint) step: u64,
     /// Counts the saves in the folder of the run.
     pub(in crate::checkpoint) sequence: u64,
-    /// Seconds since 1970; informative.
-    pub(in crate::checkpoint) created: u64,
     /// The number of ranks that wrote it; informative.
     pub(in crate::checkpoint) ranks: usize,
     pub(in crate::checkpoint) files: Vec<DataFile>,
@@ -96,7 +96,6 @@ impl Manifest {
             states,
             metrics,
         } = fields;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
             crc32: BLANK.into(),
             format: FORMAT.into(),
@@ -104,7 +103,6 @@ impl Manifest {
             name,
             step,
             sequence,
-            created: now.map_or(0, |since| since.as_secs()),
             ranks,
             files,
             models,

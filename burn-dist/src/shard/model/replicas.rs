@@ -64,7 +64,7 @@ impl Replicas {
         let plain = model.plain.iter().map(|tensor| Stored {
             path: tensor.path.clone(),
             shard_group_size: 1,
-            content: Content::Shard(tensor.stored.clone()),
+            content: Content::Shard(Box::new(tensor.stored.clone())),
         });
         Self {
             parameters: replicated(model),
@@ -176,7 +176,7 @@ struct Stored {
 
 #[derive(Debug)]
 enum Content {
-    Shard(Shard),
+    Shard(Box<Shard>),
     Checksum(u64),
 }
 
@@ -205,7 +205,7 @@ fn replicated(model: &StoredShards) -> Vec<Stored> {
             all.push(Stored {
                 path: path.into(),
                 shard_group_size,
-                content: Content::Shard(shard.clone()),
+                content: Content::Shard(Box::new(shard.clone())),
             });
         }
     }
