@@ -180,10 +180,6 @@ impl Checkpointer {
             Err(error) => (Err(error), None),
         };
         background.running = running;
-        if !std::mem::replace(&mut background.is_awaited, true) {
-            let writer = self.writer.clone();
-            self.world.at_end(move |comm| writer.settle(comm));
-        }
         drop(background);
         self.world
             .together("start to save", || started.map(|()| [0; 2]))?;

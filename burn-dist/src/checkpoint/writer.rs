@@ -33,8 +33,6 @@ pub(super) struct Background {
     pub(super) running: Option<JoinHandle<Result<()>>>,
     /// The last save that is durable.
     pub(super) durable: Option<Complete>,
-    /// Whether the end of the run waits for the thread.
-    pub(super) is_awaited: bool,
 }
 
 /// A writer, with the world and the folder that it is of.
@@ -68,6 +66,13 @@ impl Writer {
             background: Mutex::default(),
         });
         writers.push((Arc::downgrade(comm), path, writer.clone()));
+        // A device may keep parts of a world for longer than the run lasts; the folder is free at its end.
+        let ending = writer.clone();
+        world.at_end(move |comm| {
+            let settled = ending.settle(comm);
+            ending.claim().release();
+            settled
+        });
         Ok(writer)
     }
 

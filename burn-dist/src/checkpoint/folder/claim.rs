@@ -59,6 +59,11 @@ impl Claim {
         Ok(true)
     }
 
+    /// Gives the folder free.
+    pub(in crate::checkpoint) fn release(&mut self) {
+        self.lock = None;
+    }
+
     /// Notes that this run has written or loaded a save of the folder, and may remove its saves.
     pub(in crate::checkpoint) fn set_latest(&mut self, name: &str, manifest: &str) {
         self.latest = Some(fingerprint(name, manifest));
