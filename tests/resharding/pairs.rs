@@ -1,9 +1,10 @@
 //! From any strategy on any number of ranks to any other.
 
-use crate::contents::Contents;
+use crate::contents::{Contents, latest};
 use crate::model::{distance, load, parameters, ranks, save, start, train};
 use crate::oracle::{self, Values};
 use burn_dist::Strategy;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A save after three steps under a strategy on so many ranks.
@@ -53,4 +54,23 @@ fn any_ranks_go_on_with_the_save_of_any_others() {
     }
     println!("{pairs} pairs");
     assert!(pairs > 400);
+}
+
+#[test]
+fn equal_runs_write_equal_saves() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [one, other] = folders.each_ref().map(|folder| {
+        saved(folder.path(), 3, &Strategy::fsdp());
+        let files = std::fs::read_dir(latest(folder.path())).unwrap();
+        let read = |file: std::io::Result<std::fs::DirEntry>| {
+            let path = file.unwrap().path();
+            let name = path.file_name().unwrap().to_owned();
+            (name, std::fs::read(path).unwrap())
+        };
+        files.map(read).collect::<BTreeMap<_, _>>()
+    });
+    assert_eq!(one.len(), 4);
+    for (name, bytes) in &one {
+        assert!(other[name] == *bytes, "{name:?}");
+    }
 }

@@ -100,6 +100,8 @@ impl OptimizerState {
                 bytes,
             });
         }
+        // Burn's order is that of the random ids.
+        tensors.sort_by(|a: &StateTensor, b| a.name.cmp(&b.name));
         Ok(Self { tensors, scalars })
     }
 

@@ -72,10 +72,12 @@ fn run<M: Module>(
         }
     }
     let mut behaviour = OptimizerBehaviour::default();
-    for (id, steps) in steps {
-        let Some(path) = paths.get(&id) else {
-            continue;
-        };
+    // In the order of the paths: that of the ids is random.
+    let steps = steps.into_iter();
+    let named: BTreeMap<&String, _> = steps
+        .filter_map(|(id, steps)| Some((paths.get(&id)?, steps)))
+        .collect();
+    for (path, steps) in named {
         let keeps = keeps.remove(path).unwrap_or_default();
         behaviour.add(path, ParameterBehaviour { keeps, steps });
     }
