@@ -2,7 +2,7 @@
 
 use crate::contents::{Contents, latest};
 use crate::model::{load, ranks, save, start, train};
-use crate::program::command;
+use crate::program::{command, under};
 use burn_dist::{Error, Strategy};
 use std::path::Path;
 use std::process::Command;
@@ -73,17 +73,9 @@ fn files_of_two_saves_do_not_mix() {
 
 /// Runs the program under a limit, and returns what it says at its end.
 fn limited(shell: &str, folder: &Path, until: usize) -> (Option<i32>, String) {
-    let program = command(folder, until);
     let mut bash = Command::new("bash");
-    bash.args(["-c", &format!("{shell}\nexec \"$@\""), "bash"])
-        .arg(program.get_program())
-        .args(program.get_args())
-        .envs(
-            program
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
-    let ended = bash.output().unwrap();
+    bash.args(["-c", &format!("{shell}\nexec \"$@\""), "bash"]);
+    let ended = under(bash, &command(folder, until)).output().unwrap();
     let text = String::from_utf8_lossy(&ended.stderr).into_owned();
     (ended.status.code(), text)
 }
@@ -119,18 +111,9 @@ fn a_full_disk_costs_no_save() {
          \"$@\" && exit 1\ncp -r {path}/. {}/kept\nexit 0\n",
         outer.path().display()
     );
-    let program = command(&folder, 40);
     let mut unshare = Command::new("unshare");
-    unshare
-        .args(["--mount", "--map-root-user", "bash", "-c", &shell, "bash"])
-        .arg(program.get_program())
-        .args(program.get_args())
-        .envs(
-            program
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
-    let Ok(ended) = unshare.output() else {
+    unshare.args(["--mount", "--map-root-user", "bash", "-c", &shell, "bash"]);
+    let Ok(ended) = under(unshare, &command(&folder, 40)).output() else {
         return println!("skipped: no unshare here");
     };
     let text = String::from_utf8_lossy(&ended.stderr).into_owned();

@@ -1,6 +1,6 @@
 //! The order of the system calls by which a save becomes durable, as `strace` records them.
 
-use crate::program::command;
+use crate::program::{command, under};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +17,6 @@ enum Call {
 
 /// The calls of a process with its threads; none without `strace`.
 fn trace(folder: &Path, until: usize) -> Option<Vec<Call>> {
-    let program = command(folder, until);
     let out = folder.with_extension("trace");
     let mut strace = Command::new("strace");
     strace
@@ -27,16 +26,9 @@ fn trace(folder: &Path, until: usize) -> Option<Vec<Call>> {
             "-e",
             "trace=write,pwrite64,fsync,rename,renameat,renameat2,unlink,unlinkat",
         ])
-        .arg(program.get_program())
-        .args(program.get_args())
-        .envs(
-            program
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    match strace.status() {
+    match under(strace, &command(folder, until)).status() {
         Ok(status) => assert!(status.success(), "{status}"),
         Err(error) => {
             println!("skipped: no strace here ({error})");

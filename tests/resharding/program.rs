@@ -54,6 +54,16 @@ pub fn command(folder: &Path, until: usize) -> Command {
     command
 }
 
+/// Has another program start this one: it follows that one's arguments.
+pub fn under(mut outer: Command, program: &Command) -> Command {
+    let variables = program.get_envs();
+    outer
+        .arg(program.get_program())
+        .args(program.get_args())
+        .envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    outer
+}
+
 /// Not a test: the process.
 #[test]
 #[ignore = "a process of other tests"]

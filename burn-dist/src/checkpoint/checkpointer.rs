@@ -69,12 +69,12 @@ impl World {
         Checkpointer::unclaimed(self, folder.as_ref())
     }
 
-    /// Makes this world the only one that saves to a folder, from now until its process ends.
+    /// Makes this world the only one that saves to a folder, from now until its run ends.
     ///
     /// [`save`](Self::save) does so itself; called before training starts, it lets the second of two runs
     /// fail before it has computed anything. Makes the folder if need be. Collective.
     ///
-    /// Rank 0 locks the file `lock` in it with `flock`. The lock ends with the process, however that ends,
+    /// Rank 0 locks the file `lock` in it with `flock`. The lock ends with the run, or with the process, however that ends,
     /// so that a run that was killed can be started again at once; one that is just ending is waited
     /// for, up to five seconds. Over NFS the lock holds between hosts where the server runs its lock
     /// service; where a file system knows no locks, this is a warning. So is a folder of which another host has one

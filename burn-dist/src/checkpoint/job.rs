@@ -64,7 +64,9 @@ impl Job {
         };
         let written = self.written(comm, &name).inspect_err(|_| {
             // It would be removed before the next save too, but a full disk cannot wait.
-            self.writer.folder.remove_marked(&name);
+            if is_chief {
+                self.writer.folder.remove_marked(&name);
+            }
         })?;
         let saved = Complete {
             step: self.taken.step.unwrap_or(sequence),
@@ -139,11 +141,9 @@ impl Job {
     /// Writes this rank's file; what all ranks have written.
     fn written(&self, comm: &Communicator, name: &str) -> Result<Vec<RankContents>> {
         let mine = self.write(comm, name);
-        let (mine, first) = match mine {
-            Ok((contents, first)) => (Ok(contents), first),
-            Err(error) => (Err(error), None),
-        };
-        let all = comm.exchange(&WHAT.into(), mine.as_ref().map_err(Clone::clone))?;
+        let first = mine.as_ref().map_or(None, |(_, first)| *first);
+        let told = mine.as_ref().map(|(contents, _)| contents);
+        let all = comm.exchange(&WHAT.into(), told.map_err(Clone::clone))?;
         finite::agree(comm, first, WHAT, |number| self.not_finite_name(number))?;
         Ok(all)
     }

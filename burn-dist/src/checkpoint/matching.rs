@@ -11,7 +11,7 @@ use crate::shard::lies_in;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::DType;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 
 impl OpenSave {
@@ -101,7 +101,7 @@ impl OpenSave {
         &self,
         name: &str,
         model: &M,
-        state: &ModelState,
+        (state, targets): (&ModelState, &Targets),
         optimizer: ModuleOptimizer,
     ) -> Result<ModuleOptimizer> {
         let manifest = Manifest::path(&self.save);
@@ -111,11 +111,11 @@ impl OpenSave {
             let found = "a model that was saved without (load it by weights)";
             Error::file(&manifest, expected, found)
         })?;
-        let loaded = self.loaded_paths(name, state)?;
         let behaviour = observe(&optimizer, model, &state.paths)?;
-        let behaviour = behaviour.map(|behaviour| behaviour.only(|path| loaded.contains(path)));
+        let behaviour =
+            behaviour.map(|behaviour| behaviour.only(|path| targets.contains_key(path)));
         OptimizerBehaviour::compare(saved.behaviour.as_ref(), behaviour.as_ref(), &manifest)?;
-        let (states, read) = self.optimizer_states(name, &saved, state, &loaded)?;
+        let (states, read) = self.optimizer_states(name, &saved, state, targets)?;
         let restored = states.restore(optimizer, &state.paths, read);
         restored.map_err(|error| match error {
             Error::Config {
@@ -125,22 +125,16 @@ impl OpenSave {
         })
     }
 
-    /// The paths of what is loaded of a model.
-    fn loaded_paths(&self, name: &str, state: &ModelState) -> Result<BTreeSet<String>> {
-        let matched = self.matched(name, state, true)?.into_iter().flatten();
-        Ok(matched.map(|tensor| tensor.facts.name).collect())
-    }
-
     /// The states of those parameters of which this rank stores something.
     fn optimizer_states(
         &self,
         name: &str,
         saved: &SavedOptimizer,
         state: &ModelState,
-        loaded: &BTreeSet<String>,
+        targets: &Targets,
     ) -> Result<(StatesToLoad, ReadSaved)> {
         let wanted = |path: &str| {
-            let stored = state.tensor(path).filter(|_| loaded.contains(path));
+            let stored = state.tensor(path).filter(|_| targets.contains_key(path));
             stored.filter(|stored| !stored.stored.is_empty())
         };
         let mut states = StatesToLoad::default();

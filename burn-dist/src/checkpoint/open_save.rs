@@ -201,7 +201,7 @@ impl OpenSave {
     ) -> Result<(M, ModuleOptimizer)> {
         let loaded = self.together(|open| {
             let (state, targets) = open.targets(name, &model, true)?;
-            let optimizer = open.optimizer(name, &model, &state, optimizer)?;
+            let optimizer = open.optimizer(name, &model, (&state, &targets), optimizer)?;
             Ok((open.fill(name, model, state, targets)?, optimizer))
         })?;
         self.used.insert(format!("optimizer of {name}"));
@@ -298,8 +298,7 @@ impl OpenSave {
         state: ModelState,
         targets: Targets,
     ) -> Result<M> {
-        let saved = self.saved(name)?;
-        state.set_forwards(&saved.forwards);
+        state.set_forwards(&self.saved(name)?.forwards);
         // As long as nobody else has a model's memory, the elements are read to it.
         drop(state);
         let mut fill = FillFromSave {
@@ -310,18 +309,19 @@ impl OpenSave {
         };
         let model = map_tensors(model, &mut fill);
         fill.failed?;
-        let missing = fill.missing.into_iter();
-        let missing = missing.map(|path| format!("{name}: {path}"));
-        let saved = saved.tensors.iter().map(|tensor| &tensor.facts.name);
-        let (applied, unused): (Vec<_>, Vec<_>) = saved.partition(|p| targets.contains_key(*p));
         let named = |path: &String| format!("{name}: {path}");
-        let (applied, unused): (Vec<_>, Vec<_>) = (
-            applied.into_iter().map(named).collect(),
-            unused.into_iter().map(named).collect(),
-        );
-        self.report.applied.extend::<Vec<String>>(applied);
-        self.report.unused.extend::<Vec<String>>(unused);
-        self.report.missing.extend(missing);
+        let report = &mut self.report;
+        report.missing.extend(fill.missing.iter().map(named));
+        let saved = self.manifest.models.get(name);
+        for tensor in saved.into_iter().flat_map(|model| &model.tensors) {
+            let path = &tensor.facts.name;
+            let list = if targets.contains_key(path) {
+                &mut report.applied
+            } else {
+                &mut report.unused
+            };
+            list.push(named(path));
+        }
         self.used.insert(format!("model {name}"));
         Ok(model)
     }
