@@ -15,9 +15,8 @@ use std::path::{Path, PathBuf};
 /// Files with a reason for `unsafe`: memory that other ranks read, the functions of CUDA and NCCL and
 /// what stands in for them, counting allocations, what a child does before it becomes a program, and
 /// mapping a file, telling the system of a file's use, and the call of the matrix product.
-const UNSAFE: [&str; 25] = [
-    "burn-dist/src/checkpoint/format/data_file.rs",
-    "burn-dist/src/checkpoint/format/data_files.rs",
+const UNSAFE: [&str; 24] = [
+    "burn-dist/src/checkpoint/storage/folder/file.rs",
     "burn-dist/nn/src/matmul.rs",
     "burn-dist/src/comm/local.rs",
     "burn-dist/src/comm/thread_group.rs",

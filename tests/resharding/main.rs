@@ -14,7 +14,11 @@ mod durable;
 mod keeping;
 mod kills;
 mod model;
+#[cfg(feature = "object-store")]
+mod objects;
 mod pairs;
 mod parts;
 mod program;
 mod python;
+#[cfg(feature = "s3")]
+mod s3;

@@ -102,11 +102,20 @@ pub fn train(
     Ok((model, optimizer))
 }
 
-pub fn save(world: &World, folder: &Path, (model, optimizer): &Run, step: usize) -> Result<()> {
+pub fn save(
+    world: &World,
+    folder: impl AsRef<Path>,
+    (model, optimizer): &Run,
+    step: usize,
+) -> Result<()> {
     world.save(folder, model, optimizer, &step)
 }
 
-pub fn load(world: &World, folder: &Path, (model, optimizer): Run) -> Result<(Run, usize)> {
+pub fn load(
+    world: &World,
+    folder: impl AsRef<Path>,
+    (model, optimizer): Run,
+) -> Result<(Run, usize)> {
     let (model, optimizer, step) = world.load(folder, model, optimizer)?;
     Ok(((model, optimizer), step))
 }

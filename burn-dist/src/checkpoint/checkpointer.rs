@@ -1,9 +1,9 @@
 //! The saves of a run: written in the background, and kept as told.
 
-use super::folder::Keep;
 use super::job::Job;
 use super::save::Save;
 use super::shared_folder::warn_of_private_folders;
+use super::storage::Keep;
 use super::writer::Writer;
 use crate::comm::{Reduce, SpanMut};
 use crate::error::{Error, Result};
@@ -99,12 +99,14 @@ impl World {
     pub fn claim_saves(&self, folder: impl AsRef<Path>) -> Result<()> {
         let writer = Writer::of(self, folder.as_ref())?;
         let claimed = self.together("claim the folder for saves", || {
-            let is_first = self.is_chief() && writer.claim().lock(&writer.folder)?;
+            let is_first = self.is_chief() && writer.claim().hold(&*writer.storage)?;
             Ok([u64::from(is_first), 0])
         })?;
         match claimed[0][0] {
-            0 => Ok(()),
-            _ => warn_of_private_folders(self, folder.as_ref()),
+            1 if !writer.storage.is_shared() => {
+                warn_of_private_folders(self, writer.storage.path())
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -213,7 +215,7 @@ impl Checkpointer {
     /// Takes what this rank saves, once nothing else is being written.
     fn job(&self, save: Save<'_>) -> Result<Job> {
         self.writer.settle(self.world.comm())?;
-        let folder = self.writer.folder.path();
+        let folder = self.writer.storage.path();
         let mut taken = None;
         self.world.together("save", || {
             taken = Some(save.take(&self.world, folder)?);

@@ -1,16 +1,17 @@
 //! Writing a save, in the training thread or in another one.
 
-use super::folder::data_file_name;
-use super::format::{DataFile, DataWriter, Finished, Manifest, ManifestFields, OptimizerBehaviour};
+use super::format::{
+    DataFile, DataWriter, Finished, Header, Manifest, ManifestFields, OptimizerBehaviour,
+};
 use super::part::{RankContents, RankModel, Snapshot, merge};
 use super::save::Taken;
+use super::storage::data_file_name;
 use super::writer::{Complete, Writer};
 use crate::comm::{Communicator, Label};
 use crate::error::{Error, Result};
 use crate::finite;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 const WHAT: &str = "save";
@@ -57,7 +58,7 @@ impl Job {
             comm.exchange(&label, begun.as_ref().map_err(Clone::clone))?;
         let Some((name, sequence)) = begun.into_iter().next().flatten() else {
             return Err(Error::file(
-                self.writer.folder.path(),
+                self.writer.storage.path(),
                 "a save that was begun",
                 "none",
             ));
@@ -65,7 +66,7 @@ impl Job {
         let written = self.written(comm, &name).inspect_err(|_| {
             // It would be removed before the next save too, but a full disk cannot wait.
             if is_chief {
-                self.writer.folder.remove_marked(&name);
+                self.writer.storage.remove_unfinished(&name);
             }
         })?;
         let saved = Complete {
@@ -115,26 +116,27 @@ impl Job {
 
     /// Makes the folder of the save; its name and its number.
     fn begin(&self) -> Result<Option<(String, u64)>> {
-        let Writer { folder, .. } = &*self.writer;
-        let lacking = self.writer.keep().metric().map(str::to_string);
-        if let Some(metric) = lacking.filter(|name| !self.taken.metrics.contains_key(name)) {
+        let storage = &*self.writer.storage;
+        let best_by = self.writer.keep().best_by().cloned();
+        let lacking = best_by.filter(|(name, _)| !self.taken.metrics.contains_key(name));
+        if let Some((metric, _)) = lacking {
             let expected = format!("{metric}, by which the best save is kept");
             return Err(Error::config("the metrics of a save", expected, "none"));
         }
         let mut claim = self.writer.claim();
-        claim.lock(folder)?;
-        claim.check(folder)?;
+        claim.hold(storage)?;
+        claim.check(storage)?;
         let mut known = self.writer.known();
-        folder.refresh(&mut known)?;
+        storage.refresh(&mut known)?;
         let sequence = known.iter().map(|save| save.sequence).max();
         let sequence = sequence.unwrap_or(0).checked_add(1).ok_or_else(|| {
             Error::file(
-                folder.path(),
+                storage.path(),
                 "a number for the next save",
                 "the highest that there is",
             )
         })?;
-        let name = folder.create(self.taken.step.unwrap_or(sequence))?;
+        let name = storage.create(self.taken.step.unwrap_or(sequence))?;
         Ok(Some((name, sequence)))
     }
 
@@ -149,36 +151,30 @@ impl Job {
     }
 
     fn write(&self, comm: &Communicator, name: &str) -> Result<(RankContents, Option<usize>)> {
-        let folder = &self.writer.folder;
-        let save = folder.save(name);
-        // On a host of its own disk it does not exist yet.
-        std::fs::create_dir_all(&save)
-            .map_err(|e| Error::file(&save, "a folder that can be made", e))?;
-        let path = save.join(data_file_name(comm.rank(), comm.size()));
         let behaviours = self.taken.snapshots.iter().map(Snapshot::behaviour);
         let behaviours = behaviours.collect::<Result<Vec<_>>>()?;
         let parts = self.taken.snapshots.iter().zip(&behaviours);
-        let mut header = parts.map(|(part, b)| part.header(b.as_ref())).sum();
+        let mut header = Header::Room(parts.map(|(part, b)| part.header(b.as_ref())).sum());
         loop {
-            let (finished, models, first) = self.write_file(&path, header, &behaviours, comm)?;
+            let (finished, models, first) = self.write_file(comm, name, &header, &behaviours)?;
             match finished {
-                Finished::File(file) => {
-                    folder.sync(name)?;
-                    return Ok((RankContents { file, models }, first));
-                }
-                Finished::NeedsRoom(bytes) => header = bytes,
+                Finished::File(file) => return Ok((RankContents { file, models }, first)),
+                Finished::Again(known) => header = known,
             }
         }
     }
 
     fn write_file(
         &self,
-        path: &Path,
-        header: usize,
-        behaviours: &[Option<OptimizerBehaviour>],
         comm: &Communicator,
+        name: &str,
+        header: &Header,
+        behaviours: &[Option<OptimizerBehaviour>],
     ) -> Result<Written> {
-        let mut out = DataWriter::create(path, header)?;
+        let storage = &self.writer.storage;
+        let file = data_file_name(comm.rank(), comm.size());
+        let out = storage.write(name, &file, header)?;
+        let mut out = DataWriter::new(storage.save(name).join(&file), out, header);
         let (mut models, mut first) = (BTreeMap::new(), None);
         let mut before = 0;
         for (snapshot, behaviour) in self.taken.snapshots.iter().zip(behaviours) {
@@ -207,7 +203,8 @@ impl Job {
 
     /// Completes the save, and removes those that do not stay.
     fn commit(&self, saved: &Complete, sequence: u64, ranks: &[RankContents]) -> Result<()> {
-        let Writer { folder, .. } = &*self.writer;
+        let storage = &*self.writer.storage;
+        let keep = self.writer.keep().clone();
         let files: Vec<DataFile> = ranks.iter().map(|rank| rank.file.clone()).collect();
         let metrics = self.taken.metrics.iter();
         let manifest = Manifest::new(ManifestFields {
@@ -221,20 +218,23 @@ impl Job {
             metrics: metrics
                 .map(|(name, x)| (name.clone(), x.to_string()))
                 .collect(),
+            best_by: keep.best_by().cloned(),
         });
-        let text = manifest.sealed(&folder.save(&saved.name))?;
-        folder.commit(&saved.name, &text)?;
-        self.writer.claim().set_latest(&saved.name, &text);
-        let keep = self.writer.keep().clone();
+        let text = manifest.sealed(&storage.save(&saved.name))?;
+        let mut claim = self.writer.claim();
+        claim.check_held()?;
+        storage.commit(&saved.name, &text)?;
+        claim.set_latest(&saved.name, &text);
+        drop(claim);
         let mut known = self.writer.known();
-        folder.refresh(&mut known)?;
+        storage.refresh(&mut known)?;
         if let Some(best) = keep.best_of(&known)
-            && folder.best()?.as_deref() != Some(best)
+            && storage.best()?.as_deref() != Some(best)
         {
-            folder.set_best(best)?;
+            storage.set_best(best)?;
         }
         for name in keep.superfluous(&known) {
-            folder.remove(&name);
+            storage.remove(&name);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 //!
 //! Everything is keyed by module path: `ParamId`s are random in every process.
 //!
-//! - `format` is the form of a save, `folder` that of a run's folder;
+//! - `format` is the form of a save, `storage` where the saves of a run lie;
 //! - `part` is what is taken of a model and its optimizer;
 //! - `one_model` is the common case; `save` says what is saved, `job` writes it, `writer` is what the saves of a run share;
 //! - `checkpointer` and `open_save` are for users: `matching` finds what is read into what, `fill` reads it, and
@@ -19,7 +19,6 @@
 
 mod checkpointer;
 mod fill;
-mod folder;
 mod format;
 mod job;
 mod matching;
@@ -29,10 +28,16 @@ mod part;
 mod report;
 mod save;
 mod shared_folder;
+mod storage;
 mod writer;
 
 pub use checkpointer::{Busy, Checkpointer};
-pub use folder::{Best, Keep};
+pub use format::Best;
+#[cfg(feature = "object-store")]
+pub use object_store;
 pub use open_save::{OpenSave, Which};
 pub use report::LoadReport;
 pub use save::Save;
+pub use storage::Keep;
+#[cfg(feature = "object-store")]
+pub use storage::register_object_store;

@@ -1,9 +1,9 @@
 //! Saves of one model, its optimizer and a state.
 
 use super::checkpointer::Checkpointer;
-use super::folder::RunFolder;
 use super::open_save::Which;
 use super::save::Save;
+use super::storage::open;
 use crate::error::Result;
 use crate::world::World;
 use burn::module::Module;
@@ -59,7 +59,7 @@ impl World {
     /// [`Error::File`](crate::Error::File) if the file system fails to say whether there is one, and
     /// [`Error::PeerFailed`](crate::Error::PeerFailed) on the other ranks then.
     pub fn has_save(&self, folder: impl AsRef<Path>) -> Result<bool> {
-        self.from_chief(|| Ok(RunFolder::new(folder.as_ref()).latest()?.is_some()))
+        self.from_chief(|| Ok(open(folder.as_ref())?.latest()?.is_some()))
     }
 
     /// Resumes from the last complete save in a folder, bit for bit.

@@ -1,10 +1,10 @@
 //! A save that is open: its parts are loaded one by one, with ranks or without.
 
 use super::fill::{FillFromSave, SharedFiles, Targets, locked};
-use super::folder::RunFolder;
 use super::format::{DataFiles, Manifest, SavedModel};
 use super::part::ModelState;
 use super::report::LoadReport;
+use super::storage::{Storage, open};
 use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::shard::map_tensors;
@@ -61,7 +61,7 @@ pub enum Which {
 #[must_use]
 pub struct OpenSave {
     pub(super) world: Option<World>,
-    folder: RunFolder,
+    storage: Arc<dyn Storage>,
     pub(super) save: PathBuf,
     manifest: Manifest,
     pub(super) files: SharedFiles,
@@ -80,37 +80,40 @@ impl World {
     /// [`Error::File`] if there is no such save, or its manifest is damaged; on the ranks other than 0
     /// [`Error::PeerFailed`].
     pub fn open_save(&self, folder: impl AsRef<Path>, which: Which) -> Result<OpenSave> {
-        let folder = RunFolder::new(folder.as_ref());
+        let storage = open(folder.as_ref());
+        let told = storage.as_ref().map(|_| &()).map_err(Clone::clone);
+        self.comm().exchange::<(), ()>(&WHAT.into(), told)?;
+        let storage = storage?;
         // One rank reads it, so that all have the same.
-        let (name, text) = self.from_chief(|| find(&folder, which))?;
-        OpenSave::of(Some(self.clone()), folder, &name, &text)
+        let (name, text) = self.from_chief(|| find(&*storage, which))?;
+        OpenSave::of(Some(self.clone()), storage, &name, &text)
     }
 }
 
 /// The name and the manifest of a save.
-fn find(folder: &RunFolder, which: Which) -> Result<(String, String)> {
-    let none = |expected: &str| Error::file(folder.path(), expected, "none");
+fn find(storage: &dyn Storage, which: Which) -> Result<(String, String)> {
+    let none = |expected: &str| Error::file(storage.path(), expected, "none");
     let name = match which {
-        Which::Latest => folder.latest()?.ok_or_else(|| none("a complete save")),
-        Which::Best => folder
+        Which::Latest => storage.latest()?.ok_or_else(|| none("a complete save")),
+        Which::Best => storage
             .best()?
             .ok_or_else(|| none("a best save, of a run that keeps it")),
         Which::Step(step) => {
-            let all = folder.saves()?;
+            let all = storage.saves()?;
             let of_step = all.iter().filter(|save| save.step == step);
             let last = of_step.max_by_key(|save| save.sequence);
             last.map(|save| save.name.clone()).ok_or_else(|| {
                 let steps: Vec<String> = all.iter().map(|save| save.step.to_string()).collect();
                 let expected = format!("a save of step {step}");
                 Error::file(
-                    folder.path(),
+                    storage.path(),
                     expected,
                     format!("steps {}", steps.join(", ")),
                 )
             })
         }
     }?;
-    let text = Manifest::text(&folder.save(&name))?;
+    let text = storage.manifest(&name)?;
     Ok((name, text))
 }
 
@@ -120,18 +123,23 @@ impl OpenSave {
     /// # Errors
     /// [`Error::File`] if there is no such save, or its manifest is damaged.
     pub fn new(folder: impl AsRef<Path>, which: Which) -> Result<Self> {
-        let folder = RunFolder::new(folder.as_ref());
-        let (name, text) = find(&folder, which)?;
-        Self::of(None, folder, &name, &text)
+        let storage = open(folder.as_ref())?;
+        let (name, text) = find(&*storage, which)?;
+        Self::of(None, storage, &name, &text)
     }
 
-    fn of(world: Option<World>, folder: RunFolder, name: &str, text: &str) -> Result<Self> {
-        let save = folder.save(name);
+    fn of(world: Option<World>, storage: Arc<dyn Storage>, name: &str, text: &str) -> Result<Self> {
+        let save = storage.save(name);
         let manifest = Manifest::parse(text, &save)?;
         Ok(Self {
             world,
-            folder,
-            files: Arc::new(Mutex::new(DataFiles::new(&save, manifest.files.clone()))),
+            files: Arc::new(Mutex::new(DataFiles::new(
+                storage.clone(),
+                name,
+                save.clone(),
+                manifest.files.clone(),
+            ))),
+            storage,
             report: LoadReport {
                 save: save.display().to_string(),
                 ..LoadReport::default()
@@ -255,10 +263,10 @@ impl OpenSave {
         self.report.unused.extend(unused);
         self.report.read_bytes = locked(&self.files).read_bytes();
         if let Some(world) = self.world.clone().filter(|_| is_whole) {
-            let writer = Writer::of(&world, self.folder.path())?;
+            let writer = Writer::of(&world, self.storage.path())?;
             world.together(WHAT, || {
                 if world.is_chief() {
-                    writer.claim().take_over(&self.folder)?;
+                    writer.claim().take_over(&*self.storage)?;
                 }
                 Ok([0; 2])
             })?;

@@ -1,6 +1,6 @@
 //! What all saves of a run to one folder share, whichever handle they come through.
 
-use super::folder::{Claim, Keep, Known, RunFolder};
+use super::storage::{Claim, Keep, Known, Storage, identity, open};
 use crate::comm::Communicator;
 use crate::error::{Error, Result};
 use crate::world::World;
@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 /// The saves of one world to one folder.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) folder: RunFolder,
+    pub(super) storage: Arc<dyn Storage>,
     claim: Mutex<Claim>,
     /// The complete saves of the folder, on rank 0.
     known: Mutex<Vec<Known>>,
@@ -44,10 +44,7 @@ static WRITERS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 impl Writer {
     /// The writer of a world's saves to a folder.
     pub(super) fn of(world: &World, folder: &Path) -> Result<Arc<Self>> {
-        let failed = |e| Error::file(folder, "the path of a folder", e);
-        // The folder need not exist yet, nor on this host.
-        let path = std::path::absolute(folder).map_err(failed)?;
-        let path = std::fs::canonicalize(&path).unwrap_or(path);
+        let path = identity(folder)?;
         let mut writers = WRITERS.lock().unwrap_or_else(PoisonError::into_inner);
         // Those of worlds that are gone are dropped, and their locks with them.
         writers.retain(|(world, ..)| world.strong_count() > 0);
@@ -59,7 +56,7 @@ impl Writer {
             return Ok(writer.clone());
         }
         let writer = Arc::new(Self {
-            folder: RunFolder::new(folder),
+            storage: open(folder)?,
             claim: Mutex::default(),
             known: Mutex::default(),
             keep: Mutex::new(Keep::last(1)?),

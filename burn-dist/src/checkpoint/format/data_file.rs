@@ -1,8 +1,10 @@
-//! A data file of a save while it is written: a safetensors file whose header comes last.
+//! A data file of a save while it is written: a safetensors file whose header is known last.
 //!
 //! The states of an optimizer are read one after the other and are not all in memory at once, so the header, which
 //! lists them, is not known before they are written. Room is left for it: the format lets a header end in blanks.
+//! A storage that takes bytes in their order alone gets them in a second pass, after one that wrote nothing.
 
+use super::access::{Header, WriteData};
 use super::blocks::{BlockSums, Summing};
 use crate::error::{Error, Result};
 use crate::file_type::file_type;
@@ -11,20 +13,14 @@ use burn::tensor::DType;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Data begin at a multiple of this, as vector instructions like them.
 const ALIGN: usize = 64;
 /// Bytes of the header's length, which comes first in the file.
-const LENGTH: usize = 8;
-/// Bytes that are collected for one write.
-const BUFFER: usize = 1 << 20;
-/// Bytes after which the system is asked to begin writing to disk.
-const WRITE_BACK: u64 = 16 << 20;
+pub(super) const LENGTH: usize = 8;
+/// Bytes that are handed on at once.
+const PART: usize = 1 << 20;
 
 /// A data file as the manifest lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,48 +34,53 @@ pub(in crate::checkpoint) struct DataFile {
 #[derive(Debug)]
 pub(in crate::checkpoint) struct DataWriter {
     path: PathBuf,
-    out: BufWriter<File>,
+    out: Box<dyn WriteData>,
     /// Bytes before the first tensor.
     room: usize,
     sums: Summing,
-    /// Up to where the system was asked to begin writing to disk.
-    begun: u64,
     tensors: Vec<(String, TensorInfo)>,
 }
 
 /// The end of writing a file.
 #[derive(Debug)]
 pub(in crate::checkpoint) enum Finished {
-    /// It is on disk.
+    /// It is durable.
     File(DataFile),
-    /// Its header needs room for so many bytes: write it again.
-    NeedsRoom(usize),
+    /// Its header must be this: write it again.
+    Again(Header),
+}
+
+impl Header {
+    /// Bytes before the first tensor.
+    pub(in crate::checkpoint) fn room(&self) -> usize {
+        match self {
+            Self::Room(bytes) => (LENGTH + bytes).next_multiple_of(ALIGN),
+            Self::Known { header, .. } => header.len(),
+        }
+    }
 }
 
 impl DataWriter {
-    /// Begins the file anew, with room for a header of so many bytes.
-    pub(in crate::checkpoint) fn create(path: &Path, header: usize) -> Result<Self> {
-        let room = (LENGTH + header).next_multiple_of(ALIGN);
-        let open = || {
-            let mut file = File::create(path)?;
-            io::Seek::seek(&mut file, io::SeekFrom::Start(room as u64))?;
-            Ok(file)
-        };
-        let file = open().map_err(|e| unwritten(path, e))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            out: BufWriter::with_capacity(BUFFER, file),
+    /// The writer of the file at `path`, behind a header.
+    pub(in crate::checkpoint) fn new(
+        path: PathBuf,
+        out: Box<dyn WriteData>,
+        header: &Header,
+    ) -> Self {
+        let room = header.room();
+        Self {
+            path,
+            out,
             room,
             sums: Summing::starting_at(room as u64),
-            begun: 0,
             tensors: Vec::new(),
-        })
+        }
     }
 
     /// Writes a tensor of one dimension; returns whether all its elements are finite.
     ///
     /// # Errors
-    /// [`Error::File`] if the disk refuses it, and for a type that the format does not know.
+    /// [`Error::File`] if the storage refuses it, and for a type that the format does not know.
     pub(in crate::checkpoint) fn put(
         &mut self,
         name: String,
@@ -102,27 +103,15 @@ impl DataWriter {
         self.tensors.push((name, info));
         let mut finite = true;
         // All that is done with a part is done while it is in the cache.
-        for part in bytes.chunks(BUFFER) {
+        for part in bytes.chunks(PART) {
             finite &= is_finite(part, dtype);
             self.sums.add(part);
-            let written = self.out.write_all(part);
-            written.map_err(|e| unwritten(&self.path, e))?;
+            self.out.write(part)?;
         }
-        self.write_back();
         Ok(finite)
     }
 
-    /// Has the system begin to write to disk what it holds, so that little is left to wait for at the end.
-    fn write_back(&mut self) {
-        let end = self.sums.position();
-        if end - self.begun < WRITE_BACK {
-            return;
-        }
-        start_writing(self.out.get_ref(), self.begun, end - self.begun);
-        self.begun = end;
-    }
-
-    /// Writes the header, and returns when all is on disk.
+    /// Writes the header, and returns when all is durable.
     pub(in crate::checkpoint) fn finish(self) -> Result<Finished> {
         let Self {
             path,
@@ -130,7 +119,6 @@ impl DataWriter {
             room,
             sums,
             tensors,
-            ..
         } = self;
         let failed = |e: &dyn std::fmt::Display| Error::file(&path, "to be written", e);
         let metadata = Metadata::new(None::<HashMap<String, String>>, tensors);
@@ -138,46 +126,22 @@ impl DataWriter {
             .map_err(|e| failed(&e))
             .and_then(|metadata| serde_json::to_vec(&metadata).map_err(|e| failed(&e)))?;
         if LENGTH + text.len() > room {
-            return Ok(Finished::NeedsRoom(text.len()));
+            return Ok(Finished::Again(Header::Room(text.len())));
         }
         text.resize(room - LENGTH, b' ');
         let mut header = (text.len() as u64).to_le_bytes().to_vec();
         header.append(&mut text);
         let bytes = sums.position();
-        let sums = sums.finish(&header);
-        let end = || -> io::Result<()> {
-            let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.write_all_at(&header, 0)?;
-            // A file without tensors ends before the position that was sought.
-            file.sync_all()
-        };
-        end().map_err(|e| unwritten(&path, e))?;
+        if !out.finish(&header)? {
+            return Ok(Finished::Again(Header::Known { header, bytes }));
+        }
         let name = path.file_name().unwrap_or_default();
         Ok(Finished::File(DataFile {
             name: name.to_string_lossy().into_owned(),
             bytes,
-            sums,
+            sums: sums.finish(&header),
         }))
     }
-}
-
-/// Begins to write a part of a file to disk, and does not wait; a hint, which may fail.
-#[cfg(target_os = "linux")]
-fn start_writing(file: &File, from: u64, bytes: u64) {
-    let flags = libc::SYNC_FILE_RANGE_WRITE;
-    // SAFETY: the descriptor is open as long as the file is borrowed, and no memory is passed.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::sync_file_range(file.as_raw_fd(), from as i64, bytes as i64, flags);
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn start_writing(_: &File, _: u64, _: u64) {}
-
-/// The error of a file that cannot be written.
-fn unwritten(path: &Path, error: io::Error) -> Error {
-    Error::file(path, "to be written", error)
 }
 
 #[cfg(test)]
@@ -185,27 +149,55 @@ fn unwritten(path: &Path, error: io::Error) -> Error {
 mod tests {
     use super::*;
     use safetensors::SafeTensors;
+    use std::sync::{Arc, Mutex};
 
-    fn write(path: &Path, header: usize) -> Finished {
-        let mut writer = DataWriter::create(path, header).unwrap();
+    /// A storage in memory.
+    #[derive(Debug)]
+    struct Memory {
+        file: Arc<Mutex<Vec<u8>>>,
+        wants_header_first: bool,
+    }
+
+    impl WriteData for Memory {
+        fn write(&mut self, bytes: &[u8]) -> Result<()> {
+            self.file.lock().unwrap().extend(bytes);
+            Ok(())
+        }
+
+        fn finish(self: Box<Self>, header: &[u8]) -> Result<bool> {
+            self.file
+                .lock()
+                .unwrap()
+                .splice(..0, header.iter().copied());
+            Ok(!self.wants_header_first)
+        }
+    }
+
+    fn write(header: &Header, wants_header_first: bool) -> (Finished, Vec<u8>) {
+        let file = Arc::new(Mutex::new(Vec::new()));
+        let out = Box::new(Memory {
+            file: file.clone(),
+            wants_header_first,
+        });
+        let mut writer = DataWriter::new("data".into(), out, header);
         let floats: Vec<u8> = (0..400_000u32).flat_map(u32::to_le_bytes).collect();
         writer.put("a".into(), DType::F32, &floats).unwrap();
         writer.put("b".into(), DType::F16, &[1, 2]).unwrap();
         writer.put("c".into(), DType::I64, &[]).unwrap();
-        writer.finish().unwrap()
+        let finished = writer.finish().unwrap();
+        let bytes = file.lock().unwrap().clone();
+        (finished, bytes)
     }
 
     #[test]
     fn any_reader_of_the_format_reads_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("data");
-        for header in [300, 70_000] {
-            let file = match write(&path, header) {
+        for room in [300, 70_000] {
+            let (finished, bytes) = write(&Header::Room(room), false);
+            let file = match finished {
                 Finished::File(file) => Some(file),
-                Finished::NeedsRoom(_) => None,
+                Finished::Again(_) => None,
             };
             let file = file.unwrap();
-            let bytes = std::fs::read(&path).unwrap();
             assert_eq!(file.bytes, bytes.len() as u64);
             for (block, part) in bytes.chunks(1 << 20).enumerate() {
                 assert_eq!(file.sums.of(block as u64), Some(crc32fast::hash(part)));
@@ -220,12 +212,23 @@ mod tests {
 
     #[test]
     fn too_little_room_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("data");
-        let room = |header| match write(&path, header) {
+        let again = |header| match write(&header, false).0 {
             Finished::File(_) => None,
-            Finished::NeedsRoom(header) => Some(header),
+            Finished::Again(header) => Some(header),
         };
-        assert_eq!(room(room(10).unwrap()), None);
+        assert_eq!(again(again(Header::Room(10)).unwrap()), None);
+    }
+
+    #[test]
+    fn a_storage_that_wants_the_header_first_gets_the_same_file() {
+        let (first, bytes) = write(&Header::Room(300), true);
+        let known = match first {
+            Finished::Again(known) => Some(known),
+            Finished::File(_) => None,
+        };
+        let known = known.unwrap();
+        let (second, same) = write(&known, false);
+        assert!(matches!(second, Finished::File(file) if file.bytes == bytes.len() as u64));
+        assert_eq!(same, bytes);
     }
 }

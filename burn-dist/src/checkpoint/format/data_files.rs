@@ -1,41 +1,60 @@
 //! The data files of a save, from which ranges of tensors are read.
 
-use super::blocks::{blocks_of, bytes_of};
-use super::data_file::DataFile;
+use super::access::{OpenData, ReadData};
+use super::blocks::{BLOCK, blocks_of, bytes_of};
+use super::data_file::{DataFile, LENGTH};
 use super::tensor::SavedTensor;
 use crate::error::{Error, Result};
 use crate::file_type::burn_type;
 use burn::tensor::DType;
-use memmap2::Mmap;
-use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fmt::Display;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Bytes that are read ahead of what is wanted, over all files of a save, as far as a file may.
+const READ_AHEAD: u64 = 64 << 20;
+/// The least and the most of it for a file.
+const READ_AHEAD_OF_FILE: (u64, u64) = (1 << 20, 8 << 20);
 
 /// The files of a save; each is opened when something of it is wanted.
 #[derive(Debug)]
 pub(in crate::checkpoint) struct DataFiles {
-    folder: PathBuf,
+    storage: Arc<dyn OpenData>,
+    /// The name of the save.
+    save: String,
+    /// Its path.
+    path: PathBuf,
     listed: Vec<DataFile>,
     open: Vec<Option<OpenFile>>,
     read_bytes: u64,
 }
 
-/// A mapped file.
+/// An open file.
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
-    map: Mmap,
+    data: Box<dyn ReadData>,
     /// The bytes of each tensor, and its type.
-    tensors: HashMap<String, (Range<usize>, DType)>,
+    tensors: HashMap<String, (Range<u64>, DType)>,
+    /// The blocks that were verified and come again.
     verified: Vec<bool>,
 }
 
 impl DataFiles {
-    pub(in crate::checkpoint) fn new(folder: &Path, listed: Vec<DataFile>) -> Self {
+    /// The files of the save of this name, at this path.
+    pub(in crate::checkpoint) fn new(
+        storage: Arc<dyn OpenData>,
+        save: &str,
+        path: PathBuf,
+        listed: Vec<DataFile>,
+    ) -> Self {
         Self {
-            folder: folder.to_path_buf(),
+            storage,
+            save: save.to_string(),
+            path,
             open: listed.iter().map(|_| None).collect(),
             listed,
             read_bytes: 0,
@@ -63,14 +82,15 @@ impl DataFiles {
         let size = tensor.facts.dtype().map_or(0, |dtype| dtype.size());
         if out.len() != range.len() * size {
             let expected = format!("room for {} elements of {name}", range.len());
-            return Err(Error::file(&self.folder, expected, out.len()));
+            return Err(Error::file(&self.path, expected, out.len()));
         }
         for (piece, part) in tensor.within(range.clone()) {
             let to = (part.start - range.start) * size..(part.end - range.start) * size;
             let from = (part.start - piece.start) * size..(part.end - piece.start) * size;
             let (listed, file) = self.file(piece.file, name)?;
             let bytes = file.tensor(name, (piece.end - piece.start) * size, tensor)?;
-            file.copy(listed, name, bytes.start + from.start, &mut out[to])?;
+            let at = bytes.start + from.start as u64;
+            file.copy(listed, name, at, &mut out[to])?;
         }
         self.read_bytes += out.len() as u64;
         Ok(())
@@ -79,93 +99,112 @@ impl DataFiles {
     /// Reads all of a file, of which every byte is verified.
     pub(in crate::checkpoint) fn verify(&mut self, number: usize) -> Result<()> {
         let (listed, file) = self.file(number, "the whole file")?;
-        for block in 0..file.verified.len() {
-            file.verify(listed, block, "the whole file")?;
-        }
-        Ok(())
+        let all = 0..listed.bytes;
+        blocks_of(&all).try_for_each(|block| {
+            let verified = file.block(listed, block, &all, "the whole file");
+            verified.map(|_| ())
+        })
     }
 
     /// A file, opened for the tensor of this name.
     fn file(&mut self, number: usize, name: &str) -> Result<(&DataFile, &mut OpenFile)> {
+        let (least, most) = READ_AHEAD_OF_FILE;
+        let read_ahead = (READ_AHEAD / self.listed.len().max(1) as u64).clamp(least, most);
         // The manifest's numbers were checked when it was read.
         let (Some(listed), Some(open)) = (self.listed.get(number), self.open.get_mut(number))
         else {
             let expected = format!("a file number {number} for {name}");
-            return Err(Error::file(&self.folder, expected, "none in the manifest"));
+            return Err(Error::file(&self.path, expected, "none in the manifest"));
         };
         let file = match open {
             Some(file) => file,
-            None => open.insert(OpenFile::of(&self.folder, listed, name)?),
+            None => {
+                let expected = format!("a data file of this save, with {name}");
+                let data = self
+                    .storage
+                    .open(&self.save, listed, read_ahead, &expected)?;
+                let path = self.path.join(&listed.name);
+                open.insert(OpenFile::of(path, data, listed, &expected)?)
+            }
         };
         Ok((listed, file))
     }
 }
 
 impl OpenFile {
-    fn of(folder: &Path, listed: &DataFile, wanted: &str) -> Result<Self> {
-        let path = folder.join(&listed.name);
-        let expected = || format!("a data file of this save, with {wanted}");
-        let map = || {
-            let file = File::open(&path)?;
-            let bytes = file.metadata()?.len();
-            // SAFETY: the bytes are only read. A file that others change or cut meanwhile gives wrong
-            // bytes, which the checksums find, or ends the process; saves are never written to again.
-            #[allow(unsafe_code)]
-            let map = unsafe { Mmap::map(&file) }?;
-            Ok((map, bytes))
-        };
-        let (map, bytes) = map().map_err(|e: std::io::Error| Error::file(&path, expected(), e))?;
-        if bytes != listed.bytes || map.len() as u64 != bytes {
-            let expected = format!("{}, of {} bytes", expected(), listed.bytes);
+    fn of(
+        path: PathBuf,
+        data: Box<dyn ReadData>,
+        listed: &DataFile,
+        expected: &str,
+    ) -> Result<Self> {
+        let bytes = data.len();
+        if bytes != listed.bytes {
+            let expected = format!("{expected}, of {} bytes", listed.bytes);
             return Err(Error::file(&path, expected, format!("{bytes} bytes")));
         }
         let mut file = Self {
             path,
             verified: vec![false; blocks_of(&(0..bytes)).end as usize],
-            map,
+            data,
             tensors: HashMap::new(),
         };
-        file.read_header(listed, wanted)?;
+        file.read_header(listed)?;
         Ok(file)
     }
 
-    fn read_header(&mut self, listed: &DataFile, wanted: &str) -> Result<()> {
-        let length: Option<[u8; 8]> = self.map.get(..8).and_then(|b| b.try_into().ok());
-        let end = length
-            .map(u64::from_le_bytes)
-            .and_then(|length| length.checked_add(8))
-            .filter(|end| *end <= self.map.len() as u64);
+    fn read_header(&mut self, listed: &DataFile) -> Result<()> {
+        const WANTED: &str = "the list of tensors";
+        let mut length = [0; LENGTH];
+        let end = if listed.bytes < LENGTH as u64 {
+            None
+        } else {
+            self.copy(listed, WANTED, 0, &mut length)?;
+            let end = u64::from_le_bytes(length).checked_add(LENGTH as u64);
+            end.filter(|end| *end <= listed.bytes)
+        };
         let Some(end) = end else {
             let expected = "a safetensors file, which begins with the length of its header";
             return Err(Error::file(&self.path, expected, "a length beyond its end"));
         };
-        for block in blocks_of(&(0..end)) {
-            self.verify(listed, block as usize, wanted)?;
+        let damaged = |path: &PathBuf, e: &dyn Display| Error::file(path, "a safetensors file", e);
+        let mut header = vec![0; end as usize];
+        self.copy(listed, WANTED, 0, &mut header)?;
+        let read = serde_json::from_slice::<Metadata>(&header[LENGTH..]);
+        let metadata = read.map_err(|e| damaged(&self.path, &e))?;
+        let data_bytes = metadata.data_len() as u64;
+        if end.checked_add(data_bytes) != Some(listed.bytes) {
+            let found = format!(
+                "{data_bytes} bytes of tensors after {end} of {}",
+                listed.bytes
+            );
+            return Err(damaged(&self.path, &found));
         }
-        let damaged = |e: &dyn std::fmt::Display| Error::file(&self.path, "a safetensors file", e);
-        let read = SafeTensors::deserialize(&self.map).map_err(|e| damaged(&e))?;
-        let start = self.map.as_ptr().addr();
-        let mut tensors = HashMap::new();
-        for (name, view) in read.tensors() {
-            let dtype = burn_type(view.dtype())
-                .ok_or_else(|| damaged(&format!("a tensor of type {:?}", view.dtype())))?;
-            let at = view.data().as_ptr().addr() - start;
-            tensors.insert(name, (at..at + view.data().len(), dtype));
+        for (name, info) in metadata.tensors() {
+            let dtype = burn_type(info.dtype).ok_or_else(|| {
+                damaged(&self.path, &format!("a tensor of type {:?}", info.dtype))
+            })?;
+            let (from, to) = info.data_offsets;
+            let bytes = end + from as u64..end + to as u64;
+            self.tensors.insert(name, (bytes, dtype));
         }
-        self.tensors = tensors;
         Ok(())
     }
 
     /// The bytes of a tensor, which has so many and is of the type of the saved one.
-    fn tensor(&self, name: &str, size: usize, saved: &SavedTensor) -> Result<Range<usize>> {
+    fn tensor(&self, name: &str, size: usize, saved: &SavedTensor) -> Result<Range<u64>> {
         let found = self.tensors.get(name).cloned();
         let dtype = saved.facts.dtype();
         match found {
-            Some((bytes, found)) if bytes.len() == size && Some(found) == dtype => Ok(bytes),
+            Some((bytes, found))
+                if bytes.end - bytes.start == size as u64 && Some(found) == dtype =>
+            {
+                Ok(bytes)
+            }
             found => {
                 let expected = format!("{name}: {size} bytes of {}", saved.facts.dtype);
                 let found = found.map_or("no such tensor".into(), |(bytes, dtype)| {
-                    format!("{} bytes of {}", bytes.len(), dtype.name())
+                    format!("{} bytes of {}", bytes.end - bytes.start, dtype.name())
                 });
                 Err(Error::file(&self.path, expected, found))
             }
@@ -173,35 +212,48 @@ impl OpenFile {
     }
 
     /// Copies bytes from `at` on, of blocks that are verified first.
-    fn copy(&mut self, listed: &DataFile, name: &str, at: usize, out: &mut [u8]) -> Result<()> {
-        let wanted = at as u64..(at + out.len()) as u64;
+    fn copy(&mut self, listed: &DataFile, name: &str, at: u64, out: &mut [u8]) -> Result<()> {
+        let wanted = at..at + out.len() as u64;
         for block in blocks_of(&wanted) {
-            self.verify(listed, block as usize, name)?;
             // While the block is in the cache.
             let bytes = bytes_of(block, listed.bytes);
             let here = bytes.start.max(wanted.start)..bytes.end.min(wanted.end);
             let to = (here.start - wanted.start) as usize..(here.end - wanted.start) as usize;
-            out[to].copy_from_slice(&self.map[here.start as usize..here.end as usize]);
+            let from = (here.start - bytes.start) as usize..(here.end - bytes.start) as usize;
+            let block = self.block(listed, block, &wanted, name)?;
+            out[to].copy_from_slice(&block[from]);
         }
         Ok(())
     }
 
-    fn verify(&mut self, listed: &DataFile, block: usize, wanted: &str) -> Result<()> {
-        if self.verified.get(block) == Some(&true) {
-            return Ok(());
+    /// A block, verified; `wanted` is all that is read of the file now.
+    fn block(
+        &mut self,
+        listed: &DataFile,
+        block: u64,
+        wanted: &Range<u64>,
+        name: &str,
+    ) -> Result<&[u8]> {
+        let range = bytes_of(block, listed.bytes);
+        let follows = range.start..wanted.end.next_multiple_of(BLOCK).min(listed.bytes);
+        let is_mapped = self.data.is_mapped();
+        let bytes = self.data.bytes(range.clone(), follows)?;
+        let Some(verified) = self.verified.get_mut(block as usize) else {
+            let expected = format!("a block {block}, where {name} is");
+            return Err(Error::file(&self.path, expected, "the end of the file"));
+        };
+        if *verified {
+            return Ok(bytes);
         }
-        let bytes = bytes_of(block as u64, listed.bytes);
-        let found = crc32fast::hash(&self.map[bytes.start as usize..bytes.end as usize]);
-        let listed = listed.sums.of(block as u64);
+        let found = crc32fast::hash(bytes);
+        let listed = listed.sums.of(block);
         if listed != Some(found) {
             let sum = listed.map_or("none".into(), |sum| format!("{sum:08x}"));
-            let expected = format!(
-                "checksum {sum} of bytes {} to {}, where {wanted} is",
-                bytes.start, bytes.end
-            );
+            let (start, end) = (range.start, range.end);
+            let expected = format!("checksum {sum} of bytes {start} to {end}, where {name} is");
             return Err(Error::file(&self.path, expected, format!("{found:08x}")));
         }
-        self.verified[block] = true;
-        Ok(())
+        *verified = is_mapped;
+        Ok(bytes)
     }
 }

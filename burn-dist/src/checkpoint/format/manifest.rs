@@ -7,12 +7,8 @@ use super::user_state::UserState;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Its name in the folder of a save.
-const NAME: &str = "manifest.json";
 const FORMAT: &str = "burn-dist save";
 const VERSION: u32 = 3;
 
@@ -20,8 +16,15 @@ const VERSION: u32 = 3;
 const CHECKSUM: &str = "\"crc32\":\"";
 const BLANK: &str = "00000000";
 
-/// Bytes of a manifest that are read. It has a few hundred a tensor, so a larger file is none.
-const MAX_BYTES: u64 = 1 << 30;
+/// Which direction of a metric is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Best {
+    /// Of a loss.
+    Lowest,
+    /// Of an accuracy.
+    Highest,
+}
 
 /// The manifest of a save, which is none without it.
 ///
@@ -44,6 +47,9 @@ pub(in crate::checkpoint) struct Manifest {
     pub(in crate::checkpoint) states: BTreeMap<String, UserState>,
     /// As text, because JSON has no infinities.
     pub(in crate::checkpoint) metrics: BTreeMap<String, String>,
+    /// The metric by which the run keeps the best save, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::checkpoint) best_by: Option<(String, Best)>,
 }
 
 /// A model of a save.
@@ -82,9 +88,16 @@ pub(in crate::checkpoint) struct ManifestFields {
     pub(in crate::checkpoint) models: BTreeMap<String, SavedModel>,
     pub(in crate::checkpoint) states: BTreeMap<String, UserState>,
     pub(in crate::checkpoint) metrics: BTreeMap<String, String>,
+    pub(in crate::checkpoint) best_by: Option<(String, Best)>,
 }
 
 impl Manifest {
+    /// Its name in the folder of a save.
+    pub(in crate::checkpoint) const NAME: &str = "manifest.json";
+
+    /// Bytes of a manifest that are read. It has a few hundred a tensor, so a larger file is none.
+    pub(in crate::checkpoint) const MAX_BYTES: u64 = 1 << 30;
+
     pub(in crate::checkpoint) fn new(fields: ManifestFields) -> Self {
         let ManifestFields {
             name,
@@ -95,6 +108,7 @@ impl Manifest {
             models,
             states,
             metrics,
+            best_by,
         } = fields;
         Self {
             crc32: BLANK.into(),
@@ -108,29 +122,13 @@ impl Manifest {
             models,
             states,
             metrics,
+            best_by,
         }
     }
 
     /// The path of the manifest in the folder of a save.
     pub(in crate::checkpoint) fn path(save: &Path) -> PathBuf {
-        save.join(NAME)
-    }
-
-    /// The text of the manifest in the folder of a save.
-    ///
-    /// # Errors
-    /// [`Error::File`] if there is none, or it cannot be read.
-    pub(in crate::checkpoint) fn text(save: &Path) -> Result<String> {
-        let path = Self::path(save);
-        let mut text = String::new();
-        let read = File::open(&path).and_then(|f| f.take(MAX_BYTES).read_to_string(&mut text));
-        read.map_err(|e| Error::file(&path, "the manifest of a save", e))?;
-        Ok(text)
-    }
-
-    /// Reads the manifest in the folder of a save.
-    pub(in crate::checkpoint) fn read(save: &Path) -> Result<Self> {
-        Self::parse(&Self::text(save)?, save)
+        save.join(Self::NAME)
     }
 
     /// Reads the text of the manifest in the folder of a save.
@@ -272,6 +270,7 @@ mod tests {
             models: BTreeMap::from([("model".into(), model)]),
             states: BTreeMap::new(),
             metrics: BTreeMap::from([("loss".into(), f64::INFINITY.to_string())]),
+            best_by: Some(("loss".into(), Best::Lowest)),
         })
     }
 
@@ -282,6 +281,7 @@ mod tests {
         let read = Manifest::parse(&text, save).unwrap();
         assert_eq!(read.metric("loss"), Some(f64::INFINITY));
         assert_eq!(read.models["model"].forwards[""], 3);
+        assert_eq!(read.best_by, Some(("loss".into(), Best::Lowest)));
         for (from, to, words) in [
             ("\"step\":1", "\"step\":2", "nobody has changed"),
             ("\"crc32\":\"", "\"crc32\":\"0", "nobody has changed"),

@@ -1,17 +1,8 @@
 //! Which saves of a run stay.
 
-use crate::checkpoint::format::Manifest;
+use crate::checkpoint::format::{Best, Manifest};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Which direction of a metric is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Best {
-    /// Of a loss.
-    Lowest,
-    /// Of an accuracy.
-    Highest,
-}
 
 /// Which saves of a run stay, when another one is complete; the newest always does.
 ///
@@ -42,6 +33,9 @@ pub(in crate::checkpoint) struct Known {
     pub(in crate::checkpoint) sequence: u64,
     /// By name, NaN included.
     metrics: BTreeMap<String, f64>,
+    /// The metric by which the run kept the best when it was written.
+    #[cfg_attr(not(feature = "object-store"), allow(dead_code))]
+    pub(in crate::checkpoint) best_by: Option<(String, Best)>,
 }
 
 impl Known {
@@ -53,6 +47,7 @@ impl Known {
             step: manifest.step,
             sequence: manifest.sequence,
             metrics: metrics.collect(),
+            best_by: manifest.best_by.clone(),
         }
     }
 }
@@ -110,8 +105,8 @@ impl Keep {
     }
 
     /// The metric by which the best is kept.
-    pub(in crate::checkpoint) fn metric(&self) -> Option<&str> {
-        self.best.as_ref().map(|(metric, _)| metric.as_str())
+    pub(in crate::checkpoint) fn best_by(&self) -> Option<&(String, Best)> {
+        self.best.as_ref()
     }
 
     /// The name of the best of these.
@@ -164,6 +159,7 @@ mod tests {
             step: 10 * at as u64,
             sequence: at as u64,
             metrics: metric.iter().map(|x| ("m".to_string(), *x)).collect(),
+            best_by: None,
         };
         metrics.iter().enumerate().map(save).collect()
     }

@@ -1,0 +1,70 @@
+//! The claim of a run to the place that it saves to.
+//!
+//! Two runs that save to one place would remove each other's saves. So the run that saves holds the place,
+//! and remembers which save it has written or loaded last: if another one is the latest, another run has been here.
+
+use super::{Hold, Storage};
+use crate::error::{Error, Result};
+
+/// The claim of a world's rank 0.
+#[derive(Debug, Default)]
+pub(in crate::checkpoint) struct Claim {
+    held: Option<Box<dyn Hold>>,
+    /// The name and the manifest's checksum of the latest save, when this run has written or loaded one.
+    latest: Option<(String, u32)>,
+}
+
+/// What tells a save from another one of the same name.
+fn fingerprint(name: &str, manifest: &str) -> (String, u32) {
+    (name.to_string(), crc32fast::hash(manifest.as_bytes()))
+}
+
+impl Claim {
+    /// Makes this run the one that saves there; false if it was before.
+    pub(in crate::checkpoint) fn hold(&mut self, storage: &dyn Storage) -> Result<bool> {
+        if self.held.is_some() {
+            return Ok(false);
+        }
+        self.held = Some(storage.hold()?);
+        Ok(true)
+    }
+
+    /// Fails if another run has taken the place over.
+    pub(in crate::checkpoint) fn check_held(&self) -> Result<()> {
+        self.held.as_ref().map_or(Ok(()), |held| held.check())
+    }
+
+    /// Gives the place free.
+    pub(in crate::checkpoint) fn release(&mut self) {
+        self.held = None;
+    }
+
+    /// Notes that this run has written or loaded a save of the place, and may remove its saves.
+    pub(in crate::checkpoint) fn set_latest(&mut self, name: &str, manifest: &str) {
+        self.latest = Some(fingerprint(name, manifest));
+    }
+
+    /// Notes the latest save of the place, of which this run has loaded one.
+    pub(in crate::checkpoint) fn take_over(&mut self, storage: &dyn Storage) -> Result<()> {
+        if let Some(name) = storage.latest()? {
+            let text = storage.manifest(&name)?;
+            self.set_latest(&name, &text);
+        }
+        Ok(())
+    }
+
+    /// Fails if another run has saved there since this one has last written or loaded a save of it.
+    pub(in crate::checkpoint) fn check(&self, storage: &dyn Storage) -> Result<()> {
+        self.check_held()?;
+        let Some(name) = storage.latest()? else {
+            return Ok(());
+        };
+        let text = storage.manifest(&name)?;
+        if self.latest.as_ref() == Some(&fingerprint(&name, &text)) {
+            return Ok(());
+        }
+        let expected = "no saves but those of this run, which it has loaded or written";
+        let found = format!("{name} of another run: load it first, or choose another folder");
+        Err(Error::file(storage.path(), expected, found))
+    }
+}
