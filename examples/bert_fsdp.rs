@@ -21,7 +21,8 @@ use burn_dist_models::bert::{BertClassifier, Head, hf_name};
 use burn_dist_models::data::text::TextBatch;
 use burn_dist_models::hf::with_classes;
 use burn_dist_models::run::{
-    BertArgs, Meter, Texts, evaluate, same_arguments, same_classes, shard_pretrained,
+    BertArgs, Meter, Texts, evaluate, same_arguments, same_classes, same_vocabulary,
+    shard_pretrained, vocabulary_checksum,
 };
 use clap::Parser;
 use env_logger::Env;
@@ -79,14 +80,17 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
     let mut optimizer = world.optimizer(adamw.init(), &model)?;
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
-    // except in f16, and how the classes are numbered.
+    // except in f16, and how classes and words are numbered.
+    let vocabulary = vocabulary_checksum(&tokenizer)?;
     let mut steps = run.steps_over(world, &data)?;
     let mut scaler = run.scaler(None);
     if let Some(folder) = run.resumes(world)? {
-        let (progress, saved, named);
-        (model, optimizer, (progress, saved, named)) = world.load(folder, model, optimizer)?;
+        let (progress, saved, named, words);
+        (model, optimizer, (progress, saved, named, words)) =
+            world.load(folder, model, optimizer)?;
         scaler = run.scaler(Some(saved));
         same_classes(named, &classes)?;
+        same_vocabulary(words, &tokenizer)?;
         steps.resume(&progress)?;
         meter.resumed(steps.done(), folder);
     }
@@ -137,7 +141,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
 
             // (5) After SIGTERM or Ctrl-C on any rank, all save at the end of the step and return.
             if world.should_stop()? {
-                let state = (steps.progress(), &scaler, &classes);
+                let state = (steps.progress(), &scaler, &classes, vocabulary);
                 run.checkpoint(world, steps.done(), (&model, &optimizer), &state)?;
                 run.wait_for_save(world)?;
                 return meter.stop(steps.done(), run.save.as_deref());
@@ -148,7 +152,7 @@ fn train(args: &BertArgs, world: &World) -> Result<()> {
         meter.between_steps()?;
 
         // (6) Every rank writes its shards while training goes on. If one is killed meanwhile, the save before remains.
-        let state = (steps.progress(), &scaler, &classes);
+        let state = (steps.progress(), &scaler, &classes, vocabulary);
         run.checkpoint(world, steps.done(), (&model, &optimizer), &state)?;
         let Some(score) = evaluated(&model)? else {
             return meter.stop(steps.done(), run.save.as_deref());

@@ -103,12 +103,21 @@ impl World {
     /// run will write at its end is tried before it begins. Collective.
     ///
     /// # Errors
-    /// [`Error::File`] on rank 0 if that fails; the other ranks get [`Error::PeerFailed`] with its text.
+    /// [`Error::File`] on rank 0 if that fails, [`Error::Config`] for a URL; the other ranks get
+    /// [`Error::PeerFailed`] with its text.
     pub fn try_folder(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         let refused =
             |expected: &'static str| move |e: std::io::Error| Error::file(folder, expected, e);
         let tried = self.chief(|| {
+            if folder.to_string_lossy().contains("://") {
+                let expected = "a folder; a URL is for saves alone";
+                return Err(Error::config(
+                    "a folder to write to",
+                    expected,
+                    folder.display(),
+                ));
+            }
             std::fs::create_dir_all(folder).map_err(refused("a folder that can be made"))?;
             let file = tempfile::NamedTempFile::new_in(folder);
             let file = file.map_err(refused("a folder that can be written to"))?;

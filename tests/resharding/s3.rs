@@ -6,7 +6,7 @@ use crate::program::{STEPS, command, run};
 use burn_dist::checkpoint::Keep;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -121,14 +121,11 @@ fn a_run_that_is_killed_while_it_saves_to_s3_goes_on() {
     let (copy, never_killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     server.client(Some(copy.path()));
     run(never_killed.path(), STEPS, &Keep::last(1).unwrap()).unwrap();
-    let name = format!("runs/1/step-{STEPS:08}");
-    let found = Contents::of_save(&copy.path().join(name));
-    found.expect(&Contents::of(never_killed.path()), "killed four times");
     // Two saves of a manifest and two files stay; of others nothing but the empty manifests that end them.
     let folder = copy.path().join("runs/1");
     let saves = std::fs::read_dir(folder).unwrap().flatten();
     let saves = saves.map(|entry| entry.path()).filter(|path| path.is_dir());
-    let complete = saves.filter(|save| {
+    let complete = saves.filter(|save: &PathBuf| {
         let manifest = std::fs::metadata(save.join("manifest.json")).unwrap().len();
         let files = std::fs::read_dir(save).unwrap().count();
         assert_eq!(
@@ -139,7 +136,13 @@ fn a_run_that_is_killed_while_it_saves_to_s3_goes_on() {
         );
         manifest > 0
     });
-    assert_eq!(complete.count(), 2);
+    let mut complete: Vec<PathBuf> = complete.collect();
+    complete.sort();
+    assert_eq!(complete.len(), 2);
+    let name = complete[1].file_name().unwrap().to_string_lossy();
+    assert!(name.starts_with(&format!("step-{STEPS:08}")), "{name}");
+    let found = Contents::of_save(&complete[1]);
+    found.expect(&Contents::of(never_killed.path()), "killed four times");
 }
 
 #[test]

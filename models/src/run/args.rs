@@ -76,8 +76,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub weights: WeightArgs,
 
-    /// Save to this folder after every epoch, and on SIGTERM, Ctrl-C or SIGHUP.
-    #[arg(long, value_name = "DIR")]
+    /// Save to this folder, or to an s3://, gs:// or az:// URL with the feature of that name, after every epoch and on
+    /// SIGTERM, Ctrl-C or SIGHUP.
+    #[arg(long, value_name = "DIR|URL")]
     pub save: Option<PathBuf>,
 
     /// Resume from the last save in the folder given by --save; after a restart this is implied.
@@ -132,16 +133,23 @@ impl RunArgs {
         (step < self.shadow).then_some(shadow)
     }
 
-    /// Tries the folders that this run will write at its end. Collective.
+    /// Tries the places that this run will write to, and claims that of its saves. Collective.
     ///
     /// # Errors
-    /// [`Error::File`] for a folder that cannot be made or written to.
+    /// [`Error::File`] for one that cannot be made or written to, or to which another run saves.
     pub fn try_folders(&self, world: &World) -> Result<()> {
-        let folders = [&self.save, &self.weights.export];
-        folders
-            .into_iter()
-            .flatten()
-            .try_for_each(|folder| world.try_folder(folder))
+        if let Some(place) = &self.save {
+            // Before any work, which the second of two runs would lose.
+            world.claim_saves(place)?;
+        }
+        let export = self.weights.export.as_ref();
+        export.map_or(Ok(()), |folder| world.try_folder(folder))
+    }
+
+    /// The folder of the saves, if they go to one and not to an object store.
+    pub fn save_folder(&self) -> Option<&Path> {
+        let is_url = |path: &Path| path.to_string_lossy().contains("://");
+        self.save.as_deref().filter(|path| !is_url(path))
     }
 
     /// The folder to resume from, if this run resumes.
@@ -156,7 +164,6 @@ impl RunArgs {
         let Some(folder) = &self.save else {
             return Ok(None);
         };
-        // Before any work, which the second of two runs would lose.
         world.claim_saves(folder)?;
         let saved = world.has_save(folder)?;
         match (self.resume, world.restarts()) {

@@ -225,16 +225,23 @@ impl BertArgs {
         }
         let resumed = self.run.resumes(world)?;
         let tokenizer = shared_tokenizer(world, || {
-            if let Some(folder) = resumed {
+            let kept = self.run.save_folder();
+            if let Some(folder) = kept.filter(|_| resumed.is_some()) {
                 return Tokenizer::open(folder);
             }
             // A pretrained model needs the vocabulary in its folder.
             let beside = pretrained.map(Pretrained::folder);
             let tokenizer = match self.tokenizer.as_deref().or(beside) {
                 Some(folder) => Tokenizer::open_as(folder, self.lower_case)?,
+                None if self.run.save.is_some() && kept.is_none() => {
+                    return Err(Error::user(
+                        "a vocabulary that this run would train needs a folder to be kept in: give --save \
+                         a folder, or --tokenizer DIR with an existing one",
+                    ));
+                }
                 None => Tokenizer::train(train, self.vocab)?,
             };
-            if let Some(folder) = &self.run.save {
+            if let Some(folder) = kept {
                 tokenizer.save(folder)?;
             }
             Ok(tokenizer)

@@ -24,4 +24,4 @@ pub use pretrained::{Pretrained, WeightArgs, shard_pretrained};
 pub use report::Report;
 pub use same_arguments::same_arguments;
 pub use vit::{Images, VitArgs, VitSize};
-pub use vocabulary::shared_tokenizer;
+pub use vocabulary::{same_vocabulary, shared_tokenizer, vocabulary_checksum};
