@@ -1,6 +1,5 @@
 //! How data files are written and read, whatever storage they lie in.
 
-use super::data_file::DataFile;
 use crate::error::Result;
 use std::fmt::Debug;
 use std::ops::Range;
@@ -52,7 +51,7 @@ pub(in crate::checkpoint) trait OpenData: Debug + Send + Sync {
     fn open(
         &self,
         save: &str,
-        file: &DataFile,
+        file: &str,
         read_ahead: u64,
         expected: &str,
     ) -> Result<Box<dyn ReadData>>;

@@ -122,7 +122,7 @@ impl DataFiles {
                 let expected = format!("a data file of this save, with {name}");
                 let data = self
                     .storage
-                    .open(&self.save, listed, read_ahead, &expected)?;
+                    .open(&self.save, &listed.name, read_ahead, &expected)?;
                 let path = self.path.join(&listed.name);
                 open.insert(OpenFile::of(path, data, listed, &expected)?)
             }

@@ -1,7 +1,7 @@
 //! Where the saves of a run lie, which is the latest, and which may be removed.
 //!
 //! - `folder` keeps them in a folder of a file system, `objects` in an object store; `location` says which of the
-//!   two a path means;
+//!   two a path means, by its `scheme`;
 //! - `claim` is a run's sole right to save there;
 //! - `keep` says which saves stay.
 
@@ -11,6 +11,7 @@ mod keep;
 mod location;
 #[cfg(feature = "object-store")]
 mod objects;
+mod scheme;
 
 use super::format::{Header, Manifest, OpenData, WriteData};
 use crate::error::Result;

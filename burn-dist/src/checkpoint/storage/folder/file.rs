@@ -68,10 +68,16 @@ impl WriteData for FileWriter {
         // The name of the file is in the save's folder, and that one's in the run's; the folders of several hosts
         // need not be one, so each rank syncs what it wrote to.
         for folder in path.ancestors().skip(1).take(2) {
-            super::sync(folder)?;
+            sync(folder)?;
         }
         Ok(true)
     }
+}
+
+/// Syncs a folder, so that renames and new files in it survive a power cut.
+pub(super) fn sync(folder: &Path) -> Result<()> {
+    let synced = File::open(folder).and_then(|f| f.sync_all());
+    synced.map_err(|e| Error::file(folder, "a folder that can be synced", e))
 }
 
 /// Begins to write a part of a file to disk, and does not wait; a hint, which may fail.

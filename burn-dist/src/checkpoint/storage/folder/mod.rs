@@ -19,10 +19,10 @@
 mod file;
 
 use super::{Hold, REMOVABLE, REMOVABLE_TEXT, Storage, is_save_name, save_name};
-use crate::checkpoint::format::{DataFile, Header, Manifest, OpenData, ReadData, WriteData};
+use crate::checkpoint::format::{Header, Manifest, OpenData, ReadData, WriteData};
 use crate::error::{Error, Result};
 use crate::lock::{Lock, LockError};
-use file::{FileWriter, MappedFile};
+use file::{FileWriter, MappedFile, sync};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -49,12 +49,6 @@ impl Hold for Lock {
     fn check(&self) -> Result<()> {
         Ok(())
     }
-}
-
-/// Syncs a folder, so that renames and new files in it survive a power cut.
-fn sync(folder: &Path) -> Result<()> {
-    let synced = File::open(folder).and_then(|f| f.sync_all());
-    synced.map_err(|e| Error::file(folder, "a folder that can be synced", e))
 }
 
 /// Writes a file under another name, syncs it, and gives it its name.
@@ -110,14 +104,8 @@ impl Folder {
 }
 
 impl OpenData for Folder {
-    fn open(
-        &self,
-        save: &str,
-        file: &DataFile,
-        _: u64,
-        expected: &str,
-    ) -> Result<Box<dyn ReadData>> {
-        let path = self.save(save).join(&file.name);
+    fn open(&self, save: &str, file: &str, _: u64, expected: &str) -> Result<Box<dyn ReadData>> {
+        let path = self.save(save).join(file);
         Ok(Box::new(MappedFile::open(path, expected)?))
     }
 }

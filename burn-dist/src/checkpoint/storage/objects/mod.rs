@@ -26,7 +26,7 @@ mod upload;
 
 use super::keep::{Keep, Known};
 use super::{Hold, REMOVABLE, REMOVABLE_TEXT, Storage, is_save_name, save_name};
-use crate::checkpoint::format::{DataFile, Header, Manifest, OpenData, ReadData, WriteData};
+use crate::checkpoint::format::{Header, Manifest, OpenData, ReadData, WriteData};
 use crate::error::{Error, Result};
 use crate::host;
 use download::Download;
@@ -214,11 +214,11 @@ impl OpenData for Objects {
     fn open(
         &self,
         save: &str,
-        file: &DataFile,
+        file: &str,
         read_ahead: u64,
         expected: &str,
     ) -> Result<Box<dyn ReadData>> {
-        let object = self.object(&format!("{save}/{}", file.name));
+        let object = self.object(&format!("{save}/{file}"));
         let download = Download::open(&self.store, object, read_ahead, expected)?;
         Ok(Box::new(download))
     }

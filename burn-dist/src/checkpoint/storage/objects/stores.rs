@@ -1,6 +1,6 @@
 //! The object store that a URL means.
 
-use super::super::location::lacks_feature;
+use super::super::scheme::lacks_feature;
 use crate::error::{Error, Result};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
