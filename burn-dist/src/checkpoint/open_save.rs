@@ -88,7 +88,7 @@ impl World {
 }
 
 /// The name and the manifest of a save.
-fn find(folder: &RunFolder, which: Which) -> Result<(String, String)> {
+pub(super) fn find(folder: &RunFolder, which: Which) -> Result<(String, String)> {
     let none = |expected: &str| Error::file(folder.path(), expected, "none");
     let name = match which {
         Which::Latest => folder.latest()?.ok_or_else(|| none("a complete save")),

@@ -152,6 +152,30 @@ impl RunFolder {
         Ok(())
     }
 
+    /// The manifest of each folder that may be a save and has one, by its name.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the folder cannot be listed.
+    pub(in crate::checkpoint) fn manifests(&self) -> Result<Vec<(String, Result<Manifest>)>> {
+        let mut all = Vec::new();
+        for name in self.names()? {
+            let save = self.save(&name);
+            let path = Manifest::path(&save);
+            if !path.exists() {
+                continue;
+            }
+            let manifest = Manifest::read(&save).and_then(|manifest| {
+                if manifest.name == name {
+                    return Ok(manifest);
+                }
+                let found = format!("one of {}: is the folder a copy?", manifest.name);
+                Err(Error::file(&path, format!("the manifest of {name}"), found))
+            });
+            all.push((name, manifest));
+        }
+        Ok(all)
+    }
+
     /// The names of folders that may be saves.
     fn names(&self) -> Result<Vec<String>> {
         let listed = std::fs::read_dir(&self.0);

@@ -85,6 +85,28 @@ impl DataFiles {
         Ok(())
     }
 
+    /// Reads all of a file and verifies every byte, though it was verified before; `progress` gets the bytes of each
+    /// block. The error of a damaged block names the tensors in it.
+    pub(in crate::checkpoint) fn verify_blocks(
+        &mut self,
+        number: usize,
+        mut progress: impl FnMut(u64),
+    ) -> Result<()> {
+        let whole = "the whole file";
+        let Some(listed) = self.listed.get(number) else {
+            let expected = format!("a file number {number}");
+            return Err(Error::file(&self.folder, expected, "none in the manifest"));
+        };
+        let mut file = OpenFile::mapped(&self.folder, listed, whole)?;
+        let names = file.names_by_place();
+        for block in 0..file.verified.len() {
+            let bytes = bytes_of(block as u64, listed.bytes);
+            file.verify(listed, block, &names_within(&names, &bytes))?;
+            progress(bytes.end - bytes.start);
+        }
+        file.read_header(listed, whole)
+    }
+
     /// A file, opened for the tensor of this name.
     fn file(&mut self, number: usize, name: &str) -> Result<(&DataFile, &mut OpenFile)> {
         // The manifest's numbers were checked when it was read.
@@ -101,8 +123,50 @@ impl DataFiles {
     }
 }
 
+/// Names of a block that an error lists.
+const MAX_NAMES: usize = 3;
+
+/// What lies in a range of bytes, in words.
+fn names_within(names: &[(Range<u64>, String)], bytes: &Range<u64>) -> String {
+    let within = names.iter();
+    let within = within.filter(|(at, _)| at.start < bytes.end && bytes.start < at.end);
+    let mut within: Vec<&str> = within.map(|(_, name)| name.as_str()).collect();
+    let more = within.len().saturating_sub(MAX_NAMES);
+    within.truncate(MAX_NAMES);
+    match (within.is_empty(), more) {
+        (true, _) => "no tensor".into(),
+        (_, 0) => within.join(", "),
+        _ => format!("{} and {more} more", within.join(", ")),
+    }
+}
+
 impl OpenFile {
     fn of(folder: &Path, listed: &DataFile, wanted: &str) -> Result<Self> {
+        let mut file = Self::mapped(folder, listed, wanted)?;
+        file.read_header(listed, wanted)?;
+        Ok(file)
+    }
+
+    /// The header and each tensor by their bytes, as the header says: which may be damaged itself, and is not
+    /// verified here. Nothing if it cannot be read.
+    fn names_by_place(&self) -> Vec<(Range<u64>, String)> {
+        let Ok((header, metadata)) = SafeTensors::read_metadata(&self.map) else {
+            return vec![(0..self.map.len() as u64, "the header".into())];
+        };
+        let data = 8 + header as u64;
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| {
+            let (start, end) = info.data_offsets;
+            (data + start as u64..data + end as u64, name)
+        });
+        let mut names: Vec<_> = tensors.collect();
+        names.sort_by_key(|(bytes, _)| bytes.start);
+        // Last in words, because most damage is in what is large.
+        names.push((0..data, "the header".into()));
+        names
+    }
+
+    /// A file of the size that is listed, whose header is not read.
+    fn mapped(folder: &Path, listed: &DataFile, wanted: &str) -> Result<Self> {
         let path = folder.join(&listed.name);
         let expected = || format!("a data file of this save, with {wanted}");
         let map = || {
@@ -119,14 +183,12 @@ impl OpenFile {
             let expected = format!("{}, of {} bytes", expected(), listed.bytes);
             return Err(Error::file(&path, expected, format!("{bytes} bytes")));
         }
-        let mut file = Self {
+        Ok(Self {
             path,
             verified: vec![false; blocks_of(&(0..bytes)).end as usize],
             map,
             tensors: HashMap::new(),
-        };
-        file.read_header(listed, wanted)?;
-        Ok(file)
+        })
     }
 
     fn read_header(&mut self, listed: &DataFile, wanted: &str) -> Result<()> {
