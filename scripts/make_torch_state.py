@@ -24,14 +24,19 @@ STEPS, FURTHER, BATCH = 5, 6, 4
 
 
 def save(model, optimizer, path):
-    """Writes a model and its AdamW, whose parameter groups all have the same settings."""
+    """Writes a model and its AdamW. Parameter groups may differ in that some do not decay."""
     tensors = {}
     for name, parameter in model.named_parameters():
         tensors[name] = parameter.detach().contiguous()
         for key, state in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = state.contiguous()
-    group = optimizer.param_groups[0]
-    settings = {key: group[key] for key in ("betas", "eps", "weight_decay", "amsgrad")}
+    groups = optimizer.param_groups
+    settings = {key: groups[0][key] for key in ("betas", "eps", "amsgrad")}
+    assert all(group[key] == settings[key] for group in groups for key in settings), "groups differ"
+    settings["weight_decay"] = max(group["weight_decay"] for group in groups)
+    assert {group["weight_decay"] for group in groups} <= {0, settings["weight_decay"]}, "groups differ"
+    exempt = {id(parameter) for group in groups if not group["weight_decay"] for parameter in group["params"]}
+    settings["no_decay"] = [name for name, parameter in model.named_parameters() if id(parameter) in exempt]
     save_file(tensors, path, metadata={"format": "pt", "adamw": json.dumps(settings)})
 
 
@@ -147,7 +152,13 @@ def run(kind, out):
         # Biases begin at 0 and norms at 1: with all disturbed, each term is tested.
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    optimizer = torch.optim.AdamW(model.parameters(), foreach=False, fused=False, **ADAMW)
+    # As it is usual for BERT, what has one dimension does not decay there.
+    decays = lambda parameter: kind is Vit or parameter.dim() > 1
+    parameters = list(model.parameters())
+    groups = [{"params": [p for p in parameters if decays(p)]}]
+    if kind is Bert:
+        groups.append({"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups, foreach=False, fused=False, **ADAMW)
     batches, losses = [], []
     name = kind.__name__.lower()
     for step in range(STEPS + FURTHER):

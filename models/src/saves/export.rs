@@ -5,17 +5,16 @@ use super::layout::Layout;
 use super::refused::refused;
 use super::tensor_files::{OPTIMIZER, file_type};
 use super::transposed::transposed;
+use super::written::{KEY, Written};
 use crate::hf::HfName;
 use burn_dist::checkpoint::{ModelContents, SaveContents, TensorContents, TensorKind};
 use burn_dist::{Error, Result};
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-
-/// The key in a file's metadata of the names of what takes no gradients.
-pub(super) const FROZEN: &str = "frozen";
 
 /// The name of a file in a folder, of the model.
 const MODEL: &str = "model.safetensors";
@@ -134,11 +133,11 @@ impl Export {
             progress: &progress,
         };
         let mut entries = Vec::new();
-        let mut frozen = Vec::new();
+        let mut says = Written::default();
         for tensor in &model.tensors {
             let named = named(layout, &tensor.name)?;
             if tensor.dtype.is_float() && tensor.kind != TensorKind::Trainable {
-                frozen.push(named.name.clone());
+                says.frozen.insert(named.name.clone());
             }
             entries.push(saved(named.name, tensor, named.transpose, &reading)?);
         }
@@ -147,27 +146,28 @@ impl Export {
         } else {
             Vec::new()
         };
-        // A single key, since several come in any order, and equal saves give equal files.
-        let metadata = match layout {
-            Layout::Paths if !frozen.is_empty() => {
-                let list = serde_json::Value::from(frozen).to_string();
-                HashMap::from([(FROZEN.to_string(), list)])
-            }
+        let metadata = if layout == Layout::Paths {
+            let text = serde_json::to_string(&says);
+            (
+                KEY,
+                text.map_err(|e| Error::file(out, "names that JSON can hold", e))?,
+            )
+        } else {
             // Without it, transformers refuses a file.
-            _ => HashMap::from([("format".to_string(), "pt".to_string())]),
+            ("format", "pt".to_string())
         };
         if out.extension().is_some_and(|e| e == "safetensors") {
             entries.extend(states);
-            write(&entries, metadata, out, &reading)?;
+            write(&entries, &metadata, out, &reading)?;
             return Ok(vec![out.to_path_buf()]);
         }
         let failed = |e: std::io::Error| Error::file(out, "a folder that can be made", e);
         std::fs::create_dir_all(out).map_err(failed)?;
         let mut written = vec![out.join(MODEL)];
-        write(&entries, metadata.clone(), &written[0], &reading)?;
+        write(&entries, &metadata, &written[0], &reading)?;
         if self.with_optimizer {
             written.push(out.join(OPTIMIZER));
-            write(&states, metadata, &written[1], &reading)?;
+            write(&states, &metadata, &written[1], &reading)?;
         }
         Ok(written)
     }
@@ -298,28 +298,27 @@ fn states<'a>(
 
 fn write(
     entries: &[Entry<'_>],
-    metadata: HashMap<String, String>,
+    (key, text): &(&str, String),
     path: &Path,
     reading: &Reading<'_>,
 ) -> Result<()> {
     // It is renamed when all of it was read well: a damaged save replaces nothing.
     let partial = path.with_extension("safetensors.partial");
     let tensors = entries.iter().map(|entry| (entry.name.as_str(), entry));
-    let folder = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
     let expected = "to be written";
-    let written = if folder.is_dir() {
-        serialize_to_file(tensors, Some(metadata), &partial)
-            .map_err(|e| Error::file(path, expected, e))
-    } else {
-        Err(Error::file(path, expected, "no such folder"))
-    };
+    let metadata = HashMap::from([(key.to_string(), text.clone())]);
+    let failed = |e: &dyn std::fmt::Display| Error::file(path, expected, e);
+    // The crate makes files that their owner alone may read; the usual rights are those of a new file.
+    let made = File::create(&partial).and_then(|file| Ok(file.metadata()?.permissions()));
+    let written = made.map_err(|e| failed(&e)).and_then(|rights| {
+        let written = serialize_to_file(tensors, Some(metadata), &partial);
+        written.map_err(|e| failed(&e))?;
+        std::fs::set_permissions(&partial, rights).map_err(|e| failed(&e))
+    });
     let read = reading.lock().clone().map_or(Ok(()), Err);
     let done = written.and(read).and_then(|()| {
         let renamed = std::fs::rename(&partial, path);
-        renamed.map_err(|e| Error::file(path, expected, e))
+        renamed.map_err(|e| failed(&e))
     });
     if done.is_err() {
         // What could not be written is not there either.

@@ -1,10 +1,12 @@
 //! A save of a file.
 
-use super::adamw::{AdamWSettings, PREFIX, States, Stepped, turned};
-use super::export::FROZEN;
+use super::adamw::{AdamWSettings, PREFIX};
 use super::layout::Layout;
 use super::loose_model::LooseModel;
+use super::states::{States, Stepped, group, turned};
 use super::tensor_files::TensorFiles;
+use super::written::Written;
+use burn::module::ParamGroup;
 use burn::tensor::FloatDType;
 use burn_dist::checkpoint::{Keep, Save};
 use burn_dist::launch::Threads;
@@ -26,6 +28,10 @@ pub struct Import {
     pub dtype: Option<FloatDType>,
     /// The settings of the optimizer; without this, those of the file, or PyTorch's.
     pub settings: Option<AdamWSettings>,
+    /// Names of modules or parameters, each one part of a path, that do not decay, beside those that the settings name.
+    pub no_decay: Vec<String>,
+    /// Without the states of an optimizer, if the file has some.
+    pub weights_only: bool,
     /// The state of the save, which `World::load` reads.
     pub state: Value,
 }
@@ -52,6 +58,8 @@ impl Default for Import {
             step: 0,
             dtype: None,
             settings: None,
+            no_decay: Vec::new(),
+            weights_only: false,
             state: Value::Null,
         }
     }
@@ -73,7 +81,12 @@ impl Import {
         progress: impl Fn(u64) + Sync,
     ) -> Result<Imported> {
         let own = || files.names().filter(|name| !name.starts_with(PREFIX));
-        let layout = self.layout.unwrap_or_else(|| Layout::of_names(own()));
+        let written = Written::of_file(files)?;
+        let layout = match (self.layout, &written) {
+            (Some(layout), _) => layout,
+            (None, Some(_)) => Layout::Paths,
+            (None, None) => Layout::of_names(own()),
+        };
         let mut sources: BTreeMap<String, &str> = BTreeMap::new();
         let mut ignored = Vec::new();
         for name in own() {
@@ -92,12 +105,11 @@ impl Import {
             let found = ignored.first().map_or("none", |name| name);
             return Err(Error::file(files.path(), expected, found));
         }
-        let settings = match States::names(files).next() {
-            None => None,
-            Some(_) => Some(match self.settings {
-                Some(settings) => settings,
-                None => AdamWSettings::of_file(files)?.unwrap_or_default(),
-            }),
+        let has_states = !self.weights_only && States::names(files).next().is_some();
+        let settings = match (has_states, &self.settings) {
+            (false, _) => None,
+            (true, Some(settings)) => Some(settings.clone()),
+            (true, None) => Some(AdamWSettings::of_file(files)?.unwrap_or_default()),
         };
         let task = Task {
             import: self,
@@ -105,13 +117,13 @@ impl Import {
             layout,
             sources,
             settings,
-            frozen: frozen(files)?,
+            frozen: written.unwrap_or_default().frozen,
         };
         Threads::new(1).run(|world| task.run(&world, run, &progress))?;
         Ok(Imported {
             layout,
             tensors: task.sources.len(),
-            settings,
+            settings: task.settings,
             ignored,
         })
     }
@@ -152,10 +164,11 @@ impl Task<'_> {
         let model = Strategy::single().shard(model, world)?;
         let save = Save::new(self.import.step);
         let (name, state) = (&self.import.model, &self.import.state);
-        let Some(settings) = self.settings else {
+        let Some(settings) = &self.settings else {
             return saves.save(save.weights(name, &model).state("state", state));
         };
-        let optimizer = world.optimizer(settings.optimizer(), &model)?;
+        let exempt = self.exempt(settings, &parameters)?;
+        let optimizer = world.optimizer(settings.optimizer(exempt), &model)?;
         let mut states = States::new(self.files, settings);
         for parameter in &parameters {
             let Some(name) = self.sources.get(&parameter.path) else {
@@ -168,14 +181,35 @@ impl Task<'_> {
         let optimizer = states.load(optimizer)?;
         saves.save(save.model(name, &model, &optimizer).state("state", state))
     }
-}
 
-/// The names of what takes no gradients, of a file that `Export` has written.
-fn frozen(files: &TensorFiles) -> Result<BTreeSet<String>> {
-    let Some(text) = files.metadata(FROZEN) else {
-        return Ok(BTreeSet::new());
-    };
-    let expected = format!("in its metadata, under `{FROZEN}`, a list of names");
-    serde_json::from_str(text)
-        .map_err(|e| Error::file(files.path(), expected, format!("{text:?}: {e}")))
+    /// The parameters that do not decay.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a name that no parameter has.
+    fn exempt(
+        &self,
+        settings: &AdamWSettings,
+        parameters: &[Stepped],
+    ) -> Result<Option<ParamGroup>> {
+        let (names, parts) = (&settings.no_decay, &self.import.no_decay);
+        let source = |path: &str| self.sources.get(path).copied().unwrap_or_default();
+        let has = |path: &str, part: &str| path.split('.').any(|name| name == part);
+        let any =
+            |is: &dyn Fn(&str) -> bool| parameters.iter().any(|parameter| is(&parameter.path));
+        let odd = parts.iter().find(|part| !any(&|path| has(path, part)));
+        let odd = odd.or_else(|| {
+            names
+                .iter()
+                .find(|name| !any(&|path| source(path) == **name))
+        });
+        if let Some(odd) = odd {
+            let expected = format!("a parameter {odd:?}, which is not to decay");
+            return Err(Error::file(self.files.path(), expected, "none"));
+        }
+        Ok(group(parameters.iter(), |parameter| {
+            let path = &parameter.path;
+            let is_named = names.iter().any(|name| name == source(path));
+            is_named || parts.iter().any(|part| has(path, part))
+        }))
+    }
 }

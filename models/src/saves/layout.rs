@@ -48,7 +48,7 @@ impl Layout {
         layouts.find(|layout| paths.clone().all(|path| layout.name(path).is_some()))
     }
 
-    /// Hugging Face's layout that knows most of these names; that of paths if none knows any.
+    /// Hugging Face's layout that knows most of these names; that of paths if none knows more than half of them.
     pub fn of_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Self {
         let known = |layout: Self| {
             let known = names.clone().filter(|name| layout.path(name).is_some());
@@ -59,7 +59,7 @@ impl Layout {
         let best = best
             .into_iter()
             .reduce(|a, b| if b.0 > a.0 { b } else { a });
-        best.filter(|(known, _)| *known > 0)
+        best.filter(|(known, _)| 2 * known > names.clone().count())
             .map_or(Self::Paths, |(_, layout)| layout)
     }
 
@@ -109,13 +109,24 @@ mod tests {
     fn names_tell_the_model() {
         let of = |names: &[&str]| Layout::of_names(names.iter().copied());
         let bert = "bert.encoder.layer.0.attention.self.key.bias";
-        assert_eq!(of(&[bert, "strange"]), Layout::Bert);
+        assert_eq!(
+            of(&[bert, "bert.pooler.dense.bias", "strange"]),
+            Layout::Bert
+        );
         assert_eq!(
             of(&["transformer.layer.0.ffn.lin1.bias"]),
             Layout::DistilBert
         );
         assert_eq!(of(&["vit.layernorm.weight"]), Layout::Vit);
         assert_eq!(of(&["blocks.0.weight"]), Layout::Paths);
+        // Another model may have a layer that is called so.
+        let other = [
+            "classifier.weight",
+            "classifier.bias",
+            "a.weight",
+            "b.weight",
+        ];
+        assert_eq!(of(&other), Layout::Paths);
     }
 
     #[test]

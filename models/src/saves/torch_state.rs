@@ -1,6 +1,7 @@
 //! A training state that PyTorch has written, for a model and its optimizer.
 
-use super::adamw::{AdamWSettings, States, Stepped};
+use super::adamw::AdamWSettings;
+use super::states::{States, Stepped, group};
 use super::tensor_files::TensorFiles;
 use crate::hf::HfName;
 use burn::module::Module;
@@ -14,7 +15,7 @@ use std::path::Path;
 /// A parameter that the file calls NAME has the states `optimizer.exp_avg.NAME` and `optimizer.exp_avg_sq.NAME` of its
 /// shape, `optimizer.step.NAME` with one number, and with AMSGrad `optimizer.max_exp_avg_sq.NAME`; or none of them, if no
 /// gradient has come yet. The metadata may have the settings under `adamw`: `{"betas": [0.9, 0.999], "eps": 1e-8,
-/// "weight_decay": 0.01, "amsgrad": false}`. `scripts/make_torch_state.py` writes such a file.
+/// "weight_decay": 0.01, "amsgrad": false, "no_decay": [NAME, ...]}`. `scripts/make_torch_state.py` writes such a file.
 ///
 /// ```
 /// use burn::nn::LinearConfig;
@@ -68,8 +69,8 @@ impl TorchState {
     }
 
     /// The settings of the optimizer.
-    pub fn settings(&self) -> AdamWSettings {
-        self.settings
+    pub fn settings(&self) -> &AdamWSettings {
+        &self.settings
     }
 
     /// Fills a plain model, on one device, and makes the AdamW that goes on with it. Linear weights and their moments
@@ -91,7 +92,8 @@ impl TorchState {
     ) -> Result<(M, ModuleOptimizer)> {
         let weights = Weights::open(self.files.path())?.named(names.clone());
         let (model, _) = weights.apply(model)?;
-        let mut states = States::new(&self.files, self.settings);
+        let mut states = States::new(&self.files, &self.settings);
+        let mut exempt = Vec::new();
         for parameter in Stepped::all(&model) {
             let Some(name) = names(&parameter.path) else {
                 continue;
@@ -103,7 +105,11 @@ impl TorchState {
                 Error::file(self.files.path(), expected, "none")
             })?;
             states.read(&parameter, &found, name.transpose)?;
+            if self.settings.no_decay.contains(&found) {
+                exempt.push(parameter);
+            }
         }
-        Ok((model, states.load(self.settings.optimizer())?))
+        let optimizer = self.settings.optimizer(group(exempt.iter(), |_| true));
+        Ok((model, states.load(optimizer)?))
     }
 }

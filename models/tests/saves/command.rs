@@ -2,6 +2,12 @@
 
 use crate::fixture::{Fixture, Tiny, TinyBert, TinyVit};
 use crate::tool::tool;
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn_dist::Strategy;
+use burn_dist::checkpoint::Save;
+use burn_dist::launch::Threads;
+use burn_dist_models::saves::AdamWSettings;
 use safetensors::SafeTensors;
 use safetensors::tensor::{TensorView, serialize_to_file};
 use std::collections::BTreeMap;
@@ -66,8 +72,9 @@ fn comes_back<T: Tiny>(words: &str) {
     // And with paths as names, into another save, which is equal.
     export(&run, &at("paths"), &["--with-optimizer"]);
     let adamw = ["--betas", "0.9", "0.98", "--weight-decay", "0.05"];
-    let mut all = vec!["import", "--layout", "paths", "--step", "5"];
+    let mut all = vec!["import", "--step", "5"];
     all.extend(adamw);
+    all.extend(T::NO_DECAY.iter().flat_map(|name| ["--no-decay", name]));
     let paths = at("paths");
     all.extend([paths.to_str().unwrap(), "--into"]);
     let said = tool(&all, &[&again]).succeeds();
@@ -86,6 +93,116 @@ fn a_vit_comes_back_as_it_was() {
 #[test]
 fn a_bert_comes_back_as_it_was() {
     comes_back::<TinyBert>("Hugging Face's BERT");
+}
+
+/// What several ranks have written, with an AdamW that keeps the largest moments too.
+#[test]
+fn pieces_of_ranks_come_together() {
+    let fixture = Fixture::of::<TinyVit>();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let settings = AdamWSettings {
+        amsgrad: true,
+        ..AdamWSettings::default()
+    };
+    let run = Threads::new(3).run(|world| {
+        let model = fixture.init::<TinyVit>(&world.device());
+        let mut model = Strategy::fsdp().shard(model, &world)?;
+        let mut optimizer = world.optimizer(settings.optimizer(None), &model)?;
+        // All of a batch, on each rank.
+        for batch in fixture.batches((0, 1), &world.device()) {
+            let grads = world.backward(batch.loss::<TinyVit>(&model), &model)?;
+            model = optimizer.step(0.01, model, grads.into_params());
+        }
+        let mut saves = world.checkpointer(at("run"))?;
+        let save = Save::new(6).model("model", &model, &optimizer);
+        saves.save(save.state("state", &()))
+    });
+    run.unwrap();
+    let hf = ["--layout", "hf", "--with-optimizer"];
+    export(&at("run"), &at("hf"), &hf);
+    let words = ["import", "--step", "6", "--amsgrad", "--into"];
+    tool(&words, &[&at("again"), &at("hf")]).succeeds();
+    tool(&["diff"], &[&at("run"), &at("again")]).succeeds();
+    // Without AMSGrad, there is a state too many; without an optimizer, all of its numbers are missing.
+    let words = ["import", "--into"];
+    let odd = "max_exp_avg_sq";
+    tool(&words, &[&at("other"), &at("hf")])
+        .fails(1, &[odd, "nothing but exp_avg, exp_avg_sq and"]);
+    let words = ["import", "--weights-only", "--into"];
+    tool(&words, &[&at("other"), &at("hf")]).succeeds();
+    let words = [
+        "optimizers/model: yes and no",
+        "head.bias/momentum.moment_1: [3] f64 and none",
+    ];
+    let ended = tool(&["diff"], &[&at("run"), &at("other")]).fails(1, &words);
+    assert!(!ended.stdout.contains("models/model/"), "{}", ended.stdout);
+}
+
+#[test]
+fn floats_are_converted() {
+    let fixture = Fixture::of::<TinyVit>();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    import(&fixture.file, &at("f64"));
+    let file = fixture.file.to_str().unwrap();
+    tool(&["import", file, "--dtype", "f32", "--into"], &[&at("f32")]).succeeds();
+    let ended = tool(&["diff"], &[&at("f64"), &at("f32")]).fails(1, &["f64 and f32, "]);
+    let largest = ended.stdout.lines().map(|line| {
+        let (_, by) = line.split_once("by up to ").unwrap();
+        by.split_once(',').unwrap().0.parse::<f64>().unwrap()
+    });
+    let largest = largest.fold(0.0, f64::max);
+    assert!(largest > 1e-9 && largest < 1e-6, "{largest}");
+    // Burn would load the moments as f32.
+    let words = ["import", file, "--dtype", "bf16", "--into"];
+    tool(&words, &[&at("bf16")]).fails(1, &["is bf16", "would load its moments as f32"]);
+    let words = [
+        "import",
+        file,
+        "--dtype",
+        "bf16",
+        "--weights-only",
+        "--into",
+    ];
+    tool(&words, &[&at("bf16")]).succeeds();
+    let shown = tool(&["show"], &[&at("bf16")]).succeeds();
+    assert!(shown.contains("bf16") && !shown.contains("f64"), "{shown}");
+}
+
+/// A model that is none of Hugging Face's, one of whose layers takes no gradients.
+#[test]
+fn other_models_have_their_paths() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let run = Threads::new(2).run(|world| {
+        let layer = || LinearConfig::new(5, 3).init(&world.device());
+        let layers: [Linear; 2] = [layer(), layer().no_grad()];
+        let model = Strategy::fsdp().shard(layers, &world)?;
+        let mut saves = world.checkpointer(at("run"))?;
+        saves.save(Save::new(0).weights("teacher", &model).state("state", &()))
+    });
+    run.unwrap();
+    let words = [
+        "export",
+        at("run").to_str().unwrap(),
+        "--layout",
+        "hf",
+        "--out",
+    ]
+    .map(String::from);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    tool(&words, &[&at("hf")]).fails(1, &["has no name in Hugging Face's", "--layout paths"]);
+    let words = [&words[..2], &["--with-optimizer", "--out"]].concat();
+    tool(&words, &[&at("hf")]).fails(1, &["optimizer of teacher", "saved without one"]);
+    export(&at("run"), &at("paths"), &[]);
+    let words = ["import", "--model", "teacher", "--into"];
+    tool(&words, &[&at("again"), &at("paths")]).succeeds();
+    tool(&["diff"], &[&at("run"), &at("again")]).succeeds();
+    let shown = tool(&["show"], &[&at("again")]).succeeds();
+    let frozen = shown.lines().filter(|line| line.contains("frozen"));
+    assert!(frozen.clone().all(|line| line.contains("  1.")), "{shown}");
+    assert_eq!(frozen.count(), 2);
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn what_is_not_there_is_1() {
     tool(&["import", "--into"], &[&run, &file]).fails(1, &["another run"]);
     let out = nowhere.join("model.safetensors");
     let export = ["export", run.to_str().unwrap(), "--out"];
-    tool(&export, &[&out]).fails(1, &["model.safetensors", "no such folder"]);
+    tool(&export, &[&out]).fails(1, &["model.safetensors", "No such file"]);
     let export = [
         "export",
         run.to_str().unwrap(),
@@ -161,6 +161,9 @@ fn states_that_do_not_fit_are_refused() {
     serialize_to_file(swapped, None, &file).unwrap();
     let words = ["of shape [", "found ["];
     tool(&["import", "--into"], &[&run, &file]).fails(1, &words);
+    let vit = fixture.file.to_str().unwrap();
+    let words = ["import", vit, "--no-decay", "gain", "--into"];
+    tool(&words, &[&run]).fails(1, &["expected a parameter \"gain\""]);
     // None of these has left a save.
     tool(&["list"], &[&run]).fails(1, &["found none"]);
     std::fs::write(&file, &bytes[..1000]).unwrap();

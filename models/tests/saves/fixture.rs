@@ -1,15 +1,24 @@
 //! The tiny models, their training states as PyTorch has written them, and the losses that follow.
 
-use burn::module::Module;
+use burn::module::{Module, ParamGroup};
+use burn::optim::ModuleOptimizer;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use burn_dist::nn::loss::cross_entropy_sum;
 use burn_dist_models::bert::{self, Family, Tokens};
 use burn_dist_models::hf::HfName;
+use burn_dist_models::saves::AdamWSettings;
 use burn_dist_models::{BertClassifier, BertConfig, Vit, VitConfig, vit};
 use serde_json::Value;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+
+/// The optimizer of a model, as its program would make it.
+pub(crate) fn optimizer<T: Tiny>(settings: &AdamWSettings) -> ModuleOptimizer {
+    let names = T::NO_DECAY.to_vec();
+    let group = (!names.is_empty()).then(|| ParamGroup::from_any_predicates(names));
+    settings.optimizer(group)
+}
 
 /// A device of plain tensors in f64.
 pub(crate) fn device() -> Device {
@@ -26,6 +35,8 @@ pub(crate) trait Tiny: 'static {
     const NAME: &'static str;
     fn init(config: &Value, device: &Device) -> Self::Model;
     fn hf_name(path: &str) -> Option<HfName>;
+    /// Names in the paths of what does not decay.
+    const NO_DECAY: &'static [&'static str];
     fn logits(model: &Self::Model, batch: &Batch<'_>) -> Tensor<2>;
 }
 
@@ -118,6 +129,7 @@ fn size(config: &Value, name: &str) -> usize {
 impl Tiny for TinyVit {
     type Model = Vit;
     const NAME: &'static str = "vit";
+    const NO_DECAY: &'static [&'static str] = &[];
 
     fn init(config: &Value, device: &Device) -> Vit {
         VitConfig::new(size(config, "classes"))
@@ -150,6 +162,7 @@ impl Tiny for TinyVit {
 impl Tiny for TinyBert {
     type Model = BertClassifier;
     const NAME: &'static str = "bert";
+    const NO_DECAY: &'static [&'static str] = &["bias", "gamma", "beta"];
 
     fn init(config: &Value, device: &Device) -> BertClassifier {
         BertConfig::new()

@@ -54,9 +54,17 @@ pub(super) struct ImportArgs {
     #[arg(long)]
     weight_decay: Option<f64>,
 
+    /// Parameters that do not decay: a name in their paths, such as bias, gamma, beta; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    no_decay: Vec<String>,
+
     /// AdamW with AMSGrad, for which the file has `optimizer.max_exp_avg_sq.NAME` too.
     #[arg(long)]
     amsgrad: bool,
+
+    /// Leave out the states of an optimizer.
+    #[arg(long)]
+    weights_only: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -103,6 +111,8 @@ impl ImportArgs {
             }),
             dtype,
             settings: Some(self.settings(&files)?),
+            no_decay: self.no_decay,
+            weights_only: self.weights_only,
             model: self.model,
             step: self.step,
             state: self.state,
@@ -125,6 +135,7 @@ impl ImportArgs {
                 eps,
                 weight_decay,
                 amsgrad,
+                ..
             }) => {
                 let maximum = if amsgrad { ", AMSGrad" } else { "" };
                 format!(
