@@ -70,7 +70,8 @@
 //! - [`bert`]: BERT and DistilBERT, which classify texts or fill in words, and their presets;
 //! - [`hf`]: names and configurations of Hugging Face checkpoints;
 //! - [`data`]: CIFAR-10 and AG News, images and texts that need no files, word pieces, augmentation and batching;
-//! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report.
+//! - [`run`]: what the examples share: command line, schedule, progress, evaluation, report;
+//! - [`saves`]: saves as files of other programs and back: what the program `burn-dist-save` does.
 
 pub mod bert;
 mod config;
@@ -80,6 +81,7 @@ mod init;
 #[cfg(test)]
 mod parameter_count;
 pub mod run;
+pub mod saves;
 pub mod vit;
 
 pub use bert::{Bert, BertClassifier, BertConfig, BertMaskedLm};

@@ -253,5 +253,6 @@ pub(crate) const MODELS: &[Layer] = &[
     row("vit", &["config", "init", "hf"]),
     row("data", &["bert"]),
     row("run", &["hf", "bert", "vit", "data"]),
+    row("saves", &["hf", "bert", "vit"]),
     row("lib", &[]),
 ];

@@ -220,8 +220,9 @@ fn kind(item: &Item) -> &'static str {
 }
 
 /// The flags that a program shows, each as it is written there.
-fn flags(program: &str, binary: &Path) -> BTreeSet<String> {
+fn flags(program: &str, binary: &Path, words: &[&str]) -> BTreeSet<String> {
     let help = Command::new(binary)
+        .args(words)
         .arg("--help")
         .env_clear()
         .output()
@@ -287,13 +288,19 @@ fn surface() -> String {
     let examples = examples.filter(|name| !name.contains('/') && *name != "minimal");
     for program in examples {
         let binary: PathBuf = folder.join("examples").join(program);
-        part(&format!("# {program}"), flags(program, &binary));
+        part(&format!("# {program}"), flags(program, &binary, &[]));
     }
-    let program = "burn-dist-run";
-    part(
-        &format!("# {program}"),
-        flags(program, &folder.join(program)),
-    );
+    for program in ["burn-dist-run", "burn-dist-save"] {
+        let binary = folder.join(program);
+        let mut shown = flags(program, &binary, &[]);
+        if program == "burn-dist-save" {
+            for command in ["list", "show", "verify", "export", "import", "diff"] {
+                let name = format!("{program} {command}");
+                shown.extend(flags(&name, &binary, &[command]));
+            }
+        }
+        part(&format!("# {program}"), shown);
+    }
     part("# Environment", variables());
     text
 }

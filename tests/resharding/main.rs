@@ -11,6 +11,7 @@ mod changes;
 mod contents;
 mod damage;
 mod durable;
+mod inspect;
 mod keeping;
 mod kills;
 mod model;

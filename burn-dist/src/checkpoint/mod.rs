@@ -7,7 +7,7 @@
 //!
 //! [`World::save`](crate::World::save) and [`World::load`](crate::World::load) are for one model, its optimizer and a
 //! state. A [`Checkpointer`] writes in the background, holds several models together, and says which saves stay; a
-//! [`OpenSave`] reads them whole or in part, with ranks or without.
+//! [`OpenSave`] reads them whole or in part, with ranks or without. [`RunListing`] and [`SaveContents`] need no model.
 //!
 //! Everything is keyed by module path: `ParamId`s are random in every process.
 //!
@@ -15,11 +15,13 @@
 //! - `part` is what is taken of a model and its optimizer;
 //! - `one_model` is the common case; `save` says what is saved, `job` writes it, `writer` is what the saves of a run share;
 //! - `checkpointer` and `open_save` are for users: `matching` finds what is read into what, `fill` reads it, and
-//!   `report` says what was loaded; `shared_folder` warns of hosts that do not share theirs.
+//!   `report` says what was loaded; `inspect` is for those who have no model; `shared_folder` warns of hosts that do
+//!   not share theirs.
 
 mod checkpointer;
 mod fill;
 mod format;
+mod inspect;
 mod job;
 mod matching;
 mod one_model;
@@ -33,6 +35,10 @@ mod writer;
 
 pub use checkpointer::{Busy, Checkpointer};
 pub use format::Best;
+pub use inspect::{
+    DamagedSave, ListedSave, ModelContents, OptimizerContents, RunListing, SaveContents, SaveFile,
+    TensorContents, TensorKind,
+};
 #[cfg(feature = "object-store")]
 pub use object_store;
 pub use open_save::{OpenSave, Which};

@@ -91,7 +91,7 @@ impl World {
 }
 
 /// The name and the manifest of a save.
-fn find(storage: &dyn Storage, which: Which) -> Result<(String, String)> {
+pub(super) fn find(storage: &dyn Storage, which: Which) -> Result<(String, String)> {
     let none = |expected: &str| Error::file(storage.path(), expected, "none");
     let name = match which {
         Which::Latest => storage.latest()?.ok_or_else(|| none("a complete save")),
@@ -188,7 +188,7 @@ impl OpenSave {
         let files = 0..self.manifest.files.len();
         files
             .into_iter()
-            .try_for_each(|file| locked(&self.files).verify(file))
+            .try_for_each(|file| locked(&self.files).verify(file, |_| {}))
     }
 
     /// Loads a model and its optimizer, both made as for a start without a save.

@@ -102,16 +102,49 @@ const DISTIL_HEADS: Names = Names {
 /// assert!(!words.transpose);
 /// ```
 pub fn hf_name(family: Family, path: &str) -> Option<HfName> {
-    let (encoder, heads, prefix) = match family {
-        Family::Bert => (&BERT, &BERT_HEADS, "bert"),
-        Family::DistilBert => (&DISTIL, &DISTIL_HEADS, "distilbert"),
-    };
+    let (encoder, heads, prefix) = tables(family);
     match path.strip_prefix("bert.") {
         Some(path) => encoder.of(path).map(|found| HfName {
             name: format!("{prefix}.{}", found.name),
             ..found
         }),
         None => heads.of(path).or_else(|| encoder.of(path)),
+    }
+}
+
+/// The module path of the parameter that a Hugging Face checkpoint calls `name`; the inverse of [`hf_name`].
+///
+/// A name without the encoder's prefix is one of a bare [`Bert`](super::Bert).
+///
+/// # Example
+///
+/// ```
+/// use burn_dist_models::bert::{Family, hf_path};
+///
+/// let path = |name| hf_path(Family::Bert, name);
+/// let prefixed = path("bert.embeddings.LayerNorm.weight");
+/// assert_eq!(prefixed.as_deref(), Some("bert.embeddings.norm.gamma"));
+/// assert_eq!(path("embeddings.LayerNorm.weight").as_deref(), Some("embeddings.norm.gamma"));
+/// // The words once more.
+/// assert_eq!(path("cls.predictions.decoder.weight"), None);
+/// ```
+pub fn hf_path(family: Family, name: &str) -> Option<String> {
+    let (encoder, heads, prefix) = tables(family);
+    if let Some(path) = heads.path(name) {
+        return Some(path);
+    }
+    let inner = name.strip_prefix(prefix);
+    match inner.and_then(|inner| inner.strip_prefix('.')) {
+        Some(name) => encoder.path(name).map(|path| format!("bert.{path}")),
+        None => encoder.path(name),
+    }
+}
+
+/// The encoder's names, those of the heads, and the prefix of an encoder that has a head.
+fn tables(family: Family) -> (&'static Names, &'static Names, &'static str) {
+    match family {
+        Family::Bert => (&BERT, &BERT_HEADS, "bert"),
+        Family::DistilBert => (&DISTIL, &DISTIL_HEADS, "distilbert"),
     }
 }
 
@@ -131,6 +164,10 @@ mod tests {
         let name = |path: &String| hf_name(family, path).unwrap().name;
         let names: BTreeSet<String> = paths.iter().map(name).collect();
         assert_eq!(names.len(), paths.len());
+        for path in &paths {
+            let found = hf_path(family, &hf_name(family, path).unwrap().name);
+            assert_eq!(found.as_ref(), Some(path));
+        }
         names.len()
     }
 

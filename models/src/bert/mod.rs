@@ -19,7 +19,7 @@ pub use block::Block;
 pub use classifier::BertClassifier;
 pub use config::{BertConfig, Family};
 pub use embeddings::Embeddings;
-pub use hf::hf_name;
+pub use hf::{hf_name, hf_path};
 pub use json::Head;
 pub use masked_lm::BertMaskedLm;
 pub use tokens::Tokens;

@@ -113,6 +113,36 @@ impl Names {
             transpose: parameter == "weight" && !is_norm && !self.convolutions.contains(&layer),
         })
     }
+
+    /// The path of the parameter that is called `name`; `None` if there is none such.
+    pub(crate) fn path(&self, name: &str) -> Option<String> {
+        if let Some(path) = reverse(self.parameters, name) {
+            return Some(path.to_owned());
+        }
+        let (layer, parameter) = name.rsplit_once('.')?;
+        let block = layer.strip_prefix(self.blocks);
+        let path = match block.and_then(|inner| inner.strip_prefix('.')) {
+            Some(inner) if !self.blocks.is_empty() => {
+                let (index, layer) = inner.split_once('.')?;
+                let index: usize = index.parse().ok()?;
+                format!("blocks.{index}.{}", reverse(self.block, layer)?)
+            }
+            _ => reverse(self.layers, layer)?.to_owned(),
+        };
+        let is_norm = path.rsplit('.').next()?.starts_with("norm");
+        let parameter = match (is_norm, parameter) {
+            (true, "weight" | "gamma") => "gamma",
+            (true, "bias" | "beta") => "beta",
+            (false, "weight" | "bias") => parameter,
+            _ => return None,
+        };
+        Some(format!("{path}.{parameter}"))
+    }
+}
+
+fn reverse(table: &[(&'static str, &str)], theirs: &str) -> Option<&'static str> {
+    let (ours, _) = table.iter().find(|(_, name)| *name == theirs)?;
+    Some(ours)
 }
 
 fn lookup(table: &[(&str, &'static str)], ours: &str) -> Option<&'static str> {

@@ -48,6 +48,23 @@ pub fn hf_name(path: &str) -> Option<HfName> {
     NAMES.of(path)
 }
 
+/// The module path of the parameter that a Hugging Face checkpoint calls `name`, with or without the prefix of the
+/// encoder; the inverse of [`hf_name`].
+///
+/// # Example
+///
+/// ```
+/// use burn_dist_models::vit::hf_path;
+///
+/// assert_eq!(hf_path("vit.layernorm.weight").as_deref(), Some("norm.gamma"));
+/// assert_eq!(hf_path("vit.pooler.dense.weight"), None);
+/// ```
+pub fn hf_path(name: &str) -> Option<String> {
+    NAMES
+        .path(name)
+        .or_else(|| NAMES.path(&format!("vit.{name}")))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -68,6 +85,9 @@ mod tests {
         assert_eq!(names.len(), paths.len());
         // 16 in each of 4 blocks; patches, tokens, norm and head outside.
         assert_eq!(names.len(), 4 * 16 + 8);
+        for path in paths {
+            assert_eq!(hf_path(&hf_name(&path).unwrap().name), Some(path));
+        }
     }
 
     #[test]

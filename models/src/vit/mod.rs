@@ -13,7 +13,7 @@ mod json;
 pub use block::Block;
 pub use config::VitConfig;
 pub use embeddings::Embeddings;
-pub use hf::hf_name;
+pub use hf::{hf_name, hf_path};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};

@@ -11,7 +11,7 @@ use safetensors::tensor::Metadata;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes that are read ahead of what is wanted, over all files of a save, as far as a file may.
@@ -96,61 +96,117 @@ impl DataFiles {
         Ok(())
     }
 
-    /// Reads all of a file, of which every byte is verified.
-    pub(in crate::checkpoint) fn verify(&mut self, number: usize) -> Result<()> {
-        let (listed, file) = self.file(number, "the whole file")?;
+    /// Reads all of a file and verifies every byte, though it was verified before; `progress` gets the bytes of each
+    /// block. The error of a damaged block names the tensors in it.
+    pub(in crate::checkpoint) fn verify(
+        &self,
+        number: usize,
+        mut progress: impl FnMut(u64),
+    ) -> Result<()> {
+        let (listed, mut file) = self.opened(number, "every byte")?;
         let all = 0..listed.bytes;
-        blocks_of(&all).try_for_each(|block| {
-            let verified = file.block(listed, block, &all, "the whole file");
-            verified.map(|_| ())
-        })
+        let names = file.names_by_place();
+        for block in blocks_of(&all) {
+            let bytes = bytes_of(block, listed.bytes);
+            file.block(listed, block, &all, &names_within(&names, &bytes))?;
+            progress(bytes.end - bytes.start);
+        }
+        file.read_header(listed)
     }
 
     /// A file, opened for the tensor of this name.
     fn file(&mut self, number: usize, name: &str) -> Result<(&DataFile, &mut OpenFile)> {
-        let (least, most) = READ_AHEAD_OF_FILE;
-        let read_ahead = (READ_AHEAD / self.listed.len().max(1) as u64).clamp(least, most);
+        if self.open.get(number).is_some_and(Option::is_none) {
+            let (listed, mut file) = self.opened(number, name)?;
+            file.read_header(listed)?;
+            self.open[number] = Some(file);
+        }
         // The manifest's numbers were checked when it was read.
-        let (Some(listed), Some(open)) = (self.listed.get(number), self.open.get_mut(number))
-        else {
-            let expected = format!("a file number {number} for {name}");
-            return Err(Error::file(&self.path, expected, "none in the manifest"));
-        };
-        let file = match open {
-            Some(file) => file,
-            None => {
-                let expected = format!("a data file of this save, with {name}");
-                let data = self
-                    .storage
-                    .open(&self.save, &listed.name, read_ahead, &expected)?;
-                let path = self.path.join(&listed.name);
-                open.insert(OpenFile::of(path, data, listed, &expected)?)
-            }
-        };
-        Ok((listed, file))
+        match (self.listed.get(number), self.open.get_mut(number)) {
+            (Some(listed), Some(Some(file))) => Ok((listed, file)),
+            _ => Err(unlisted(&self.path, number, name)),
+        }
     }
-}
 
-impl OpenFile {
-    fn of(
-        path: PathBuf,
-        data: Box<dyn ReadData>,
-        listed: &DataFile,
-        expected: &str,
-    ) -> Result<Self> {
+    /// A file of the size that is listed, whose header is not read.
+    fn opened(&self, number: usize, name: &str) -> Result<(&DataFile, OpenFile)> {
+        let listed = self.listed.get(number);
+        let listed = listed.ok_or_else(|| unlisted(&self.path, number, name))?;
+        let (least, most) = READ_AHEAD_OF_FILE;
+        let read_ahead = (READ_AHEAD / self.listed.len() as u64).clamp(least, most);
+        let expected = format!("a data file of this save, with {name}");
+        let storage = &self.storage;
+        let data = storage.open(&self.save, &listed.name, read_ahead, &expected)?;
+        let path = self.path.join(&listed.name);
         let bytes = data.len();
         if bytes != listed.bytes {
             let expected = format!("{expected}, of {} bytes", listed.bytes);
             return Err(Error::file(&path, expected, format!("{bytes} bytes")));
         }
-        let mut file = Self {
+        let file = OpenFile {
             path,
             verified: vec![false; blocks_of(&(0..bytes)).end as usize],
             data,
             tensors: HashMap::new(),
         };
-        file.read_header(listed)?;
-        Ok(file)
+        Ok((listed, file))
+    }
+}
+
+fn unlisted(save: &Path, number: usize, name: &str) -> Error {
+    let expected = format!("a file number {number} for {name}");
+    Error::file(save, expected, "none in the manifest")
+}
+
+/// Names of a block that an error lists.
+const MAX_NAMES: usize = 3;
+
+/// What lies in a range of bytes, in words.
+fn names_within(names: &[(Range<u64>, String)], bytes: &Range<u64>) -> String {
+    let within = names.iter();
+    let within = within.filter(|(at, _)| at.start < bytes.end && bytes.start < at.end);
+    let mut within: Vec<&str> = within.map(|(_, name)| name.as_str()).collect();
+    let more = within.len().saturating_sub(MAX_NAMES);
+    within.truncate(MAX_NAMES);
+    match (within.is_empty(), more) {
+        (true, _) => "no tensor".into(),
+        (_, 0) => within.join(", "),
+        _ => format!("{} and {more} more", within.join(", ")),
+    }
+}
+
+impl OpenFile {
+    /// The header and each tensor by their bytes, as the header says: which may be damaged itself, and is not
+    /// verified here. All of the file is the header if it cannot be read.
+    fn names_by_place(&mut self) -> Vec<(Range<u64>, String)> {
+        const HEADER: &str = "the header";
+        let Some((data, metadata)) = self.unverified_header() else {
+            return vec![(0..self.data.len(), HEADER.into())];
+        };
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| {
+            let (start, end) = info.data_offsets;
+            (data + start as u64..data + end as u64, name)
+        });
+        let mut names: Vec<_> = tensors.collect();
+        names.sort_by_key(|(bytes, _)| bytes.start);
+        // Last in words, because most damage is in what is large.
+        names.push((0..data, HEADER.into()));
+        names
+    }
+
+    /// Where the data begin, and what the header lists.
+    fn unverified_header(&mut self) -> Option<(u64, Metadata)> {
+        let len = self.data.len();
+        let length = self.data.bytes(0..LENGTH as u64, 0..LENGTH as u64).ok()?;
+        let end = u64::from_le_bytes(length.try_into().ok()?);
+        let end = end.checked_add(LENGTH as u64).filter(|end| *end <= len)?;
+        let mut header = Vec::new();
+        for block in blocks_of(&(0..end)) {
+            let bytes = self.data.bytes(bytes_of(block, len), 0..end).ok()?;
+            header.extend_from_slice(bytes);
+        }
+        let header = header.get(LENGTH..end as usize)?;
+        Some((end, serde_json::from_slice(header).ok()?))
     }
 
     fn read_header(&mut self, listed: &DataFile) -> Result<()> {

@@ -32,6 +32,11 @@ impl UserState {
         })
     }
 
+    /// As JSON, for people.
+    pub(in crate::checkpoint) fn json(&self) -> &Value {
+        &self.json
+    }
+
     pub(in crate::checkpoint) fn read<S: DeserializeOwned>(&self, folder: &Path) -> Result<S> {
         let wanted = "a state of the type this program loads";
         let digits = self.cbor.as_bytes().as_chunks::<2>().0;

@@ -14,7 +14,7 @@ mod objects;
 mod scheme;
 
 use super::format::{Header, Manifest, OpenData, WriteData};
-use crate::error::Result;
+use crate::error::{Error, Result};
 pub(super) use claim::Claim;
 pub use keep::Keep;
 pub(super) use keep::Known;
@@ -98,6 +98,25 @@ pub(super) trait Storage: OpenData {
         let mut all = Vec::new();
         self.refresh(&mut all)?;
         Ok(all)
+    }
+
+    /// The manifest of each save, by its name, or what is wrong with it.
+    fn manifests(&self) -> Result<Vec<(String, Result<Manifest>)>> {
+        let read = |name: String| {
+            let save = self.save(&name);
+            let manifest = self.manifest(&name);
+            let manifest = manifest.and_then(|text| Manifest::parse(&text, &save));
+            let manifest = manifest.and_then(|manifest| {
+                if manifest.name == name {
+                    return Ok(manifest);
+                }
+                let expected = format!("the manifest of {name}");
+                let found = format!("one of {}: is it a copy?", manifest.name);
+                Err(Error::file(&Manifest::path(&save), expected, found))
+            });
+            (name, manifest)
+        };
+        Ok(self.names()?.into_iter().map(read).collect())
     }
 
     /// Brings a list of saves up to date, and reads those alone that are new.
