@@ -37,6 +37,29 @@ impl fmt::Display for Difference {
 ///
 /// # Errors
 /// As [`SaveContents::read`].
+///
+/// ```
+/// use burn::nn::LinearConfig;
+/// use burn_dist::checkpoint::{Save, SaveContents, Which};
+/// use burn_dist::prelude::*;
+/// use burn_dist_models::saves::differences;
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let runs = ["a", "b"].map(|name| folder.path().join(name));
+/// for (seed, run) in (1..).zip(&runs) {
+///     Threads::new(2).seed(seed).run(|world| {
+///         let layer = LinearConfig::new(8, 4).init(&world.device());
+///         let layer = Strategy::fsdp().shard(layer, &world)?;
+///         world.checkpointer(run)?.save(Save::new(1).weights("model", &layer))
+///     })?;
+/// }
+/// let [a, b] = runs.map(|run| SaveContents::open(run, Which::Latest));
+/// let (a, b) = (a?, b?);
+/// assert!(differences(&a, &a, |_bytes| {})?.is_empty());
+/// let found = differences(&a, &b, |_bytes| {})?;
+/// assert!(found.iter().any(|difference| difference.name == "models/model/weight"));
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
 pub fn differences(
     a: &SaveContents,
     b: &SaveContents,

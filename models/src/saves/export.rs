@@ -20,6 +20,25 @@ use std::sync::{Mutex, PoisonError};
 const MODEL: &str = "model.safetensors";
 
 /// How a save becomes a file.
+///
+/// ```
+/// use burn::nn::LinearConfig;
+/// use burn_dist::checkpoint::{Save, SaveContents, Which};
+/// use burn_dist::prelude::*;
+/// use burn_dist_models::saves::Export;
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (run, file) = (folder.path().join("run"), folder.path().join("layer.safetensors"));
+/// Threads::new(2).run(|world| {
+///     let layer = LinearConfig::new(8, 4).init(&world.device());
+///     let layer = Strategy::fsdp().shard(layer, &world)?;
+///     world.checkpointer(&run)?.save(Save::new(1).weights("model", &layer))
+/// })?;
+/// let save = SaveContents::open(&run, Which::Latest)?;
+/// let written = Export::default().write(&save, &file, |_bytes| {})?;
+/// assert_eq!(written, [file]);
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Export {
     /// The model; without this, the only one of the save.

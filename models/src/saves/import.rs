@@ -16,6 +16,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// How a file becomes a save.
+///
+/// ```
+/// use burn::{nn::LinearConfig, tensor::Device};
+/// use burn_dist::checkpoint::{OpenSave, Which};
+/// use burn_dist::weights::Export;
+/// use burn_dist_models::saves::{Import, TensorFiles};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (run, out) = (folder.path().join("run"), folder.path().join("out"));
+/// let layer = || LinearConfig::new(8, 4).init(&Device::flex());
+/// Export::new().write(&layer(), &out)?; // model.safetensors
+///
+/// let files = TensorFiles::open(&out)?;
+/// let imported = Import::default().write(&files, &run, |_bytes| {})?;
+/// assert_eq!((imported.tensors, imported.settings), (2, None));
+/// let _layer = OpenSave::new(&run, Which::Latest)?.weights("model", layer())?;
+/// # Ok::<(), burn_dist::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Import {
     /// The names in the file; without this, they tell it.
