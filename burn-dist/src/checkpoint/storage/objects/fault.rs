@@ -24,7 +24,7 @@ const KNOWN: [(&[&str], &str); 3] = [
             "ContainerNotFound",
             "bucket does not exist",
         ],
-        "there is no such bucket: make it, or give another one",
+        "there is no such bucket or container: make it, or give another one",
     ),
     (
         // The last are asked for credentials when the environment has none.
@@ -33,8 +33,10 @@ const KNOWN: [(&[&str], &str); 3] = [
             "InvalidAccessKeyId",
             "SignatureDoesNotMatch",
             "AuthenticationFailed",
-            "169.254.169.254",
-            "metadata.google.internal",
+            "latest/api/token",
+            "latest/meta-data",
+            "computeMetadata",
+            "metadata/identity",
         ],
         "check the credentials in the environment, and what they allow",
     ),
@@ -86,7 +88,7 @@ mod tests {
                 "no such bucket",
             ),
             (
-                "error sending request for url (http://169.254.169.254/latest)",
+                "error performing PUT http://169.254.169.254/latest/api/token",
                 "credentials",
             ),
         ] {
