@@ -120,7 +120,7 @@ impl SavedTensor {
     }
 
     /// The pieces that hold elements of a range, each with those of its elements that are in the range.
-    pub(super) fn within(
+    pub(in crate::checkpoint) fn within(
         &self,
         range: Range<usize>,
     ) -> impl Iterator<Item = (Piece, Range<usize>)> {

@@ -1,6 +1,6 @@
 //! What a save takes of a model and its optimizer, and how it is put back.
 //!
-//! - `model_state` is what a rank stores of a model, `optimizer_state` what an optimizer keeps of it, with its
+//! - `model_state` is what a rank stores of a model (`places`: which elements), `optimizer_state` what an optimizer keeps of it, with its
 //!   numbers as text (`scalar`);
 //! - `restore` puts states into an optimizer;
 //! - `trial` observes the behaviour of an optimizer;
@@ -9,6 +9,7 @@
 mod contents;
 mod model_state;
 mod optimizer_state;
+mod places;
 mod restore;
 mod scalar;
 mod snapshot;

@@ -1,5 +1,6 @@
 //! The tensors that a rank stores of a model, each with its place in the whole tensor.
 
+use super::places::{places, share};
 use crate::checkpoint::format::{Kind, TensorFacts};
 use crate::error::Result;
 use crate::shard::{
@@ -11,9 +12,6 @@ use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Elements that a replica writes at least: no parameter is divided into crumbs.
-const SHARE: usize = 1024;
 
 /// What a rank stores of a model, or all of a model that is on one device.
 #[derive(Debug)]
@@ -126,12 +124,6 @@ impl StoredTensor {
     }
 }
 
-/// The part of `len` elements that replica `number` of `replicas` writes.
-fn share(len: usize, (number, replicas): (usize, usize)) -> Range<usize> {
-    let each = len.div_ceil(replicas).next_multiple_of(SHARE);
-    number.saturating_mul(each).min(len)..(number + 1).saturating_mul(each).min(len)
-}
-
 struct FindTensors {
     /// This rank among all.
     of: (usize, usize),
@@ -202,18 +194,13 @@ impl Visit for FindTensors {
             slot,
         } = identity;
         let layout = &sharding.unit(unit).layout;
-        let stored = layout.shard_range(slot, sharding.shard_rank(unit));
-        let in_shard = sharding.slot_in_shard(unit, slot);
-        // Replicas divide a unit's shard evenly, wherever its parameters begin.
         let replica = if layout.is_replicated() {
             self.of
         } else {
             let replicas = &sharding.replica_group;
             (replicas.rank(), replicas.size())
         };
-        let mine = share(layout.shard_len, replica);
-        let inside = |at: usize| at.clamp(in_shard.start, in_shard.end) - in_shard.start;
-        let written = stored.start + inside(mine.start)..stored.start + inside(mine.end);
+        let (stored, written) = places(layout, slot, sharding.shard_rank(unit), replica);
         let kind = kind(layout.trainable);
         let shape = layout.slots[slot].shape.clone();
         // The layout's paths begin at the module that was sharded, which may be a part of the model.
@@ -280,25 +267,5 @@ fn kind(trainable: bool) -> Kind {
         Kind::Trainable
     } else {
         Kind::Frozen
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn replicas_write_each_element_once(len in 0usize..20_000, replicas in 1usize..9) {
-            let mut next = 0;
-            for number in 0..replicas {
-                let part = share(len, (number, replicas));
-                prop_assert_eq!(part.start, next);
-                prop_assert!(part.start >= part.end || part.end == len || part.len() >= SHARE);
-                next = part.end.max(next);
-            }
-            prop_assert_eq!(next, len);
-        }
     }
 }
