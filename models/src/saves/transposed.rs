@@ -39,7 +39,7 @@ mod tests {
         let bytes: Vec<u8> = (0..24).collect();
         let once = transposed(&bytes, [3, 4], 2);
         assert_eq!(once[..6], [0, 1, 8, 9, 16, 17]);
-        for (size, [rows, columns]) in [(1, [17, 33]), (2, [3, 4]), (4, [50, 1]), (8, [16, 31])] {
+        for (size, [rows, columns]) in [(1, [17, 33]), (2, [3, 4]), (4, [50, 2]), (8, [16, 31])] {
             let bytes: Vec<u8> = (0..rows * columns * size)
                 .map(|at| (at * 31 % 251) as u8)
                 .collect();
