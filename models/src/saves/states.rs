@@ -6,7 +6,7 @@ use super::tensor_files::TensorFiles;
 use super::transposed::transposed;
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::ModuleOptimizer;
-use burn::tensor::{Bytes, DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_dist::{Error, Result};
 use burn_pack::{Scalar, Tensor as Packed, Writer};
 
@@ -116,7 +116,7 @@ impl<'a> States<'a> {
         check_type(of)?;
         for (state, field) in wanted {
             let data = self.moment(of, &state_name(state, name), transpose)?;
-            let bytes = Bytes::from_bytes_vec(data.as_bytes().to_vec());
+            let bytes = data.into_bytes();
             let (id, shape) = (of.id, of.shape.clone());
             let name = format!("{id}.{field}");
             self.tensors
