@@ -99,17 +99,19 @@ pub(super) fn find(storage: &dyn Storage, which: Which) -> Result<(String, Strin
             .best()?
             .ok_or_else(|| none("a best save, of a run that keeps it")),
         Which::Step(step) => {
-            let all = storage.saves()?;
-            let of_step = all.iter().filter(|save| save.step == step);
-            let last = of_step.max_by_key(|save| save.sequence);
+            let mut manifests = storage.manifests()?;
+            manifests.sort_by_key(|(_, read)| read.as_ref().map_or(0, |save| save.sequence));
+            let read = manifests.iter().map(|(_, read)| read);
+            let all: Vec<&Manifest> = read.clone().flatten().collect();
+            let last = all.iter().rfind(|save| save.step == step);
             last.map(|save| save.name.clone()).ok_or_else(|| {
                 let steps: Vec<String> = all.iter().map(|save| save.step.to_string()).collect();
-                let expected = format!("a save of step {step}");
-                Error::file(
-                    storage.path(),
-                    expected,
-                    format!("steps {}", steps.join(", ")),
-                )
+                let mut found = format!("steps {}", steps.join(", "));
+                // It may be the one that is wanted.
+                if let Some(Err(error)) = read.clone().find(|read| read.is_err()) {
+                    found = format!("{found}, and one that cannot be read: {error}");
+                }
+                Error::file(storage.path(), format!("a save of step {step}"), found)
             })
         }
     }?;

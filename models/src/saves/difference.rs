@@ -130,6 +130,8 @@ fn tensors(save: &SaveContents) -> BTreeMap<String, &TensorContents> {
 fn texts(save: &SaveContents) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (name, model) in &save.models {
+        let forwards = model.forwards.iter();
+        all.extend(forwards.map(|(part, n)| (format!("forwards/{name}/{part}"), n.to_string())));
         let scalars = model.optimizer.iter().flat_map(|o| &o.scalars);
         all.extend(scalars.map(|(key, text)| (format!("optimizers/{name}/{key}"), text.clone())));
         // One without an optimizer is told apart from one that has made no step.

@@ -49,6 +49,16 @@ fn what_is_not_there_is_1() {
     let run = imported::<TinyVit>(folder.path());
     let of = |which: &str| format!("{}@{which}", run.display());
     tool(&["show", &of("7")], &[]).fails(1, &["expected a save of step 7, found steps 0"]);
+    // A damaged manifest may be the one that is wanted.
+    let copy = run.join("step-00000007");
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::write(copy.join("manifest.json"), "{").unwrap();
+    let damaged = [
+        "found steps 0, and one that cannot be read",
+        "step-00000007",
+    ];
+    tool(&["show", &of("7")], &[]).fails(1, &damaged);
+    std::fs::remove_dir_all(&copy).unwrap();
     tool(&["show", &of("best")], &[]).fails(1, &["expected a best save"]);
     let into = ["import", nowhere.to_str().unwrap(), "--into"];
     tool(&into, &[&folder.path().join("other")]).fails(1, &["nowhere", "safetensors file"]);

@@ -78,6 +78,8 @@ pub struct SaveFile {
 pub struct ModelContents {
     /// The strategies that it was sharded under.
     pub strategy: String,
+    /// Forwards in training so far, from which dropout draws, by the path of each part that was sharded by itself.
+    pub forwards: BTreeMap<String, u64>,
     /// Its parameters and buffers, in the order of the model.
     pub tensors: Vec<TensorContents>,
     /// Its optimizer, if it was saved with one.
@@ -171,6 +173,7 @@ impl ModelContents {
         });
         Ok(Self {
             strategy: saved.strategy.clone(),
+            forwards: saved.forwards.clone(),
             tensors: tensors.collect::<Result<_>>()?,
             optimizer: optimizer.transpose()?,
         })

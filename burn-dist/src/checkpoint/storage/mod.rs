@@ -93,13 +93,6 @@ pub(super) trait Storage: OpenData {
         self.path().join(name)
     }
 
-    /// The complete saves of this place, in any order.
-    fn saves(&self) -> Result<Vec<Known>> {
-        let mut all = Vec::new();
-        self.refresh(&mut all)?;
-        Ok(all)
-    }
-
     /// The manifest of each save, by its name, or what is wrong with it.
     fn manifests(&self) -> Result<Vec<(String, Result<Manifest>)>> {
         let read = |name: String| {
