@@ -155,6 +155,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "host",
             "lock",
             "unwind",
+            "layout",
             "warning",
             "comm",
             "world",

@@ -63,9 +63,10 @@ mod tests {
         fn places(self, model: &[Parameter], rank: usize) -> Vec<(Parameter, [Range<usize>; 2])> {
             let mut found = Vec::new();
             for layout in units(model, self.group) {
-                let replicas = match layout.is_replicated() {
-                    true => (rank, self.all),
-                    false => (rank / self.group, self.all / self.group),
+                let replicas = if layout.is_replicated() {
+                    (rank, self.all)
+                } else {
+                    (rank / self.group, self.all / self.group)
                 };
                 let shard = if layout.is_replicated() {
                     0
@@ -161,10 +162,8 @@ mod tests {
                 }
             }
             for parameter in &model {
-                let times = match parameter.replicated {
-                    true => to.all,
-                    false => to.all / to.group,
-                };
+                let copies = if parameter.replicated { 1 } else { to.group };
+                let times = to.all / copies;
                 prop_assert!(stored_by[&*parameter.path].iter().all(|count| *count == times));
             }
         }
