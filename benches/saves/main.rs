@@ -9,9 +9,9 @@
 //! values (36 give 85 million parameters, with AdamW's states 1.02 GB), and `--rounds N` how often both
 //! take turns. Both sides sync all files to disk; ours verifies checksums, PyTorch's has none. Times are those of the
 //! slower rank, after a barrier. `stall` is what a save in the background costs training: how long the call
-//! takes; `slower steps` is what the steps after it take more than others until it is written, on processors that the
-//! ranks share with the writing. The files of a load are in the system's cache, and both sides have the system's
-//! allocator.
+//! takes, and the bench fails if that is more than a tenth of a save; `slower steps` is what the steps after it take more
+//! than others until it is written, on processors that the ranks share with the writing. The files of a load are in the
+//! system's cache, and both sides have the system's allocator.
 
 #![allow(clippy::unwrap_used)]
 
@@ -36,6 +36,9 @@ const TASK: &str = "BURN_DIST_BENCH_TASK";
 const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/saves/dcp.py");
 const RANKS: usize = 2;
 const WIDTH: usize = 1536;
+
+/// The most that a save in the background may stall training for, of the time of a save that is waited for.
+const MOST_STALL: f64 = 0.1;
 
 type Result<T> = std::result::Result<T, Box<dyn StdError>>;
 
@@ -92,7 +95,27 @@ fn main() -> Result<()> {
         eprintln!("round {} of {rounds}", round + 1);
     }
     report(&found);
-    Ok(())
+    let ours = |what: &str| {
+        found
+            .get(&("ours", what.to_string()))
+            .map(|times| median(times))
+    };
+    match (ours("stall"), ours("save")) {
+        (Some(stall), Some(save)) if stall <= MOST_STALL * save => Ok(()),
+        (stall, save) => {
+            let most = MOST_STALL * 100.0;
+            let message = format!(
+                "a save in the background stalls training for {stall:?} s: at most {most} % of a save, {save:?} s"
+            );
+            Err(message.into())
+        }
+    }
+}
+
+fn median(times: &[f64]) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 /// Prints minimum, median and maximum of each.
@@ -105,7 +128,7 @@ fn report(found: &BTreeMap<(&str, String), Vec<f64>>) {
         let mut times = times.clone();
         times.sort_by(f64::total_cmp);
         let (least, most) = (times[0], times[times.len() - 1]);
-        let median = times[times.len() / 2];
+        let median = median(&times);
         println!("{side:6} {what:12} {least:9.3} {median:9.3} {most:9.3}");
     }
 }
