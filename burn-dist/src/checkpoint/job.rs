@@ -221,11 +221,9 @@ impl Job {
             best_by: keep.best_by().cloned(),
         });
         let text = manifest.sealed(&storage.save(&saved.name))?;
-        let mut claim = self.writer.claim();
-        claim.check_held()?;
+        self.writer.claim().check_held()?;
         storage.commit(&saved.name, &text)?;
-        claim.set_latest(&saved.name, &text);
-        drop(claim);
+        self.writer.claim().set_latest(&saved.name, &text);
         let mut known = self.writer.known();
         storage.refresh(&mut known)?;
         if let Some(best) = keep.best_of(&known)
