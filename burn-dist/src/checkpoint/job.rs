@@ -126,6 +126,7 @@ impl Job {
         let mut claim = self.writer.claim();
         claim.hold(storage)?;
         claim.check(storage)?;
+        drop(claim);
         let mut known = self.writer.known();
         storage.refresh(&mut known)?;
         let sequence = known.iter().map(|save| save.sequence).max();
