@@ -153,3 +153,31 @@ fn what_an_interrupted_removal_left_goes_with_the_next_save() {
     );
     Contents::of_save(&folder.join("step-00000002"));
 }
+
+#[test]
+fn a_copied_save_is_found_and_never_removed_by_a_run_that_has_not_loaded_it() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    with_run(1, from.path(), |_, mut saves, run| {
+        save(&mut saves, &run, 7, 1.0)
+    });
+    // As from an object store, which has no `latest`.
+    let name = "step-00000007";
+    std::fs::create_dir(to.path().join(name)).unwrap();
+    for file in std::fs::read_dir(from.path().join(name)).unwrap().flatten() {
+        std::fs::copy(file.path(), to.path().join(name).join(file.file_name())).unwrap();
+    }
+    with_run(2, to.path(), |world, mut saves, run| {
+        assert!(world.has_save(to.path())?);
+        let error = save(&mut saves, &run, 8, 1.0).unwrap_err().to_string();
+        assert!(
+            !world.is_chief() || error.contains("load it first"),
+            "{error}"
+        );
+        let mut open = world.open_save(to.path(), Which::Latest)?;
+        assert_eq!(open.step(), 7);
+        let run = open.model("model", run.0, run.1)?;
+        open.finish()?;
+        save(&mut saves, &run, 8, 1.0)
+    });
+    assert_eq!(names(to.path()), ["step-00000008"]);
+}

@@ -215,6 +215,17 @@ fn of_two_runs_the_earlier_one_fails_at_its_next_save() {
         let mut saves = world.checkpointer(url)?;
         saves.save(part(&run, 1))?;
         if world.is_chief() {
+            // One that has not loaded the save is refused, and does the first no harm.
+            let stranger = ranks(1).run(|other| {
+                let run = start(&other, &Strategy::ddp())?;
+                other.checkpointer(url)?.save(part(&run, 9))
+            });
+            let error = stranger.unwrap_err().to_string();
+            assert!(error.contains("load it first"), "{error}");
+        }
+        world.comm().barrier(&"one".into())?;
+        saves.save(part(&run, 1))?;
+        if world.is_chief() {
             let other = ranks(1).run(|other| {
                 let run = start(&other, &Strategy::ddp())?;
                 let mut open = other.open_save(url, Which::Latest)?;

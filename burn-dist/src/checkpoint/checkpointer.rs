@@ -77,7 +77,8 @@ impl World {
     /// Rank 0 locks the file `lock` in it with `flock`. The lock ends with the run, or with the process, however that ends,
     /// so that a run that was killed can be started again at once; one that is just ending is waited
     /// for, up to five seconds. Over NFS the lock holds between hosts where the server runs its lock
-    /// service; where a file system knows no locks, this is a warning. So is a folder of which another host has one
+    /// service; where a file system knows no locks, this is a warning. An object store is read here, and held from the
+    /// first save on. So is a folder of which another host has one
     /// of its own: a save needs the files of all.
     ///
     /// # Errors
@@ -99,7 +100,13 @@ impl World {
     pub fn claim_saves(&self, folder: impl AsRef<Path>) -> Result<()> {
         let writer = Writer::of(self, folder.as_ref())?;
         let claimed = self.together("claim the folder for saves", || {
-            let is_first = self.is_chief() && writer.claim().hold(&*writer.storage)?;
+            let storage = &*writer.storage;
+            if self.is_chief() && storage.is_shared() {
+                // The first save holds it, once it is sure that the saves there are this run's.
+                storage.latest()?;
+                return Ok([0; 2]);
+            }
+            let is_first = self.is_chief() && writer.claim().hold(storage)?;
             Ok([u64::from(is_first), 0])
         })?;
         match claimed[0][0] {

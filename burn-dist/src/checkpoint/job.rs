@@ -124,6 +124,10 @@ impl Job {
             return Err(Error::config("the metrics of a save", expected, "none"));
         }
         let mut claim = self.writer.claim();
+        // First, because to hold an object store ends the run that held it.
+        if storage.is_shared() {
+            claim.check(storage)?;
+        }
         claim.hold(storage)?;
         claim.check(storage)?;
         drop(claim);
@@ -223,6 +227,7 @@ impl Job {
         });
         let text = manifest.sealed(&storage.save(&saved.name))?;
         self.writer.claim().check_held()?;
+        self.writer.claim().set_committing(&saved.name, &text);
         storage.commit(&saved.name, &text)?;
         self.writer.claim().set_latest(&saved.name, &text);
         let mut known = self.writer.known();

@@ -12,6 +12,8 @@ pub(in crate::checkpoint) struct Claim {
     held: Option<Box<dyn Hold>>,
     /// The name and the manifest's checksum of the latest save, when this run has written or loaded one.
     latest: Option<(String, u32)>,
+    /// The same of the one that it is completing: it may be complete though the answer was lost.
+    committing: Option<(String, u32)>,
 }
 
 /// What tells a save from another one of the same name.
@@ -42,6 +44,12 @@ impl Claim {
     /// Notes that this run has written or loaded a save of the place, and may remove its saves.
     pub(in crate::checkpoint) fn set_latest(&mut self, name: &str, manifest: &str) {
         self.latest = Some(fingerprint(name, manifest));
+        self.committing = None;
+    }
+
+    /// Notes that this run is about to complete a save.
+    pub(in crate::checkpoint) fn set_committing(&mut self, name: &str, manifest: &str) {
+        self.committing = Some(fingerprint(name, manifest));
     }
 
     /// Notes the latest save of the place, of which this run has loaded one.
@@ -60,7 +68,8 @@ impl Claim {
             return Ok(());
         };
         let text = storage.manifest(&name)?;
-        if self.latest.as_ref() == Some(&fingerprint(&name, &text)) {
+        let found = Some(fingerprint(&name, &text));
+        if found == self.latest || found == self.committing {
             return Ok(());
         }
         let expected = "no saves but those of this run, which it has loaded or written";

@@ -142,7 +142,13 @@ impl Storage for Folder {
     }
 
     fn latest(&self) -> Result<Option<String>> {
-        let latest = self.pointed(LATEST)?;
+        let mut latest = self.pointed(LATEST)?;
+        if latest.is_none() && self.0.is_dir() {
+            // A copy of a save from elsewhere, or one whose run was killed before it had replaced the pointer.
+            let complete = self.manifests()?.into_iter();
+            let complete = complete.filter_map(|(name, read)| Some((read.ok()?.sequence, name)));
+            latest = complete.max().map(|(_, name)| name);
+        }
         // Versions 1 and 2 had one manifest for the folder of the run.
         let earlier = Manifest::path(&self.0);
         if latest.is_none() && earlier.exists() {

@@ -175,7 +175,9 @@ impl Objects {
 
     /// Removes what an interrupted save has left; nothing that is not marked so.
     fn remove_left(&self, name: &str, files: &BTreeMap<String, u64>) -> Result<()> {
-        if !files.contains_key(REMOVABLE) {
+        // Files of a run that could not complete its save come after the empty manifest, which prevented it.
+        let is_prevented = files.get(Manifest::NAME) == Some(&0) && files.len() > 1;
+        if !files.contains_key(REMOVABLE) && !is_prevented {
             return Ok(());
         }
         if is_complete(files) {
