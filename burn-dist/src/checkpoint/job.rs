@@ -232,11 +232,7 @@ impl Job {
         self.writer.claim().set_latest(&saved.name, &text);
         let mut known = self.writer.known();
         storage.refresh(&mut known)?;
-        if let Some(best) = keep.best_of(&known)
-            && storage.best()?.as_deref() != Some(best)
-        {
-            storage.set_best(best)?;
-        }
+        storage.set_best(keep.best_of(&known))?;
         for name in keep.superfluous(&known) {
             storage.remove(&name);
         }

@@ -4,7 +4,7 @@ use super::fill::{FillFromSave, SharedFiles, Targets, locked};
 use super::format::{DataFiles, Manifest, SavedModel};
 use super::part::ModelState;
 use super::report::LoadReport;
-use super::storage::{Storage, open};
+use super::storage::{Fingerprint, Storage, fingerprint, open};
 use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::shard::map_tensors;
@@ -62,6 +62,8 @@ pub enum Which {
 pub struct OpenSave {
     pub(super) world: Option<World>,
     storage: Arc<dyn Storage>,
+    /// The latest save at the time, with ranks.
+    latest: Option<Fingerprint>,
     pub(super) save: PathBuf,
     manifest: Manifest,
     pub(super) files: SharedFiles,
@@ -85,8 +87,21 @@ impl World {
         self.comm().exchange::<(), ()>(&WHAT.into(), told)?;
         let storage = storage?;
         // One rank reads it, so that all have the same.
-        let (name, text) = self.from_chief(|| find(&*storage, which))?;
-        OpenSave::of(Some(self.clone()), storage, &name, &text)
+        let (name, text, latest) = self.from_chief(|| {
+            let (name, text) = find(&*storage, which)?;
+            // Now, because another run may save while this one loads.
+            let latest = match which {
+                Which::Latest => Some(fingerprint(&name, &text)),
+                _ => match storage.latest()? {
+                    Some(latest) => Some(fingerprint(&latest, &storage.manifest(&latest)?)),
+                    None => None,
+                },
+            };
+            Ok((name, text, latest))
+        })?;
+        let mut open = OpenSave::of(Some(self.clone()), storage, &name, &text)?;
+        open.latest = latest;
+        Ok(open)
     }
 }
 
@@ -142,6 +157,7 @@ impl OpenSave {
                 manifest.files.clone(),
             ))),
             storage,
+            latest: None,
             report: LoadReport {
                 save: save.display().to_string(),
                 ..LoadReport::default()
@@ -268,7 +284,7 @@ impl OpenSave {
             let writer = Writer::of(&world, self.storage.path())?;
             world.together(WHAT, || {
                 if world.is_chief() {
-                    writer.claim().take_over(&*self.storage)?;
+                    writer.claim().take_over(self.latest.take());
                 }
                 Ok([0; 2])
             })?;

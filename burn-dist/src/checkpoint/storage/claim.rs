@@ -6,18 +6,21 @@
 use super::{Hold, Storage};
 use crate::error::{Error, Result};
 
+/// The name of a save, and its manifest's checksum.
+pub(in crate::checkpoint) type Fingerprint = (String, u32);
+
 /// The claim of a world's rank 0.
 #[derive(Debug, Default)]
 pub(in crate::checkpoint) struct Claim {
     held: Option<Box<dyn Hold>>,
     /// The name and the manifest's checksum of the latest save, when this run has written or loaded one.
-    latest: Option<(String, u32)>,
+    latest: Option<Fingerprint>,
     /// The same of the one that it is completing: it may be complete though the answer was lost.
-    committing: Option<(String, u32)>,
+    committing: Option<Fingerprint>,
 }
 
 /// What tells a save from another one of the same name.
-fn fingerprint(name: &str, manifest: &str) -> (String, u32) {
+pub(in crate::checkpoint) fn fingerprint(name: &str, manifest: &str) -> Fingerprint {
     (name.to_string(), crc32fast::hash(manifest.as_bytes()))
 }
 
@@ -52,13 +55,10 @@ impl Claim {
         self.committing = Some(fingerprint(name, manifest));
     }
 
-    /// Notes the latest save of the place, of which this run has loaded one.
-    pub(in crate::checkpoint) fn take_over(&mut self, storage: &dyn Storage) -> Result<()> {
-        if let Some(name) = storage.latest()? {
-            let text = storage.manifest(&name)?;
-            self.set_latest(&name, &text);
-        }
-        Ok(())
+    /// Notes which save was the latest when this run opened one that it has loaded.
+    pub(in crate::checkpoint) fn take_over(&mut self, latest: Option<Fingerprint>) {
+        self.latest = latest;
+        self.committing = None;
     }
 
     /// Fails if another run has saved there since this one has last written or loaded a save of it.

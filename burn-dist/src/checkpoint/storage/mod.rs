@@ -15,7 +15,7 @@ mod scheme;
 
 use super::format::{Header, Manifest, OpenData, WriteData};
 use crate::error::{Error, Result};
-pub(super) use claim::Claim;
+pub(super) use claim::{Claim, Fingerprint, fingerprint};
 pub use keep::Keep;
 pub(super) use keep::Known;
 pub(super) use location::{identity, open};
@@ -79,8 +79,8 @@ pub(super) trait Storage: OpenData {
     /// Makes a save complete and the latest, once all its data files are durable.
     fn commit(&self, name: &str, manifest: &str) -> Result<()>;
 
-    /// Makes a save the best.
-    fn set_best(&self, name: &str) -> Result<()>;
+    /// Makes a save the best; none if the run keeps none.
+    fn set_best(&self, name: Option<&str>) -> Result<()>;
 
     /// Removes a complete save. A failure costs room only, and is logged.
     fn remove(&self, name: &str);

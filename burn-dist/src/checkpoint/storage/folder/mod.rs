@@ -215,8 +215,16 @@ impl Storage for Folder {
         Ok(())
     }
 
-    fn set_best(&self, name: &str) -> Result<()> {
-        replace(&self.0.join(BEST), &format!("{name}\n"))
+    fn set_best(&self, name: Option<&str>) -> Result<()> {
+        let path = self.0.join(BEST);
+        match name {
+            Some(name) if self.best()?.as_deref() == Some(name) => Ok(()),
+            Some(name) => replace(&path, &format!("{name}\n")),
+            // Of a run before, which kept it; the save that it names may go now.
+            None if path.exists() => std::fs::remove_file(&path)
+                .map_err(|e| Error::file(&path, "a file that can be removed", e)),
+            None => Ok(()),
+        }
     }
 
     fn remove(&self, name: &str) {

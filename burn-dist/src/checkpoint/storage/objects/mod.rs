@@ -317,7 +317,7 @@ impl Storage for Objects {
         Ok(())
     }
 
-    fn set_best(&self, _: &str) -> Result<()> {
+    fn set_best(&self, _: Option<&str>) -> Result<()> {
         // The manifests say it.
         Ok(())
     }
