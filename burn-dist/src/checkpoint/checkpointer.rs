@@ -103,17 +103,15 @@ impl World {
             let storage = &*writer.storage;
             if self.is_chief() && storage.is_shared() {
                 // The first save holds it, once it is sure that the saves there are this run's.
-                storage.latest()?;
+                writer.claim().reach(storage)?;
                 return Ok([0; 2]);
             }
             let is_first = self.is_chief() && writer.claim().hold(storage)?;
             Ok([u64::from(is_first), 0])
         })?;
         match claimed[0][0] {
-            1 if !writer.storage.is_shared() => {
-                warn_of_private_folders(self, writer.storage.path())
-            }
-            _ => Ok(()),
+            0 => Ok(()),
+            _ => warn_of_private_folders(self, writer.storage.path()),
         }
     }
 }

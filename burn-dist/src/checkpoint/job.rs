@@ -125,7 +125,7 @@ impl Job {
         }
         let mut claim = self.writer.claim();
         // First, because to hold an object store ends the run that held it.
-        if storage.is_shared() {
+        if storage.is_shared() && !claim.is_held() {
             claim.check(storage)?;
         }
         claim.hold(storage)?;

@@ -44,6 +44,6 @@ pub use object_store;
 pub use open_save::{OpenSave, Which};
 pub use report::LoadReport;
 pub use save::Save;
-pub use storage::Keep;
 #[cfg(feature = "object-store")]
 pub use storage::register_object_store;
+pub use storage::{Keep, folder_of_saves};

@@ -4,7 +4,7 @@ use super::fill::{FillFromSave, SharedFiles, Targets, locked};
 use super::format::{DataFiles, Manifest, SavedModel};
 use super::part::ModelState;
 use super::report::LoadReport;
-use super::storage::{Fingerprint, Storage, fingerprint, open};
+use super::storage::{Fingerprint, Storage, fingerprint, latest_fingerprint, open};
 use super::writer::Writer;
 use crate::error::{Error, Result};
 use crate::shard::map_tensors;
@@ -92,10 +92,7 @@ impl World {
             // Now, because another run may save while this one loads.
             let latest = match which {
                 Which::Latest => Some(fingerprint(&name, &text)),
-                _ => match storage.latest()? {
-                    Some(latest) => Some(fingerprint(&latest, &storage.manifest(&latest)?)),
-                    None => None,
-                },
+                _ => latest_fingerprint(&*storage)?,
             };
             Ok((name, text, latest))
         })?;

@@ -3,7 +3,7 @@
 use super::{WeightArgs, global_batch};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
-use burn_dist::checkpoint::{Checkpointer, Keep, Save};
+use burn_dist::checkpoint::{Checkpointer, Keep, Save, folder_of_saves};
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
 use burn_dist::training::{Schedule, TrainLoop};
@@ -148,8 +148,7 @@ impl RunArgs {
 
     /// The folder of the saves, if they go to one and not to an object store.
     pub fn save_folder(&self) -> Option<&Path> {
-        let is_url = |path: &Path| path.to_string_lossy().contains("://");
-        self.save.as_deref().filter(|path| !is_url(path))
+        self.save.as_deref().and_then(folder_of_saves)
     }
 
     /// The folder to resume from, if this run resumes.

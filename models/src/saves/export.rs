@@ -83,7 +83,7 @@ impl View for &Entry<'_> {
 
     fn data_len(&self) -> usize {
         match self.source {
-            Source::Saved(tensor, _) => tensor.elements() * tensor.dtype.size(),
+            Source::Saved(tensor, _) => tensor.bytes(),
             Source::Steps(_) => 4,
         }
     }
@@ -126,7 +126,7 @@ impl Export {
         let states = model.optimizer.iter().flat_map(|o| &o.tensors);
         let states = states.filter(|_| self.with_optimizer);
         let all = model.tensors.iter().chain(states);
-        Ok(all.map(|t| (t.elements() * t.dtype.size()) as u64).sum())
+        Ok(all.map(|tensor| tensor.bytes() as u64).sum())
     }
 
     /// Writes a file whose name ends in `.safetensors`, or to a folder `model.safetensors` and, with an optimizer,

@@ -190,7 +190,7 @@ impl TensorFiles {
         read.map_err(|e| wrong(e.to_string()))?;
         let metadata: Metadata = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         let data = 8 + header;
-        let whole = data + metadata.data_len() as u64;
+        let whole = data.saturating_add(metadata.data_len() as u64);
         if bytes != whole {
             return Err(wrong(format!("{bytes} bytes instead of {whole}")));
         }

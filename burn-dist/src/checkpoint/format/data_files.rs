@@ -14,9 +14,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes that are read ahead of what is wanted, over all files of a save, as far as a file may.
+/// Bytes that are divided over the files of a save: what one request to a storage far away reads, also ahead of what is
+/// wanted. A long range is read in several such requests at once.
 const READ_AHEAD: u64 = 64 << 20;
-/// The least and the most of it for a file.
+/// The least and the most of them for a file.
 const READ_AHEAD_OF_FILE: (u64, u64) = (1 << 20, 8 << 20);
 
 /// The files of a save; each is opened when something of it is wanted.
@@ -185,7 +186,10 @@ impl OpenFile {
         };
         let tensors = metadata.tensors().into_iter().map(|(name, info)| {
             let (start, end) = info.data_offsets;
-            (data + start as u64..data + end as u64, name)
+            (
+                data.saturating_add(start as u64)..data.saturating_add(end as u64),
+                name,
+            )
         });
         let mut names: Vec<_> = tensors.collect();
         names.sort_by_key(|(bytes, _)| bytes.start);

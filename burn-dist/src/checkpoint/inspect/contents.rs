@@ -135,6 +135,11 @@ impl TensorContents {
         self.shape.iter().product()
     }
 
+    /// The bytes of its elements.
+    pub fn bytes(&self) -> usize {
+        self.elements() * self.dtype.size()
+    }
+
     fn of(saved: &SavedTensor, key: String) -> Result<Self> {
         let facts = &saved.facts;
         let piece = |&Piece { file, start, end }: &Piece| (file, start..end);

@@ -13,6 +13,8 @@ pub(in crate::checkpoint) type Fingerprint = (String, u32);
 #[derive(Debug, Default)]
 pub(in crate::checkpoint) struct Claim {
     held: Option<Box<dyn Hold>>,
+    /// Whether the place was read once, so that it is known to be there.
+    is_reached: bool,
     /// The name and the manifest's checksum of the latest save, when this run has written or loaded one.
     latest: Option<Fingerprint>,
     /// The same of the one that it is completing: it may be complete though the answer was lost.
@@ -24,7 +26,32 @@ pub(in crate::checkpoint) fn fingerprint(name: &str, manifest: &str) -> Fingerpr
     (name.to_string(), crc32fast::hash(manifest.as_bytes()))
 }
 
+/// The latest save of a place.
+pub(in crate::checkpoint) fn latest_fingerprint(
+    storage: &dyn Storage,
+) -> Result<Option<Fingerprint>> {
+    let Some(name) = storage.latest()? else {
+        return Ok(None);
+    };
+    let text = storage.manifest(&name)?;
+    Ok(Some(fingerprint(&name, &text)))
+}
+
 impl Claim {
+    /// Makes sure, once, that the place can be read, and does not hold it yet.
+    pub(in crate::checkpoint) fn reach(&mut self, storage: &dyn Storage) -> Result<()> {
+        if !self.is_reached {
+            storage.latest()?;
+            self.is_reached = true;
+        }
+        Ok(())
+    }
+
+    /// Whether this run has made itself the one that saves there.
+    pub(in crate::checkpoint) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Makes this run the one that saves there; false if it was before.
     pub(in crate::checkpoint) fn hold(&mut self, storage: &dyn Storage) -> Result<bool> {
         if self.held.is_some() {
@@ -64,11 +91,10 @@ impl Claim {
     /// Fails if another run has saved there since this one has last written or loaded a save of it.
     pub(in crate::checkpoint) fn check(&self, storage: &dyn Storage) -> Result<()> {
         self.check_held()?;
-        let Some(name) = storage.latest()? else {
+        let found = latest_fingerprint(storage)?;
+        let Some((name, _)) = &found else {
             return Ok(());
         };
-        let text = storage.manifest(&name)?;
-        let found = Some(fingerprint(&name, &text));
         if found == self.latest || found == self.committing {
             return Ok(());
         }

@@ -13,19 +13,36 @@ use std::sync::Arc;
 /// [`Error::Config`] for a URL of a scheme that is not known, or needs a feature that this program was built without;
 /// [`Error::File`] if the environment lacks what the object store needs.
 pub(in crate::checkpoint) fn open(path: &Path) -> Result<Arc<dyn Storage>> {
+    if let Some(folder) = folder_of_saves(path) {
+        return Ok(Arc::new(Folder::new(folder)));
+    }
+    let (scheme, _) = scheme(path).unwrap_or_default();
+    objects(path, scheme)
+}
+
+/// The folder that a path of saves means, which may be a URL `file:///PATH`; none for another URL, an object store.
+///
+/// ```
+/// use burn_dist::checkpoint::folder_of_saves;
+/// use std::path::Path;
+///
+/// let folder = |path| folder_of_saves(Path::new(path));
+/// assert_eq!(folder("runs/1"), Some(Path::new("runs/1")));
+/// assert_eq!(folder("file:///data/run"), Some(Path::new("/data/run")));
+/// assert_eq!(folder("s3://bucket/runs/1"), None);
+/// ```
+pub fn folder_of_saves(path: &Path) -> Option<&Path> {
     match scheme(path) {
-        None => Ok(Arc::new(Folder::new(path))),
-        Some(("file", rest)) if rest.starts_with('/') => Ok(Arc::new(Folder::new(rest))),
-        Some((scheme, _)) => objects(path, scheme),
+        None => Some(path),
+        Some(("file", rest)) if rest.starts_with('/') => Some(Path::new(rest)),
+        Some(_) => None,
     }
 }
 
 /// What tells a storage from others in this process.
 pub(in crate::checkpoint) fn identity(path: &Path) -> Result<PathBuf> {
-    let path = match scheme(path) {
-        None => path,
-        Some(("file", rest)) => Path::new(rest),
-        Some(_) => return Ok(path.to_path_buf()),
+    let Some(path) = folder_of_saves(path) else {
+        return Ok(path.to_path_buf());
     };
     let failed = |e| Error::file(path, "the path of a folder", e);
     // The folder need not exist yet, nor on this host.

@@ -15,9 +15,10 @@ mod scheme;
 
 use super::format::{Header, Manifest, OpenData, WriteData};
 use crate::error::{Error, Result};
-pub(super) use claim::{Claim, Fingerprint, fingerprint};
+pub(super) use claim::{Claim, Fingerprint, fingerprint, latest_fingerprint};
 pub use keep::Keep;
 pub(super) use keep::Known;
+pub use location::folder_of_saves;
 pub(super) use location::{identity, open};
 #[cfg(feature = "object-store")]
 pub use objects::register_object_store;
@@ -96,16 +97,17 @@ pub(super) trait Storage: OpenData {
     /// The manifest of each save, by its name, or what is wrong with it.
     fn manifests(&self) -> Result<Vec<(String, Result<Manifest>)>> {
         let read = |name: String| {
-            let save = self.save(&name);
-            let manifest = self.manifest(&name);
-            let manifest = manifest.and_then(|text| Manifest::parse(&text, &save));
-            let manifest = manifest.and_then(|manifest| {
+            let manifest = self.parsed(&name).and_then(|manifest| {
                 if manifest.name == name {
                     return Ok(manifest);
                 }
                 let expected = format!("the manifest of {name}");
                 let found = format!("one of {}: is it a copy?", manifest.name);
-                Err(Error::file(&Manifest::path(&save), expected, found))
+                Err(Error::file(
+                    &Manifest::path(&self.save(&name)),
+                    expected,
+                    found,
+                ))
             });
             (name, manifest)
         };
@@ -133,8 +135,13 @@ pub(super) trait Storage: OpenData {
 
     /// What is remembered of a save; none of a copy, which has another name than its own.
     fn known(&self, name: &str) -> Result<Option<Known>> {
-        let manifest = Manifest::parse(&self.manifest(name)?, &self.save(name))?;
+        let manifest = self.parsed(name)?;
         Ok((manifest.name == name).then(|| Known::of(&manifest)))
+    }
+
+    /// The manifest under a name, of whatever save it is.
+    fn parsed(&self, name: &str) -> Result<Manifest> {
+        Manifest::parse(&self.manifest(name)?, &self.save(name))
     }
 }
 

@@ -33,9 +33,8 @@ impl Diff {
 
 /// The bytes of all tensors.
 fn bytes(save: &SaveContents) -> u64 {
-    let of = |tensors: &[TensorContents]| -> usize {
-        tensors.iter().map(|t| t.elements() * t.dtype.size()).sum()
-    };
+    let of =
+        |tensors: &[TensorContents]| -> usize { tensors.iter().map(TensorContents::bytes).sum() };
     let model = |model: &ModelContents| {
         let states = model.optimizer.as_ref();
         of(&model.tensors) + states.map_or(0, |states| of(&states.tensors))

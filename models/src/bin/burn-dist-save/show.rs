@@ -64,7 +64,7 @@ fn text(save: &SaveContents) -> String {
 
 fn part(head: &str, tensors: &[TensorContents]) -> String {
     let elements: usize = tensors.iter().map(TensorContents::elements).sum();
-    let bytes = tensors.iter().map(|t| t.elements() * t.dtype.size());
+    let bytes = tensors.iter().map(TensorContents::bytes);
     let bytes = readable(bytes.sum::<usize>() as u64);
     let count = tensors.len();
     let rows: Vec<Vec<String>> = tensors.iter().map(row).collect();

@@ -145,9 +145,12 @@ impl Storage for Folder {
         let mut latest = self.pointed(LATEST)?;
         if latest.is_none() && self.0.is_dir() {
             // A copy of a save from elsewhere, or one whose run was killed before it had replaced the pointer.
-            let complete = self.manifests()?.into_iter();
-            let complete = complete.filter_map(|(name, read)| Some((read.ok()?.sequence, name)));
-            latest = complete.max().map(|(_, name)| name);
+            let mut complete = Vec::new();
+            for name in self.names()? {
+                complete.extend(self.known(&name)?);
+            }
+            let last = complete.into_iter().max_by_key(|save| save.sequence);
+            latest = last.map(|save| save.name);
         }
         // Versions 1 and 2 had one manifest for the folder of the run.
         let earlier = Manifest::path(&self.0);

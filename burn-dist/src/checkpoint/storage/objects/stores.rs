@@ -86,13 +86,7 @@ fn registered(url: &str) -> Option<(Arc<dyn ObjectStore>, String)> {
 
 fn key(path: &Path, rest: &str) -> Result<Key> {
     let key = Key::parse(rest.trim_matches('/'));
-    key.map_err(|e| Error::config("the place of saves", "a path of an object store", e))
-        .map_err(|error| match error {
-            Error::Config {
-                expected, found, ..
-            } => Error::file(path, expected, found),
-            other => other,
-        })
+    key.map_err(|e| Error::file(path, "a path of an object store", e))
 }
 
 /// Requests are tried again so often, and for so long, before they fail.
