@@ -202,6 +202,9 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("lib", &[]),
 ];
 
+/// `burn-dist/log/src`.
+pub(crate) const LOG: &[Layer] = &[row("record", &[]), row("lib", &[])];
+
 /// `burn-dist/nn/src`.
 pub(crate) const NN: &[Layer] = &[
     row("simd", &[]),

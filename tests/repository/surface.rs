@@ -18,9 +18,10 @@ const HOW: &str = "cargo build --release --examples --bins && \
     BURN_DIST_ACCEPT_SURFACE=1 cargo test --release --test repository surface";
 
 /// The name of a crate for its users, and its root.
-const CRATES: [(&str, &str); 4] = [
+const CRATES: [(&str, &str); 5] = [
     ("burn_dist", "burn-dist/src/lib.rs"),
     ("burn_dist_nn", "burn-dist/nn/src/lib.rs"),
+    ("burn_dist_log", "burn-dist/log/src/lib.rs"),
     ("burn_dist_train", "burn-dist/train/src/lib.rs"),
     ("burn_dist_models", "models/src/lib.rs"),
 ];

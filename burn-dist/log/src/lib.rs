@@ -1,0 +1,16 @@
+//! Run records: what a training run leaves behind, in files that other programs open.
+//!
+//! One folder per run, written by rank 0:
+//!
+//! | file | what it holds | opened by |
+//! |---|---|---|
+//! | `config.json` | arguments, versions, machine, ranks, plan | anything |
+//! | `steps.jsonl` | a [`StepRecord`] per line | pandas, jq |
+//! | `epochs.csv` | an [`EpochRecord`] per line | a spreadsheet |
+//! | `summary.json` | a [`Summary`] | anything |
+
+mod record;
+
+pub use record::{
+    EpochRecord, OverRanks, Scores, Setup, StepRecord, StepTimes, Straggler, Summary,
+};
