@@ -24,6 +24,8 @@ struct Inner {
     models: AtomicU64,
     in_backward: AtomicBool,
     waited_ns: AtomicU64,
+    /// Counted by the jobs of the queue, which must not keep the world alive.
+    communicated_ns: Arc<AtomicU64>,
     at_end: Mutex<Vec<AtEnd>>,
 }
 
@@ -84,6 +86,7 @@ impl World {
             models: AtomicU64::new(0),
             in_backward: AtomicBool::new(false),
             waited_ns: AtomicU64::new(0),
+            communicated_ns: Arc::default(),
             at_end: Mutex::default(),
         };
         Ok(Self {
@@ -226,6 +229,14 @@ impl World {
         Duration::from_nanos(self.inner.waited_ns.load(Ordering::Relaxed))
     }
 
+    /// How long this rank's communication thread has worked so far, waiting for other ranks included: what of it is
+    /// not [`exposed`](Self::exposed) was hidden behind computation.
+    ///
+    /// Collectives that NCCL does on a device count only as long as it takes to submit them.
+    pub fn communication(&self) -> Duration {
+        Duration::from_nanos(self.inner.communicated_ns.load(Ordering::Relaxed))
+    }
+
     /// Waits for communication, and counts the time.
     pub(crate) fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
         let start = Instant::now();
@@ -285,7 +296,13 @@ impl World {
         job: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Ticket<T> {
         let stream = StreamId::current();
-        self.inner.queue.submit(move || stream.executes(job))
+        let spent = self.inner.communicated_ns.clone();
+        self.inner.queue.submit(move || {
+            let start = Instant::now();
+            let result = stream.executes(job);
+            spent.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            result
+        })
     }
 
     /// A number for the next sharded model: the same on all ranks, as they shard in one order.

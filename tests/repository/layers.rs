@@ -45,8 +45,8 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("world", &["error", "noise", "stop", "unwind", "comm"]),
     row("agreement", &["error", "comm", "world"]),
     row("data", &["error", "world"]),
-    row("training", &["error", "data", "world"]),
     row("numbers", &["error"]),
+    row("training", &["error", "data", "numbers", "world"]),
     row("reduction", &["error", "comm", "numbers", "world"]),
     row("values", &["error", "comm", "world"]),
     row(

@@ -44,6 +44,7 @@
 //! # Parts
 //!
 //! - [`Dataset`]: samples by index;
+//! - [`Subset`]: some of them, and [`random_split`]: two parts;
 //! - [`Batch`]: how many a step takes, for each rank or over all;
 //! - [`Loader`]: a rank's batches, made on background threads, a few ahead;
 //! - [`DistributedSampler`]: the indices alone, pure arithmetic;
@@ -57,6 +58,7 @@ mod dataset;
 mod loader;
 mod sampler;
 mod stream;
+mod subset;
 
 pub use batch::Batch;
 pub use batch_info::BatchInfo;
@@ -65,3 +67,4 @@ pub use dataset::Dataset;
 pub use loader::Loader;
 pub use sampler::{DistributedSampler, Epoch, Step};
 pub use stream::Stream;
+pub use subset::{Subset, random_split};

@@ -40,10 +40,12 @@
 
 mod early_stopping;
 mod evaluate;
+mod metrics;
 mod schedule;
 mod train_loop;
 
 pub use early_stopping::EarlyStopping;
 pub use evaluate::evaluate;
+pub use metrics::{Average, Classification, ConfusionMatrix};
 pub use schedule::Schedule;
 pub use train_loop::{Progress, TrainLoop};
