@@ -108,6 +108,30 @@ mod warning;
 pub mod weights;
 mod world;
 
+/// The features of this crate that the program was built with.
+///
+/// ```
+/// assert_eq!(burn_dist::features().contains(&"nccl"), cfg!(feature = "nccl"));
+/// ```
+pub fn features() -> Vec<&'static str> {
+    let all = [
+        ("cli", cfg!(feature = "cli")),
+        ("nn", cfg!(feature = "nn")),
+        ("mpi", cfg!(feature = "mpi")),
+        ("nccl", cfg!(feature = "nccl")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("cuda-nvrtc", cfg!(feature = "cuda-nvrtc")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("fusion", cfg!(feature = "fusion")),
+        ("object-store", cfg!(feature = "object-store")),
+        ("s3", cfg!(feature = "s3")),
+        ("gs", cfg!(feature = "gs")),
+        ("az", cfg!(feature = "az")),
+    ];
+    let on = all.into_iter().filter(|(_, on)| *on);
+    on.map(|(name, _)| name).collect()
+}
+
 #[cfg(feature = "nn")]
 #[doc(inline)]
 pub use burn_dist_nn::optim;

@@ -46,6 +46,8 @@ impl std::fmt::Debug for AtEnd {
 pub(crate) struct Setting {
     pub(crate) device: Device,
     pub(crate) seed: u64,
+    /// This rank's number among those of its host.
+    pub(crate) local_rank: usize,
     /// Ranks of this process.
     pub(crate) ranks_here: usize,
     pub(crate) restarts: usize,
@@ -63,6 +65,7 @@ impl World {
         let setting = Setting {
             device,
             seed,
+            local_rank: 0,
             ranks_here: 1,
             restarts: 0,
             initial: None,
@@ -97,6 +100,14 @@ impl World {
     /// This rank's number, from 0.
     pub fn rank(&self) -> usize {
         self.inner.comm.rank()
+    }
+
+    /// This rank's number among those of its host, from 0; 0 where no launcher makes the world.
+    ///
+    /// # Source
+    /// torchrun: `LOCAL_RANK`.
+    pub fn local_rank(&self) -> usize {
+        self.inner.setting.local_rank
     }
 
     /// Number of ranks.

@@ -1,6 +1,7 @@
 //! Run records: what a training run leaves behind, in files that other programs open.
 //!
-//! One folder per run, written by rank 0:
+//! A [`RunLog`] measures every step on all ranks, reduces the measurements once, and writes them on rank 0 into a folder of the
+//! run's own:
 //!
 //! | file | what it holds | opened by |
 //! |---|---|---|
@@ -9,8 +10,19 @@
 //! | `epochs.csv` | an [`EpochRecord`] per line | a spreadsheet |
 //! | `summary.json` | a [`Summary`] | anything |
 
+mod folder;
+mod lines;
+mod machine;
+mod measured;
+mod memory;
 mod record;
+mod run;
+mod run_log;
+mod totals;
 
+pub use memory::MemoryMeter;
 pub use record::{
     EpochRecord, OverRanks, Scores, Setup, StepRecord, StepTimes, Straggler, Summary,
 };
+pub use run::Run;
+pub use run_log::{Ended, RunLog, Step};

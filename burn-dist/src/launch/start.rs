@@ -53,6 +53,7 @@ impl Start {
         let setting = Setting {
             device,
             seed: self.seed,
+            local_rank: self.local_rank,
             ranks_here: self.ranks_here,
             restarts: self.restarts,
             initial: self.initial,
