@@ -11,19 +11,19 @@
 //! The places that make it distributed are numbered (1) to (6); the rest is a Burn program.
 
 use burn::module::Module;
+use burn_dist::data::Loader;
 use burn_dist::launch::exit_code;
 use burn_dist::nn::loss::cross_entropy_sum;
-use burn_dist::optim::AdamWConfig;
 use burn_dist::telemetry::{Phase, Tracked};
 use burn_dist::{Error, Result, World};
 use burn_dist_models::Vit;
 use burn_dist_models::data::ImageBatch;
 use burn_dist_models::hf::with_classes;
 use burn_dist_models::run::{
-    Images, Meter, VitArgs, evaluate, same_arguments, same_classes, shard_pretrained,
+    CommandLine, Images, VitArgs, Work, adamw, evaluate, parse, same_arguments, same_classes,
+    shard_pretrained,
 };
 use burn_dist_models::vit::hf_name;
-use clap::Parser;
 use env_logger::Env;
 use mimalloc::MiMalloc;
 use std::process::ExitCode;
@@ -34,17 +34,18 @@ static MEMORY: Tracked<MiMalloc> = Tracked::new(MiMalloc);
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
-    let args = VitArgs::parse();
+    let line = parse::<VitArgs>();
     // (1) Every rank runs `train`: as threads, or as processes that flags or a launcher ask for.
     // An error or a panic on one of them ends all.
-    let result = args.run.launch().run(|world| train(&args, &world));
+    let result = line.args.run.launch().run(|world| train(&line, &world));
     if let Err(error) = &result {
         eprintln!("error: {error}");
     }
     ExitCode::from(exit_code(&result))
 }
 
-fn train(args: &VitArgs, world: &World) -> Result<()> {
+fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
+    let args = &line.args;
     let run = &args.run;
     // Another learning rate on one rank would cause no error, so the arguments of all ranks are compared.
     same_arguments(world, args)?;
@@ -52,6 +53,7 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     let (config, pretrained) = args.model(world)?;
     let Images {
         train: data,
+        validation,
         test,
         classes,
     } = args.data(world, &config, pretrained.as_ref())?;
@@ -63,33 +65,33 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
     let strategy = run.strategy();
     let plan = strategy.plan(&model, world.size())?;
     let plan = plan.for_micro_batches(run.passes(world));
-    let mut meter = Meter::new(world, &plan)?;
+    let mut meter = run.meter(world, &args.name(), (args, &line.config), &plan)?;
     let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 
     // (3) Any element-wise Burn optimizer steps the shards; this one in one pass. Others are refused.
-    let adamw = AdamWConfig::new()
-        .with_weight_decay(0.05)
-        .with_epsilon(1e-8);
-    let mut optimizer = world.optimizer(adamw.init(), &model)?;
+    let mut optimizer = world.optimizer(adamw(run.weight_decay), &model)?;
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how the classes are numbered.
     let mut steps = run.steps_over(world, &data)?;
     let mut scaler = run.scaler(None);
+    let mut stopping = run.stopping(None)?;
     if let Some(folder) = run.resumes(world)? {
-        let (progress, saved, named);
-        (model, optimizer, (progress, saved, named)) = world.load(folder, model, optimizer)?;
+        let (progress, saved, named, best);
+        (model, optimizer, (progress, saved, named, best)) =
+            world.load(folder, model, optimizer)?;
         scaler = run.scaler(Some(saved));
         same_classes(named, &classes)?;
         steps.resume(&progress)?;
-        meter.resumed(steps.done(), folder);
+        stopping = run.stopping(Some(best))?;
+        meter.resumed(steps.done(), steps.epochs_begun(), folder);
     }
     meter.begin(steps.steps(), steps.done());
 
     // All ranks evaluate together, and each sample counts once.
-    let evaluated = |model: &Vit| {
+    let evaluated = |model: &Vit, set: &Loader<ImageBatch>| {
         let model = model.valid();
-        evaluate(world, &test, |batch: ImageBatch| {
+        evaluate(world, set, classes.len(), |batch: ImageBatch| {
             model.forward(batch.images)
         })
     };
@@ -111,29 +113,25 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
             let mut gradients = world.accumulate(&model)?.micro_batches(passes.len());
             for pass in &passes {
                 let count = pass.count;
-                let sum = meter.forward(count, || loss(&model, pass));
+                let work = Work::of_images(&config, pass);
+                let sum = meter.forward(work, || loss(&model, pass));
                 let sum = scaler.scale(sum);
                 meter.time(Phase::Backward, || gradients.add_sum(sum, count))?;
             }
             let gradients = meter.time(Phase::Backward, || gradients.finish())?;
             // Clipped by the norm of the whole model; Burn's own optimizer steps the shards.
+            let rate = run.rate(&steps);
             let (stepped, norm) = meter.time(Phase::Optimizer, || {
-                run.update(
-                    &mut scaler,
-                    gradients,
-                    &mut optimizer,
-                    run.rate(&steps),
-                    model,
-                )
+                run.update(&mut scaler, gradients, &mut optimizer, rate, model)
             })?;
             model = stepped;
             steps.advance();
-            meter.step(norm)?;
+            meter.step(rate, norm)?;
 
             // (5) After SIGTERM or Ctrl-C on any rank, all save at the end of the step and return.
             if world.should_stop()? {
-                let state = (steps.progress(), &scaler, &classes);
-                run.checkpoint(world, steps.done(), (&model, &optimizer), &state)?;
+                let state = (steps.progress(), &scaler, &classes, &stopping);
+                run.checkpoint(world, steps.done(), (&model, &optimizer), None, &state)?;
                 run.wait_for_save(world)?;
                 return meter.stop(steps.done(), run.save.as_deref());
             }
@@ -142,24 +140,40 @@ fn train(args: &VitArgs, world: &World) -> Result<()> {
         drop(batches);
         meter.between_steps()?;
 
+        // All ranks score the epoch together, and have the same scores.
+        let (set, scored) = match &validation {
+            Some(held_out) => ("validation", held_out),
+            None => ("test", &test),
+        };
+        let scores = meter.evaluation(|| evaluated(&model, scored))?;
+        let score = scores.as_ref().map(|scores| run.monitor.of(scores));
+        let is_best = match score {
+            Some(score) => stopping.is_best(world, score)?,
+            None => false,
+        };
         // (6) Every rank writes its shards while training goes on. If one is killed meanwhile, the save before remains.
-        let state = (steps.progress(), &scaler, &classes);
-        run.checkpoint(world, steps.done(), (&model, &optimizer), &state)?;
-        let Some(score) = evaluated(&model)? else {
+        let state = (steps.progress(), &scaler, &classes, &stopping);
+        run.checkpoint(world, steps.done(), (&model, &optimizer), score, &state)?;
+        let Some(scores) = scores else {
             return meter.stop(steps.done(), run.save.as_deref());
         };
-        meter.epoch(steps.epochs_begun(), &score);
-        last = Some(score);
+        meter.epoch(set, &scores, is_best)?;
+        last = Some(scores);
+        if stopping.should_stop() {
+            meter.stopped_early(run.early_stopping);
+            break;
+        }
     }
 
+    let model = run.best_model(world, model)?;
     let last = match last {
-        Some(score) => Some(score),
-        None => evaluated(&model)?,
+        Some(scores) if !run.tests_at_end() => Some(scores),
+        _ => evaluated(&model, &test)?,
     };
-    let Some(score) = last else {
+    let Some(scores) = last else {
         return meter.stop(steps.done(), run.save.as_deref());
     };
-    meter.finish(score, run.passes(world))?;
+    meter.finish(scores, run.passes(world))?;
     // An export with the files that other programs need to open it.
     let json = with_classes(&config.to_hf(), &classes).map_err(Error::user)?;
     let beside = [("config.json", json)];

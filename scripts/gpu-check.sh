@@ -130,18 +130,18 @@ if in_group training; then
     if [ ${#two[@]} -gt 0 ]; then
         for order in host device; do
             part "two ranks over NCCL, the $order waits" 300 "${two[@]}" BURN_DIST_GPU_ORDER=$order \
-                BURN_DIST_GPU_TRANSPORT=nccl "$folder/vit_fsdp" --device cuda --nproc-per-node 2 \
+                BURN_DIST_GPU_TRANSPORT=nccl "$folder/vit_fsdp" --log-to none --device cuda --nproc-per-node 2 \
                 --epochs 1 --shadow 4
         done
     else
         note "two ranks over NCCL" 0 "skipped: $without"
     fi
     part "two ranks through the host" 300 env BURN_DIST_GPU_TRANSPORT=host \
-        "$folder/vit_fsdp" --device cuda --nproc-per-node 2 --epochs 1 --shadow 4
+        "$folder/vit_fsdp" --log-to none --device cuda --nproc-per-node 2 --epochs 1 --shadow 4
 fi
 if in_group examples; then
-    part "example vit_fsdp" 300 "$folder/vit_fsdp" --device cuda --epochs 2
-    part "example bert_fsdp" 300 "$folder/bert_fsdp" --device cuda --epochs 2
+    part "example vit_fsdp" 300 "$folder/vit_fsdp" --log-to none --device cuda --epochs 2
+    part "example bert_fsdp" 300 "$folder/bert_fsdp" --log-to none --device cuda --epochs 2
 fi
 if in_group steps; then
     rm -f "$results"/steps-*.json

@@ -82,6 +82,7 @@ mod init;
 mod parameter_count;
 pub mod run;
 pub mod saves;
+mod transformer_flops;
 pub mod vit;
 
 pub use bert::{Bert, BertClassifier, BertConfig, BertMaskedLm};

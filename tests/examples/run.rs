@@ -44,6 +44,12 @@ impl Running {
     pub(crate) fn start(example: &str, args: &str, folders: &[(&str, &Path)]) -> Self {
         let mut command = Command::new(binary(example));
         command.args(args.split_whitespace());
+        let records = ["--log-to", "--output-dir", "--output_dir", "--o "];
+        let has_records = |flag: &&str| example.ends_with("_fsdp") && !args.contains(*flag);
+        if records.iter().all(has_records) {
+            // No folder beside the sources for every test.
+            command.args(["--log-to", "none"]);
+        }
         for (flag, folder) in folders {
             command.arg(flag).arg(folder);
         }

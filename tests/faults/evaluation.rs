@@ -43,7 +43,7 @@ pub(super) fn run(instructions: &Instructions, world: &World) -> Result<()> {
     let collate = |_: Vec<usize>, _: &BatchInfo| One;
     let loader = Loader::new(world, data, Batch::per_rank(1), collate)?;
     let batches = Cell::new(0);
-    let score = evaluate(world, &loader, |_| {
+    let score = evaluate(world, &loader, 2, |_| {
         batches.set(batches.get() + 1);
         if batches.get() == 2 {
             instructions.announce("at", rank);

@@ -50,7 +50,10 @@ impl Training {
     /// The example's arguments for a few steps and a save of this name.
     pub(crate) fn args(&self, save: &str) -> Vec<String> {
         let (data, save) = (self.folder.path().display(), self.save(save));
-        let (save, steps) = (save.display(), "--per-gpu-batch 2 --epochs 1 --steps 3");
+        let (save, steps) = (
+            save.display(),
+            "--per-gpu-batch 2 --epochs 1 --steps 3 --log-to none",
+        );
         let line = format!("--data {data} --save {save} {steps}");
         line.split_whitespace().map(str::to_owned).collect()
     }
@@ -58,7 +61,7 @@ impl Training {
     /// The example's arguments for a run without an end.
     pub(crate) fn endless(&self) -> Vec<String> {
         let data = self.folder.path().display();
-        let line = format!("--data {data} --per-gpu-batch 2 --epochs 1000000");
+        let line = format!("--data {data} --per-gpu-batch 2 --epochs 1000000 --log-to none");
         line.split_whitespace().map(str::to_owned).collect()
     }
 

@@ -34,12 +34,28 @@ impl Seat {
 
     /// Hosts, and the most ranks on one.
     pub(crate) fn setup(seats: &[Self]) -> Setup {
-        let nodes = seats.iter().filter(|seat| seat.local_rank == 0).count();
-        let most = seats.iter().map(|seat| seat.local_rank + 1).max();
-        Setup {
-            nodes: nodes.max(1),
-            ranks_per_node: most.unwrap_or(1),
-        }
+        of_local_ranks(seats.iter().map(|seat| seat.local_rank))
+    }
+}
+
+impl Setup {
+    /// Hosts, and the most ranks on one, of a world. Collective.
+    ///
+    /// # Errors
+    /// What a collective returns.
+    pub fn of(world: &World) -> Result<Self> {
+        let local_ranks = world.gather(&world.local_rank())?;
+        Ok(of_local_ranks(local_ranks.into_iter()))
+    }
+}
+
+/// Each host has one rank that is its first.
+fn of_local_ranks(local_ranks: impl Iterator<Item = usize> + Clone) -> Setup {
+    let nodes = local_ranks.clone().filter(|rank| *rank == 0).count();
+    let most = local_ranks.map(|rank| rank + 1).max();
+    Setup {
+        nodes: nodes.max(1),
+        ranks_per_node: most.unwrap_or(1),
     }
 }
 

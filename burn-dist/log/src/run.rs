@@ -19,8 +19,10 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Run {
-    pub(crate) model: String,
-    pub(crate) strategy: String,
+    /// The name of the model.
+    pub model: String,
+    /// The strategy, as it is given on a command line.
+    pub strategy: String,
     pub(crate) arguments: Value,
     pub(crate) plan: Value,
     /// Operations per second that one rank's device can do.

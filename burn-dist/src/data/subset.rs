@@ -61,6 +61,22 @@ impl<D: Dataset> Subset<D> {
         order.truncate(samples);
         Self::new(inner, order)
     }
+
+    /// These samples without `held_out` of them, and those.
+    ///
+    /// # Errors
+    /// As [`random_split`].
+    pub fn split(self, held_out: usize, seed: u64) -> Result<(Self, Self)>
+    where
+        D: Clone,
+    {
+        let order = splits(self.len(), held_out, seed)?;
+        let at = |places: &[usize]| Self {
+            inner: self.inner.clone(),
+            indices: places.iter().map(|at| self.indices[*at]).collect(),
+        };
+        Ok((at(&order.0), at(&order.1)))
+    }
 }
 
 /// Divides a dataset at random into the samples to train with and `held_out` others, the same for the same seed.
@@ -83,16 +99,19 @@ pub fn random_split<D: Dataset + Clone>(
     held_out: usize,
     seed: u64,
 ) -> Result<(Subset<D>, Subset<D>)> {
-    if held_out == 0 || held_out >= data.len() {
-        let expected = format!(
-            "at least 1 and fewer than {}, the samples that there are",
-            data.len()
-        );
+    let (train, out) = splits(data.len(), held_out, seed)?;
+    Ok((Subset::new(data.clone(), train)?, Subset::new(data, out)?))
+}
+
+/// The indices of both parts of a split.
+fn splits(len: usize, held_out: usize, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
+    if held_out == 0 || held_out >= len {
+        let expected = format!("at least 1 and fewer than {len}, the samples that there are");
         return Err(Error::config("the samples held out", expected, held_out));
     }
-    let mut train = permutation(data.len(), seed);
-    let out = train.split_off(data.len() - held_out);
-    Ok((Subset::new(data.clone(), train)?, Subset::new(data, out)?))
+    let mut train = permutation(len, seed);
+    let out = train.split_off(len - held_out);
+    Ok((train, out))
 }
 
 fn permutation(len: usize, seed: u64) -> Vec<usize> {

@@ -66,6 +66,17 @@ impl EarlyStopping {
         })
     }
 
+    /// The same with another patience, such as one that was read from a save.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a patience of 0.
+    pub fn patience(self, patience: usize) -> Result<Self> {
+        Ok(Self {
+            patience: Self::lowest(patience)?.patience,
+            ..self
+        })
+    }
+
     /// Takes the next score; returns whether it is the best so far. One that is not a number never is.
     /// Collective: the ranks compare their scores, 16 bytes each.
     ///

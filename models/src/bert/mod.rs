@@ -10,6 +10,7 @@ mod block;
 mod classifier;
 mod config;
 mod embeddings;
+mod flops;
 mod hf;
 mod json;
 mod masked_lm;

@@ -1,12 +1,12 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
-use super::{WeightArgs, global_batch};
+use super::{LogArgs, Monitor, ScheduleKind, WeightArgs, global_batch};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
-use burn_dist::checkpoint::{Checkpointer, Keep, Save, folder_of_saves};
-use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
+use burn_dist::checkpoint::{Checkpointer, Keep, Save, Which, folder_of_saves};
+use burn_dist::data::{Batch, BatchInfo, Dataset, Loader, Subset};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
-use burn_dist::training::{Schedule, TrainLoop};
+use burn_dist::training::{EarlyStopping, TrainLoop};
 use burn_dist::{Error, GradScaler, Precision, Result, Shadow, ShardedGradients, Strategy, World};
 use clap::Args;
 use serde::Serialize;
@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 /// The training arguments that all examples share; a part of each example's own.
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct RunArgs {
+    /// Flags and their values, as TOML; flags on the command line are over it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// Ranks as threads of one process, each with its share of the cores [default: 2, on GPUs 1].
     #[arg(long, conflicts_with_all = ["nproc_per_node", "nnodes", "standalone"])]
     pub ranks: Option<usize>,
@@ -44,8 +48,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub shadow: usize,
 
-    /// Samples per rank and backward pass.
-    #[arg(long, default_value_t = 32, value_parser = at_least_1)]
+    /// Samples per rank and backward pass; --b is the same.
+    #[arg(long, alias = "b", default_value_t = 32, value_parser = at_least_1)]
     pub per_gpu_batch: usize,
 
     /// Passes over the training set.
@@ -56,21 +60,61 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
 
-    /// The highest learning rate, reached after a tenth of the run; 0 changes nothing.
+    /// Train with so many samples of the training set, drawn by the seed without repetition.
+    #[arg(long, value_name = "N", value_parser = at_least_1)]
+    pub train_size: Option<usize>,
+
+    /// Test with so many samples of the test set, drawn by the seed without repetition.
+    #[arg(long, value_name = "N", value_parser = at_least_1)]
+    pub test_size: Option<usize>,
+
+    /// Hold out this share of the training set: epochs are scored on it, and the test set only at the end.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub validation: Option<f64>,
+
+    /// The score by which the best epoch is told.
+    #[arg(long, value_enum, default_value_t = Monitor::Accuracy)]
+    pub monitor: Monitor,
+
+    /// Stop after so many epochs without a better one.
+    #[arg(long, value_name = "EPOCHS", value_parser = at_least_1)]
+    pub early_stopping: Option<usize>,
+
+    /// Keep the save of the best epoch too, and test and export that one at the end.
+    #[arg(long, requires = "save")]
+    pub load_best_model_at_end: bool,
+
+    /// The highest learning rate, reached after the warmup; 0 changes nothing.
     #[arg(long, default_value_t = 2e-3, value_parser = rate, allow_negative_numbers = true)]
     pub lr: f64,
+
+    /// How the learning rate falls after the warmup.
+    #[arg(long, value_enum, default_value_t = ScheduleKind::Cosine)]
+    pub schedule: ScheduleKind,
+
+    /// The share of the run in which the learning rate rises.
+    #[arg(long, alias = "warm-up", value_name = "SHARE", default_value_t = 0.1, value_parser = probability)]
+    pub warmup: f64,
+
+    /// How much weights decay in a step, times the learning rate; biases and norms do not.
+    #[arg(long, default_value_t = 0.01, value_parser = rate)]
+    pub weight_decay: f64,
 
     /// The global gradient norm to clip at.
     #[arg(long, default_value_t = 1.0, value_parser = bound, allow_negative_numbers = true)]
     pub clip: f64,
 
-    /// Backward passes per step.
-    #[arg(long, default_value_t = 1, value_parser = at_least_1)]
+    /// Backward passes per step; --grad-acc is the same.
+    #[arg(long, alias = "grad-acc", default_value_t = 1, value_parser = at_least_1)]
     pub accumulate: usize,
 
     /// Seed of parameters, data order, augmentation and dropout.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+
+    /// The records of the run.
+    #[command(flatten)]
+    pub log: LogArgs,
 
     /// Pretrained weights, and the folder of the export.
     #[command(flatten)]
@@ -176,7 +220,8 @@ impl RunArgs {
         }
     }
 
-    /// Saves in the background if `--save` is given; the end of the run waits for it. Collective.
+    /// Saves in the background if `--save` is given; the end of the run waits for it. `score` is that of the epoch which has
+    /// ended, if one has. Collective.
     ///
     /// # Errors
     /// As [`Checkpointer::save_in_background`], those of the save before included.
@@ -185,12 +230,15 @@ impl RunArgs {
         world: &World,
         step: usize,
         (model, optimizer): (&M, &ModuleOptimizer),
+        score: Option<f64>,
         state: &S,
     ) -> Result<()> {
         let Some(mut saves) = self.saves(world)? else {
             return Ok(());
         };
         let save = Save::new(step as u64).model("model", model, optimizer);
+        // Not a number is never the best.
+        let save = save.metric(self.monitor.name(), score.unwrap_or(f64::NAN));
         saves
             .save_in_background(save.state("state", state))
             .map(drop)
@@ -212,6 +260,11 @@ impl RunArgs {
             return Ok(None);
         };
         let keep = Keep::last(self.keep)?;
+        let keep = if self.load_best_model_at_end {
+            keep.best(self.monitor.name(), self.monitor.best())
+        } else {
+            keep
+        };
         Ok(Some(world.checkpointer(folder)?.keep(keep)))
     }
 
@@ -234,6 +287,81 @@ impl RunArgs {
         let clipped = gradients.clip_norm(self.clip)?;
         let model = optimizer.step(rate, model, clipped.grads);
         Ok((model, Some(clipped.norm)))
+    }
+
+    /// The best score so far, of a new run or of the one that a save holds.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a number on the command line is out of range.
+    pub fn stopping(&self, saved: Option<EarlyStopping>) -> Result<EarlyStopping> {
+        match saved {
+            None => self.monitor.stopping(self.early_stopping),
+            Some(saved) => saved.patience(self.early_stopping.unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// The model of the best epoch, if it is to be tested and exported instead of the last one. Collective.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the save cannot be read.
+    pub fn best_model<M: Module>(&self, world: &World, model: M) -> Result<M> {
+        match &self.save {
+            Some(folder) if self.load_best_model_at_end => {
+                self.wait_for_save(world)?;
+                let mut best = world.open_save(folder, Which::Best)?;
+                let model = best.weights("model", model)?;
+                if world.is_chief() {
+                    log::info!("the best model is that of step {}", best.step());
+                }
+                Ok(model)
+            }
+            _ => Ok(model),
+        }
+    }
+
+    /// Says on rank 0 that a made-up data set is used, because no other was named.
+    pub(super) fn say_made_up(&self, world: &World, what: &str) {
+        if world.is_chief() {
+            log::info!("without --data, the {what} are made up and need no files");
+        }
+    }
+
+    /// Whether the test set is scored at the end, and not with the last epoch already.
+    pub fn tests_at_end(&self) -> bool {
+        self.validation.is_some() || self.load_best_model_at_end
+    }
+
+    /// The parts of a data set: to train with, to score epochs with, and to test with at the end where that is another one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a size on the command line is not there.
+    pub fn divide<D: Dataset + Clone, T: Dataset + Clone>(
+        &self,
+        train: D,
+        test: T,
+    ) -> Result<(Subset<D>, Option<Subset<D>>, Subset<T>)> {
+        let sized = |flag: &str, wanted: Option<usize>, there: usize| match wanted {
+            Some(wanted) if wanted > there => {
+                let expected = format!("at most {there}, the samples that there are");
+                Err(Error::config(flag.to_owned(), expected, wanted))
+            }
+            _ => Ok(wanted.unwrap_or(there)),
+        };
+        let train_size = sized("--train-size", self.train_size, train.len())?;
+        let test_size = sized("--test-size", self.test_size, test.len())?;
+        let test = part(test, test_size, self.seed)?;
+        let train = part(train, train_size, self.seed)?;
+        let Some(share) = self.validation else {
+            return Ok((train, None, test));
+        };
+        let out = (share * train_size as f64).round() as usize;
+        if out == 0 || out >= train_size {
+            let expected = format!("a share that leaves samples on both sides, of {train_size}");
+            return Err(Error::config("--validation", expected, share));
+        }
+        // Of the part that was drawn, so that no sample is in both.
+        let (train, validation) = train.split(out, self.seed)?;
+        Ok((train, Some(validation), test))
     }
 
     /// This rank's share of a training set, in an order that changes with the epoch.
@@ -297,13 +425,30 @@ impl RunArgs {
 
     /// The learning rate of the next step.
     pub fn rate(&self, steps: &TrainLoop) -> f64 {
-        let schedule = Schedule::cosine(self.lr).warmup_share(0.1);
+        let schedule = self.schedule.to(self.lr).warmup_share(self.warmup);
         schedule.at(steps.done(), steps.steps())
     }
 }
 
+/// So many samples, in their own order if it is all of them.
+fn part<D: Dataset>(data: D, samples: usize, seed: u64) -> Result<Subset<D>> {
+    if samples == data.len() {
+        Subset::new(data, (0..samples).collect())
+    } else {
+        Subset::random(data, samples, seed)
+    }
+}
+
+/// A share of something, neither none nor all of it.
+fn share(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        _ => Err("expected a number above 0 and below 1".into()),
+    }
+}
+
 /// A count that cannot be 0.
-fn at_least_1(text: &str) -> std::result::Result<usize, String> {
+pub(super) fn at_least_1(text: &str) -> std::result::Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count) if count > 0 => Ok(count),
         _ => Err("expected a whole number of at least 1".into()),
@@ -319,7 +464,7 @@ fn rate(text: &str) -> std::result::Result<f64, String> {
 }
 
 /// The norm to clip at.
-fn bound(text: &str) -> std::result::Result<f64, String> {
+pub(super) fn bound(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(bound) if bound.is_finite() && bound > 0.0 => Ok(bound),
         _ => Err("expected a finite number above 0".into()),

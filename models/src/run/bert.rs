@@ -1,7 +1,7 @@
 //! The command line of the text example: its models, its texts and its vocabulary.
 
 use super::args::probability;
-use super::{Classes, Pretrained, RunArgs, shared_tokenizer};
+use super::{Classes, Pretrained, RunArgs, named, shared_tokenizer};
 use crate::BertConfig;
 use crate::bert::Family;
 use crate::data::Relabelled;
@@ -12,6 +12,7 @@ use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use std::hash::Hash;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The arguments of the text example.
 #[derive(Debug, Clone, Parser, Serialize)]
@@ -84,6 +85,8 @@ pub enum BertSize {
 pub struct Texts {
     /// The training set.
     pub train: Loader<TextBatch>,
+    /// What epochs are scored on, if not on the test set.
+    pub validation: Option<Loader<TextBatch>>,
     /// The test set.
     pub test: Loader<TextBatch>,
     /// The vocabulary, the same on every rank.
@@ -93,6 +96,11 @@ pub struct Texts {
 }
 
 impl BertArgs {
+    /// The name of the model, in records and folders.
+    pub fn name(&self) -> String {
+        named("bert", &self.model)
+    }
+
     /// The model, for texts that `tokenizer` has encoded; a pretrained one keeps its sizes.
     ///
     /// # Errors
@@ -163,6 +171,7 @@ impl BertArgs {
                 self.texts(world, train, test, classes, pretrained)
             }
             None => {
+                self.run.say_made_up(world, "texts");
                 let classes = Newswire::classes().iter().map(ToString::to_string);
                 let (train, test) = (Newswire::train(0, 2048), Newswire::test(0, 512));
                 self.texts(world, train, test, classes.collect(), pretrained)
@@ -183,19 +192,24 @@ impl BertArgs {
         let theirs = pretrained.map(Pretrained::classes).transpose()?.flatten();
         let classes = Classes::new(world, &classes, theirs.as_deref());
         let relabelled = |texts| Relabelled::new(texts, classes.numbers.clone());
-        let (train, test) = (relabelled(train), relabelled(test));
+        let (train, test) = (relabelled(Arc::new(train)), relabelled(Arc::new(test)));
+        let (train, validation, test) = self.run.divide(train, test)?;
         let tokenizer = self.vocabulary(world, &train, pretrained)?;
         let batcher = TextBatcher::new(&tokenizer, &world.device());
-        let again = batcher.clone();
+        let (tokens, again) = (tokenizer.clone(), batcher.clone());
+        let scored = |set| {
+            let batcher = again.clone();
+            let set = Tokenized::new(set, tokens.clone());
+            self.run
+                .testing(world, set, move |texts, info| batcher.collate(&texts, info))
+        };
         let train = Tokenized::new(train, tokenizer.clone());
-        let test = Tokenized::new(test, tokenizer.clone());
         Ok(Texts {
+            validation: validation.map(&scored).transpose()?,
+            test: scored(test)?,
             train: self.run.training(world, train, move |texts, info| {
                 batcher.collate(&texts, info)
             })?,
-            test: self
-                .run
-                .testing(world, test, move |texts, info| again.collate(&texts, info))?,
             tokenizer,
             classes: classes.names,
         })

@@ -1,26 +1,15 @@
-//! Evaluation: the exact accuracy of a model over all ranks.
+//! Evaluation: the exact scores of a classifier over all ranks.
 
 use crate::data::Classified;
 use burn::tensor::Tensor;
 use burn_dist::data::Loader;
-use burn_dist::nn::loss::{correct, cross_entropy_sum};
-use burn_dist::training;
+use burn_dist::training::{self, Average, Classification};
 use burn_dist::{Result, World};
-
-/// The accuracy and loss of a model on a data set.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
-    /// The share of samples whose class is found, between 0 and 1.
-    pub accuracy: f64,
-    /// The mean cross-entropy.
-    pub loss: f64,
-    /// Number of samples.
-    pub samples: usize,
-}
+use burn_dist_log::Scores;
 
 /// Runs `forward`, which gives a batch's logits, over a rank's share of a data set, and sums over ranks.
 ///
-/// Every sample counts once, so the result is that of one device. `None` if a rank is to stop
+/// Every sample counts once, so the scores are those of one device. `None` if a rank is to stop
 /// ([`World::should_stop`]), which is checked before every batch, as an evaluation may be longer than a
 /// scheduler's grace period. Collective.
 ///
@@ -29,30 +18,33 @@ pub struct Evaluation {
 pub fn evaluate<B: Classified + Send + 'static>(
     world: &World,
     data: &Loader<B>,
+    classes: usize,
     forward: impl Fn(B) -> Tensor<2>,
-) -> Result<Option<Evaluation>> {
-    let sums = training::evaluate(world, data, |batch| {
+) -> Result<Option<Scores>> {
+    let mut found = Classification::new(classes);
+    let all = training::evaluate(world, data, |batch| {
         let batch = batch.inner();
         let (labels, weights) = (batch.labels(), Some(batch.weights()));
-        let samples = batch.count() as f64;
         let logits = world.run(|| forward(batch).inner())?;
-        let correct = number(correct(logits.clone(), labels.clone(), weights.clone()));
-        Ok([
-            correct,
-            number(cross_entropy_sum(logits, labels, weights)),
-            samples,
-        ])
+        found.update(logits, labels, weights)?;
+        Ok([])
     })?;
-    let Some([correct, loss, samples]) = sums else {
+    if all.is_none() {
         return Ok(None);
-    };
-    Ok(Some(Evaluation {
-        accuracy: correct / samples,
-        loss: loss / samples,
-        samples: samples as usize,
-    }))
+    }
+    Ok(Some(scores(&world.sum(found)?)))
 }
 
-fn number(tensor: Tensor<1>) -> f64 {
-    f64::from(tensor.into_scalar::<f32>())
+fn scores(found: &Classification) -> Scores {
+    let matrix = found.matrix();
+    Scores {
+        samples: found.samples(),
+        loss: found.loss(),
+        accuracy: matrix.accuracy(),
+        precision: matrix.precision(Average::Weighted),
+        recall: matrix.recall(Average::Weighted),
+        f1: matrix.f1(Average::Weighted),
+        macro_f1: matrix.f1(Average::Macro),
+        top5: found.top5(),
+    }
 }

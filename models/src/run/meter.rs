@@ -1,71 +1,64 @@
-//! Progress output during training, and the measurements of the closing table.
+//! Progress output during training, and the closing table.
 
-use super::{Evaluation, Report};
+use super::results::results;
+use super::{Report, Work};
 use burn::tensor::{Device, Tensor};
-use burn_dist::telemetry::{Phase, Phases, live_bytes, peak_bytes, reset_peak};
+use burn_dist::telemetry::Phase;
 use burn_dist::{Error, Plan, Result, Shadowed, World};
+use burn_dist_log::{Ended, RunLog, Scores, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::cmp::Ordering;
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// One rank's measurements; rank 0 also shows a progress bar.
+/// One rank's view of a run: its records, and on rank 0 a progress bar.
 #[derive(Debug)]
 pub struct Meter {
     world: World,
     plan: Plan,
+    log: RunLog,
     bar: ProgressBar,
-    phases: Phases,
-    /// Bytes the process held before the model was made.
-    start_bytes: usize,
     started: Instant,
-    /// Steps and samples of all ranks since the start.
-    steps: usize,
-    samples: usize,
+    samples: u64,
     /// Bytes this rank sent in training steps, and its total when the current step began.
     sent: u64,
     mark: u64,
-    /// The sum of losses and of samples of this rank in the current step.
-    step: (f64, usize),
-    /// The sum of losses and of samples since the last epoch, and the means of those before.
-    epoch: (f64, f64),
-    losses: Vec<f64>,
+    /// What this rank did in the current step.
+    step: Step,
+    /// Steps between two lines, and the sums of loss and steps since the last one.
+    every: Option<usize>,
+    since: (f64, usize),
+    /// The time of the evaluation that has just ended.
+    evaluation: Duration,
+    /// The text file that the scores of every epoch are written to.
+    result_name: Option<String>,
     /// Bytes that this rank held between two steps, at the last measurement.
     held: Option<f64>,
 }
 
 impl Meter {
-    /// Starts to measure memory; call it before the model is sharded. Collective.
-    ///
-    /// # Errors
-    /// What a collective returns.
-    pub fn new(world: &World, plan: &Plan) -> Result<Self> {
-        let start = "start".into();
-        warm_up(world);
-        // Ranks may share a process, so the counter is set when none of them has begun.
-        world.comm().barrier(&start)?;
-        let start_bytes = reset_peak();
-        world.comm().barrier(&start)?;
+    /// Prints the plan, and begins; the log was made before the model is sharded.
+    pub fn new(world: &World, plan: &Plan, log: RunLog) -> Self {
         if world.is_chief() {
             say(format_args!("{plan}"));
         }
-        Ok(Self {
+        Self {
             world: world.clone(),
             plan: plan.clone(),
+            log,
             bar: ProgressBar::hidden(),
-            phases: Phases::new(world),
-            start_bytes,
             started: Instant::now(),
-            steps: 0,
             samples: 0,
             sent: 0,
             mark: 0,
-            step: (0.0, 0),
-            epoch: (0.0, 0.0),
-            losses: Vec::new(),
+            step: Step::default(),
+            every: None,
+            since: (0.0, 0),
+            evaluation: Duration::ZERO,
+            result_name: None,
             held: None,
-        })
+        }
     }
 
     /// Begins the progress bar of a run of so many steps, of which `done` are done already.
@@ -86,21 +79,32 @@ impl Meter {
         if phase == Phase::Data {
             self.mark = self.sent_by_units();
         }
-        self.phases.time(phase, f)
+        self.log.time(phase, f)
     }
 
-    /// Runs a forward pass that ends in the summed loss of so many samples, and records time and loss.
-    pub fn forward(&mut self, samples: usize, f: impl FnOnce() -> Tensor<1>) -> Tensor<1> {
-        let sum = self.time(Phase::Forward, f);
-        self.step.0 += f64::from(sum.clone().into_scalar::<f32>());
-        self.step.1 += samples;
+    /// Runs a forward pass that ends in the summed loss of some samples, and records time and loss.
+    pub fn forward(&mut self, work: Work, f: impl FnOnce() -> Tensor<1>) -> Tensor<1> {
+        let step = &mut self.step;
+        step.samples += work.samples;
+        step.tokens = match (step.tokens, work.tokens) {
+            (before, None) => before,
+            (before, Some(more)) => Some(before.unwrap_or(0) + more),
+        };
+        step.flops = Some(step.flops.unwrap_or(0.0) + work.flops);
+        let (sum, value) = self.log.time(Phase::Forward, || {
+            let sum = f();
+            let value = sum.clone().into_scalar::<f32>();
+            (sum, value)
+        });
+        self.step.loss_sum += f64::from(value);
         sum
     }
 
     /// Prints that a step agrees with one plain device.
     pub fn shadowed(&mut self, step: usize, compared: &Shadowed) {
-        // The comparison's traffic is not part of the step.
+        // The comparison is not part of the step.
         self.mark = self.sent_by_units();
+        self.log.restart_step();
         let Shadowed { units, worst } = compared;
         self.say(format_args!(
             "step {step} agrees with one plain device: {units} calls of units, deviations up to \
@@ -108,27 +112,45 @@ impl Meter {
         ));
     }
 
-    /// Records the end of a step, with its gradient norm, or none if an overflow made every rank skip it.
-    /// Collective: one all-reduce of 16 bytes.
+    /// Records the end of a step at this learning rate, with its gradient norm, or none if an overflow made every rank skip
+    /// it. Collective, as [`RunLog::step`].
     ///
     /// # Errors
-    /// What a collective returns.
-    pub fn step(&mut self, norm: Option<f64>) -> Result<()> {
-        let (loss, samples) = std::mem::take(&mut self.step);
+    /// Those of [`RunLog::step`].
+    pub fn step(&mut self, rate: f64, norm: Option<f64>) -> Result<()> {
+        let step = std::mem::take(&mut self.step);
         self.sent += self.sent_by_units() - self.mark;
-        let [loss, samples] = self.world.sum([loss, samples as f64])?;
-        self.steps += 1;
-        self.samples += samples as usize;
-        self.epoch = (self.epoch.0 + loss, self.epoch.1 + samples);
+        let record = self.log.step(Step { rate, norm, ..step })?;
+        self.samples += record.samples;
         self.bar.inc(1);
+        let loss = record.loss.unwrap_or(f64::NAN);
         let norm = norm.map_or("overflow".into(), |norm| format!("{norm:.2}"));
         self.bar.set_message(format!(
-            "loss {:.3} |g| {norm} {:.0} samples/s {:.0} MB/rank",
-            loss / samples,
-            self.throughput(),
-            self.memory().0 / 1e6
+            "loss {loss:.3} |g| {norm} {:.0} samples/s {:.0} MB/rank",
+            record.samples_per_s,
+            record.memory_bytes.mean / 1e6
         ));
+        self.since = (self.since.0 + loss, self.since.1 + 1);
+        if self.every.is_some_and(|every| self.since.1 >= every) {
+            let (sum, steps) = std::mem::take(&mut self.since);
+            self.say(format_args!(
+                "step {}: loss {:.4}, rate {rate:.2e}, |g| {norm}, {:.0} samples/s",
+                record.step,
+                sum / steps as f64,
+                record.samples_per_s
+            ));
+        }
         Ok(())
+    }
+
+    /// Prints a line after every so many steps too.
+    pub fn lines_every(&mut self, steps: Option<usize>) {
+        self.every = steps;
+    }
+
+    /// Writes the scores of every epoch to a text file of this name too.
+    pub fn results_in(&mut self, name: String) {
+        self.result_name = Some(name);
     }
 
     /// Measures what a rank holds between two steps. Call it where no batch and no gradient is left.
@@ -137,15 +159,13 @@ impl Meter {
     /// # Errors
     /// What a collective returns.
     pub fn between_steps(&mut self) -> Result<()> {
-        // Ranks may share a process, so all of them wait here while it is read.
-        let here = "between steps".into();
-        self.world.comm().barrier(&here)?;
-        self.held = Some(self.memory().0);
-        self.world.comm().barrier(&here)
+        self.held = Some(self.log.memory().at_rest()?);
+        Ok(())
     }
 
-    /// Prints that the run resumes from a save.
-    pub fn resumed(&self, step: usize, folder: &Path) {
+    /// Notes that the run resumes from a save, and prints so.
+    pub fn resumed(&mut self, step: usize, epochs: usize, folder: &Path) {
+        self.log.resumed(step as u64, epochs as u64);
         if self.world.is_chief() {
             say(format_args!(
                 "going on from step {step}, saved in {}",
@@ -157,9 +177,10 @@ impl Meter {
     /// Prints that the run ends early, after this step.
     ///
     /// # Errors
-    /// None; it is what a run returns.
-    pub fn stop(&self, step: usize, saved: Option<&Path>) -> Result<()> {
+    /// [`Error::File`] if the records cannot be written.
+    pub fn stop(&mut self, step: usize, saved: Option<&Path>) -> Result<()> {
         self.bar.abandon();
+        self.log.finish(Ended::Stopped, None)?;
         if self.world.is_chief() {
             match saved {
                 Some(folder) => say(format_args!(
@@ -174,14 +195,36 @@ impl Meter {
         Ok(())
     }
 
-    /// Prints the line of an epoch above the bar.
-    pub fn epoch(&mut self, number: usize, score: &Evaluation) {
-        let (loss, samples) = std::mem::take(&mut self.epoch);
-        let loss = loss / samples.max(1.0);
-        self.losses.push(loss);
-        let accuracy = 100.0 * score.accuracy;
+    /// Runs an evaluation, and measures its time.
+    pub fn evaluation<T>(&mut self, f: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = f();
+        self.evaluation = start.elapsed();
+        result
+    }
+
+    /// Records an epoch, whose model was scored on the set of this name, and prints its line above the bar.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the records cannot be written.
+    pub fn epoch(&mut self, set: &str, scores: &Scores, best: bool) -> Result<()> {
+        let record = self.log.epoch(*scores, self.evaluation, best)?;
+        if let Some(name) = &self.result_name {
+            self.log.write(name, &results(self.log.epochs()))?;
+        }
+        let accuracy = 100.0 * scores.accuracy;
         self.say(format_args!(
-            "epoch {number}: test accuracy {accuracy:.1} %, train loss {loss:.3}"
+            "epoch {}: {set} accuracy {accuracy:.1} %, train loss {:.3}",
+            record.epoch, record.train_loss
+        ));
+        Ok(())
+    }
+
+    /// Prints that training ends because epochs no longer become better.
+    pub fn stopped_early(&self, patience: Option<usize>) {
+        let patience = patience.unwrap_or_default();
+        self.say(format_args!(
+            "stopping early: no better epoch in the last {patience}"
         ));
     }
 
@@ -196,36 +239,37 @@ impl Meter {
         }
     }
 
-    /// Removes the bar, prints the closing table on rank 0, and returns it.
+    /// Removes the bar, ends the records, prints the closing table on rank 0, and returns it.
     ///
     /// # Errors
     /// [`Error::User`] if the training loss of the last epoch is not below that of the first, or not a
-    /// number.
-    pub fn finish(self, evaluation: Evaluation, micro_batches: usize) -> Result<Report> {
+    /// number; [`Error::File`] if the records cannot be written.
+    pub fn finish(mut self, scores: Scores, micro_batches: usize) -> Result<Report> {
         self.bar.finish_and_clear();
-        let (memory, (now, peak)) = (self.plan.memory(), self.memory());
+        let (memory, (now, peak)) = (self.plan.memory(), self.log.memory().bytes());
         let sent: usize = self
             .plan
             .traffic(micro_batches)
             .iter()
             .map(|t| t.bytes)
             .sum();
+        let steps = self.log.summary(Ended::Finished, None).steps;
         let report = Report {
-            evaluation,
-            steps: self.steps,
-            throughput: self.throughput(),
-            time: split(&self.phases),
-            sent_bytes: (self.sent as f64 / self.steps.max(1) as f64, sent as f64),
+            scores,
+            sent_bytes: (self.sent as f64 / steps.max(1) as f64, sent as f64),
             held_bytes: (
                 self.held.unwrap_or(now),
                 (memory.parameters + memory.optimizer) as f64,
             ),
             peak_bytes: (peak, memory.total() as f64),
+            summary: self.log.finish(Ended::Finished, Some(scores))?,
+            folder: self.log.folder().map(Path::to_path_buf),
         };
         if self.world.is_chief() {
             say(format_args!("{report}"));
         }
-        match self.losses.as_slice() {
+        let losses: Vec<f64> = self.log.epochs().iter().map(|e| e.train_loss).collect();
+        match losses.as_slice() {
             // A loss that is not a number has not fallen.
             [first, .., last] if last.partial_cmp(first) != Some(Ordering::Less) => {
                 Err(Error::user(format!(
@@ -235,28 +279,6 @@ impl Meter {
             [only] if !only.is_finite() => Err(Error::user(format!("the training loss is {only}"))),
             _ => Ok(report),
         }
-    }
-
-    /// Samples per second of all ranks together.
-    fn throughput(&self) -> f64 {
-        let seconds = self
-            .started
-            .elapsed()
-            .max(Duration::from_millis(1))
-            .as_secs_f64();
-        self.samples as f64 / seconds
-    }
-
-    /// Bytes that a rank holds, and the most that it held.
-    fn memory(&self) -> (f64, f64) {
-        // Of the whole GPU, for all ranks on it. Its allocator hardly frees memory, so what it has reserved is the
-        // peak.
-        if let Some(usage) = self.world.device().memory_pool_usage() {
-            return (usage.bytes_in_use as f64, usage.bytes_reserved as f64);
-        }
-        let ranks = self.world.ranks_here() as f64;
-        let per_rank = |bytes: usize| bytes.saturating_sub(self.start_bytes) as f64 / ranks;
-        (per_rank(live_bytes()), per_rank(peak_bytes()))
     }
 
     /// Only the units' traffic: evaluation sums and progress are not part of the plan.
@@ -270,7 +292,7 @@ impl Meter {
 
 /// Runs a matrix product on every thread that may make one, so that the working memory that kernels keep for each of
 /// them is not counted as the model's.
-fn warm_up(world: &World) {
+pub(super) fn warm_up(world: &World) {
     let device = world.device().inner();
     if device != Device::flex() {
         return;
@@ -281,22 +303,6 @@ fn warm_up(world: &World) {
     };
     rayon::broadcast(|_| product());
     product();
-}
-
-/// The share of each phase in a rank's time.
-fn split(phases: &Phases) -> Vec<(&'static str, f64)> {
-    let total = phases.total().as_secs_f64().max(1e-9);
-    let share = |name, phase| (name, phases.of(phase).as_secs_f64() / total);
-    vec![
-        share("forward", Phase::Forward),
-        share("backward", Phase::Backward),
-        (
-            "exposed communication",
-            phases.exposed().as_secs_f64() / total,
-        ),
-        share("optimizer", Phase::Optimizer),
-        share("data", Phase::Data),
-    ]
 }
 
 /// Prints a line; an error, such as a closed pipe, is ignored.

@@ -3,25 +3,47 @@
 mod args;
 mod bert;
 mod classes;
+mod command_line;
+mod config_file;
 mod evaluate;
 mod fetch;
 mod global_batch;
 #[cfg(feature = "hub")]
 mod hub;
+mod log_args;
 mod meter;
+mod monitor;
+mod optimizer;
+mod peak;
 mod pretrained;
 mod report;
+mod results;
 mod same_arguments;
+mod schedule_kind;
 mod vit;
 mod vocabulary;
+mod work;
 
 pub use args::RunArgs;
 pub use bert::{BertArgs, BertSize, Texts};
 pub use classes::{Classes, same_classes};
-pub use evaluate::{Evaluation, evaluate};
+pub use command_line::{CommandLine, parse, parse_from};
+pub use evaluate::evaluate;
+pub use log_args::LogArgs;
 pub use meter::Meter;
+pub use monitor::Monitor;
+pub use optimizer::adamw;
 pub use pretrained::{Pretrained, WeightArgs, shard_pretrained};
 pub use report::Report;
 pub use same_arguments::same_arguments;
+pub use schedule_kind::ScheduleKind;
 pub use vit::{Images, VitArgs, VitSize};
 pub use vocabulary::{same_vocabulary, shared_tokenizer, vocabulary_checksum};
+pub use work::Work;
+
+/// A model's name: its kind, and its size as it is given on the command line.
+fn named(kind: &str, size: &impl clap::ValueEnum) -> String {
+    let size = size.to_possible_value();
+    let size = size.as_ref().map_or("", |value| value.get_name());
+    format!("{kind}-{size}")
+}

@@ -17,7 +17,7 @@ enum Compared {
 }
 
 /// The arguments that may differ between ranks, and why.
-const MAY_DIFFER: [(&str, Compared, &str); 7] = [
+const MAY_DIFFER: [(&str, Compared, &str); 10] = [
     (
         "launch",
         Compared::Nothing,
@@ -33,6 +33,21 @@ const MAY_DIFFER: [(&str, Compared, &str); 7] = [
         "save",
         Compared::Presence,
         "a path, which may be spelled or mounted in another way; the save itself is compared",
+    ),
+    (
+        "config",
+        Compared::Nothing,
+        "a path; what the file says is compared",
+    ),
+    (
+        "log_to",
+        Compared::Presence,
+        "a path, and rank 0's alone is written to",
+    ),
+    (
+        "output_dir",
+        Compared::Presence,
+        "a path, and rank 0's alone is written to",
     ),
     (
         "export",

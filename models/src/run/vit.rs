@@ -1,6 +1,6 @@
 //! The command line of the image example: its models and its data.
 
-use super::{Classes, Pretrained, RunArgs};
+use super::{Classes, Pretrained, RunArgs, named};
 use crate::VitConfig;
 use crate::data::Relabelled;
 use crate::data::{CHANNELS, Cifar10, Image, ImageBatch, ImageBatcher, Synthetic};
@@ -12,12 +12,14 @@ use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use std::hash::Hash;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The arguments of the image example.
 #[derive(Debug, Clone, Parser, Serialize)]
 #[command(
     version,
-    about = "Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks"
+    about = "Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks",
+    mut_arg("weight_decay", |arg| arg.default_value("0.05"))
 )]
 pub struct VitArgs {
     /// The arguments that all examples share.
@@ -53,6 +55,8 @@ pub enum VitSize {
 pub struct Images {
     /// The training set.
     pub train: Loader<ImageBatch>,
+    /// What epochs are scored on, if not on the test set.
+    pub validation: Option<Loader<ImageBatch>>,
     /// The test set.
     pub test: Loader<ImageBatch>,
     /// The classes' names, by the number that the model gives them.
@@ -60,6 +64,11 @@ pub struct Images {
 }
 
 impl VitArgs {
+    /// The name of the model, in records and folders.
+    pub fn name(&self) -> String {
+        named("vit", &self.model)
+    }
+
     /// The configuration, for the 10 classes that both data sets have, and the pretrained checkpoint. Collective.
     ///
     /// A pretrained one keeps its sizes, its images' among them, but not its classifier.
@@ -118,6 +127,7 @@ impl VitArgs {
                 self.loaders(world, (train, test), &classes, pretrained, batcher)
             }
             None => {
+                self.run.say_made_up(world, "images");
                 let (train, test) = (Synthetic::train(0, 2048), Synthetic::test(0, 512));
                 let classes = Synthetic::classes().iter().map(ToString::to_string);
                 let classes: Vec<_> = classes.collect();
@@ -139,15 +149,20 @@ impl VitArgs {
         let theirs = pretrained.map(Pretrained::classes).transpose()?.flatten();
         let classes = Classes::new(world, classes, theirs.as_deref());
         let relabelled = |images| Relabelled::new(images, classes.numbers.clone());
-        let (train, test) = (relabelled(train), relabelled(test));
+        let (train, test) = (relabelled(Arc::new(train)), relabelled(Arc::new(test)));
+        let (train, validation, test) = self.run.divide(train, test)?;
         let augmented = plain.clone().with_augmentation(self.run.seed);
+        let scored = |set| {
+            let plain = plain.clone();
+            self.run
+                .testing(world, set, move |images, info| plain.collate(&images, info))
+        };
         Ok(Images {
             train: self.run.training(world, train, move |images, info| {
                 augmented.collate(&images, info)
             })?,
-            test: self.run.testing(world, test, move |images, info| {
-                plain.collate(&images, info)
-            })?,
+            validation: validation.map(scored).transpose()?,
+            test: scored(test)?,
             classes: classes.names,
         })
     }

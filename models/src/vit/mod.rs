@@ -7,6 +7,7 @@
 mod block;
 mod config;
 mod embeddings;
+mod flops;
 mod hf;
 mod json;
 

@@ -22,6 +22,8 @@ pub struct TextBatch {
     pub weights: Tensor<1>,
     /// The number of texts of weight 1.
     pub count: usize,
+    /// The number of tokens in these texts, padding not counted.
+    pub token_count: usize,
     /// The number of texts of all ranks in this step: what a summed loss is divided by.
     pub global_count: usize,
 }
@@ -114,6 +116,8 @@ impl TextBatcher {
         let padding = TensorData::new(padding, shape);
         let padding = Tensor::from_data(padding, &self.device);
         let labels: Vec<i64> = items.iter().map(|text| text.label.into()).collect();
+        let counted = items.iter().zip(&info.weights);
+        let counted = counted.filter(|(_, weight)| **weight != 0.0);
         let weights = TensorData::new(info.weights.clone(), [shape[0]]);
         TextBatch {
             tokens: Tokens::new(rows(|text| &text.ids, self.pad))
@@ -122,6 +126,7 @@ impl TextBatcher {
             labels: Tensor::from_data(TensorData::new(labels, [shape[0]]), &self.device),
             weights: Tensor::from_data(weights, &self.device),
             count: info.count,
+            token_count: counted.map(|(text, _)| text.ids.len()).sum(),
             global_count: info.global_count,
         }
     }
