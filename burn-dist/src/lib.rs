@@ -101,6 +101,7 @@ pub mod shard;
 mod stop;
 mod strategy;
 pub mod telemetry;
+mod trace;
 pub mod training;
 mod unwind;
 mod values;
@@ -127,6 +128,7 @@ pub fn features() -> Vec<&'static str> {
         ("s3", cfg!(feature = "s3")),
         ("gs", cfg!(feature = "gs")),
         ("az", cfg!(feature = "az")),
+        ("tracing", cfg!(feature = "tracing")),
     ];
     let on = all.into_iter().filter(|(_, on)| *on);
     on.map(|(name, _)| name).collect()

@@ -4,6 +4,7 @@ use crate::comm::{Communicator, Ledger, Queue, Reduce, Span, SpanMut, Ticket};
 use crate::error::{Error, Result};
 use crate::noise::Noise;
 use crate::stop::Stop;
+use crate::trace::{TraceKind, TraceSpan, Tracer};
 use crate::unwind::catch_raised;
 use burn::tensor::{Device, StreamId};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -218,6 +219,11 @@ impl World {
         &self.inner.comm
     }
 
+    /// What records, on request, which thread of this rank does what and when.
+    pub fn tracer(&self) -> &Tracer {
+        self.inner.comm.recorder().tracer()
+    }
+
     /// What this rank has communicated so far.
     pub fn ledger(&self) -> &Ledger {
         self.inner.comm.ledger()
@@ -251,7 +257,9 @@ impl World {
     /// Waits for communication, and counts the time.
     pub(crate) fn waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
         let start = Instant::now();
+        let span = self.tracer().span(TraceKind::Wait, String::new);
         let result = wait();
+        drop(span);
         let waited = start.elapsed().as_nanos() as u64;
         self.inner.waited_ns.fetch_add(waited, Ordering::Relaxed);
         result
@@ -308,8 +316,10 @@ impl World {
     ) -> Ticket<T> {
         let stream = StreamId::current();
         let spent = self.inner.communicated_ns.clone();
+        let (tracer, number) = (self.tracer().clone(), self.tracer().submit());
         self.inner.queue.submit(move || {
             let start = Instant::now();
+            let _span = TraceSpan::of_job(&tracer, TraceKind::Job, String::new, number);
             let result = stream.executes(job);
             spent.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
             result

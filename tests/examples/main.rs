@@ -8,6 +8,7 @@ mod foreign;
 mod gpt;
 mod minimal;
 mod options;
+mod records;
 mod run;
 mod vit;
 mod weights;

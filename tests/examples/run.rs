@@ -36,7 +36,7 @@ pub(crate) struct Running {
 /// How a run ended and what it printed.
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
-    stdout: Vec<String>,
+    pub(crate) stdout: Vec<String>,
     pub(crate) stderr: String,
 }
 
@@ -132,7 +132,9 @@ impl Ended {
     /// The one line with which it failed.
     pub(crate) fn failed(self) -> String {
         assert_eq!(self.code, Some(1), "{}", self.stderr);
-        let lines: Vec<_> = self.stderr.lines().collect();
+        // Log lines begin with a bracket.
+        let lines = self.stderr.lines().filter(|line| !line.starts_with('['));
+        let lines: Vec<_> = lines.collect();
         assert_eq!(lines.len(), 1, "{}", self.stderr);
         assert!(lines[0].starts_with("error: "), "{}", lines[0]);
         lines[0].to_owned()

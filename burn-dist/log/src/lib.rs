@@ -8,6 +8,7 @@
 //! | `config.json` | arguments, versions, machine, ranks, plan | anything |
 //! | `steps.jsonl` | a [`StepRecord`] per line | pandas, jq |
 //! | `epochs.csv` | an [`EpochRecord`] per line | a spreadsheet |
+//! | `trace.json`, `trace.svg` | the spans of some steps, of all ranks on one clock | Perfetto, a browser |
 //! | `summary.json` | a [`Summary`] | anything |
 
 mod folder;
@@ -19,6 +20,7 @@ mod record;
 mod run;
 mod run_log;
 mod totals;
+mod trace;
 
 pub use memory::MemoryMeter;
 pub use record::{

@@ -10,6 +10,7 @@ use super::writer::{Complete, Writer};
 use crate::comm::{Communicator, Label};
 use crate::error::{Error, Result};
 use crate::finite;
+use crate::trace::TraceKind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ impl Job {
     /// Writes the save, and notes that it is durable.
     pub(super) fn run_and_note(self, comm: &Communicator) -> Result<()> {
         let writer = self.writer.clone();
+        let _span = comm.recorder().tracer().span(TraceKind::Save, String::new);
         let complete = self.run(comm)?;
         writer.background().durable = Some(complete);
         Ok(())

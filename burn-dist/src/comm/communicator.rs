@@ -5,6 +5,7 @@ use super::{
     Call, Dtype, Engine, Entry, Label, Ledger, Op, Recorder, Reduce, Span, SpanMut, State, local,
 };
 use crate::error::{Error, Result};
+use crate::trace::TraceKind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -273,7 +274,10 @@ impl Communicator {
         call.step = self.recorder.step();
         *sequence += 1;
         let key = self.recorder.begin(&self.members, &call);
+        let named = || format!("{} of {}", call.op.name(), call.label.unit);
+        let span = self.recorder.tracer().span(TraceKind::Collective, named);
         let result = f(&call);
+        drop(span);
         let state = if result.is_ok() {
             State::Done
         } else {

@@ -5,6 +5,7 @@
 
 use super::{Call, Dtype, Op};
 use crate::error::{Error, Result};
+use crate::trace::Tracer;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::path::Path;
@@ -20,6 +21,7 @@ const CAPACITY: usize = 1024;
 pub struct Recorder {
     events: Arc<Mutex<Events>>,
     step: Arc<AtomicU64>,
+    tracer: Tracer,
 }
 
 #[derive(Debug, Default)]
@@ -169,6 +171,11 @@ impl Recorder {
         let events = self.lock();
         let last = events.kept.back();
         last.map_or_else(String::new, |recorded| recorded.event().to_string())
+    }
+
+    /// What records spans of this rank, on request.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// Completed training steps.

@@ -6,5 +6,6 @@
 mod memory;
 mod phases;
 
+pub use crate::trace::{TraceEvent, TraceKind, TraceSpan, Tracer};
 pub use memory::{Tracked, live_bytes, peak_bytes, reset_peak};
 pub use phases::{Phase, Phases};

@@ -1,5 +1,6 @@
 //! The time of a training step, by phase.
 
+use crate::trace::TraceKind;
 use crate::world::World;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,17 @@ pub enum Phase {
     Backward,
     /// Clipping and the optimizer's step.
     Optimizer,
+}
+
+impl Phase {
+    fn traced(self) -> TraceKind {
+        match self {
+            Self::Data => TraceKind::Data,
+            Self::Forward => TraceKind::Forward,
+            Self::Backward => TraceKind::Backward,
+            Self::Optimizer => TraceKind::Optimizer,
+        }
+    }
 }
 
 /// A rank's time by phase; exposed communication, for which computation waits, is counted apart from the
@@ -51,7 +63,9 @@ impl Phases {
     /// Runs `f` and adds its time to a phase.
     pub fn time<T>(&mut self, phase: Phase, f: impl FnOnce() -> T) -> T {
         let (start, waited) = (Instant::now(), self.world.exposed());
+        let span = self.world.tracer().span(phase.traced(), String::new);
         let result = f();
+        drop(span);
         let exposed = self.world.exposed() - waited;
         self.spent[phase as usize] += start.elapsed().saturating_sub(exposed);
         self.exposed += exposed;

@@ -103,6 +103,18 @@ fn config(command: &Command, matches: &ArgMatches) -> String {
         if OF_ONE_START.contains(&id) {
             continue;
         }
+        // A default of what goes with another flag is not said without that one.
+        let needs_another = || {
+            let alone = [
+                "program".to_owned(),
+                format!("--{long}={}", raw(matches, id)?),
+            ];
+            command.clone().try_get_matches_from(alone).err()
+        };
+        let is_default = matches.value_source(id) == Some(ValueSource::DefaultValue);
+        if is_default && needs_another().is_some() {
+            continue;
+        }
         if let Some(value) = value(argument, matches, id) {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{long} = {value}");
@@ -111,8 +123,14 @@ fn config(command: &Command, matches: &ArgMatches) -> String {
     text
 }
 
+/// A value as it was spelled.
+fn raw(matches: &ArgMatches, id: &str) -> Option<String> {
+    let value = matches.get_raw(id)?.next()?;
+    Some(value.to_string_lossy().into_owned())
+}
+
 fn value(argument: &Arg, matches: &ArgMatches, id: &str) -> Option<String> {
-    let raw = matches.get_raw(id)?.next()?.to_string_lossy().into_owned();
+    let raw = raw(matches, id)?;
     let plain = match argument.get_action() {
         ArgAction::SetTrue => return matches.get_flag(id).then(|| "true".into()),
         _ => is_number(argument) || raw == "true" || raw == "false",
@@ -172,7 +190,7 @@ mod tests {
             "# of a study\nlr = 1e-4\nper_gpu_batch = 48\nstrategy = \"ddp\"\nrecompute = true\n",
         )
         .unwrap();
-        let found = vit(&format!("--lr 3e-4 --config {}", path.display())).unwrap();
+        let found = vit(&format!("--lr 0.0003 --config {}", path.display())).unwrap();
         let run = &found.args.run;
         assert_eq!((run.lr, run.per_gpu_batch, run.recompute), (3e-4, 48, true));
         assert_eq!(run.strategy.to_string(), "ddp");

@@ -40,9 +40,32 @@ pub struct LogArgs {
     #[arg(long, value_name = "STEPS", value_parser = super::args::at_least_1)]
     pub log_every: Option<usize>,
 
+    /// Trace the steps FROM to before TO, counted from 1, on all ranks: trace.json for Perfetto, and a picture.
+    #[arg(long, value_name = "FROM..TO", value_parser = steps)]
+    pub trace: Option<Steps>,
+
     /// What a rank's device can do, in 1e12 operations per second, for MFU [default: measured].
     #[arg(long, value_name = "TFLOPS", value_parser = super::args::bound)]
     pub peak_tflops: Option<f64>,
+}
+
+/// A range of steps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Steps {
+    /// The first.
+    pub from: u64,
+    /// The one behind the last.
+    pub to: u64,
+}
+
+fn steps(text: &str) -> std::result::Result<Steps, String> {
+    let parts = text
+        .split_once("..")
+        .map(|(from, to)| (from.parse(), to.parse()));
+    match parts {
+        Some((Ok(from), Ok(to))) if 0 < from && from < to => Ok(Steps { from, to }),
+        _ => Err("expected two numbers of steps, such as 10..20".into()),
+    }
 }
 
 fn setup(text: &str) -> std::result::Result<Setup, String> {
@@ -68,7 +91,10 @@ impl RunArgs {
         let run = Run::new(model, &self.strategy.to_string())
             .arguments(arguments)?
             .plan(plan, self.passes(world));
-        let log = self.run_log(world, run, setup, config)?;
+        let mut log = self.run_log(world, run, setup, config)?;
+        if let Some(Steps { from, to }) = self.log.trace {
+            log.trace(from..to);
+        }
         let mut meter = Meter::new(world, plan, log);
         meter.lines_every(self.log.log_every);
         meter.results_in(format!("{}.txt", self.result_name(setup)));

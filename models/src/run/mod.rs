@@ -29,7 +29,7 @@ pub use bert::{BertArgs, BertSize, Texts};
 pub use classes::{Classes, same_classes};
 pub use command_line::{CommandLine, parse, parse_from};
 pub use evaluate::evaluate;
-pub use log_args::LogArgs;
+pub use log_args::{LogArgs, Steps};
 pub use meter::Meter;
 pub use monitor::Monitor;
 pub use optimizer::adamw;

@@ -294,6 +294,7 @@ impl<'a> RunningBackward<'a> {
             sharding.begin_backward(sums, number, is_last);
             shardings.push(sharding.clone());
         }
+        world.tracer().begin_backward();
         world.set_backward(true);
         Self { world, shardings }
     }

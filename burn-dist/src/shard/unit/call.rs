@@ -58,6 +58,7 @@ where
     let mut scope = Scope::pre_forward(module);
     let inputs = scope.to_param_dtype(inputs);
     let (check, inputs) = Check::run(&scope, module, inputs, &f);
+    let span = scope.span();
     let ran = catch_unwind(AssertUnwindSafe(|| {
         if scope.is_recomputed() {
             recompute::forward(&mut scope, module, inputs, f)
@@ -66,6 +67,7 @@ where
             f(module, inputs)
         }
     }));
+    drop(span);
     let outputs = ran
         .unwrap_or_else(|payload| resume_with_hint(payload, || Some(hint(&scope.sharded_name()?))));
     let outputs = match check {

@@ -275,6 +275,8 @@ impl PostBackward for Pass {
             let mut state = self.state();
             if !std::mem::replace(&mut state.is_closed, true) {
                 self.sharding.pass_closed(self.unit, self.step);
+                let name = || self.sharding.unit(self.unit).layout.name.to_string();
+                self.sharding.world.tracer().end_unit_backward(name);
             }
             if state.reduced || state.gradients.is_empty() {
                 return Ok(());

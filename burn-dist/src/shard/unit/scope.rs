@@ -8,6 +8,7 @@ use crate::draws::{self, LeaveUnit, Restore};
 use crate::shard::memory::{Shard, is_same_memory, untracked};
 use crate::shard::model::{ShardedParam, Sharding, StoredShards, StoredUnit};
 use crate::shard::tape;
+use crate::trace::{TraceKind, TraceSpan};
 use crate::unwind::or_raise;
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
@@ -124,6 +125,18 @@ impl Scope {
         } else {
             self.passes.iter().map(name).collect::<Vec<_>>().join(", ")
         }
+    }
+
+    /// The span of this call in a trace; none if the module is no unit.
+    pub(super) fn span(&self) -> Option<TraceSpan> {
+        let pass = self.passes.first()?;
+        let kind = if is_recomputing() {
+            TraceKind::Recompute
+        } else {
+            TraceKind::Forward
+        };
+        let tracer = pass.sharding.world.tracer();
+        Some(tracer.span(kind, || self.name()))
     }
 
     /// The same, if any of it is sharded.
