@@ -92,7 +92,7 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
         same_vocabulary(words, &tokenizer)?;
         steps.resume(&progress)?;
         stopping = run.stopping(Some(best))?;
-        meter.resumed(steps.done(), steps.epochs_begun(), folder);
+        meter.resumed(steps.done(), steps.epochs_done(), folder);
     }
     meter.begin(steps.steps(), steps.done());
 

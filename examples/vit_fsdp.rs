@@ -84,7 +84,7 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
         same_classes(named, &classes)?;
         steps.resume(&progress)?;
         stopping = run.stopping(Some(best))?;
-        meter.resumed(steps.done(), steps.epochs_begun(), folder);
+        meter.resumed(steps.done(), steps.epochs_done(), folder);
     }
     meter.begin(steps.steps(), steps.done());
 

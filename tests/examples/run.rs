@@ -45,8 +45,8 @@ impl Running {
         let mut command = Command::new(binary(example));
         command.args(args.split_whitespace());
         let records = ["--log-to", "--output-dir", "--output_dir", "--o "];
-        let has_records = |flag: &&str| example.ends_with("_fsdp") && !args.contains(*flag);
-        if records.iter().all(has_records) {
+        let is_given = |flag: &str| args.contains(flag) || folders.iter().any(|(f, _)| *f == flag);
+        if example.ends_with("_fsdp") && !records.into_iter().any(is_given) {
             // No folder beside the sources for every test.
             command.args(["--log-to", "none"]);
         }

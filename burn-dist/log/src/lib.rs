@@ -11,6 +11,7 @@
 //! | `trace.json`, `trace.svg` | the spans of some steps, of all ranks on one clock | Perfetto, a browser |
 //! | `summary.json` | a [`Summary`] | anything |
 
+mod counters;
 mod folder;
 mod lines;
 mod machine;
@@ -19,6 +20,7 @@ mod memory;
 mod record;
 mod run;
 mod run_log;
+mod step;
 mod totals;
 mod trace;
 
@@ -27,4 +29,5 @@ pub use record::{
     EpochRecord, OverRanks, Scores, Setup, StepRecord, StepTimes, Straggler, Summary,
 };
 pub use run::Run;
-pub use run_log::{Ended, RunLog, Step};
+pub use run_log::RunLog;
+pub use step::{Ended, Step};

@@ -1,11 +1,14 @@
 //! A run that is measured on all ranks, step by step, and recorded by rank 0.
 
+use crate::counters::Counters;
 use crate::folder::{Existing, RunFolder};
 use crate::machine::{self, Seat};
 use crate::measured::{Measured, NUMBERS, over, times};
 use crate::totals::{Totals, counted};
 use crate::trace::Recording;
-use crate::{EpochRecord, MemoryMeter, Run, Scores, Setup, StepRecord, Straggler, Summary};
+use crate::{
+    Ended, EpochRecord, MemoryMeter, Run, Scores, Setup, Step, StepRecord, Straggler, Summary,
+};
 use burn_dist::comm::{Label, Span, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, TraceKind};
 use burn_dist::{Result, World};
@@ -13,44 +16,6 @@ use serde_json::json;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// What a program tells of a step, on each rank.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Step {
-    /// The summed loss of this rank's samples.
-    pub loss_sum: f64,
-    /// Samples of this rank, padding not counted.
-    pub samples: usize,
-    /// Tokens of this rank, padding not counted, where the program counts them.
-    pub tokens: Option<usize>,
-    /// Operations of the model's forward and backward on this rank, where the program knows them.
-    pub flops: Option<f64>,
-    /// The learning rate.
-    pub rate: f64,
-    /// The global gradient norm before clipping; `None` after an overflow, which skips the step.
-    pub norm: Option<f64>,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// All its steps are done.
-    Finished,
-    /// It was told to end, or its score no longer improved.
-    Stopped,
-    /// By an error.
-    Failed,
-}
-
-impl Ended {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Stopped => "stopped",
-            Self::Failed => "failed",
-        }
-    }
-}
 
 /// The records of a run: measured on every rank, reduced once a step, and written by rank 0.
 ///
@@ -106,15 +71,6 @@ pub struct RunLog {
     recording: Recording,
     folder: Option<RunFolder>,
     is_finished: bool,
-}
-
-/// What is counted from the start of a rank.
-#[derive(Debug, Clone, Copy)]
-struct Counters {
-    phases: [Duration; 4],
-    exposed: Duration,
-    communication: Duration,
-    sent_bytes: u64,
 }
 
 /// The steps of the epoch that is running.
@@ -454,26 +410,6 @@ impl Drop for RunLog {
         if !self.is_finished {
             // The error that ends the run is told anyway.
             let _ = self.end(Ended::Failed, None);
-        }
-    }
-}
-
-impl Counters {
-    fn read(world: &World, phases: &Phases) -> Self {
-        let all = [
-            Phase::Data,
-            Phase::Forward,
-            Phase::Backward,
-            Phase::Optimizer,
-        ];
-        let mut spent = [Duration::ZERO; 4];
-        all.iter()
-            .for_each(|phase| spent[*phase as usize] = phases.of(*phase));
-        Self {
-            phases: spent,
-            exposed: phases.exposed(),
-            communication: world.communication(),
-            sent_bytes: world.ledger().all().bytes,
         }
     }
 }

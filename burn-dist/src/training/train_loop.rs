@@ -114,6 +114,11 @@ impl TrainLoop {
         self.at.steps >= self.steps()
     }
 
+    /// Epochs that are complete.
+    pub fn epochs_done(&self) -> usize {
+        self.at.epochs
+    }
+
     /// Epochs that are done, or at least begun.
     pub fn epochs_begun(&self) -> usize {
         self.at.begun()

@@ -3,14 +3,13 @@
 use super::{LogArgs, Monitor, ScheduleKind, WeightArgs, global_batch};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
-use burn_dist::checkpoint::{Checkpointer, Keep, Save, Which, folder_of_saves};
-use burn_dist::data::{Batch, BatchInfo, Dataset, Loader, Subset};
+use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
 use burn_dist::training::{EarlyStopping, TrainLoop};
-use burn_dist::{Error, GradScaler, Precision, Result, Shadow, ShardedGradients, Strategy, World};
+use burn_dist::{GradScaler, Precision, Result, Shadow, ShardedGradients, Strategy, World};
 use clap::Args;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The training arguments that all examples share; a part of each example's own.
 #[derive(Debug, Clone, Args, Serialize)]
@@ -177,97 +176,6 @@ impl RunArgs {
         (step < self.shadow).then_some(shadow)
     }
 
-    /// Tries the places that this run will write to, and claims that of its saves. Collective.
-    ///
-    /// # Errors
-    /// [`Error::File`] for one that cannot be made or written to, or to which another run saves.
-    pub fn try_folders(&self, world: &World) -> Result<()> {
-        if let Some(place) = &self.save {
-            // Before any work, which the second of two runs would lose.
-            world.claim_saves(place)?;
-        }
-        let export = self.weights.export.as_ref();
-        export.map_or(Ok(()), |folder| world.try_folder(folder))
-    }
-
-    /// The folder of the saves, if they go to one and not to an object store.
-    pub fn save_folder(&self) -> Option<&Path> {
-        self.save.as_deref().and_then(folder_of_saves)
-    }
-
-    /// The folder to resume from, if this run resumes.
-    ///
-    /// After a restart by the launcher it resumes from the last save, if there is one. A new run needs a folder
-    /// without a save, so that no run uses the save of another one. This run locks the folder. Collective.
-    ///
-    /// # Errors
-    /// [`Error::User`] for the save of another run; [`Error::File`] for a folder that another run is
-    /// saving to, or whose save cannot be read; what a collective returns.
-    pub fn resumes(&self, world: &World) -> Result<Option<&Path>> {
-        let Some(folder) = &self.save else {
-            return Ok(None);
-        };
-        world.claim_saves(folder)?;
-        let saved = world.has_save(folder)?;
-        match (self.resume, world.restarts()) {
-            (true, _) => Ok(Some(folder)),
-            (false, 0) if saved => Err(Error::user(format!(
-                "{} holds the save of an earlier run: go on from it with --resume, or choose \
-                 another folder",
-                folder.display()
-            ))),
-            (false, _) => Ok(saved.then_some(folder)),
-        }
-    }
-
-    /// Saves in the background if `--save` is given; the end of the run waits for it. `score` is that of the epoch which has
-    /// ended, if one has. Collective.
-    ///
-    /// # Errors
-    /// As [`Checkpointer::save_in_background`], those of the save before included.
-    pub fn checkpoint<M: Module + 'static, S: Serialize>(
-        &self,
-        world: &World,
-        step: usize,
-        (model, optimizer): (&M, &ModuleOptimizer),
-        score: Option<f64>,
-        state: &S,
-    ) -> Result<()> {
-        let Some(mut saves) = self.saves(world)? else {
-            return Ok(());
-        };
-        let save = Save::new(step as u64).model("model", model, optimizer);
-        // Not a number is never the best.
-        let save = save.metric(self.monitor.name(), score.unwrap_or(f64::NAN));
-        saves
-            .save_in_background(save.state("state", state))
-            .map(drop)
-    }
-
-    /// Waits until the last save is durable. Collective.
-    ///
-    /// # Errors
-    /// What writing it has failed with.
-    pub fn wait_for_save(&self, world: &World) -> Result<()> {
-        match self.saves(world)? {
-            Some(mut saves) => saves.wait().map(drop),
-            None => Ok(()),
-        }
-    }
-
-    fn saves(&self, world: &World) -> Result<Option<Checkpointer>> {
-        let Some(folder) = &self.save else {
-            return Ok(None);
-        };
-        let keep = Keep::last(self.keep)?;
-        let keep = if self.load_best_model_at_end {
-            keep.best(self.monitor.name(), self.monitor.best())
-        } else {
-            keep
-        };
-        Ok(Some(world.checkpointer(folder)?.keep(keep)))
-    }
-
     /// Unscales and clips gradients, and steps the optimizer. Returns the norm too; an overflow on any rank
     /// skips the step on all, and there is none. Collective.
     ///
@@ -298,70 +206,6 @@ impl RunArgs {
             None => self.monitor.stopping(self.early_stopping),
             Some(saved) => saved.patience(self.early_stopping.unwrap_or(usize::MAX)),
         }
-    }
-
-    /// The model of the best epoch, if it is to be tested and exported instead of the last one. Collective.
-    ///
-    /// # Errors
-    /// [`Error::File`] if the save cannot be read.
-    pub fn best_model<M: Module>(&self, world: &World, model: M) -> Result<M> {
-        match &self.save {
-            Some(folder) if self.load_best_model_at_end => {
-                self.wait_for_save(world)?;
-                let mut best = world.open_save(folder, Which::Best)?;
-                let model = best.weights("model", model)?;
-                if world.is_chief() {
-                    log::info!("the best model is that of step {}", best.step());
-                }
-                Ok(model)
-            }
-            _ => Ok(model),
-        }
-    }
-
-    /// Says on rank 0 that a made-up data set is used, because no other was named.
-    pub(super) fn say_made_up(&self, world: &World, what: &str) {
-        if world.is_chief() {
-            log::info!("without --data, the {what} are made up and need no files");
-        }
-    }
-
-    /// Whether the test set is scored at the end, and not with the last epoch already.
-    pub fn tests_at_end(&self) -> bool {
-        self.validation.is_some() || self.load_best_model_at_end
-    }
-
-    /// The parts of a data set: to train with, to score epochs with, and to test with at the end where that is another one.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if a size on the command line is not there.
-    pub fn divide<D: Dataset + Clone, T: Dataset + Clone>(
-        &self,
-        train: D,
-        test: T,
-    ) -> Result<(Subset<D>, Option<Subset<D>>, Subset<T>)> {
-        let sized = |flag: &str, wanted: Option<usize>, there: usize| match wanted {
-            Some(wanted) if wanted > there => {
-                let expected = format!("at most {there}, the samples that there are");
-                Err(Error::config(flag.to_owned(), expected, wanted))
-            }
-            _ => Ok(wanted.unwrap_or(there)),
-        };
-        let train_size = sized("--train-size", self.train_size, train.len())?;
-        let test_size = sized("--test-size", self.test_size, test.len())?;
-        let test = part(test, test_size, self.seed)?;
-        let train = part(train, train_size, self.seed)?;
-        let Some(share) = self.validation else {
-            return Ok((train, None, test));
-        };
-        let out = (share * train_size as f64).round() as usize;
-        if out == 0 || out >= train_size {
-            let expected = format!("a share that leaves samples on both sides, of {train_size}");
-            return Err(Error::config("--validation", expected, share));
-        }
-        // Of the part that was drawn, so that no sample is in both.
-        let (train, validation) = train.split(out, self.seed)?;
-        Ok((train, Some(validation), test))
     }
 
     /// This rank's share of a training set, in an order that changes with the epoch.
@@ -427,15 +271,6 @@ impl RunArgs {
     pub fn rate(&self, steps: &TrainLoop) -> f64 {
         let schedule = self.schedule.to(self.lr).warmup_share(self.warmup);
         schedule.at(steps.done(), steps.steps())
-    }
-}
-
-/// So many samples, in their own order if it is all of them.
-fn part<D: Dataset>(data: D, samples: usize, seed: u64) -> Result<Subset<D>> {
-    if samples == data.len() {
-        Subset::new(data, (0..samples).collect())
-    } else {
-        Subset::random(data, samples, seed)
     }
 }
 

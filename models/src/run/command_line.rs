@@ -5,6 +5,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 use std::any::TypeId;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::Write;
 
@@ -80,12 +81,17 @@ pub fn parse_from<A: Parser>(
 /// The command of a program, whose flags may be spelled with underscores too.
 fn command<A: Parser>() -> Command {
     let mut command = A::command().mut_args(|argument| {
-        let underscored = argument.get_long().map(|long| long.replace('-', "_"));
-        let known = argument.get_all_aliases().unwrap_or_default();
-        match underscored {
-            Some(name) if name.contains('_') && !known.contains(&&*name) => argument.alias(name),
-            _ => argument,
-        }
+        let names = argument
+            .get_long_and_visible_aliases()
+            .into_iter()
+            .flatten();
+        let known: Vec<String> = names
+            .chain(argument.get_all_aliases().into_iter().flatten())
+            .map(String::from)
+            .collect();
+        let underscored = known.iter().map(|name| name.replace('-', "_"));
+        let new: BTreeSet<_> = underscored.filter(|name| !known.contains(name)).collect();
+        argument.aliases(new)
     });
     // Fills in the name and what else follows from the parts.
     command.build();
@@ -173,11 +179,11 @@ mod tests {
     fn every_flag_has_both_spellings() {
         let command = command::<BertArgs>();
         for argument in command.get_arguments() {
-            let Some(long) = argument.get_long().filter(|long| long.contains('-')) else {
-                continue;
-            };
             let aliases = argument.get_all_aliases().unwrap_or_default();
-            assert!(aliases.contains(&&*long.replace('-', "_")), "{long}");
+            for name in argument.get_long().into_iter().chain(aliases.clone()) {
+                let other = name.replace('-', "_");
+                assert!(other == name || aliases.contains(&&*other), "{name}");
+            }
         }
     }
 

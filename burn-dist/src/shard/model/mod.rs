@@ -6,6 +6,7 @@
 //! again, and [`StoredShards`] is what it finds.
 
 pub(crate) mod full;
+mod elements;
 mod gather;
 mod paths;
 pub(crate) mod record;

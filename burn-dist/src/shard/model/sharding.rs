@@ -155,6 +155,12 @@ impl Sharding {
         self.checked[unit].store(true, Ordering::Relaxed);
     }
 
+    /// Whether this rank is the first of those that store the same part of a unit.
+    pub(crate) fn is_counted_here(&self, unit: usize) -> bool {
+        let is_first = !self.is_replicated(unit) || self.shard_group.rank() == 0;
+        is_first && self.replica_group.rank() == 0
+    }
+
     /// The number of the shard that this rank stores of a unit.
     pub(crate) fn shard_rank(&self, unit: usize) -> usize {
         if self.is_replicated(unit) {

@@ -89,6 +89,34 @@ impl ShardedGradients {
         }
     }
 
+    /// Gives the gradients of each unit to `each`, with the unit's name: those that this rank stores and no rank before it does, as
+    /// [`World::visit_elements`] does with parameters. Units without a gradient in this step are left out. Not collective.
+    ///
+    /// # Errors
+    /// What reading a device fails with.
+    pub fn visit_elements(&self, mut each: impl FnMut(&str, &[f64])) -> Result<()> {
+        for part in &self.parts {
+            for (unit, gradients) in part.units.iter().enumerate() {
+                let Some(UnitGradients { present, flat }) = gradients else {
+                    continue;
+                };
+                let name = &part.sharding.unit(unit).layout.name;
+                if !part.sharding.is_counted_here(unit) {
+                    each(name, &[]);
+                    continue;
+                }
+                let numbers = flat.numbers()?;
+                let ranges = part.ranges(unit, present);
+                let of_range = |range: Range<usize>| numbers[range].iter().copied();
+                each(
+                    name,
+                    &ranges.into_iter().flat_map(of_range).collect::<Vec<_>>(),
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// The L2 norm of all gradients of the model, each element counted once.
     ///
     /// # Numerics
