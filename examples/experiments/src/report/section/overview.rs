@@ -1,0 +1,195 @@
+//! The matrix at a glance: every run in one line, and the most important numbers.
+
+use super::super::document::{Block, Card, Cell, Section, Table, Tone};
+use super::super::labels::part_name;
+use super::super::numbers::{bytes, per_second, percent, score, seconds, times};
+use crate::matrix::Matrix;
+use crate::results::{Run, SpeedUp, Status};
+
+pub(super) fn section(matrix: &Matrix, runs: &[Run]) -> Section {
+    let mut table = Table::new(
+        "Seconds of an epoch are its training alone. Memory is the most that a rank has held, bytes are what it sent \
+         in a step. Where ranks times threads exceed the cores of the machine, the row shares cores: its times say \
+         nothing about more ranks, so it has no efficiency.",
+        &[
+            "part",
+            "model",
+            "strategy",
+            "set-up",
+            "#batch",
+            "#rate",
+            "precision",
+            "link",
+            "state",
+            "#s/epoch",
+            "#samples/s",
+            "#efficiency",
+            "#accuracy",
+            "#loss",
+            "#memory",
+            "#sent/step",
+        ],
+    );
+    for run in runs {
+        table.row(row(run, runs));
+    }
+    let mut blocks = vec![Block::Table(table)];
+    for run in runs {
+        if let Status::Failed(why) = &run.status {
+            blocks.push(Block::Text(format!("{} has failed: {why}", run.name())));
+        }
+    }
+    if !matrix.left_out.is_empty() {
+        let all = matrix.left_out.join("; ");
+        blocks.push(Block::Text(format!("Left out, as they cannot be: {all}.")));
+    }
+    Section {
+        id: "matrix",
+        title: "The matrix at a glance".into(),
+        blocks,
+    }
+}
+
+fn row(run: &Run, runs: &[Run]) -> Vec<Cell> {
+    let one = &run.experiment;
+    let summary = run.summary.as_ref();
+    let alike =
+        |other: &&Run| other.experiment.part == one.part && other.experiment.model == one.model;
+    let slowest = runs.iter().filter(alike).filter_map(Run::seconds_per_epoch);
+    let slowest = slowest.fold(f64::MIN_POSITIVE, f64::max);
+    let time = match run.seconds_per_epoch() {
+        Some(s) => Cell::from(seconds(s)).bar(s / slowest),
+        None => Cell::maybe(None),
+    };
+    let efficiency = match SpeedUp::of(run, runs) {
+        Some(found) => Cell::from(percent(found.efficiency)),
+        None => Cell::maybe(None),
+    };
+    vec![
+        part_name(&one.part).into(),
+        one.model.to_string().into(),
+        one.strategy.to_string().into(),
+        one.setup.to_string().into(),
+        one.batch.to_string().into(),
+        format!("{:e}", one.rate).into(),
+        one.precision.to_string().into(),
+        one.link
+            .as_ref()
+            .map_or(Cell::maybe(None), |l| l.to_string().into()),
+        state(run),
+        time,
+        Cell::maybe(summary.map(|s| per_second(s.samples_per_s))),
+        efficiency,
+        Cell::maybe(run.accuracy().map(score)),
+        Cell::maybe(run.train_loss().map(score)),
+        Cell::maybe(
+            summary
+                .filter(|s| s.peak_bytes.most > 0.0)
+                .map(|s| bytes(s.peak_bytes.most)),
+        ),
+        Cell::maybe(summary.map(|s| bytes(s.sent_bytes.mean))),
+    ]
+}
+
+fn state(run: &Run) -> Cell {
+    match &run.status {
+        Status::Finished if run.shares_cores => "shares cores".into(),
+        Status::Finished => Cell::from("finished").tone(Tone::Good),
+        Status::Failed(_) => Cell::from("failed").tone(Tone::Bad),
+        Status::Missing(None) => Cell::from("not yet run").tone(Tone::Muted),
+        Status::Missing(Some(why)) => Cell::from(format!("not run: {why}")).tone(Tone::Muted),
+    }
+}
+
+pub(super) fn cards(runs: &[Run]) -> Vec<Card> {
+    let card = |number: String, what: String| Card { number, what };
+    let finished = runs.iter().filter(|run| run.summary.is_some()).count();
+    let mut cards = vec![card(
+        format!("{finished} / {}", runs.len()),
+        "runs finished".into(),
+    )];
+    let best = runs
+        .iter()
+        .filter_map(|run| Some((run, SpeedUp::of(run, runs)?)));
+    if let Some((run, found)) = best.max_by(|a, b| a.1.efficiency.total_cmp(&b.1.efficiency)) {
+        let one = &run.experiment;
+        let what = format!(
+            "best efficiency: {} on {}, batch {}",
+            one.model, one.setup, one.batch
+        );
+        cards.push(card(percent(found.efficiency), what));
+    }
+    if let Some((run, share)) = memory_share(runs) {
+        let one = &run.experiment;
+        let what = format!(
+            "of DDP's memory of a rank under FSDP: {} on {}",
+            one.model, one.setup
+        );
+        cards.push(card(percent(share), what));
+    }
+    let exposed = |run: &Run| {
+        let seconds = run.summary.as_ref()?.seconds;
+        (seconds.step.mean > 0.0).then(|| seconds.exposed.mean / seconds.step.mean)
+    };
+    let most = runs.iter().filter_map(|run| Some((run, exposed(run)?)));
+    if let Some((run, share)) = most.max_by(|a, b| a.1.total_cmp(&b.1)) {
+        let one = &run.experiment;
+        let link = one
+            .link
+            .as_ref()
+            .map_or(String::new(), |link| format!(", {link}"));
+        let what = format!(
+            "of a step waiting for communication, at most: {} on {}{link}",
+            one.model, one.setup
+        );
+        cards.push(card(percent(share), what));
+    }
+    if let Some((run, ratio)) = far_by_near(runs) {
+        let what = format!(
+            "an epoch's time over the far link by that over the near one: {}",
+            run.experiment.model
+        );
+        cards.push(card(times(ratio), what));
+    }
+    cards
+}
+
+/// FSDP's peak by DDP's, of the first run that has both.
+fn memory_share(runs: &[Run]) -> Option<(&Run, f64)> {
+    let peak = |run: &Run| {
+        run.summary
+            .as_ref()
+            .map(|s| s.peak_bytes.most)
+            .filter(|peak| *peak > 0.0)
+    };
+    runs.iter().find_map(|run| {
+        let one = &run.experiment;
+        let ddp = runs.iter().find(|other| {
+            let ddp = &other.experiment;
+            let alike = crate::matrix::Experiment {
+                strategy: one.strategy.clone(),
+                ..ddp.clone()
+            };
+            ddp.strategy.to_string() == "ddp" && alike == *one
+        })?;
+        let is_fsdp = one.strategy.to_string() == "fsdp";
+        is_fsdp.then_some(())?;
+        Some((run, peak(run)? / peak(ddp)?))
+    })
+}
+
+/// The far link's time by the near one's, of the first run that has both.
+fn far_by_near(runs: &[Run]) -> Option<(&Run, f64)> {
+    let is = |run: &Run, name: &str| {
+        run.experiment
+            .link
+            .as_ref()
+            .is_some_and(|l| l.label == name)
+    };
+    runs.iter().filter(|run| is(run, "far")).find_map(|far| {
+        let near = runs.iter().find(|near| {
+            is(near, "near") && near.experiment.differs_in_setup_alone(&far.experiment)
+        })?;
+        Some((far, far.seconds_per_epoch()? / near.seconds_per_epoch()?))
+    })
+}
