@@ -92,7 +92,7 @@ fn of_table(table: &Table) -> Markup {
                     @for row in &table.rows {
                         tr.published[row.is_published] {
                             @for (cell, column) in row.cells.iter().zip(&table.columns) {
-                                td.number[column.is_number] class=(tone(cell.tone)) {
+                                td class={ (tone(cell.tone)) (if column.is_number { " number" } else { "" }) } {
                                     @match cell.bar {
                                         None => (cell.text),
                                         Some(share) => {

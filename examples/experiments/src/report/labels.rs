@@ -3,6 +3,9 @@
 use crate::matrix::Experiment;
 use crate::results::Run;
 
+/// The link of nodes that are given none.
+pub(super) const AS_IT_IS: &str = "as it is";
+
 /// An axis of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Axis {
@@ -42,7 +45,7 @@ impl Axis {
             Self::Link => one
                 .link
                 .as_ref()
-                .map_or("as it is".into(), ToString::to_string),
+                .map_or(AS_IT_IS.into(), ToString::to_string),
         }
     }
 
@@ -77,7 +80,7 @@ pub(super) fn label(run: &Run, among: &[&Run], said: &[Axis]) -> String {
 pub(super) fn marked(run: &Run, among: &[&Run], said: &[Axis]) -> String {
     let label = label(run, among, said);
     if run.shares_cores {
-        format!("{label} (shares cores)")
+        format!("{label}, shares cores")
     } else {
         label
     }
@@ -117,6 +120,17 @@ pub(super) fn part_name(part: &str) -> &str {
         "b1" => "Study B, experiment 1",
         "b2" => "Study B, experiment 2",
         "b3" => "Study B, experiment 3",
+        other => other,
+    }
+}
+
+/// The same for the column of a table.
+pub(super) fn short_part_name(part: &str) -> &str {
+    match part {
+        "a" => "A",
+        "b1" => "B 1",
+        "b2" => "B 2",
+        "b3" => "B 3",
         other => other,
     }
 }

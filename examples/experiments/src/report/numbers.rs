@@ -26,6 +26,11 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.0} %", 100.0 * share)
 }
 
+/// A share in percent with a decimal.
+pub(super) fn exact_percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
 /// A factor.
 pub(super) fn times(factor: f64) -> String {
     format!("{factor:.2}x")

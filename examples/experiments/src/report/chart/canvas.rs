@@ -72,7 +72,13 @@ pub(super) fn write(
 
 /// About how wide text is, in pixels, without a font to ask.
 pub(super) fn width(text: &str) -> i32 {
-    i32::try_from(text.chars().count()).unwrap_or(0) * 67 / 10
+    let of = |c: char| match c {
+        'i' | 'j' | 'l' | 't' | 'f' | 'r' | ' ' | '.' | ',' | '(' | ')' | ':' | '|' => 44,
+        'm' | 'w' | 'M' | 'W' | '%' => 108,
+        'A'..='Z' | '0'..='9' | '_' => 78,
+        _ => 74,
+    };
+    text.chars().map(of).sum::<i32>() / 10
 }
 
 /// Writes what each colour stands for into lines at the top, and returns their height.

@@ -1,6 +1,8 @@
 //! Bars that stand: some for each group, their values above them.
 
-use super::canvas::{self, Anchor, Drawn, Sheet, axis_title, label, legend_height, ticks, write};
+use super::canvas::{
+    self, Anchor, Drawn, Sheet, axis_title, label, legend_height, ticks, width, write,
+};
 use super::palette::{GRID, INK, MUTED};
 use crate::Result;
 use plotters::prelude::*;
@@ -29,8 +31,11 @@ pub(crate) struct Grouped {
 }
 
 const WIDTH: i32 = 820;
-const HEIGHT: i32 = 280;
+const HEIGHT: i32 = 230;
 const LEFT: i32 = 56;
+
+/// The height of a line of a group's label.
+const LINE: i32 = 15;
 
 impl Grouped {
     /// Draws them.
@@ -41,10 +46,16 @@ impl Grouped {
             .map(|(name, color)| (name.as_str(), *color))
             .collect();
         let top = legend_height(&entries, LEFT, WIDTH) + 24;
-        canvas::draw(name, (WIDTH, top + HEIGHT), |sheet| {
+        let lines = self
+            .groups
+            .iter()
+            .map(|group| lines(&group.label).count())
+            .max();
+        let foot = 12 + LINE * i32::try_from(lines.unwrap_or(1)).unwrap_or(1);
+        canvas::draw(name, (WIDTH, top + HEIGHT + foot), |sheet| {
             canvas::legend(sheet, &entries, LEFT, WIDTH)?;
             axis_title(sheet, &self.axis, (LEFT, top - 18), Anchor::Start)?;
-            self.paint(sheet, (top, top + HEIGHT - 30))
+            self.paint(sheet, (top, top + HEIGHT))
         })
     }
 
@@ -69,13 +80,15 @@ impl Grouped {
             .zip((LEFT..).step_by(group_width as usize))
         {
             let middle = at + group_width / 2;
-            write(
-                sheet,
-                &group.label,
-                (middle, bottom + 14),
-                Anchor::Middle,
-                INK,
-            )?;
+            for (line, below) in lines(&group.label).zip((0..).step_by(LINE as usize)) {
+                write(
+                    sheet,
+                    line,
+                    (middle, bottom + 14 + below),
+                    Anchor::Middle,
+                    INK,
+                )?;
+            }
             // Bars of a group stand together, also where one of a series is missing.
             let present: Vec<_> = group
                 .values
@@ -92,7 +105,11 @@ impl Grouped {
                 } else {
                     sheet.draw(&Rectangle::new(bar, color.filled()))?;
                 }
-                let text = format!("{value:.*}", self.decimals);
+                // Fewer decimals where a bar is narrow, and no number where even that is too wide.
+                let decimals = (0..=self.decimals).rev();
+                let mut texts = decimals.map(|decimals| format!("{value:.decimals$}"));
+                let text = texts.find(|text| width(text) <= bar_width + 2);
+                let text = text.unwrap_or_default();
                 write(
                     sheet,
                     &text,
@@ -106,4 +123,9 @@ impl Grouped {
         let axis = vec![(LEFT, bottom), (WIDTH - 8, bottom)];
         sheet.draw(&PathElement::new(axis, MUTED.stroke_width(1)))
     }
+}
+
+/// The lines of a group's label.
+fn lines(label: &str) -> impl Iterator<Item = &str> {
+    label.split(", ")
 }

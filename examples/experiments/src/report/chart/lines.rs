@@ -26,8 +26,8 @@ pub(crate) struct Lines {
     pub(crate) from_zero: bool,
 }
 
-const WIDTH: i32 = 520;
-const HEIGHT: i32 = 250;
+const WIDTH: i32 = 480;
+const HEIGHT: i32 = 230;
 const LEFT: i32 = 52;
 const RIGHT: i32 = WIDTH - 14;
 

@@ -1,39 +1,56 @@
 //! The matrix at a glance: every run in one line, and the most important numbers.
 
 use super::super::document::{Block, Card, Cell, Section, Table, Tone};
-use super::super::labels::part_name;
+use super::super::labels::{AS_IT_IS, Axis, short_part_name};
 use super::super::numbers::{bytes, per_second, percent, score, seconds, times};
-use crate::matrix::Matrix;
+use crate::matrix::{Experiment, Matrix};
 use crate::results::{Run, SpeedUp, Status};
 
 pub(super) fn section(matrix: &Matrix, runs: &[Run]) -> Section {
+    let all: Vec<_> = runs.iter().collect();
+    let (columns, constant): (Vec<_>, Vec<_>) = AXES
+        .into_iter()
+        .partition(|(axis, ..)| *axis == Axis::Setup || axis.varies(&all));
+    let titles: Vec<_> = columns
+        .iter()
+        .map(|(_, title, _)| *title)
+        .chain(RESULTS)
+        .collect();
     let mut table = Table::new(
         "Seconds of an epoch are its training alone. Memory is the most that a rank has held, bytes are what it sent \
          in a step. Where ranks times threads exceed the cores of the machine, the row shares cores: its times say \
          nothing about more ranks, so it has no efficiency.",
-        &[
-            "part",
-            "model",
-            "strategy",
-            "set-up",
-            "#batch",
-            "#rate",
-            "precision",
-            "link",
-            "state",
-            "#s/epoch",
-            "#samples/s",
-            "#efficiency",
-            "#accuracy",
-            "#loss",
-            "#memory",
-            "#sent/step",
-        ],
+        &titles,
     );
     for run in runs {
-        table.row(row(run, runs));
+        let axes = columns.iter().map(|(.., value)| value(&run.experiment));
+        table.row(axes.chain(results(run, runs)).collect());
     }
-    let mut blocks = vec![Block::Table(table)];
+    let mut blocks = Vec::new();
+    if let Some(first) = runs.first() {
+        let value = |(axis, ..): &Column| axis.of(&first.experiment);
+        let values: Vec<_> = constant
+            .iter()
+            .filter(|column| column.0 != Axis::Part)
+            .map(value)
+            .collect();
+        let link = if values.iter().any(|value| value == AS_IT_IS) {
+            "; nodes are connected as they are"
+        } else {
+            ""
+        };
+        let values: Vec<_> = values
+            .into_iter()
+            .filter(|value| value != AS_IT_IS)
+            .collect();
+        if !values.is_empty() {
+            blocks.push(Block::Text(format!(
+                "All runs: {}{link}.",
+                values.join(", ")
+            )));
+        }
+    }
+    blocks.push(Block::Table(table));
     for run in runs {
         if let Status::Failed(why) = &run.status {
             blocks.push(Block::Text(format!("{} has failed: {why}", run.name())));
@@ -50,7 +67,40 @@ pub(super) fn section(matrix: &Matrix, runs: &[Run]) -> Section {
     }
 }
 
-fn row(run: &Run, runs: &[Run]) -> Vec<Cell> {
+/// An axis, the title of its column, and a run's cell in it.
+type Column = (Axis, &'static str, fn(&Experiment) -> Cell);
+
+/// The columns of axes; of those on which runs do not differ one sentence tells.
+const AXES: [Column; 8] = [
+    (Axis::Part, "part", |one| short_part_name(&one.part).into()),
+    (Axis::Model, "model", |one| one.model.to_string().into()),
+    (Axis::Strategy, "strategy", |one| {
+        one.strategy.to_string().into()
+    }),
+    (Axis::Setup, "set-up", |one| one.setup.to_string().into()),
+    (Axis::Batch, "#batch", |one| one.batch.to_string().into()),
+    (Axis::Rate, "#rate", |one| format!("{:e}", one.rate).into()),
+    (Axis::Precision, "precision", |one| {
+        one.precision.to_string().into()
+    }),
+    (Axis::Link, "link", |one| {
+        Cell::maybe(one.link.as_ref().map(ToString::to_string))
+    }),
+];
+
+/// The columns of results.
+const RESULTS: [&str; 8] = [
+    "state",
+    "#s/epoch",
+    "#samples/s",
+    "#efficiency",
+    "#accuracy",
+    "#loss",
+    "#memory",
+    "#sent/step",
+];
+
+fn results(run: &Run, runs: &[Run]) -> Vec<Cell> {
     let one = &run.experiment;
     let summary = run.summary.as_ref();
     let alike =
@@ -61,32 +111,17 @@ fn row(run: &Run, runs: &[Run]) -> Vec<Cell> {
         Some(s) => Cell::from(seconds(s)).bar(s / slowest),
         None => Cell::maybe(None),
     };
-    let efficiency = match SpeedUp::of(run, runs) {
-        Some(found) => Cell::from(percent(found.efficiency)),
-        None => Cell::maybe(None),
-    };
+    let peak = summary
+        .map(|s| s.peak_bytes.most)
+        .filter(|peak| *peak > 0.0);
     vec![
-        part_name(&one.part).into(),
-        one.model.to_string().into(),
-        one.strategy.to_string().into(),
-        one.setup.to_string().into(),
-        one.batch.to_string().into(),
-        format!("{:e}", one.rate).into(),
-        one.precision.to_string().into(),
-        one.link
-            .as_ref()
-            .map_or(Cell::maybe(None), |l| l.to_string().into()),
         state(run),
         time,
         Cell::maybe(summary.map(|s| per_second(s.samples_per_s))),
-        efficiency,
+        Cell::maybe(SpeedUp::of(run, runs).map(|found| percent(found.efficiency))),
         Cell::maybe(run.accuracy().map(score)),
         Cell::maybe(run.train_loss().map(score)),
-        Cell::maybe(
-            summary
-                .filter(|s| s.peak_bytes.most > 0.0)
-                .map(|s| bytes(s.peak_bytes.most)),
-        ),
+        Cell::maybe(peak.map(bytes)),
         Cell::maybe(summary.map(|s| bytes(s.sent_bytes.mean))),
     ]
 }
@@ -166,7 +201,7 @@ fn memory_share(runs: &[Run]) -> Option<(&Run, f64)> {
         let one = &run.experiment;
         let ddp = runs.iter().find(|other| {
             let ddp = &other.experiment;
-            let alike = crate::matrix::Experiment {
+            let alike = Experiment {
                 strategy: one.strategy.clone(),
                 ..ddp.clone()
             };

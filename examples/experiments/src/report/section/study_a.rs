@@ -62,10 +62,6 @@ pub(super) fn section(runs: &[Run]) -> Option<Section> {
             .as_ref()
             .map(|s| s.peak_bytes.most)
             .filter(|peak| *peak > 0.0);
-        let hardware = match &run.config.processor {
-            Some(processor) => format!("{}, {processor}", one.model),
-            None => one.model.to_string(),
-        };
         table.row(vec![
             "here".into(),
             one.strategy.to_string().into(),
@@ -76,7 +72,7 @@ pub(super) fn section(runs: &[Run]) -> Option<Section> {
             Cell::maybe(run.accuracy().map(score)),
             Cell::maybe(run.train_loss().map(score)),
             Cell::maybe(peak.map(bytes)),
-            hardware.into(),
+            format!("{} on this machine", one.model).into(),
         ]);
     }
     let text = format!(

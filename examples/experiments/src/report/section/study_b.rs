@@ -2,7 +2,7 @@
 
 use super::super::chart::{Group, Grouped, series};
 use super::super::document::{Block, Cell, Figure, Figures, Section, Table};
-use super::super::numbers::{percent, score, seconds, times};
+use super::super::numbers::{exact_percent, percent, score, seconds, times};
 use super::commands_of;
 use crate::Result;
 use crate::published::{
@@ -50,13 +50,13 @@ fn batches(runs: &[Run]) -> Result<Option<Section>> {
                 row.setup.into(),
                 seconds(row.seconds).into(),
                 Cell::maybe((!is_baseline).then(|| times(row.speed_up))),
-                Cell::maybe((!is_baseline).then(|| percent(row.efficiency))),
+                Cell::maybe((!is_baseline).then(|| exact_percent(row.efficiency))),
             ]);
         }
         for run in ours.iter().filter(|run| run.experiment.batch == batch) {
             let found = SpeedUp::of(run, runs);
             let efficiency = match found {
-                Some(found) => Cell::from(percent(found.efficiency)),
+                Some(found) => Cell::from(exact_percent(found.efficiency)),
                 None if run.shares_cores => "shares cores".into(),
                 None => Cell::maybe(None),
             };
@@ -130,7 +130,7 @@ fn efficiency_figure(ours: &[&Run], runs: &[Run]) -> Result<Option<Figures>> {
         series: BATCHES.iter().enumerate().map(named).collect(),
         groups,
         axis: "efficiency in percent".into(),
-        decimals: 0,
+        decimals: 1,
     };
     let name = "efficiency_b1".to_owned();
     Ok(Some(Figures {
@@ -268,7 +268,7 @@ fn links(runs: &[Run]) -> Option<Section> {
             Cell::maybe(ratio.map(times)),
             Cell::maybe(exposed.map(percent)),
             Cell::maybe(run.evaluation_seconds().map(seconds)),
-            run.config.processor.clone().unwrap_or_default().into(),
+            "this machine".into(),
         ]);
     }
     let text = format!(
