@@ -113,6 +113,24 @@ pub(super) fn by_part_and_model(runs: &[Run]) -> Vec<(String, Vec<&Run>)> {
     titled.collect()
 }
 
+/// Those of runs that differ in more than the learning rate, on which neither time nor memory depends: the first of each.
+pub(super) fn apart_from_rates<'a>(runs: &[&'a Run]) -> Vec<&'a Run> {
+    let mut kept: Vec<&Run> = Vec::new();
+    for run in runs {
+        let at_its_rate = |other: &&Run| {
+            let one = Experiment {
+                rate: run.experiment.rate,
+                ..other.experiment.clone()
+            };
+            one == run.experiment
+        };
+        if !kept.iter().any(at_its_rate) {
+            kept.push(run);
+        }
+    }
+    kept
+}
+
 /// A part of a matrix in words.
 pub(super) fn part_name(part: &str) -> &str {
     match part {

@@ -100,17 +100,19 @@ impl Lines {
             )?;
         }
         axis_title(sheet, &self.x, (RIGHT, bottom + 32), Anchor::End)?;
-        for line in &self.lines {
+        let behind = (0..self.lines.len()).rev().map(|n| 2 + 2 * n.min(3) as u32);
+        // Lines that lie on each other are all seen: the first is the widest.
+        for (line, wide) in self.lines.iter().zip(behind) {
             let points: Vec<_> = thinned(&line.points)
                 .into_iter()
                 .map(|(a, b)| (x(a), y(b)))
                 .collect();
             if points.len() <= MARKED {
                 for point in &points {
-                    sheet.draw(&Circle::new(*point, 3, line.color.filled()))?;
+                    sheet.draw(&Circle::new(*point, 2 + wide / 2, line.color.filled()))?;
                 }
             }
-            sheet.draw(&PathElement::new(points, line.color.stroke_width(2)))?;
+            sheet.draw(&PathElement::new(points, line.color.stroke_width(wide)))?;
         }
         let axis = vec![(LEFT, bottom), (RIGHT, bottom)];
         sheet.draw(&PathElement::new(axis, MUTED.stroke_width(1)))

@@ -2,7 +2,7 @@
 
 use super::super::chart::{Bar, Bars, Key, OTHER, series};
 use super::super::document::{Block, Figure, Figures, Section};
-use super::super::labels::{Axis, by_part_and_model, label};
+use super::super::labels::{Axis, apart_from_rates, by_part_and_model, label};
 use super::super::numbers::bytes;
 use super::{commands_of, file_name, part_and_model};
 use crate::Result;
@@ -11,6 +11,7 @@ use crate::results::Run;
 pub(super) fn section(runs: &[Run]) -> Result<Option<Section>> {
     let mut blocks = Vec::new();
     for (title, group) in by_part_and_model(runs) {
+        let group = apart_from_rates(&group);
         let peak = |run: &Run| {
             run.summary
                 .as_ref()

@@ -114,6 +114,10 @@ fn results(run: &Run, runs: &[Run]) -> Vec<Cell> {
     let peak = summary
         .map(|s| s.peak_bytes.most)
         .filter(|peak| *peak > 0.0);
+    // A rank alone sends nothing.
+    let sent = summary
+        .map(|s| s.sent_bytes.mean)
+        .filter(|sent| *sent > 0.0);
     vec![
         state(run),
         time,
@@ -122,7 +126,7 @@ fn results(run: &Run, runs: &[Run]) -> Vec<Cell> {
         Cell::maybe(run.accuracy().map(score)),
         Cell::maybe(run.train_loss().map(score)),
         Cell::maybe(peak.map(bytes)),
-        Cell::maybe(summary.map(|s| bytes(s.sent_bytes.mean))),
+        Cell::maybe(sent.map(bytes)),
     ]
 }
 

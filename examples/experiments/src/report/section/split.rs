@@ -4,7 +4,7 @@ use super::super::chart::{
     BACKWARD, Bar, Bars, DATA, EXPOSED, FORWARD, HIDDEN, Key, OPTIMIZER, OTHER,
 };
 use super::super::document::{Block, Figure, Figures, Section};
-use super::super::labels::{Axis, by_part_and_model, marked};
+use super::super::labels::{Axis, apart_from_rates, by_part_and_model, marked};
 use super::super::numbers::seconds;
 use super::{commands_of, file_name, part_and_model};
 use crate::Result;
@@ -21,6 +21,7 @@ pub(super) fn section(runs: &[Run]) -> Result<Option<Section>> {
             .into(),
     )];
     for (title, group) in by_part_and_model(runs) {
+        let group = apart_from_rates(&group);
         let (part, model) = part_and_model(&group);
         let name = file_name(&["split", &part, &model]);
         let figure = Figure {
