@@ -5,8 +5,8 @@
 //! parameter says through its reparameterization which [`ShardedParam`] of it it is, [`walk`] finds that
 //! again, and [`StoredShards`] is what it finds.
 
-pub(crate) mod full;
 mod elements;
+pub(crate) mod full;
 mod gather;
 mod paths;
 pub(crate) mod record;
