@@ -16,6 +16,7 @@ mod bert_golden;
 mod checked_units;
 mod combinations;
 mod counts;
+mod elements;
 mod failures;
 mod finite;
 mod foreign_weights;

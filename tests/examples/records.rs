@@ -1,6 +1,6 @@
 //! What a run leaves behind, and the command lines and configuration files of two published studies.
 
-use super::run::{Running, row};
+use super::run::Running;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +56,8 @@ fn a_run_of_processes_leaves_its_records() {
     assert_eq!(summary["epochs"].as_array().unwrap().len(), 2);
     assert_eq!(summary["epochs"][0]["scores"]["samples"], 20);
     assert_eq!(summary["test"]["samples"], 100);
-    assert!(row(&output, "test accuracy").contains("of 100"));
+    let accuracy = output.iter().find(|line| line.contains("test accuracy "));
+    assert!(accuracy.unwrap().contains("of 100"), "{output:?}");
     let mfu = summary["tflops"].as_f64().unwrap() / 0.2;
     assert!(
         (summary["mfu"].as_f64().unwrap() / mfu - 1.0).abs() < 1e-6,
@@ -236,8 +237,9 @@ fn the_commands_of_study_b_run() {
 
 #[test]
 fn the_commands_of_study_b_run_on_two_nodes() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = port.local_addr().unwrap().port();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
     let runs = tempfile::tempdir().unwrap();
     let node = |node: usize| {
         let args = format!(

@@ -1,7 +1,8 @@
 //! The folder of a run, which rank 0 writes.
 
+use crate::event_log::EventLog;
 use crate::lines::{Lines, write_whole};
-use crate::{EpochRecord, StepRecord, Summary};
+use crate::{EpochRecord, Histogram, StepRecord, Summary};
 use burn_dist::{Error, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -22,6 +23,7 @@ pub(crate) struct RunFolder {
     path: PathBuf,
     steps: Lines,
     epochs: Lines,
+    events: EventLog,
 }
 
 /// The columns of `epochs.csv`.
@@ -30,7 +32,12 @@ const EPOCHS: &str = "epoch,steps,train_loss,train_seconds,evaluation_seconds,sa
 
 impl RunFolder {
     /// Makes the folder and the files in it.
-    pub(crate) fn create(path: &Path, existing: Existing, config: &Value) -> Result<Self> {
+    pub(crate) fn create(
+        path: &Path,
+        existing: Existing,
+        config: &Value,
+        now: f64,
+    ) -> Result<Self> {
         let has_records = path.join("steps.jsonl").exists() || path.join("config.json").exists();
         if has_records && existing == Existing::Refused {
             let expected =
@@ -40,7 +47,9 @@ impl RunFolder {
         }
         std::fs::create_dir_all(path)
             .map_err(|e| Error::file(path, "a folder for the records of a run", e))?;
+        let text = format!("{config:#}");
         let folder = Self {
+            events: EventLog::create(path, &text, now)?,
             steps: Lines::open(path.join("steps.jsonl"), None)?,
             epochs: Lines::open(path.join("epochs.csv"), Some(EPOCHS))?,
             path: path.into(),
@@ -63,16 +72,33 @@ impl RunFolder {
     }
 
     pub(crate) fn step(&mut self, record: &StepRecord) -> Result<()> {
-        self.steps.push(&self.json(record)?)
+        self.steps.push(&self.json(record)?)?;
+        self.events.step(record)
     }
 
-    pub(crate) fn epoch(&mut self, record: &EpochRecord) -> Result<()> {
+    /// Histograms of units, under the name of what they count.
+    pub(crate) fn histograms(
+        &mut self,
+        what: &str,
+        (step, time): (u64, f64),
+        units: &[(String, Histogram)],
+    ) -> Result<()> {
+        for (unit, histogram) in units {
+            let tag = format!("{what}/{unit}");
+            self.events.histogram(&tag, step, time, histogram)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn epoch(&mut self, record: &EpochRecord, time: f64) -> Result<()> {
         self.epochs.push(&csv(record))?;
+        self.events.epoch(record, time)?;
         self.flush()
     }
 
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.steps.flush()?;
+        self.events.flush()?;
         self.epochs.flush()
     }
 

@@ -31,3 +31,8 @@ pub use record::{
 pub use run::Run;
 pub use run_log::RunLog;
 pub use step::{Ended, Step};
+
+/// The program of a page of the repository.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/records.md")]
+struct Records;

@@ -1,6 +1,6 @@
 //! What one rank measures in a step, as the numbers that it sends to the others.
 
-use crate::{OverRanks, StepTimes};
+use crate::{OverRanks, RankTimes, StepTimes};
 
 /// One rank's numbers of one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -87,9 +87,13 @@ impl Measured {
         (self.communication - self.exposed).max(0.0)
     }
 
-    /// Computation: forward, backward and optimizer.
-    pub(crate) fn compute(&self) -> f64 {
-        self.forward + self.backward + self.optimizer
+    /// What tells a rank that is slower than the others.
+    pub(crate) fn of_watch(&self) -> RankTimes {
+        RankTimes {
+            data: self.data,
+            compute: self.forward + self.backward + self.optimizer,
+            exposed: self.exposed,
+        }
     }
 }
 

@@ -197,6 +197,23 @@ pub struct Straggler {
     pub cause: String,
 }
 
+impl fmt::Display for Straggler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            rank,
+            host,
+            step,
+            ratio,
+            cause,
+        } = self;
+        let slower = 100.0 * (ratio - 1.0);
+        write!(
+            f,
+            "rank {rank} on {host} is {slower:.0} % slower than the others at step {step}, by {cause}"
+        )
+    }
+}
+
 /// `summary.json`: the whole run in one record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {

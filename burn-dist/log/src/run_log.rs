@@ -6,12 +6,16 @@ use crate::machine::{self, Seat};
 use crate::measured::{Measured, NUMBERS, over, times};
 use crate::totals::{Totals, counted};
 use crate::trace::Recording;
+use crate::unit_histograms::unit_histograms;
+#[cfg(feature = "utilisation")]
+use crate::utilisation_log::UtilisationLog;
 use crate::{
-    Ended, EpochRecord, MemoryMeter, Run, Scores, Setup, Step, StepRecord, Straggler, Summary,
+    Ended, EpochRecord, MemoryMeter, Run, Scores, Setup, Step, StepRecord, Straggler, StragglerWatch, Summary,
 };
 use burn_dist::comm::{Label, Span, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, TraceKind};
-use burn_dist::{Result, World};
+use burn::module::Module;
+use burn_dist::{Error, Result, ShardedGradients, World};
 use serde_json::json;
 use std::ops::Range;
 use std::path::Path;
@@ -67,7 +71,14 @@ pub struct RunLog {
     totals: Totals,
     epoch: Epoch,
     epochs: Vec<EpochRecord>,
+    hosts: Vec<String>,
+    stragglers_watch: StragglerWatch,
     stragglers: Vec<Straggler>,
+    /// Absent in a run that is not written.
+    #[cfg(feature = "utilisation")]
+    utilisation: Option<UtilisationLog>,
+    /// Whether rank 0 has a folder.
+    is_written: bool,
     recording: Recording,
     folder: Option<RunFolder>,
     is_finished: bool,
@@ -135,8 +146,15 @@ impl RunLog {
                 "restarts": world.restarts(),
                 "peak_flops_per_rank": run.peak_flops,
             });
-            RunFolder::create(folder, existing, &config).map(Some)
+            RunFolder::create(folder, existing, &config, now()).map(Some)
         })?;
+        let folder = folder.flatten();
+        #[cfg(feature = "utilisation")]
+        let utilisation = {
+            let folder = folder.as_ref().map(RunFolder::path);
+            to.map(|_| UtilisationLog::start(world, folder)).transpose()?
+        };
+        let hosts: Vec<String> = seats.into_iter().map(|seat| seat.host).collect();
         let phases = Phases::new(world);
         Ok(Self {
             before: Counters::read(world, &phases),
@@ -154,9 +172,14 @@ impl RunLog {
             totals: Totals::default(),
             epoch: Epoch::default(),
             epochs: Vec::new(),
+            stragglers_watch: StragglerWatch::new(hosts.iter().cloned()),
+            hosts,
             stragglers: Vec::new(),
+            #[cfg(feature = "utilisation")]
+            utilisation,
+            is_written: to.is_some(),
             recording: Recording::default(),
-            folder: folder.flatten(),
+            folder,
             is_finished: false,
         })
     }
@@ -221,6 +244,7 @@ impl RunLog {
         let ranks = self.gather(&step)?;
         self.totals.add(&ranks);
         let seconds = times(&ranks);
+        self.watch(&ranks)?;
         let (loss, samples) = ranks.iter().fold((0.0, 0.0), |(loss, samples), rank| {
             (loss + rank.loss, samples + rank.samples)
         });
@@ -250,6 +274,10 @@ impl RunLog {
         if let Some(folder) = &mut self.folder {
             folder.step(&record)?;
         }
+        #[cfg(feature = "utilisation")]
+        if let Some(utilisation) = &mut self.utilisation {
+            utilisation.step(&self.world, &self.hosts, record.seconds.step.most)?;
+        }
         if self.recording.ends_after(record.step) {
             self.end_trace()?;
         }
@@ -257,6 +285,53 @@ impl RunLog {
         self.restart_step();
         self.is_timed = false;
         Ok(record)
+    }
+
+    /// Names ranks that are slower than the others for long.
+    fn watch(&mut self, ranks: &[Measured]) -> Result<()> {
+        let times: Vec<_> = ranks.iter().map(Measured::of_watch).collect();
+        let odd = |e| Error::config("the times of a step", "those of a clock", e);
+        for found in self.stragglers_watch.step(self.number(), &times).map_err(odd)? {
+            if self.world.is_chief() {
+                log::warn!("{found}");
+            }
+            self.stragglers.push(found);
+        }
+        Ok(())
+    }
+
+    /// Records histograms of a model's parameters by unit, from the shards of all ranks; nothing in a run that is not written.
+    /// Collective.
+    ///
+    /// # Cost
+    /// A walk over this rank's elements, and 12 kB for each unit from each rank.
+    ///
+    /// # Errors
+    /// [`Error::File`] on rank 0 if the records cannot be written; what a collective returns.
+    pub fn parameters<M: Module>(&mut self, model: &M) -> Result<()> {
+        self.histograms("parameters", |world, each| world.visit_elements(model, each))
+    }
+
+    /// The same of a step's gradients. Collective.
+    ///
+    /// # Errors
+    /// As [`parameters`](Self::parameters).
+    pub fn gradients(&mut self, gradients: &ShardedGradients) -> Result<()> {
+        self.histograms("gradients", |_, each| gradients.visit_elements(each))
+    }
+
+    fn histograms(
+        &mut self,
+        what: &str,
+        visit: impl FnOnce(&World, &mut dyn FnMut(&str, &[f64])) -> Result<()>,
+    ) -> Result<()> {
+        if !self.is_written {
+            return Ok(());
+        }
+        let units = unit_histograms(&self.world, |each| visit(&self.world, each))?;
+        let at = (self.number(), now());
+        let folder = self.folder.as_mut();
+        folder.map_or(Ok(()), |folder| folder.histograms(what, at, &units))
     }
 
     /// What each rank has measured since the step began, in rank order.
@@ -322,7 +397,7 @@ impl RunLog {
         };
         self.epochs.push(record.clone());
         if let Some(folder) = &mut self.folder {
-            folder.epoch(&record)?;
+            folder.epoch(&record, now())?;
         }
         Ok(record)
     }
@@ -390,6 +465,10 @@ impl RunLog {
             self.end_trace()?;
         } else if self.recording.is_waiting() && self.world.is_chief() {
             log::warn!("no step was traced: the run has ended before the first of them");
+        }
+        #[cfg(feature = "utilisation")]
+        if let Some(utilisation) = &mut self.utilisation {
+            utilisation.gather(&self.world, &self.hosts)?;
         }
         self.end(ended, test)
     }

@@ -102,20 +102,26 @@ impl Tracer {
 
     /// Notes that a backward pass begins: the first unit's part of it does too.
     pub(crate) fn begin_backward(&self) {
-        if self.is_on() {
+        if self.is_on() || is_subscribed() {
             self.record().backward = Some(Instant::now());
         }
     }
 
     /// Notes that backward has gone through a unit, which has taken it since it had gone through the one before.
     pub(crate) fn end_unit_backward(&self, name: impl FnOnce() -> String) {
-        if !self.is_on() {
+        if !self.is_on() && !is_subscribed() {
             return;
         }
         let now = Instant::now();
         let start = self.record().backward.replace(now);
-        if let Some(start) = start {
-            self.push(TraceKind::Backward, name(), start..now, None);
+        let Some(start) = start else {
+            return;
+        };
+        let name = name();
+        #[cfg(feature = "tracing")]
+        super::subscriber::unit_backward(&name, now - start);
+        if self.is_on() {
+            self.push(TraceKind::Backward, name, start..now, None);
         }
     }
 
@@ -161,6 +167,14 @@ impl Tracer {
         let record = &self.inner.record;
         record.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a subscriber of the crate `tracing` wants spans.
+fn is_subscribed() -> bool {
+    #[cfg(feature = "tracing")]
+    return super::subscriber::is_wanted();
+    #[cfg(not(feature = "tracing"))]
+    false
 }
 
 fn micros(time: Duration) -> u64 {

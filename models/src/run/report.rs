@@ -101,12 +101,7 @@ impl fmt::Display for Report {
             rows.push(("training of an epoch", format!("{seconds:.2} s")));
         }
         for straggler in &self.summary.stragglers {
-            let slower = 100.0 * (straggler.ratio - 1.0);
-            let text = format!(
-                "rank {} on {} {slower:.0} % slower than the others, by {}, seen at step {}",
-                straggler.rank, straggler.host, straggler.cause, straggler.step
-            );
-            rows.push(("straggler", text));
+            rows.push(("straggler", straggler.to_string()));
         }
         rows.push(("held between steps", beside(self.held_bytes)));
         rows.push((
