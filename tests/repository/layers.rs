@@ -203,7 +203,13 @@ pub(crate) const LIBRARY: &[Layer] = &[
 ];
 
 /// `burn-dist/log/src`.
-pub(crate) const LOG: &[Layer] = &[row("record", &[]), row("lib", &[])];
+pub(crate) const LOG: &[Layer] = &[
+    row("record", &[]),
+    row("straggler", &["record"]),
+    row("tensorboard", &[]),
+    row("utilisation", &[]),
+    row("lib", &[]),
+];
 
 /// `burn-dist/nn/src`.
 pub(crate) const NN: &[Layer] = &[

@@ -10,7 +10,9 @@
 //! | `summary.json` | a [`Summary`] | anything |
 
 mod record;
+mod tensorboard;
 
 pub use record::{
     EpochRecord, OverRanks, Scores, Setup, StepRecord, StepTimes, Straggler, Summary,
 };
+pub use tensorboard::{EventWriter, Histogram};
