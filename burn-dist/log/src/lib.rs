@@ -8,11 +8,17 @@
 //! | `steps.jsonl` | a [`StepRecord`] per line | pandas, jq |
 //! | `epochs.csv` | an [`EpochRecord`] per line | a spreadsheet |
 //! | `summary.json` | a [`Summary`] | anything |
+//! | `events.out.tfevents.*` | what an [`EventWriter`] is given | TensorBoard |
+//! | `utilisation.csv` | the lines of a [`Sample`] | a spreadsheet |
 
 mod record;
 mod tensorboard;
+mod utilisation;
 
 pub use record::{
     EpochRecord, OverRanks, Scores, Setup, StepRecord, StepTimes, Straggler, Summary,
 };
 pub use tensorboard::{EventWriter, Histogram};
+#[cfg(feature = "utilisation")]
+pub use utilisation::Sampler;
+pub use utilisation::{GpuSample, Sample};
