@@ -10,14 +10,18 @@
 //! | `summary.json` | a [`Summary`] | anything |
 //! | `events.out.tfevents.*` | what an [`EventWriter`] is given | TensorBoard |
 //! | `utilisation.csv` | the lines of a [`Sample`] | a spreadsheet |
+//!
+//! A [`StragglerWatch`] names ranks that are slower than the others for long.
 
 mod record;
+mod straggler;
 mod tensorboard;
 mod utilisation;
 
 pub use record::{
     EpochRecord, OverRanks, Scores, Setup, StepRecord, StepTimes, Straggler, Summary,
 };
+pub use straggler::{RankTimes, StragglerWatch};
 pub use tensorboard::{EventWriter, Histogram};
 #[cfg(feature = "utilisation")]
 pub use utilisation::Sampler;
