@@ -4,7 +4,7 @@ use super::arguments::Flags;
 use super::hardware::Hardware;
 use super::local_world_size::local_world_size;
 use super::rejoin::rejoin;
-use super::{hosts, master};
+use super::{hosts, link, master};
 use crate::error::{Error, Result};
 use crate::launch::node::{Elastic, Node};
 use crate::launch::variable::{Environment, MOST_RANKS};
@@ -42,6 +42,7 @@ fn node(
         .is_some()
         || group > 1;
     if !flags.is_launch() && !asked {
+        link::check(flags, env, None)?;
         return match how(flags) {
             Some(name) => Err(Error::config(
                 name,
@@ -52,6 +53,7 @@ fn node(
         };
     }
     let nodes = hosts::count(flags, env)?;
+    link::check(flags, env, Some(&nodes))?;
     let node_rank = hosts::number(flags, env, &nodes)?;
     let (least_ranks, ranks) = local_world_size(flags, env, hardware)?;
     let most_nodes = nodes.value.most;
@@ -369,6 +371,39 @@ mod tests {
             ..Flags::default()
         };
         assert_eq!(resolve(&transport, "", 0), Ok(None));
+    }
+
+    #[test]
+    fn a_link_is_for_several_nodes() {
+        let with = |flags: Flags| Flags {
+            link: "1gbit,5ms".parse().ok(),
+            ..flags
+        };
+        assert!(resolve(&with(two()), "", 0).is_ok());
+        assert!(resolve(&two(), "BURN_DIST_LINK=1gbit,5ms", 0).is_ok());
+        let range = Flags {
+            nnodes: Some(NNodes { least: 1, most: 2 }),
+            ..two()
+        };
+        assert!(resolve(&with(range), "", 0).is_ok());
+        let standalone = Flags {
+            standalone: true,
+            ..Flags::default()
+        };
+        let words = ["--link", "--nnodes 2", "--link=1gbit,5ms", "--standalone"];
+        refused(&with(standalone), "", &words);
+        let one = Flags {
+            nproc_per_node: Some(NProc::Count(2)),
+            ..Flags::default()
+        };
+        let by_variable = ["BURN_DIST_LINK=1gbit,5ms", "no --nnodes"];
+        refused(&one, "BURN_DIST_LINK=1gbit,5ms", &by_variable);
+        refused(&with(Flags::default()), "", &["--link", "threads"]);
+        let none = Flags::default();
+        let threads = ["BURN_DIST_LINK=1gbit,5ms", "threads"];
+        refused(&none, "BURN_DIST_LINK=1gbit,5ms", &threads);
+        let wrong = ["BURN_DIST_LINK", "1gbit,5ms", "\"fast\""];
+        refused(&two(), "BURN_DIST_LINK=fast", &wrong);
     }
 
     #[test]
