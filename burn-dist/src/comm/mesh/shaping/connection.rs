@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// The most bytes of one connection that are on their way; its sender waits beyond that.
 const MOST_ON_THE_WAY: usize = 256 << 20;
+/// The most pieces that are taken from one engine's socket before other connections have their turn.
+const PIECES_A_TURN: usize = 16;
 /// How long a connection that has delivered everything waits for the other side to take the last bytes.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -88,7 +90,10 @@ impl Connection {
 
     fn take_from_engine(&mut self, pace: &Pace, buffer: &mut [u8]) -> io::Result<u64> {
         let mut sent = 0;
-        while self.takes() && self.next_piece <= Moment::now() {
+        for _ in 0..PIECES_A_TURN {
+            if !self.takes() || self.next_piece > Moment::now() {
+                break;
+            }
             match (&self.near).read(&mut buffer[..pace.piece()]) {
                 Ok(n @ 1..) => {
                     let times = pace.send(self.node, n)?;

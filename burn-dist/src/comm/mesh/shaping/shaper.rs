@@ -16,10 +16,12 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes that are read at once from another node.
 const BUFFER: usize = 64 << 10;
+/// How long an end waits for the thread after a failure of the world.
+const STOP_WAIT: Duration = Duration::from_secs(1);
 /// How often an end that waits for the last bytes looks for a failure of the world.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// The thread's states: it serves; it ends once everything was delivered; it ends at once.
@@ -132,9 +134,15 @@ impl Drop for Shaper {
         let Some(thread) = self.thread.take() else {
             return;
         };
+        let mut failed = None;
         while !thread.is_finished() {
             if self.seat.fault().is_some() {
                 self.end(STOPS);
+                let since = *failed.get_or_insert_with(Instant::now);
+                // It waits for a process of this node that was stopped while it held the bucket.
+                if since.elapsed() > STOP_WAIT {
+                    return log::warn!("{}: its thread is left behind", self.name);
+                }
             }
             std::thread::sleep(LOOK_EVERY);
         }
