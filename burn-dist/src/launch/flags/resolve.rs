@@ -374,39 +374,6 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_for_several_nodes() {
-        let with = |flags: Flags| Flags {
-            link: "1gbit,5ms".parse().ok(),
-            ..flags
-        };
-        assert!(resolve(&with(two()), "", 0).is_ok());
-        assert!(resolve(&two(), "BURN_DIST_LINK=1gbit,5ms", 0).is_ok());
-        let range = Flags {
-            nnodes: Some(NNodes { least: 1, most: 2 }),
-            ..two()
-        };
-        assert!(resolve(&with(range), "", 0).is_ok());
-        let standalone = Flags {
-            standalone: true,
-            ..Flags::default()
-        };
-        let words = ["--link", "--nnodes 2", "--link=1gbit,5ms", "--standalone"];
-        refused(&with(standalone), "", &words);
-        let one = Flags {
-            nproc_per_node: Some(NProc::Count(2)),
-            ..Flags::default()
-        };
-        let by_variable = ["BURN_DIST_LINK=1gbit,5ms", "no --nnodes"];
-        refused(&one, "BURN_DIST_LINK=1gbit,5ms", &by_variable);
-        refused(&with(Flags::default()), "", &["--link", "threads"]);
-        let none = Flags::default();
-        let threads = ["BURN_DIST_LINK=1gbit,5ms", "threads"];
-        refused(&none, "BURN_DIST_LINK=1gbit,5ms", &threads);
-        let wrong = ["BURN_DIST_LINK", "1gbit,5ms", "\"fast\""];
-        refused(&two(), "BURN_DIST_LINK=fast", &wrong);
-    }
-
-    #[test]
     fn variables_that_are_wrong_are_named() {
         let none = Flags::default();
         for (env, words) in [
