@@ -69,3 +69,22 @@ mod mesh_of_hosts_with_two_ranks_each {
         world.run(body)
     });
 }
+
+mod mesh_of_two_nodes_with_a_link_between_them {
+    use crate::{Body, mesh};
+    use burn_dist::comm::mesh::Transport::Auto;
+    burn_dist_conformance::suite!(|ranks: usize, body: Body<'_>| {
+        let link = "10gbit,50us".parse().unwrap();
+        let world = mesh::World {
+            // A large world with one rank on the second node: every connection there takes three sockets.
+            ranks_a_host: if ranks > 8 {
+                ranks - 1
+            } else {
+                ranks.div_ceil(2)
+            },
+            link: (ranks > 1).then_some(link),
+            ..mesh::World::new(ranks, Auto)
+        };
+        world.run(body)
+    });
+}

@@ -7,6 +7,7 @@ mod clusters;
 mod cores;
 mod elastic;
 mod hosts;
+mod links;
 mod network;
 mod process;
 mod slurm;

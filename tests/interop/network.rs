@@ -87,6 +87,32 @@ impl Hosts {
         Some(["lo:", "cable:"].map(of))
     }
 
+    /// Shapes what both hosts send over the cable, with a queueing discipline in `tc`'s words.
+    pub(crate) fn shape(&self, qdisc: &str) -> Result<(), String> {
+        let tc = installed("tc").ok_or("the program tc is not installed")?;
+        let names = self.namespaces.iter().flat_map(|(_, names)| names);
+        for name in names {
+            let line = format!("-n {name} qdisc replace dev cable root {qdisc}");
+            let made = Command::new(&tc).args(line.split_whitespace()).output();
+            let made = made.map_err(|e| e.to_string())?;
+            if !made.status.success() {
+                let why = String::from_utf8_lossy(&made.stderr);
+                return Err(format!("tc {line}: {}", why.trim()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets both hosts send as fast as they can again.
+    pub(crate) fn unshape(&self) {
+        let names = self.namespaces.iter().flat_map(|(_, names)| names);
+        for name in names {
+            let line = format!("-n {name} qdisc delete dev cable root");
+            let done = Command::new("tc").args(line.split_whitespace()).status();
+            assert!(done.unwrap().success(), "tc {line}");
+        }
+    }
+
     /// Takes the second host's end of the cable down.
     pub(crate) fn cut(&self) {
         let (ip, names) = self.namespaces.as_ref().unwrap();

@@ -4,7 +4,7 @@
 #![allow(dead_code)] // Each test file uses a part.
 
 use burn_dist::comm::Communicator;
-use burn_dist::comm::mesh::{Advertise, Mesh, Options, Transport};
+use burn_dist::comm::mesh::{Advertise, LinkShape, Mesh, Options, Transport};
 use burn_dist::rendezvous::{Seat, Secret, Server, Terms};
 use burn_dist::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -20,6 +20,9 @@ pub(crate) struct World {
     pub(crate) heartbeat: Duration,
     /// Ranks that share a host.
     pub(crate) ranks_a_host: usize,
+    /// The link between hosts, and that of one rank, if it was told another.
+    pub(crate) link: Option<LinkShape>,
+    pub(crate) odd_link: Option<(usize, Option<LinkShape>)>,
     /// The address by which the others reach a rank, if not its own.
     pub(crate) advertise: Option<(usize, Advertise)>,
 }
@@ -33,6 +36,8 @@ impl World {
             deadline: Duration::from_secs(60),
             heartbeat: Duration::from_secs(30),
             ranks_a_host: ranks,
+            link: None,
+            odd_link: None,
             advertise: None,
         }
     }
@@ -93,6 +98,10 @@ impl World {
                 .filter(|(whose, _)| *whose == rank)
                 .map(|(_, a)| a),
             host: format!("host {}", rank / self.ranks_a_host),
+            link: match self.odd_link {
+                Some((odd, link)) if odd == rank => link,
+                _ => self.link,
+            },
         };
         let comm = make(Mesh::new(seat.clone(), options)?);
         alone(&comm, body)?;

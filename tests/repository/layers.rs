@@ -209,7 +209,45 @@ pub(crate) const LIBRARY: &[Layer] = &[
 ];
 
 /// `burn-dist/log/src`.
-pub(crate) const LOG: &[Layer] = &[row("record", &[]), row("lib", &[])];
+pub(crate) const LOG: &[Layer] = &[
+    row("record", &[]),
+    row("lines", &[]),
+    row("memory", &[]),
+    row("counters", &[]),
+    row("run", &[]),
+    row("step", &[]),
+    row("machine", &["record"]),
+    row("straggler", &["record"]),
+    row("measured", &["record", "straggler"]),
+    row("totals", &["record", "measured"]),
+    row("tensorboard", &[]),
+    row("event_log", &["record", "tensorboard"]),
+    row("unit_histograms", &["tensorboard"]),
+    row("utilisation", &[]),
+    row("utilisation_log", &["lines", "utilisation"]),
+    row("trace", &[]),
+    row("folder", &["record", "lines", "tensorboard", "event_log"]),
+    row(
+        "run_log",
+        &[
+            "record",
+            "memory",
+            "counters",
+            "run",
+            "step",
+            "machine",
+            "straggler",
+            "measured",
+            "totals",
+            "tensorboard",
+            "unit_histograms",
+            "utilisation_log",
+            "trace",
+            "folder",
+        ],
+    ),
+    row("lib", &[]),
+];
 
 /// `burn-dist/nn/src`.
 pub(crate) const NN: &[Layer] = &[

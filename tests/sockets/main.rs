@@ -7,6 +7,7 @@
 mod mesh;
 
 mod comm_failures;
+mod links;
 mod mesh_failures;
 mod rendezvous;
 mod security;

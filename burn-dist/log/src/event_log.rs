@@ -69,7 +69,9 @@ impl EventLog {
 
     fn scalars(&mut self, step: u64, time: f64, scalars: &[(&str, Option<f64>)]) -> Result<()> {
         self.tell(|writer| {
-            let mut there = scalars.iter().filter_map(|(tag, value)| Some((tag, (*value)?)));
+            let mut there = scalars
+                .iter()
+                .filter_map(|(tag, value)| Some((tag, (*value)?)));
             there.try_for_each(|(tag, value)| writer.scalar(tag, step, time, value))
         })
     }

@@ -10,11 +10,12 @@ use crate::unit_histograms::unit_histograms;
 #[cfg(feature = "utilisation")]
 use crate::utilisation_log::UtilisationLog;
 use crate::{
-    Ended, EpochRecord, MemoryMeter, Run, Scores, Setup, Step, StepRecord, Straggler, StragglerWatch, Summary,
+    Ended, EpochRecord, MemoryMeter, Run, Scores, Setup, Step, StepRecord, Straggler,
+    StragglerWatch, Summary,
 };
+use burn::module::Module;
 use burn_dist::comm::{Label, Span, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, TraceKind};
-use burn::module::Module;
 use burn_dist::{Error, Result, ShardedGradients, World};
 use serde_json::json;
 use std::ops::Range;
@@ -152,7 +153,8 @@ impl RunLog {
         #[cfg(feature = "utilisation")]
         let utilisation = {
             let folder = folder.as_ref().map(RunFolder::path);
-            to.map(|_| UtilisationLog::start(world, folder)).transpose()?
+            to.map(|_| UtilisationLog::start(world, folder))
+                .transpose()?
         };
         let hosts: Vec<String> = seats.into_iter().map(|seat| seat.host).collect();
         let phases = Phases::new(world);
@@ -291,7 +293,11 @@ impl RunLog {
     fn watch(&mut self, ranks: &[Measured]) -> Result<()> {
         let times: Vec<_> = ranks.iter().map(Measured::of_watch).collect();
         let odd = |e| Error::config("the times of a step", "those of a clock", e);
-        for found in self.stragglers_watch.step(self.number(), &times).map_err(odd)? {
+        for found in self
+            .stragglers_watch
+            .step(self.number(), &times)
+            .map_err(odd)?
+        {
             if self.world.is_chief() {
                 log::warn!("{found}");
             }
@@ -309,7 +315,9 @@ impl RunLog {
     /// # Errors
     /// [`Error::File`] on rank 0 if the records cannot be written; what a collective returns.
     pub fn parameters<M: Module>(&mut self, model: &M) -> Result<()> {
-        self.histograms("parameters", |world, each| world.visit_elements(model, each))
+        self.histograms("parameters", |world, each| {
+            world.visit_elements(model, each)
+        })
     }
 
     /// The same of a step's gradients. Collective.

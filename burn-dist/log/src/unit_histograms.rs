@@ -46,7 +46,9 @@ mod tests {
 
     #[test]
     fn ranks_add_up_to_the_histogram_of_the_whole() {
-        let elements: Vec<f64> = (0..90).map(|i| (f64::from(i) - 40.0).powi(3) / 1e3).collect();
+        let elements: Vec<f64> = (0..90)
+            .map(|i| (f64::from(i) - 40.0).powi(3) / 1e3)
+            .collect();
         let mut whole = Histogram::new();
         whole.add_f64(&elements);
         let found = Threads::new(3).run(|world| {

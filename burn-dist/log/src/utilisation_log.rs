@@ -38,7 +38,9 @@ impl UtilisationLog {
         Ok(Self {
             sampler: sampler.transpose()?,
             since: 0.0,
-            lines: file.map(|file| Lines::open(file, Some(Sample::HEADER))).transpose()?,
+            lines: file
+                .map(|file| Lines::open(file, Some(Sample::HEADER)))
+                .transpose()?,
         })
     }
 

@@ -61,12 +61,13 @@ fn main() -> ExitCode {
         .flags
         .transport
         .map(|t| ("BURN_DIST_TRANSPORT".into(), t.to_string().into()));
-    let transport = transport.into_iter();
+    let link = cli.flags.link;
+    let link = link.map(|link| ("BURN_DIST_LINK".into(), link.to_string().into()));
     let program = Program {
         // There is one; the flags say so.
         path: words.next().unwrap_or_default(),
         args: words.collect(),
-        env: transport.collect(),
+        env: transport.into_iter().chain(link).collect(),
     };
     let result = node(cli.flags).and_then(|node| match node {
         Some(node) => supervise(&node, &program),

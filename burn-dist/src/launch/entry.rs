@@ -2,6 +2,7 @@
 
 use super::Devices;
 use super::flags::Flags;
+use super::node_name::link_and_host;
 use super::process::Process;
 use super::role::Role;
 use super::secrecy;
@@ -163,8 +164,12 @@ impl Launch {
         };
         log::log!(level, "{found}");
         secrecy::check(&found.identity, &settings);
+        let link = self.flags.link.or(settings.link);
+        let (link, host) = link_and_host(link, &settings, found.identity.world_size);
         let process = Process {
             identity: found.identity,
+            link,
+            host,
             transport: self
                 .flags
                 .transport

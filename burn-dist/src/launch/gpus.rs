@@ -7,7 +7,8 @@ use super::variable::Environment;
 use crate::comm::Engine;
 #[cfg(feature = "cuda")]
 use crate::comm::Order;
-#[cfg(feature = "cuda")]
+use crate::comm::mesh::LinkShape;
+#[cfg(any(feature = "cuda", test))]
 use crate::error::Error;
 use crate::error::Result;
 #[cfg(feature = "cuda")]
@@ -18,7 +19,12 @@ use std::time::Duration;
 
 /// The engine itself: this build knows no NVIDIA GPUs.
 #[cfg(not(feature = "cuda"))]
-pub(super) fn connect(engine: Arc<dyn Engine>, _: &Device, _: Duration) -> Result<Arc<dyn Engine>> {
+pub(super) fn connect(
+    engine: Arc<dyn Engine>,
+    _: &Device,
+    _: Duration,
+    _: Option<LinkShape>,
+) -> Result<Arc<dyn Engine>> {
     Ok(engine)
 }
 
@@ -29,6 +35,7 @@ pub(super) fn connect(
     engine: Arc<dyn Engine>,
     device: &Device,
     deadline: Duration,
+    link: Option<LinkShape>,
 ) -> Result<Arc<dyn Engine>> {
     use crate::comm::nccl::{Choice, Nccl, Options};
     let Some(ordinal) = ordinal(device).filter(|_| engine.members().len() > 1) else {
@@ -48,6 +55,7 @@ pub(super) fn connect(
         transports,
         "auto, nccl or host",
     )?;
+    refuse_link(link, transport == GpuTransport::Host)?;
     let options = Options { deadline, order };
     match transport {
         GpuTransport::Host => Ok(engine),
@@ -68,6 +76,20 @@ pub(super) fn connect(
                 host
             }
         }),
+    }
+}
+
+/// A link between nodes cannot be had where NCCL may move the bytes.
+#[cfg(any(feature = "cuda", test))]
+fn refuse_link(link: Option<LinkShape>, through_host: bool) -> Result<()> {
+    match link {
+        Some(link) if !through_host => {
+            let expected = "collectives that go through the host (BURN_DIST_GPU_TRANSPORT=host), as NCCL's \
+                            connections are not this library's to shape";
+            let found = format!("{link}, and NVIDIA GPUs that may use NCCL");
+            Err(Error::config("link", expected, found))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -106,4 +128,19 @@ fn chosen<T: Copy, const N: usize>(
     found
         .map(|(_, choice)| *choice)
         .ok_or_else(|| variable.wrong(expected))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_refused_where_nccl_may_move_the_bytes() {
+        let link = "1gbit,5ms".parse().ok();
+        assert!(refuse_link(None, false).is_ok() && refuse_link(link, true).is_ok());
+        let error = refuse_link(link, false).unwrap_err().to_string();
+        let words = ["link", "BURN_DIST_GPU_TRANSPORT=host", "1gbit,5ms"];
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
 }

@@ -16,6 +16,9 @@
 //! With a range of hosts or ranks (`--nnodes=1:4`, `--nproc-per-node=2:4`) a restart goes on with those that are
 //! left, or with more again: see [`Elastic`].
 //!
+//! `--link 1gbit,5ms` makes the connections between nodes as slow as such a network, also where all nodes are on one
+//! host; a node is what has a `GROUP_RANK`, `NODE_RANK` or `SLURM_NODEID` of its own, else a host. See [`LinkShape`].
+//!
 //! Rank 0 serves a [rendezvous](crate::rendezvous) at the master's address. All ranks join it, and learn
 //! there when another one fails. Then they connect [with each other](crate::comm::mesh). What ends one rank
 //! ends all, with one cause.
@@ -37,6 +40,7 @@
 //! | `BURN_DIST_REJOIN` | with a range `MIN:MAX`, seconds that what is lost may take to come back (`--rejoin`) | 60 |
 //! | `BURN_DIST_READY_FILE` | a file that a rank makes once it has joined | the launcher's, with a range |
 //! | `BURN_DIST_TRANSPORT` | `auto`, `tcp`, `shm` or `ring` | `auto` |
+//! | `BURN_DIST_LINK` | bandwidth and latency between nodes, such as `1gbit,5ms` (`--link`) | those of the network |
 //! | `BURN_DIST_GPU_TRANSPORT` | between NVIDIA GPUs `nccl`, `host`, or `auto`: NCCL where all ranks have it | `auto` |
 //! | `BURN_DIST_GPU_ORDER` | who waits for NCCL: `host` or `device` | `host` |
 //! | `BURN_DIST_NCCL_LIB` | the file to open as NCCL | found by the system |
@@ -62,6 +66,7 @@ mod identity;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod node;
+mod node_name;
 mod process;
 mod rank_set;
 mod role;
@@ -72,7 +77,7 @@ mod supervise;
 mod threads;
 mod variable;
 
-pub use crate::comm::mesh::Transport;
+pub use crate::comm::mesh::{LinkShape, Transport};
 pub use detection::{Detected, Launcher, Origin, Origins, detect, process_variable};
 pub use device::{DeviceKind, Devices};
 pub use diagnosis::diagnose;

@@ -1,10 +1,11 @@
 //! Ranks as processes that `mpirun` has started: this process is one of them.
 
 use super::Devices;
+use super::process_variable;
 use super::start::Start;
 use super::threads::compute_threads;
 use crate::comm::{Recorder, mpi};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::stop::Stop;
 use crate::world::World;
 use std::time::Duration;
@@ -70,10 +71,16 @@ impl Mpi {
     /// so a process runs once.
     ///
     /// # Errors
-    /// What [`mpi::world`] refuses. If `f` fails or panics, its error; the other ranks' collectives
+    /// What [`mpi::world`] refuses, and a `BURN_DIST_LINK`. If `f` fails or panics, its error; the other ranks' collectives
     /// then fail too, naming it. If a rank does not come to its end within the deadline,
     /// [`Error::Timeout`](crate::Error::Timeout).
     pub fn run<T: Send>(&self, f: impl FnOnce(World) -> Result<T> + Send) -> Result<T> {
+        if let Some(link) =
+            process_variable("BURN_DIST_LINK").filter(|link| !link.trim().is_empty())
+        {
+            let expected = "nothing over MPI, whose connections are not this library's to shape";
+            return Err(Error::config("BURN_DIST_LINK", expected, link));
+        }
         let engine = mpi::world(self.deadline)?;
         let threads = compute_threads(engine.sharing());
         let start = Start {
@@ -81,6 +88,7 @@ impl Mpi {
             local_rank: engine.local_rank(),
             threads,
             deadline: self.deadline,
+            link: None,
             seed: self.seed,
             ranks_here: 1,
             restarts: 0,

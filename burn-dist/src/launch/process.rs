@@ -5,7 +5,7 @@ use super::settings::Settings;
 use super::start::Start;
 use super::threads::threads_on;
 use super::{Devices, Identity, host};
-use crate::comm::mesh::{Mesh, Options, Transport};
+use crate::comm::mesh::{LinkShape, Mesh, Options, Transport};
 use crate::comm::{Flight, Recorder};
 use crate::error::{Error, Result};
 use crate::rendezvous::{Seat, Server, Terms};
@@ -20,6 +20,10 @@ pub(super) struct Process {
     pub(super) identity: Identity,
     pub(super) settings: Settings,
     pub(super) transport: Transport,
+    /// The bandwidth and latency between nodes.
+    pub(super) link: Option<LinkShape>,
+    /// Equal on processes that may share memory.
+    pub(super) host: String,
     pub(super) deadline: Duration,
     pub(super) devices: Devices,
     pub(super) seed: u64,
@@ -62,7 +66,8 @@ impl Process {
         let options = Options {
             transport: self.transport,
             deadline: self.deadline,
-            host: self.settings.host.clone(),
+            host: self.host.clone(),
+            link: self.link,
             advertise: None,
         };
         let mesh = Mesh::new(seat.clone(), options).map_err(|error| seat.abort(error))?;
@@ -72,6 +77,7 @@ impl Process {
             local_rank: self.identity.local_rank,
             threads: threads_on(cores, &self.identity),
             deadline: self.deadline,
+            link: self.link,
             seed: self.seed,
             ranks_here: 1,
             restarts: self.settings.restarts,

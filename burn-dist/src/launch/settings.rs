@@ -1,7 +1,7 @@
 //! The variables that say how a rank works with the others; which rank it is stands in `detection`.
 
 use super::variable::{Environment, MOST_RANKS};
-use crate::comm::mesh::{Transport, host};
+use crate::comm::mesh::{LinkShape, Transport, host};
 use crate::error::Result;
 use crate::rendezvous::Secret;
 use std::path::PathBuf;
@@ -24,6 +24,11 @@ pub(super) struct Settings {
     /// How long to wait for the other ranks to come.
     pub(super) patience: Duration,
     pub(super) transport: Option<Transport>,
+    /// The bandwidth and latency between nodes, where the environment says so.
+    pub(super) link: Option<LinkShape>,
+    /// This node's number, and how many nodes there are, where a launcher says so.
+    pub(super) node: Option<String>,
+    pub(super) nodes: Option<usize>,
     /// Processes with equal hosts may share memory.
     pub(super) host: String,
     /// Where a failed rank writes its flight record.
@@ -70,6 +75,10 @@ impl Settings {
             let known = variable.value.parse();
             known.map_err(|_| variable.wrong("auto, tcp, shm or ring"))
         });
+        let link = env.variable("BURN_DIST_LINK");
+        let link = link.map(|v| v.value.parse().map_err(|e| v.named(e)));
+        let node = env.first_of(&["GROUP_RANK", "NODE_RANK", "SLURM_NODEID"]);
+        let nodes = env.variable("GROUP_WORLD_SIZE");
         Ok(Self {
             secret_length: given.as_ref().map(String::len),
             secret: Secret::new(&given.or_else(job).unwrap_or_default()),
@@ -80,6 +89,9 @@ impl Settings {
             deadline: seconds("BURN_DIST_TIMEOUT")?,
             patience: seconds("BURN_DIST_JOIN_TIMEOUT")?.unwrap_or(Duration::from_secs(300)),
             transport: transport.transpose()?,
+            link: link.transpose()?,
+            node: node.map(|node| node.value),
+            nodes: nodes.and_then(|nodes| nodes.value.parse().ok()),
             host: text("BURN_DIST_HOST_ID").unwrap_or_else(host),
             flights: path("BURN_DIST_FLIGHT_DIR"),
             error_file: path("TORCHELASTIC_ERROR_FILE"),
@@ -162,6 +174,7 @@ mod tests {
             ("SLURM_RESTART_COUNT", "once"),
             ("BURN_DIST_INITIAL_WORLD_SIZE", "0"),
             ("BURN_DIST_TRANSPORT", "pigeon"),
+            ("BURN_DIST_LINK", "1gbit"),
         ] {
             let error = read(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains(value), "{error}");

@@ -1,6 +1,7 @@
 //! How one rank is started, as a thread or as a process.
 
 use super::{Devices, gpus};
+use crate::comm::mesh::LinkShape;
 use crate::comm::{Communicator, Engine, Order, Recorder};
 use crate::error::{Error, Result};
 use crate::stop::Stop;
@@ -18,6 +19,8 @@ pub(super) struct Start {
     /// Compute threads of its own.
     pub(super) threads: usize,
     pub(super) deadline: Duration,
+    /// The bandwidth and latency between nodes, if the engine shapes them.
+    pub(super) link: Option<LinkShape>,
     pub(super) seed: u64,
     /// Ranks of this process.
     pub(super) ranks_here: usize,
@@ -49,7 +52,8 @@ impl Start {
             .map_err(|e| Error::config("compute threads", format!("{threads} threads"), e))
             .map_err(not_started)?;
         let device = self.devices.of(self.local_rank).map_err(not_started)?;
-        let engine = gpus::connect(engine.clone(), &device, self.deadline).map_err(not_started)?;
+        let engine = gpus::connect(engine.clone(), &device, self.deadline, self.link);
+        let engine = engine.map_err(not_started)?;
         let setting = Setting {
             device,
             seed: self.seed,

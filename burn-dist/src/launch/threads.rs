@@ -147,6 +147,7 @@ impl Threads {
             local_rank: engine.rank(),
             threads,
             deadline: self.deadline,
+            link: None,
             seed: self.seed,
             ranks_here: self.ranks,
             restarts: 0,

@@ -5,6 +5,7 @@ use super::listener::{ACCEPT_POLL_EVERY, Authenticated, HANDSHAKE_TIMEOUT, PeerL
 use super::options::Options;
 use super::process_memory::{ProcessMemory, permit_siblings};
 use super::ring::Segment;
+use super::shaping::Shaper;
 use super::transport::Transport;
 use crate::error::{Error, Result};
 use crate::rendezvous::Seat;
@@ -102,6 +103,8 @@ fn number(bytes: &[u8]) -> u64 {
 struct Connecting<'a> {
     seat: &'a Seat,
     options: &'a Options,
+    /// The link to other nodes, if it is shaped.
+    shaper: Option<&'a Shaper>,
     members: &'a [usize],
     /// This rank in the group, and in the world.
     rank: usize,
@@ -114,6 +117,7 @@ struct Connecting<'a> {
 pub(super) fn connect(
     seat: &Seat,
     options: &Options,
+    shaper: Option<&Shaper>,
     group: &str,
     rank: usize,
     members: &[usize],
@@ -121,6 +125,7 @@ pub(super) fn connect(
     let connecting = Connecting {
         seat,
         options,
+        shaper,
         members,
         rank,
         world_rank: members[rank],
@@ -202,7 +207,7 @@ impl Connecting<'_> {
         };
         if offer.pid == 0 {
             self.require_memory(peer, "it cannot be had")?;
-            return Link::tcp(socket).map_err(broken);
+            return self.tcp(peer, socket).map_err(broken);
         }
         let opened = Segment::open((offer.pid, offer.fd), self.capacity(), &offer.token);
         // The peer looks for these bytes in this process's memory.
@@ -230,7 +235,7 @@ impl Connecting<'_> {
                     "rank {}: no shared memory with rank {peer}: {e}",
                     self.world_rank
                 );
-                Link::tcp(socket).map_err(broken)
+                self.tcp(peer, socket).map_err(broken)
             }
         }
     }
@@ -340,7 +345,7 @@ impl Connecting<'_> {
         }
         socket.write_all(&offer.encode())?;
         let link = match segment {
-            None => Link::tcp(socket)?,
+            None => self.tcp(later[at], socket)?,
             Some(mut segment) => {
                 let mut answer = [0; ANSWER];
                 // It has presented the token, so waiting for it until the deadline is safe.
@@ -357,11 +362,19 @@ impl Connecting<'_> {
                 if answer.opened {
                     Link::memory(socket, segment.ends(0), both.then_some(connector))?
                 } else {
-                    Link::tcp(socket)?
+                    self.tcp(later[at], socket)?
                 }
             }
         };
         Ok((at, link))
+    }
+
+    /// A link through a socket, behind the shaped link if the peer is on another node.
+    fn tcp(&self, peer: usize, socket: TcpStream) -> io::Result<Link> {
+        match self.shaper {
+            Some(shaper) => Link::tcp(shaper.carry(peer, socket)?),
+            None => Link::tcp(socket),
+        }
     }
 
     /// Whether to try shared memory with a rank of that host.

@@ -95,7 +95,6 @@ impl Link {
     }
 
     fn new(socket: TcpStream, channel: Channel) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let peer_closed = false;
         Ok(Self {

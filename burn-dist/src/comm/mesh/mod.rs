@@ -24,6 +24,7 @@ mod process_memory;
 mod relay;
 mod ring;
 mod round;
+mod shaping;
 mod transfer;
 mod transport;
 
@@ -38,6 +39,8 @@ use options::hash;
 pub use options::{Advertise, Options, host};
 use relay::RELAY_FROM;
 use round::MeshRound;
+pub use shaping::LinkShape;
+use shaping::Shaper;
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,6 +63,8 @@ pub struct Mesh {
     rank: usize,
     members: Vec<usize>,
     links: Mutex<Vec<Option<Link>>>,
+    /// The link to other nodes, if it is shaped; after `links`, which are dropped before it.
+    shaper: Option<Arc<Shaper>>,
     /// Whether large buffers are relayed from rank to rank.
     relays: bool,
     broken: Mutex<Option<Error>>,
@@ -75,7 +80,8 @@ impl Mesh {
     /// [`Error::Config`] if the transport cannot be had.
     pub fn new(seat: Arc<Seat>, options: Options) -> Result<Self> {
         let (rank, members) = (seat.terms().rank, (0..seat.terms().world).collect());
-        let mesh = Self::connect(seat, options, "world".into(), rank, members)?;
+        let shaper = Shaper::join(&seat, &options)?;
+        let mesh = Self::connect(seat, options, shaper, "world".into(), rank, members)?;
         if rank == 0 && mesh.members.len() > 1 {
             let links = mesh.links.lock().unwrap_or_else(PoisonError::into_inner);
             let count =
@@ -86,6 +92,10 @@ impl Mesh {
                 "rank 0 reaches {memory} rank(s) through shared memory ({in_place} read its buffers \
                  in place), {tcp} over TCP"
             );
+            if let (Some(shaper), Some(link)) = (&mesh.shaper, mesh.options.link) {
+                let far = mesh.members.iter().filter(|r| shaper.is_far(**r)).count();
+                log::info!("{far} of them on other nodes, behind a link of {link}");
+            }
         }
         Ok(mesh)
     }
@@ -93,11 +103,13 @@ impl Mesh {
     fn connect(
         seat: Arc<Seat>,
         options: Options,
+        shaper: Option<Arc<Shaper>>,
         group: String,
         rank: usize,
         members: Vec<usize>,
     ) -> Result<Self> {
-        let links = connect::connect(&seat, &options, &group, rank, &members)?;
+        let shaped = shaper.as_deref();
+        let links = connect::connect(&seat, &options, shaped, &group, rank, &members)?;
         let mut mesh = Self {
             seat,
             options,
@@ -105,6 +117,7 @@ impl Mesh {
             rank,
             members,
             links: Mutex::new(links),
+            shaper,
             relays: false,
             broken: Mutex::default(),
             left: AtomicBool::new(false),
@@ -316,6 +329,7 @@ impl Engine for Mesh {
         let engine = Self::connect(
             self.seat.clone(),
             self.options.clone(),
+            self.shaper.clone(),
             group,
             rank,
             members,

@@ -1,5 +1,6 @@
 //! The options of a mesh.
 
+use super::shaping::LinkShape;
 use super::transport::Transport;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,6 +20,9 @@ pub struct Options {
     pub deadline: Duration,
     /// Equal on processes that may share memory; see [`host`].
     pub host: String,
+    /// The bandwidth and latency of the connections between processes whose `host` differs; the same on all
+    /// ranks. Without it they are as fast as the network.
+    pub link: Option<LinkShape>,
     /// For ranks behind an address translation, or a test's proxy.
     pub advertise: Option<Advertise>,
 }
@@ -30,6 +34,7 @@ impl Default for Options {
             transport: Transport::Auto,
             deadline: Duration::from_secs(300),
             host: host(),
+            link: None,
             advertise: None,
         }
     }
@@ -41,9 +46,10 @@ impl fmt::Debug for Options {
             transport,
             deadline,
             host,
+            link,
             ..
         } = self;
-        write!(f, "Options({transport:?}, {deadline:?}, {host})")
+        write!(f, "Options({transport:?}, {deadline:?}, {host}, {link:?})")
     }
 }
 

@@ -4,7 +4,7 @@ use super::nnodes::NNodes;
 use super::nproc::NProc;
 #[cfg(feature = "cli")]
 use super::rejoin::seconds;
-use crate::comm::mesh::Transport;
+use crate::comm::mesh::{LinkShape, Transport};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -119,6 +119,13 @@ pub struct Flags {
     /// How processes send bytes to each other: auto, tcp, shm or ring [default: auto].
     #[cfg_attr(feature = "cli", arg(long, help_heading = HEADING, value_name = "WAY"))]
     pub transport: Option<Transport>,
+
+    /// Make the connections between nodes as slow as such a network: 1gbit,5ms [default: as they are].
+    #[cfg_attr(
+        feature = "cli",
+        arg(long, help_heading = HEADING, value_name = "BANDWIDTH,LATENCY")
+    )]
+    pub link: Option<LinkShape>,
 }
 
 impl Flags {
@@ -199,7 +206,7 @@ mod tests {
             assert_eq!(parse(&old.replace('=', " ")).unwrap(), expected);
 
             let rest = "--standalone --max_restarts=3 --log_dir=/tmp/l --transport=shm \
-                        --nproc_per_node=gpu --epochs=2";
+                        --link=2.5gbit,40us --nproc_per_node=gpu --epochs=2";
             let flags = parse(rest).unwrap();
             assert_eq!(parse(&rest.replace('_', "-")).unwrap(), flags);
             let expected = Flags {
@@ -208,6 +215,7 @@ mod tests {
                 max_restarts: Some(3),
                 log_dir: Some("/tmp/l".into()),
                 transport: Some(Transport::Shm),
+                link: "2500mbit,40us".parse().ok(),
                 ..Flags::default()
             };
             assert_eq!(flags, expected);
@@ -237,6 +245,9 @@ mod tests {
                 ("--nproc_per_node=many", ["--nproc-per-node", "auto"]),
                 ("--master-port=70000", ["--master-port", "70000"]),
                 ("--transport=udp", ["--transport", "shm"]),
+                ("--link=0", ["--link", "1gbit,5ms"]),
+                ("--link=1000,5ms", ["--link", "kbit, mbit or gbit"]),
+                ("--link=1gbit,-5ms", ["--link", "us, ms or s"]),
             ] {
                 let error = parse(line).unwrap_err().to_string();
                 assert!(words.iter().all(|word| error.contains(word)), "{error}");
@@ -255,7 +266,7 @@ mod tests {
             let described = launch
                 .lines()
                 .filter(|line| line.trim_start().starts_with("--"));
-            assert_eq!(described.count(), 10, "{help}");
+            assert_eq!(described.count(), 11, "{help}");
             assert!(!help.contains("clap"), "{help}");
         }
     }

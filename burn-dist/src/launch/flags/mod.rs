@@ -3,6 +3,7 @@
 mod arguments;
 mod hardware;
 mod hosts;
+mod link;
 mod local_world_size;
 mod master;
 mod nnodes;

@@ -4,7 +4,7 @@ use super::arguments::Flags;
 use super::hardware::Hardware;
 use super::local_world_size::local_world_size;
 use super::rejoin::rejoin;
-use super::{hosts, master};
+use super::{hosts, link, master};
 use crate::error::{Error, Result};
 use crate::launch::node::{Elastic, Node};
 use crate::launch::variable::{Environment, MOST_RANKS};
@@ -42,6 +42,7 @@ fn node(
         .is_some()
         || group > 1;
     if !flags.is_launch() && !asked {
+        link::check(flags, env, None)?;
         return match how(flags) {
             Some(name) => Err(Error::config(
                 name,
@@ -52,6 +53,7 @@ fn node(
         };
     }
     let nodes = hosts::count(flags, env)?;
+    link::check(flags, env, Some(&nodes))?;
     let node_rank = hosts::number(flags, env, &nodes)?;
     let (least_ranks, ranks) = local_world_size(flags, env, hardware)?;
     let most_nodes = nodes.value.most;
