@@ -1,7 +1,7 @@
 //! One start: runs what is missing, and writes the report.
 
 use crate::cli::Cli;
-use crate::matrix::{Matrix, Program};
+use crate::matrix::{Device, Matrix, Program};
 use crate::runner::{ELSEWHERE, Programs, Runner, State, Tally, commands, lacking, run_folder};
 use crate::{Error, Result, files, report, results};
 use std::path::Path;
@@ -98,8 +98,9 @@ fn programs(cli: &Cli, matrix: &Matrix, needed: &[Program]) -> Result<Programs> 
     match &cli.program_dir {
         Some(folder) => Programs::in_folder(folder, needed),
         None => {
-            let devices = matrix.experiments.iter().map(|one| one.recipe.device);
-            let device = devices.last().unwrap_or(crate::matrix::Device::Cpu);
+            // All runs of a matrix have one.
+            let device = matrix.experiments.first().map(|one| one.recipe.device);
+            let device = device.unwrap_or(Device::Cpu);
             println!("building the examples; --program-dir takes those that are built");
             Programs::build(needed, device)
         }

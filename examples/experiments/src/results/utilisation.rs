@@ -17,11 +17,11 @@ pub struct Sample {
     pub cpu_percent: f64,
     /// Of the process.
     pub memory_bytes: f64,
-    /// Sent by the host.
+    /// Sent by the host, whose processes report the same.
     pub net_sent_bytes_per_s: Option<f64>,
     /// Received by the host.
     pub net_received_bytes_per_s: Option<f64>,
-    /// The number of its GPU.
+    /// The number of a GPU of the host; with several, a line is repeated for each.
     pub gpu: Option<usize>,
     /// Of that GPU.
     pub gpu_percent: Option<f64>,

@@ -140,3 +140,33 @@ fn flags_replace_parts_of_a_study() {
     );
     assert_eq!(cli("--study b --experiment 1,3").name(), "study-b-1-3");
 }
+
+#[test]
+fn every_command_of_the_page_is_one() {
+    let page = include_str!("../../README.md").replace("\\\n", " ");
+    let commands = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("cargo run --release -p experiments"));
+    let mut count = 0;
+    for command in commands {
+        let arguments = command.split('#').next().unwrap_or_default().trim();
+        let found = matrix(arguments.trim_start_matches("-- "));
+        assert!(!found.experiments.is_empty());
+        count += 1;
+    }
+    assert!(count >= 5, "{count}");
+    // And every flag that it names is there.
+    use clap::CommandFactory;
+    let flags = experiments::cli::Cli::command();
+    let words = page.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    for word in words
+        .filter_map(|word| word.strip_prefix("--"))
+        .filter(|word| !word.starts_with('-'))
+    {
+        let of_cargo = ["release", "help", ""];
+        let is_flag = flags
+            .get_arguments()
+            .any(|argument| argument.get_long() == Some(word));
+        assert!(is_flag || of_cargo.contains(&word), "--{word}");
+    }
+}

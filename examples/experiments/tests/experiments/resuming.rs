@@ -94,7 +94,7 @@ fn tally(kept: usize, finished: usize, failed: usize) -> Tally {
     }
 }
 
-const NEVER: AtomicBool = AtomicBool::new(false);
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 #[test]
 fn what_is_complete_is_kept_and_what_is_not_is_made_again() {

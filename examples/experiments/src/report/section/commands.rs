@@ -1,7 +1,7 @@
 //! All commands, to run again.
 
 use super::super::document::{Block, Section};
-use super::commands_of;
+use super::of_runs::commands_of;
 use crate::results::Run;
 
 pub(super) fn section(runs: &[Run]) -> Section {

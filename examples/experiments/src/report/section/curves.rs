@@ -3,7 +3,7 @@
 use super::super::chart::{Line, Lines, series};
 use super::super::document::{Block, Figure, Figures, Section};
 use super::super::labels::{Axis, by_part_and_model, groups, label};
-use super::{commands_of, file_name, part_and_model};
+use super::of_runs::{commands_of, file_name, part_and_model};
 use crate::Result;
 use crate::results::Run;
 

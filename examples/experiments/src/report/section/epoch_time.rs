@@ -4,7 +4,7 @@ use super::super::chart::{Group, Grouped, series};
 use super::super::document::{Block, Cell, Figure, Figures, Section, Table, Tone};
 use super::super::labels::{Axis, by_part_and_model, groups, label, marked};
 use super::super::numbers::{per_second, percent, seconds, times};
-use super::{commands_of, file_name, part_and_model};
+use super::of_runs::{commands_of, file_name, part_and_model};
 use crate::Result;
 use crate::results::{Run, SpeedUp};
 

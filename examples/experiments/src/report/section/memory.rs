@@ -4,7 +4,7 @@ use super::super::chart::{Bar, Bars, Key, OTHER, series};
 use super::super::document::{Block, Figure, Figures, Section};
 use super::super::labels::{Axis, apart_from_rates, by_part_and_model, label};
 use super::super::numbers::bytes;
-use super::{commands_of, file_name, part_and_model};
+use super::of_runs::{commands_of, file_name, part_and_model};
 use crate::Result;
 use crate::results::Run;
 

@@ -4,6 +4,7 @@ mod commands;
 mod curves;
 mod epoch_time;
 mod memory;
+mod of_runs;
 mod overview;
 mod split;
 mod stragglers;
@@ -13,7 +14,7 @@ mod trace;
 mod traffic;
 mod utilisation;
 
-use super::document::{Card, Command, Section};
+use super::document::{Card, Section};
 use crate::Result;
 use crate::matrix::Matrix;
 use crate::results::Run;
@@ -38,31 +39,4 @@ pub(super) fn all(matrix: &Matrix, runs: &[Run]) -> Result<Vec<Section>> {
 /// The most important numbers.
 pub(super) fn cards(runs: &[Run]) -> Vec<Card> {
     overview::cards(runs)
-}
-
-/// The commands of runs, for what they have made.
-fn commands_of(runs: &[&Run]) -> Vec<Command> {
-    let command = |run: &&Run| Command {
-        run: run.name(),
-        lines: run.commands.clone(),
-    };
-    runs.iter().map(command).collect()
-}
-
-/// The name of a figure's file.
-fn file_name(parts: &[&str]) -> String {
-    let text = parts.join("_");
-    let plain = |c: char| match c {
-        c if c.is_ascii_alphanumeric() || c == '_' || c == '-' => c,
-        _ => '-',
-    };
-    text.chars().map(plain).collect()
-}
-
-/// The part of the matrix and the model of runs that have both in common.
-fn part_and_model(runs: &[&Run]) -> (String, String) {
-    let first = runs.first().map(|run| &run.experiment);
-    first.map_or_else(Default::default, |one| {
-        (one.part.clone(), one.model.to_string())
-    })
 }

@@ -6,7 +6,7 @@ use super::super::chart::{
 use super::super::document::{Block, Figure, Figures, Section};
 use super::super::labels::{Axis, apart_from_rates, by_part_and_model, marked};
 use super::super::numbers::seconds;
-use super::{commands_of, file_name, part_and_model};
+use super::of_runs::{commands_of, file_name, part_and_model};
 use crate::Result;
 use crate::record::StepTimes;
 use crate::results::Run;

@@ -3,7 +3,7 @@
 use super::super::chart::{Group, Grouped, series};
 use super::super::document::{Block, Cell, Figure, Figures, Section, Table};
 use super::super::numbers::{exact_percent, percent, score, seconds, times};
-use super::commands_of;
+use super::of_runs::commands_of;
 use crate::Result;
 use crate::published::{
     STUDY_B, STUDY_B_ACCURACIES, STUDY_B_HARDWARE, STUDY_B_LINKS, study_b_epochs,

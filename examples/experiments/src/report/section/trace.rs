@@ -1,7 +1,7 @@
 //! Pictures of traced steps.
 
 use super::super::document::{Block, Figure, Figures, Section};
-use super::{commands_of, file_name};
+use super::of_runs::{commands_of, file_name};
 use crate::results::Run;
 
 pub(super) fn section(runs: &[Run]) -> Option<Section> {
