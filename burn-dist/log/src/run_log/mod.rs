@@ -2,6 +2,9 @@
 
 mod ending;
 mod histograms;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use crate::counters::Counters;
 use crate::folder::{Existing, RunFolder};
