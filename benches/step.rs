@@ -19,13 +19,9 @@ use burn_dist::launch::Threads;
 use burn_dist::optim::AdamWConfig;
 use burn_dist::{Precision, Result, Strategy, World};
 use burn_dist_models::{BertClassifier, Vit, VitConfig};
-use criterion::{
-    BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
-};
 use mimalloc::MiMalloc;
 use plain::{BAR_ALONE, clipped};
 use std::fmt;
-use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 use subject::{BATCH, Subject};
 
@@ -169,54 +165,6 @@ fn strategies(size: usize) -> Vec<Strategy> {
     }
 }
 
-/// Runs as many steps as rank 0 is asked for, repeatedly, until there is no further request.
-fn serve(
-    world: &World,
-    strategy: &Strategy,
-    asked: &Mutex<mpsc::Receiver<u64>>,
-    answer: &mpsc::Sender<Duration>,
-) -> Result<()> {
-    let mut run = Run::<Vit>::new(Kind::Sharded(strategy.clone()), world)?;
-    loop {
-        let asked = || Ok(asked.lock().unwrap().recv().unwrap_or(0));
-        let time = match world.from_chief(asked)? {
-            0 => return Ok(()),
-            steps => run.time(steps)?,
-        };
-        if world.is_chief() {
-            answer.send(time).unwrap();
-        }
-    }
-}
-
-fn steps(c: &mut Criterion) {
-    let mut group = c.benchmark_group("step");
-    group.sampling_mode(SamplingMode::Flat);
-    for size in [1, 2] {
-        group.throughput(Throughput::Elements((size * BATCH) as u64));
-        for strategy in strategies(size) {
-            let id = BenchmarkId::new(strategy.to_string(), format!("world {size}"));
-            let (ask, asked) = mpsc::channel();
-            let (answer, answered) = mpsc::channel();
-            std::thread::scope(|scope| {
-                // The ranks outlive a measurement, or each would begin with making a model.
-                let asked = Mutex::new(asked);
-                scope.spawn(move || {
-                    on_ranks(size, |world| serve(world, &strategy, &asked, &answer));
-                });
-                group.bench_function(id, |b| {
-                    b.iter_custom(|steps| {
-                        ask.send(steps).unwrap();
-                        answered.recv().unwrap()
-                    });
-                });
-                drop(ask);
-            });
-        }
-    }
-    group.finish();
-}
-
 /// What single steps of some kinds of training took, in turn: a row per kind, all of them equally long.
 fn in_turn<M: Subject>(size: usize, kinds: &[Kind]) -> Vec<Vec<Taken>> {
     let ranks = on_ranks(size, |world| {
@@ -337,9 +285,8 @@ fn check(size: usize) -> f64 {
     ranks.into_iter().next().unwrap()
 }
 
-/// Times of the strategies, and the bars.
-fn compare(_: &mut Criterion) {
-    // Criterion's test mode runs everything once; this takes a minute.
+fn main() {
+    // Tests run every bench once; this takes a minute.
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
@@ -385,13 +332,3 @@ fn compare(_: &mut Criterion) {
     }
     assert!(products >= BAR_PRODUCTS, "products are {products:.3}");
 }
-
-criterion_group! {
-    name = benches;
-    config = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(100))
-        .measurement_time(Duration::from_secs(10));
-    targets = steps, compare
-}
-criterion_main!(benches);

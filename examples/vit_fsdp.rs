@@ -119,6 +119,7 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
                 meter.time(Phase::Backward, || gradients.add_sum(sum, count))?;
             }
             let gradients = meter.time(Phase::Backward, || gradients.finish())?;
+            meter.gradients(&gradients, &scaler)?;
             // Clipped by the norm of the whole model; Burn's own optimizer steps the shards.
             let rate = run.rate(&steps);
             let (stepped, norm) = meter.time(Phase::Optimizer, || {
@@ -157,7 +158,7 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
         let Some(scores) = scores else {
             return meter.stop(steps.done(), run.save.as_deref());
         };
-        meter.epoch(set, &scores, is_best)?;
+        meter.epoch(set, &scores, is_best, &model)?;
         last = Some(scores);
         if stopping.should_stop() {
             meter.stopped_early(run.early_stopping);

@@ -16,6 +16,8 @@ const GATHER_EVERY: f64 = 5.0;
 pub(crate) struct UtilisationLog {
     /// Of a process the first rank samples.
     sampler: Option<Sampler>,
+    /// The host of each rank.
+    hosts: Vec<String>,
     /// Seconds of training since the last gather, the same on all ranks.
     since: f64,
     /// On rank 0.
@@ -24,7 +26,7 @@ pub(crate) struct UtilisationLog {
 
 impl UtilisationLog {
     /// Begins to sample. `folder` is that of the run, on rank 0.
-    pub(crate) fn start(world: &World, folder: Option<&Path>) -> Result<Self> {
+    pub(crate) fn start(world: &World, folder: Option<&Path>, hosts: Vec<String>) -> Result<Self> {
         let is_first_of_process = world.ranks_here() == 1 || world.is_chief();
         // GPUs are the host's, whose first rank samples them.
         let start = if world.local_rank() == 0 {
@@ -37,6 +39,7 @@ impl UtilisationLog {
         let file = folder.map(|folder| folder.join("utilisation.csv"));
         Ok(Self {
             sampler: sampler.transpose()?,
+            hosts,
             since: 0.0,
             lines: file
                 .map(|file| Lines::open(file, Some(Sample::HEADER)))
@@ -45,23 +48,23 @@ impl UtilisationLog {
     }
 
     /// After a step that took so long, which all ranks have from each other: gathers every few seconds. Collective then.
-    pub(crate) fn step(&mut self, world: &World, hosts: &[String], seconds: f64) -> Result<()> {
+    pub(crate) fn step(&mut self, world: &World, seconds: f64) -> Result<()> {
         self.since += seconds;
         if self.since < GATHER_EVERY {
             return Ok(());
         }
-        self.gather(world, hosts)
+        self.gather(world)
     }
 
     /// Brings all samples to rank 0, and writes them there. Collective.
-    pub(crate) fn gather(&mut self, world: &World, hosts: &[String]) -> Result<()> {
+    pub(crate) fn gather(&mut self, world: &World) -> Result<()> {
         self.since = 0.0;
         let mine = self.sampler.as_ref().map_or(Vec::new(), Sampler::take);
         let all = world.gather(&mine)?;
         let Some(lines) = &mut self.lines else {
             return Ok(());
         };
-        for (rank, (samples, host)) in all.iter().zip(hosts).enumerate() {
+        for (rank, (samples, host)) in all.iter().zip(&self.hosts).enumerate() {
             for sample in samples {
                 let mut text = Vec::new();
                 sample.write_csv(&mut text, rank, host)?;

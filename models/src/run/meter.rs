@@ -2,9 +2,10 @@
 
 use super::results::results;
 use super::{Report, Work};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn_dist::telemetry::Phase;
-use burn_dist::{Error, Plan, Result, Shadowed, World};
+use burn_dist::{Error, GradScaler, Plan, Result, Shadowed, ShardedGradients, World};
 use burn_dist_log::{Ended, RunLog, Scores, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::cmp::Ordering;
@@ -26,6 +27,8 @@ pub struct Meter {
     mark: u64,
     /// What this rank did in the current step.
     step: Step,
+    /// Whether the current step is the first of an epoch, or of the run.
+    begins_epoch: bool,
     /// Steps between two lines, and the sums of loss and steps since the last one.
     every: Option<usize>,
     since: (f64, usize),
@@ -53,6 +56,7 @@ impl Meter {
             sent: 0,
             mark: 0,
             step: Step::default(),
+            begins_epoch: true,
             every: None,
             since: (0.0, 0),
             evaluation: Duration::ZERO,
@@ -110,6 +114,17 @@ impl Meter {
             "step {step} agrees with one plain device: {units} calls of units, deviations up to \
              {worst:.1e}"
         ));
+    }
+
+    /// Records how a step's gradients are distributed, in the first step of an epoch, for they are many numbers. Collective then.
+    ///
+    /// # Errors
+    /// Those of [`RunLog::gradients`].
+    pub fn gradients(&mut self, gradients: &ShardedGradients, scaler: &GradScaler) -> Result<()> {
+        if !std::mem::take(&mut self.begins_epoch) {
+            return Ok(());
+        }
+        self.log.gradients(gradients, scaler.current_scale())
     }
 
     /// Records the end of a step at this learning rate, with its gradient norm, or none if an overflow made every rank skip
@@ -203,11 +218,19 @@ impl Meter {
         result
     }
 
-    /// Records an epoch, whose model was scored on the set of this name, and prints its line above the bar.
+    /// Records an epoch, whose model was scored on the set of this name, and prints its line above the bar. Collective.
     ///
     /// # Errors
-    /// [`Error::File`] if the records cannot be written.
-    pub fn epoch(&mut self, set: &str, scores: &Scores, best: bool) -> Result<()> {
+    /// Those of [`RunLog::parameters`].
+    pub fn epoch<M: Module>(
+        &mut self,
+        set: &str,
+        scores: &Scores,
+        best: bool,
+        model: &M,
+    ) -> Result<()> {
+        self.log.parameters(model)?;
+        self.begins_epoch = true;
         let record = self.log.epoch(*scores, self.evaluation, best)?;
         if let Some(name) = &self.result_name {
             self.log.write(name, &results(self.log.epochs()))?;

@@ -1,22 +1,25 @@
 //! A run that is measured on all ranks, step by step, and recorded by rank 0.
 
+mod ending;
+mod histograms;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 use crate::counters::Counters;
 use crate::folder::{Existing, RunFolder};
 use crate::machine::{self, Seat};
 use crate::measured::{Measured, NUMBERS, over, times};
 use crate::totals::{Totals, counted};
 use crate::trace::Recording;
-use crate::unit_histograms::unit_histograms;
 #[cfg(feature = "utilisation")]
 use crate::utilisation_log::UtilisationLog;
 use crate::{
-    Ended, EpochRecord, MemoryMeter, Run, Scores, Setup, Step, StepRecord, Straggler,
-    StragglerWatch, Summary,
+    EpochRecord, MemoryMeter, Run, Scores, Setup, Step, StepRecord, Straggler, StragglerWatch,
 };
-use burn::module::Module;
 use burn_dist::comm::{Label, Span, SpanMut};
 use burn_dist::telemetry::{Phase, Phases, TraceKind};
-use burn_dist::{Error, Result, ShardedGradients, World};
+use burn_dist::{Error, Result, World};
 use serde_json::json;
 use std::ops::Range;
 use std::path::Path;
@@ -72,7 +75,6 @@ pub struct RunLog {
     totals: Totals,
     epoch: Epoch,
     epochs: Vec<EpochRecord>,
-    hosts: Vec<String>,
     stragglers_watch: StragglerWatch,
     stragglers: Vec<Straggler>,
     /// Absent in a run that is not written.
@@ -150,13 +152,13 @@ impl RunLog {
             RunFolder::create(folder, existing, &config, now()).map(Some)
         })?;
         let folder = folder.flatten();
+        let hosts: Vec<String> = seats.into_iter().map(|seat| seat.host).collect();
         #[cfg(feature = "utilisation")]
         let utilisation = {
             let folder = folder.as_ref().map(RunFolder::path);
-            to.map(|_| UtilisationLog::start(world, folder))
-                .transpose()?
+            let start = |_| UtilisationLog::start(world, folder, hosts.clone());
+            to.map(start).transpose()?
         };
-        let hosts: Vec<String> = seats.into_iter().map(|seat| seat.host).collect();
         let phases = Phases::new(world);
         Ok(Self {
             before: Counters::read(world, &phases),
@@ -174,8 +176,7 @@ impl RunLog {
             totals: Totals::default(),
             epoch: Epoch::default(),
             epochs: Vec::new(),
-            stragglers_watch: StragglerWatch::new(hosts.iter().cloned()),
-            hosts,
+            stragglers_watch: StragglerWatch::new(hosts),
             stragglers: Vec::new(),
             #[cfg(feature = "utilisation")]
             utilisation,
@@ -278,7 +279,7 @@ impl RunLog {
         }
         #[cfg(feature = "utilisation")]
         if let Some(utilisation) = &mut self.utilisation {
-            utilisation.step(&self.world, &self.hosts, record.seconds.step.most)?;
+            utilisation.step(&self.world, record.seconds.step.most)?;
         }
         if self.recording.ends_after(record.step) {
             self.end_trace()?;
@@ -304,42 +305,6 @@ impl RunLog {
             self.stragglers.push(found);
         }
         Ok(())
-    }
-
-    /// Records histograms of a model's parameters by unit, from the shards of all ranks; nothing in a run that is not written.
-    /// Collective.
-    ///
-    /// # Cost
-    /// A walk over this rank's elements, and 12 kB for each unit from each rank.
-    ///
-    /// # Errors
-    /// [`Error::File`] on rank 0 if the records cannot be written; what a collective returns.
-    pub fn parameters<M: Module>(&mut self, model: &M) -> Result<()> {
-        self.histograms("parameters", |world, each| {
-            world.visit_elements(model, each)
-        })
-    }
-
-    /// The same of a step's gradients. Collective.
-    ///
-    /// # Errors
-    /// As [`parameters`](Self::parameters).
-    pub fn gradients(&mut self, gradients: &ShardedGradients) -> Result<()> {
-        self.histograms("gradients", |_, each| gradients.visit_elements(each))
-    }
-
-    fn histograms(
-        &mut self,
-        what: &str,
-        visit: impl FnOnce(&World, &mut dyn FnMut(&str, &[f64])) -> Result<()>,
-    ) -> Result<()> {
-        if !self.is_written {
-            return Ok(());
-        }
-        let units = unit_histograms(&self.world, |each| visit(&self.world, each))?;
-        let at = (self.number(), now());
-        let folder = self.folder.as_mut();
-        folder.map_or(Ok(()), |folder| folder.histograms(what, at, &units))
     }
 
     /// What each rank has measured since the step began, in rank order.
@@ -421,83 +386,6 @@ impl RunLog {
     /// [`Error::File`] on rank 0 if that fails.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
         self.folder.as_ref().map_or(Ok(()), |f| f.write(name, text))
-    }
-
-    /// The run so far, in one record.
-    pub fn summary(&self, ended: Ended, test: Option<Scores>) -> Summary {
-        let epochs = self.epochs.len() as f64;
-        let seconds: f64 = self.epochs.iter().map(|e| e.train_seconds).sum();
-        let best = self.epochs.iter().rev().find(|epoch| epoch.best);
-        let flops = self.totals.flops_per_s();
-        let peak = self.run.peak_flops;
-        Summary {
-            name: self.name.clone(),
-            model: self.run.model.clone(),
-            strategy: self.run.strategy.clone(),
-            setup: self.setup,
-            ended: ended.name().into(),
-            steps: self.steps_before + self.totals.steps(),
-            samples_per_s: self.totals.samples_per_s(),
-            tokens_per_s: self.totals.tokens_per_s(),
-            seconds_per_epoch: (epochs > 0.0).then(|| seconds / epochs),
-            seconds: self.totals.times(),
-            sent_bytes: self.totals.sent_bytes(),
-            peak_bytes: self.totals.peak_bytes(),
-            tflops: flops.map(|flops| flops / 1e12),
-            mfu: flops
-                .zip(peak)
-                .map(|(flops, peak)| flops / (peak * self.world.size() as f64)),
-            epochs: self.epochs.clone(),
-            best_epoch: best.map(|epoch| epoch.epoch),
-            test,
-            stragglers: self.stragglers.clone(),
-        }
-    }
-
-    /// Ends the trace, and writes it on rank 0.
-    fn end_trace(&mut self) -> Result<()> {
-        let traced = self.recording.end(&self.world, &machine::host())?;
-        if let Some((traced, folder)) = traced.zip(self.folder.as_ref()) {
-            folder.write("trace.json", &traced.json)?;
-            folder.write("trace.svg", &traced.picture)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the summary, and ends the records. A log that is dropped before has failed, and its summary says so. Collective.
-    ///
-    /// # Errors
-    /// [`Error::File`] on rank 0 if the records cannot be written; what a collective returns.
-    pub fn finish(&mut self, ended: Ended, test: Option<Scores>) -> Result<Summary> {
-        if self.recording.is_on() {
-            self.end_trace()?;
-        } else if self.recording.is_waiting() && self.world.is_chief() {
-            log::warn!("no step was traced: the run has ended before the first of them");
-        }
-        #[cfg(feature = "utilisation")]
-        if let Some(utilisation) = &mut self.utilisation {
-            utilisation.gather(&self.world, &self.hosts)?;
-        }
-        self.end(ended, test)
-    }
-
-    /// What rank 0 does alone at the end.
-    fn end(&mut self, ended: Ended, test: Option<Scores>) -> Result<Summary> {
-        self.is_finished = true;
-        let summary = self.summary(ended, test);
-        if let Some(folder) = &mut self.folder {
-            folder.summary(&summary)?;
-        }
-        Ok(summary)
-    }
-}
-
-impl Drop for RunLog {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            // The error that ends the run is told anyway.
-            let _ = self.end(Ended::Failed, None);
-        }
     }
 }
 
