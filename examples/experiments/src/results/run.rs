@@ -7,6 +7,9 @@ use crate::runner::{ELSEWHERE, Launch, State, commands, lacking, run_folder, sum
 use crate::{Result, files};
 use std::path::Path;
 
+/// Other programs that use more cores than this disturb times.
+const DISTURBS: f64 = 0.2;
+
 /// How a run stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
@@ -29,6 +32,8 @@ pub struct Run {
     pub status: Status,
     /// Whether its ranks have less than a core for each of their threads.
     pub shares_cores: bool,
+    /// Cores that other programs used meanwhile, on the mean.
+    pub others_cores: Option<f64>,
     /// The whole run in one record, of one that has finished.
     pub summary: Option<Summary>,
     /// Its steps.
@@ -69,7 +74,8 @@ impl Run {
             experiment: one.clone(),
             commands: commands.iter().map(ToString::to_string).collect(),
             status,
-            shares_cores: launch.is_some_and(|launch| launch.shares_cores()),
+            shares_cores: launch.as_ref().is_some_and(Launch::shares_cores),
+            others_cores: launch.and_then(|launch| launch.outcome?.others_cores),
             summary: None,
             steps: Vec::new(),
             utilisation: Vec::new(),
@@ -89,6 +95,11 @@ impl Run {
             }
         }
         Ok(run)
+    }
+
+    /// Whether other programs took more of the machine than a measurement of times bears.
+    pub fn is_disturbed(&self) -> bool {
+        self.others_cores.is_some_and(|cores| cores > DISTURBS)
     }
 
     /// The name of its experiment.

@@ -16,6 +16,8 @@ pub struct Outcome {
     pub success: bool,
     /// Seconds from its start to its end.
     pub seconds: f64,
+    /// Cores that other programs used meanwhile, on the mean, where the system tells it.
+    pub others_cores: Option<f64>,
     /// What was wrong, with the end of its output; empty after success.
     pub message: String,
 }

@@ -3,6 +3,7 @@
 mod children;
 mod command;
 mod launch;
+mod others;
 mod programs;
 mod resources;
 mod state;
@@ -17,6 +18,7 @@ pub(crate) use state::summary;
 use crate::matrix::{Experiment, Matrix};
 use crate::{Error, Result, files};
 use children::{Children, End};
+use others::CoreTime;
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::net::TcpListener;
@@ -126,14 +128,16 @@ impl Runner<'_> {
         let log = folder.join("run.log");
         let file = OpenOptions::new().create(true).append(true).open(&log);
         let file = file.map_err(|e| Error::file(&log, "a file to append to", e))?;
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), CoreTime::now());
         let end = match Children::start(&launch.commands, &file) {
             Ok(mut children) => children.wait(self.deadline, self.stop)?,
             Err(error) => End::Failure(error.to_string()),
         };
+        let used = before.zip(CoreTime::now());
         let outcome = Outcome {
             success: end == End::Success && State::of(folder)? == State::Complete,
             seconds: began.elapsed().as_secs_f64(),
+            others_cores: used.and_then(|(then, now)| then.used_by_others(now, self.cores)),
             message: String::new(),
         };
         let message = match &end {

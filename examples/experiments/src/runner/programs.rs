@@ -75,6 +75,8 @@ impl Programs {
         for program in needed {
             command.args(["--example", program.example()]);
         }
+        // What processes use is recorded too, which compiles none of Burn again.
+        command.args(["--features", "utilisation"]);
         if device != Device::Cpu {
             command.args(["--features", device.name()]);
         }

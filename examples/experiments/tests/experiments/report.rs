@@ -3,6 +3,7 @@
 use crate::generated::{accuracy, finish, finish_all, matrix, peak, seconds_per_epoch, times};
 use experiments::matrix::{Experiment, Matrix};
 use experiments::results::{self, Run, SpeedUp, Status};
+use experiments::runner::Launch;
 use experiments::{published, report};
 use std::fs;
 use std::path::Path;
@@ -116,6 +117,32 @@ fn runs_that_share_cores_have_no_efficiency() {
     let runs = results::read(four.path(), &matrix).unwrap();
     assert!(runs.iter().all(|run| !run.shares_cores));
     assert!(SpeedUp::of(&runs[3], &runs).is_some());
+}
+
+#[test]
+fn runs_beside_other_programs_are_said_to_be_disturbed() {
+    let folder = tempfile::tempdir().unwrap();
+    let matrix = matrix("--strategies ddp --setups 1_1,1_2");
+    finish_all(folder.path(), &matrix);
+    let (_, page, _) = written(folder.path(), &matrix);
+    assert!(!page.contains("disturbed"));
+    let of_second = folder
+        .path()
+        .join("runs")
+        .join(matrix.experiments[1].name());
+    let mut launch = Launch::read(&of_second).unwrap().unwrap();
+    launch.outcome.as_mut().unwrap().others_cores = Some(1.3);
+    launch.write(&of_second).unwrap();
+    let (runs, page, _) = written(folder.path(), &matrix);
+    assert_eq!(
+        runs.iter().map(Run::is_disturbed).collect::<Vec<_>>(),
+        [false, true]
+    );
+    assert!(
+        page.contains("finished, disturbed")
+            && page.contains("1 runs are disturbed")
+            && page.contains("1.3 cores")
+    );
 }
 
 #[test]

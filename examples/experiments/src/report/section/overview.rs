@@ -51,6 +51,7 @@ pub(super) fn section(matrix: &Matrix, runs: &[Run]) -> Section {
         }
     }
     blocks.push(Block::Table(table));
+    blocks.extend(disturbances(runs).map(Block::Text));
     for run in runs {
         if let Status::Failed(why) = &run.status {
             blocks.push(Block::Text(format!("{} has failed: {why}", run.name())));
@@ -133,6 +134,7 @@ fn results(run: &Run, runs: &[Run]) -> Vec<Cell> {
 fn state(run: &Run) -> Cell {
     match &run.status {
         Status::Finished if run.shares_cores => "shares cores".into(),
+        Status::Finished if run.is_disturbed() => "finished, disturbed".into(),
         Status::Finished => Cell::from("finished").tone(Tone::Good),
         Status::Failed(_) => Cell::from("failed").tone(Tone::Bad),
         Status::Missing(None) => Cell::from("not yet run").tone(Tone::Muted),
@@ -230,5 +232,23 @@ fn far_by_near(runs: &[Run]) -> Option<(&Run, f64)> {
             is(near, "near") && near.experiment.differs_in_setup_alone(&far.experiment)
         })?;
         Some((far, far.seconds_per_epoch()? / near.seconds_per_epoch()?))
+    })
+}
+
+/// What is said where other programs took a part of the machine.
+fn disturbances(runs: &[Run]) -> Option<String> {
+    let cores = runs
+        .iter()
+        .filter(|run| run.is_disturbed())
+        .filter_map(|run| run.others_cores);
+    let cores: Vec<_> = cores.collect();
+    let most = cores.iter().copied().fold(0.0, f64::max);
+    (!cores.is_empty()).then(|| {
+        format!(
+            "{} runs are disturbed: other programs used up to {most:.1} cores on the mean while they went on. Their times are \
+             too long, and so are speed-ups and efficiencies that they are part of wrong; losses, bytes and memory are not. \
+             Move their folders away and start again on an idle machine.",
+            cores.len()
+        )
     })
 }
