@@ -1,5 +1,6 @@
 //! Whether the folder of a run is complete.
 
+use super::Launch;
 use crate::record::Summary;
 use crate::{Result, files};
 use std::path::Path;
@@ -11,7 +12,7 @@ pub enum State {
     Missing,
     /// There is one, without the summary of a run that has finished.
     Incomplete,
-    /// It has finished.
+    /// It has finished, and no process of it has failed.
     Complete,
 }
 
@@ -24,8 +25,13 @@ impl State {
         if !folder.exists() {
             return Ok(Self::Missing);
         }
-        Ok(match summary(folder)? {
-            Some(summary) if summary.ended == "finished" => Self::Complete,
+        let finished = summary(folder)?.is_some_and(|summary| summary.ended == "finished");
+        // A program may fail behind its last record, such as for a loss that did not fall. Records that were made elsewhere
+        // have no outcome.
+        let outcome = Launch::read(folder)?.and_then(|launch| launch.outcome);
+        let failed = outcome.is_some_and(|outcome| !outcome.success);
+        Ok(match finished && !failed {
+            complete if complete => Self::Complete,
             _ => Self::Incomplete,
         })
     }

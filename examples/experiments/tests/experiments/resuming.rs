@@ -34,6 +34,10 @@ if [ -e "$here/hangs-$setup" ]; then
 fi
 [ "$node" = 0 ] || exit 0
 cp "$here"/records/* "$to/"
+if [ -e "$here/fails-at-the-end-$setup" ]; then
+    echo "the training loss did not fall" >&2
+    exit 1
+fi
 "#;
 
 struct Place {
@@ -157,6 +161,25 @@ fn a_run_without_a_summary_of_success_has_failed() {
         runs[0].summary.is_none(),
         "records of a failed run are not shown"
     );
+}
+
+#[test]
+fn a_program_that_fails_behind_its_last_record_has_failed() {
+    let place = Place::new("--strategies ddp --setups 1_1");
+    fs::write(place.beside("fails-at-the-end-1_1"), "").unwrap();
+    for _ in 0..2 {
+        let (found, said) = place.run(60.0, &NEVER);
+        assert_eq!(found.unwrap(), tally(0, 0, 1));
+        assert!(
+            said.join("\n").contains("the training loss did not fall"),
+            "{said:?}"
+        );
+    }
+    fs::remove_file(place.beside("fails-at-the-end-1_1")).unwrap();
+    assert_eq!(place.run(60.0, &NEVER).0.unwrap(), tally(0, 1, 0));
+    // Records that were brought from another machine are complete by themselves.
+    fs::remove_file(place.folder_of(0).join("experiment.json")).unwrap();
+    assert_eq!(place.run(60.0, &NEVER).0.unwrap(), tally(1, 0, 0));
 }
 
 /// Whether a process is there.
