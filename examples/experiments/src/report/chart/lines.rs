@@ -20,6 +20,8 @@ pub(crate) struct Lines {
     pub(crate) lines: Vec<Line>,
     /// What goes to the right.
     pub(crate) x: String,
+    /// Whether that has no fractions.
+    pub(crate) whole_x: bool,
     /// What goes up.
     pub(crate) y: String,
     /// Whether the axis begins at 0.
@@ -65,11 +67,12 @@ impl Lines {
                 .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), v| {
                     (least.min(v), most.max(v))
                 });
+            let around = (most.abs() / 10.0).max(1e-3);
             // A single value stands in the middle.
             if least < most {
                 (least, most)
             } else {
-                (least - 0.5, most + 0.5)
+                (least - around, most + around)
             }
         };
         let (x_range, y_range) = (range(|p| p.0), range(|p| p.1));
@@ -88,7 +91,8 @@ impl Lines {
             sheet.draw(&PathElement::new(line, GRID.stroke_width(1)))?;
             write(sheet, &label(tick), (LEFT - 7, y(tick)), Anchor::End, MUTED)?;
         }
-        for tick in ticks(x_range, 6) {
+        let is_shown = |tick: &f64| !self.whole_x || tick.fract() == 0.0;
+        for tick in ticks(x_range, 6).into_iter().filter(is_shown) {
             let mark = vec![(x(tick), bottom), (x(tick), bottom + 4)];
             sheet.draw(&PathElement::new(mark, MUTED.stroke_width(1)))?;
             write(
@@ -100,7 +104,7 @@ impl Lines {
             )?;
         }
         axis_title(sheet, &self.x, (RIGHT, bottom + 32), Anchor::End)?;
-        let behind = (0..self.lines.len()).rev().map(|n| 2 + 2 * n.min(3) as u32);
+        let behind = (0..self.lines.len()).rev().map(|n| 2 + n.min(4) as u32);
         // Lines that lie on each other are all seen: the first is the widest.
         for (line, wide) in self.lines.iter().zip(behind) {
             let points: Vec<_> = thinned(&line.points)

@@ -46,6 +46,7 @@ pub(super) fn section(runs: &[Run]) -> Result<Option<Section>> {
                 title: of("Loss of a step"),
                 lines: lines(loss),
                 x: "samples seen".into(),
+                whole_x: true,
                 y: "training loss".into(),
                 from_zero: false,
             };
@@ -53,6 +54,7 @@ pub(super) fn section(runs: &[Run]) -> Result<Option<Section>> {
                 title: of("Accuracy after an epoch"),
                 lines: lines(accuracy),
                 x: "epoch".into(),
+                whole_x: true,
                 y: "accuracy on the test set".into(),
                 from_zero: false,
             };

@@ -273,8 +273,8 @@ fn links(runs: &[Run]) -> Option<Section> {
     }
     let text = format!(
         "Published: {STUDY_B}, experiment 3. Two nodes of one rank each. There the far pair was slower in evaluation too, so \
-         the network alone did not explain its time; here the link is shaped on one machine, and nothing else differs: \
-         evaluation, which sends next to nothing, takes as long over either."
+         the network alone did not explain its time; here the link is shaped on one machine and nothing else differs, so \
+         evaluation, which sends a few small messages, is slower by their latency alone."
     );
     Some(Section {
         id: "study-b-3",

@@ -124,6 +124,7 @@ fn of_run(run: &Run, label: &str) -> Result<Vec<Figure>> {
             title: label.to_owned(),
             lines,
             x: "seconds".into(),
+            whole_x: false,
             y: quantity.axis.into(),
             from_zero: true,
         };
