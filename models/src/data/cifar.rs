@@ -121,6 +121,7 @@ impl Dataset for Cifar10 {
         let [label] = *label;
         let mut pixels = [0; PIXELS];
         pixels.copy_from_slice(planes);
+        let label = label.into();
         Ok(Image { pixels, label })
     }
 }
