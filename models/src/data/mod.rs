@@ -30,6 +30,8 @@ mod cifar;
 mod classified;
 mod files;
 mod image;
+#[cfg(feature = "images")]
+mod picture;
 mod relabelled;
 mod synthetic;
 pub mod text;
@@ -38,5 +40,7 @@ pub use batch::{ImageBatch, ImageBatcher};
 pub use cifar::Cifar10;
 pub use classified::Classified;
 pub use image::{CHANNELS, Image, PIXELS, SIDE};
+#[cfg(feature = "images")]
+pub use picture::{Picture, PictureBatcher, Transform};
 pub use relabelled::{Labelled, Relabelled};
 pub use synthetic::Synthetic;

@@ -9,11 +9,13 @@ mod config;
 mod embeddings;
 mod hf;
 mod json;
+mod positions;
 
 pub use block::Block;
 pub use config::VitConfig;
 pub use embeddings::Embeddings;
 pub use hf::{hf_name, hf_path};
+pub use positions::interpolated_positions;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
