@@ -91,6 +91,14 @@ impl Cifar10 {
         Ok((part(train), part(test)))
     }
 
+    /// Whether any of its files, or the folder of that name, is in `folder`.
+    #[must_use]
+    pub fn is_in(folder: impl AsRef<Path>) -> bool {
+        let folder = folder.as_ref();
+        let mut names = TRAIN.into_iter().chain([TEST, NAMES, FOLDER]);
+        names.any(|name| folder.join(name).exists())
+    }
+
     /// The ten classes' names, by label.
     #[must_use]
     pub fn classes(&self) -> &[String] {

@@ -3,7 +3,7 @@
 use image::{ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
-use super::Picture;
+use super::picture::Picture;
 
 /// The most memory that one image may take while it is decoded, so that a file of a few bytes cannot claim all there is.
 const MOST_BYTES: u64 = 512 << 20;

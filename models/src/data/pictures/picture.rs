@@ -1,16 +1,6 @@
-//! Pictures of any size, from JPEG and PNG files, and how they become the square input of a model.
+//! A picture of any size, with its class.
 
-mod batch;
-mod decode;
-mod random_crop;
-mod resize;
-mod transform;
-
-pub use batch::PictureBatcher;
-pub(super) use decode::decode;
-pub use transform::Transform;
-
-use super::{CHANNELS, Labelled};
+use crate::data::{CHANNELS, Labelled};
 
 /// A colour picture of any size and its class.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +17,11 @@ pub struct Picture {
 
 impl Picture {
     /// The part of it that begins at column `left` and row `top`, which lies inside.
-    fn part(&self, (left, top): (usize, usize), (width, height): (usize, usize)) -> Self {
+    pub(super) fn part(
+        &self,
+        (left, top): (usize, usize),
+        (width, height): (usize, usize),
+    ) -> Self {
         let rows = self.pixels.chunks_exact(self.width * CHANNELS);
         let part = |row: &[u8]| row[left * CHANNELS..(left + width) * CHANNELS].to_vec();
         let pixels = rows.skip(top).take(height).flat_map(part).collect();
@@ -40,7 +34,7 @@ impl Picture {
     }
 
     /// Mirrored from left to right.
-    fn flipped(mut self) -> Self {
+    pub(super) fn flipped(mut self) -> Self {
         for row in self.pixels.chunks_exact_mut(self.width * CHANNELS) {
             row.reverse();
             // The colours of each pixel are reversed, too, until here.

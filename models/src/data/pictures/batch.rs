@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_dist::data::BatchInfo;
 
-use super::Picture;
+use super::picture::Picture;
 use crate::data::{CHANNELS, ImageBatch};
 use crate::hf::Preprocessor;
 
@@ -86,7 +86,7 @@ impl PictureBatcher {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::Transform;
+    use super::super::transform::Transform;
     use super::super::transform::golden::Golden;
     use super::*;
 
@@ -115,7 +115,7 @@ mod tests {
             let preprocessor = Preprocessor::from_hf(text).unwrap();
             let batcher = PictureBatcher::new(&Device::flex(), &preprocessor);
             let source = golden.picture("source");
-            let square = Transform::evaluation(preprocessor).apply(source, 0, 0);
+            let square = Transform::evaluation(preprocessor, 16).apply(source, 0, 0);
             let info = BatchInfo {
                 epoch: 0,
                 step: 0,

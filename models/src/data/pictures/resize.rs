@@ -3,7 +3,7 @@
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
-use super::Picture;
+use super::picture::Picture;
 use crate::data::CHANNELS;
 use crate::hf::Resample;
 

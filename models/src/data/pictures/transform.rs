@@ -1,6 +1,6 @@
 //! How a picture becomes the square that a model takes, in training and in evaluation.
 
-use super::Picture;
+use super::picture::Picture;
 use super::random_crop::RandomCrop;
 use super::resize::resized;
 use crate::hf::{Preprocessor, Resize};
@@ -14,16 +14,16 @@ use crate::hf::{Preprocessor, Resize};
 #[derive(Debug, Clone)]
 pub struct Transform {
     preprocessor: Preprocessor,
-    side: Option<usize>,
+    side: usize,
     seed: Option<u64>,
 }
 
 impl Transform {
-    /// What is done in evaluation.
+    /// What is done in evaluation; an image that does not become a square of `side` pixels is an error.
     #[must_use]
-    pub fn evaluation(preprocessor: Preprocessor) -> Self {
+    pub fn evaluation(preprocessor: Preprocessor, side: usize) -> Self {
         Self {
-            side: preprocessor.side(),
+            side,
             preprocessor,
             seed: None,
         }
@@ -33,7 +33,7 @@ impl Transform {
     #[must_use]
     pub fn training(preprocessor: Preprocessor, side: usize, seed: u64) -> Self {
         Self {
-            side: Some(side),
+            side,
             preprocessor,
             seed: Some(seed),
         }
@@ -48,7 +48,8 @@ impl Transform {
     ) -> Result<Picture, String> {
         let whole = (picture.width, picture.height);
         let filter = self.preprocessor.resample;
-        if let (Some(seed), Some(side)) = (self.seed, self.side) {
+        let side = self.side;
+        if let Some(seed) = self.seed {
             let crop = RandomCrop::draw((seed, epoch, index), whole);
             let part = picture.part(crop.corner, crop.size);
             let square = resized(&part, (side, side), filter)?;
@@ -63,17 +64,29 @@ impl Transform {
             Some(Resize::Square(side)) => resized(&picture, (side, side), filter)?,
             Some(Resize::Shorter(side)) => resized(&picture, shorter(whole, side), filter)?,
         };
-        let Some(side) = self.preprocessor.crop else {
-            return Ok(scaled);
+        let square = match self.preprocessor.crop {
+            Some(side) => middle(scaled, side)?,
+            None => scaled,
         };
-        let (width, height) = (scaled.width, scaled.height);
-        match (width.checked_sub(side), height.checked_sub(side)) {
-            (Some(0), Some(0)) => Ok(scaled),
-            (Some(across), Some(down)) => Ok(scaled.part((across / 2, down / 2), (side, side))),
-            _ => Err(format!(
-                "{width} x {height} pixels, of which no {side} x {side} can be cut"
-            )),
+        if (square.width, square.height) == (side, side) {
+            return Ok(square);
         }
+        Err(format!(
+            "{} x {} pixels, where the model takes {side} x {side}",
+            square.width, square.height
+        ))
+    }
+}
+
+/// The square in the middle.
+fn middle(picture: Picture, side: usize) -> Result<Picture, String> {
+    let (width, height) = (picture.width, picture.height);
+    match (width.checked_sub(side), height.checked_sub(side)) {
+        (Some(0), Some(0)) => Ok(picture),
+        (Some(across), Some(down)) => Ok(picture.part((across / 2, down / 2), (side, side))),
+        _ => Err(format!(
+            "{width} x {height} pixels, of which no {side} x {side} can be cut"
+        )),
     }
 }
 
@@ -90,18 +103,18 @@ fn shorter((width, height): (usize, usize), side: usize) -> (usize, usize) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod golden {
-    use super::Picture;
+    use super::super::picture::Picture;
     use safetensors::SafeTensors;
 
-    pub(in crate::data::picture) struct Golden(Vec<u8>);
+    pub(in crate::data::pictures) struct Golden(Vec<u8>);
 
     impl Golden {
-        pub(in crate::data::picture) fn read() -> Self {
+        pub(in crate::data::pictures) fn read() -> Self {
             let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
             Self(std::fs::read(format!("{folder}/images.safetensors")).unwrap())
         }
 
-        pub(in crate::data::picture) fn picture(&self, name: &str) -> Picture {
+        pub(in crate::data::pictures) fn picture(&self, name: &str) -> Picture {
             let all = SafeTensors::deserialize(&self.0).unwrap();
             let tensor = all.tensor(name).unwrap();
             Picture {
@@ -112,7 +125,7 @@ pub(super) mod golden {
             }
         }
 
-        pub(in crate::data::picture) fn floats(&self, name: &str) -> Vec<f32> {
+        pub(in crate::data::pictures) fn floats(&self, name: &str) -> Vec<f32> {
             let all = SafeTensors::deserialize(&self.0).unwrap();
             let tensor = all.tensor(name).unwrap();
             let chunks = tensor.data().chunks_exact(4);
@@ -150,7 +163,7 @@ mod tests {
             };
             for (picture, before) in [(&source, "cropped"), (&turned, "cropped/turned")] {
                 let expected = golden.picture(&format!("{before}/{shorter}-{crop}"));
-                let transform = Transform::evaluation(preprocessor.clone());
+                let transform = Transform::evaluation(preprocessor.clone(), crop);
                 let found = transform.apply(picture.clone(), 0, 0).unwrap();
                 assert_eq!((found.width, found.height), (crop, crop));
                 let off = expected.pixels.iter().zip(&found.pixels);
@@ -171,7 +184,7 @@ mod tests {
         assert_eq!(of(&training, 1, 2), of(&training, 1, 2));
         assert_ne!(of(&training, 1, 2), of(&training, 2, 2));
         assert_ne!(of(&training, 1, 2), of(&training, 1, 3));
-        let evaluation = Transform::evaluation(preprocessor);
+        let evaluation = Transform::evaluation(preprocessor, 14);
         assert_eq!(of(&evaluation, 1, 2), of(&evaluation, 4, 7));
         let found = of(&training, 3, 3);
         assert_eq!((found.width, found.height), (14, 14));
@@ -179,15 +192,20 @@ mod tests {
 
     #[test]
     fn a_middle_that_is_larger_than_the_image_is_an_error() {
-        let preprocessor = Preprocessor {
-            resize: None,
-            ..Preprocessor::imagenet(50)
-        };
         let source = Golden::read().picture("source");
-        let error = Transform::evaluation(preprocessor).apply(source, 0, 0);
+        let error = |crop| {
+            let preprocessor = Preprocessor {
+                resize: None,
+                crop,
+                ..Preprocessor::imagenet(50)
+            };
+            let found = Transform::evaluation(preprocessor, 50).apply(source.clone(), 0, 0);
+            found.unwrap_err()
+        };
         assert_eq!(
-            error.unwrap_err(),
+            error(Some(50)),
             "53 x 37 pixels, of which no 50 x 50 can be cut"
         );
+        assert_eq!(error(None), "53 x 37 pixels, where the model takes 50 x 50");
     }
 }
