@@ -121,7 +121,7 @@ mod tests {
             assert_eq!(ours.len(), theirs.len());
             let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs());
             let worst = worst.fold(0.0, f32::max);
-            assert!(worst < 2e-6, "{side}: {worst}");
+            assert!(worst < 5e-6, "{side}: {worst}");
         }
         // The same size changes nothing, not even by rounding.
         assert_eq!(interpolated_positions(&table, 6, 4).unwrap(), table);

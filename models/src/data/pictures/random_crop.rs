@@ -88,9 +88,9 @@ mod tests {
             assert!((0.74..1.35).contains(&ratio), "{crop:?}");
             assert!((0.078..=1.0).contains(&area(crop)), "{crop:?}");
         }
-        // Shares are uniform, but for those near 1 that fit less often.
+        // Shares are uniform, but for those near 1 that fit less often: torchvision's have this mean.
         let mean = all.iter().map(area).sum::<f64>() / 3000.0;
-        assert!((0.45..0.55).contains(&mean), "{mean}");
+        assert!((0.415..0.455).contains(&mean), "{mean}");
         let flips = all.iter().filter(|crop| crop.flipped).count();
         assert!((1350..1650).contains(&flips), "{flips}");
     }

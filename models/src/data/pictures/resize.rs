@@ -4,45 +4,43 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::picture::Picture;
-use crate::data::CHANNELS;
 use crate::hf::Resample;
 
 /// The picture at another size; antialiased where it shrinks. The error says why that cannot be.
+///
+/// The columns are scaled first and the rows then, with bytes between, as Pillow does; the crate alone begins with the
+/// rows, which differs by several steps at edges.
 pub(super) fn resized(
     picture: &Picture,
     (width, height): (usize, usize),
     filter: Resample,
 ) -> Result<Picture, String> {
-    let mut pixels = vec![0; width * height * CHANNELS];
-    scale(picture, (width, height), filter, &mut pixels).map_err(|cause| {
-        let Picture {
-            width: columns,
-            height: rows,
-            ..
-        } = picture;
-        format!("{cause}, from {columns} x {rows} to {width} x {height} pixels")
-    })?;
-    Ok(Picture {
-        width,
-        height,
-        pixels,
-        label: picture.label,
-    })
+    let narrowed = scaled(picture, (width, picture.height), filter);
+    narrowed
+        .and_then(|narrowed| scaled(&narrowed, (width, height), filter))
+        .map_err(|cause| {
+            let (columns, rows) = (picture.width, picture.height);
+            format!("{cause}, from {columns} x {rows} to {width} x {height} pixels")
+        })
 }
 
-fn scale(
+fn scaled(
     picture: &Picture,
     (width, height): (usize, usize),
     filter: Resample,
-    pixels: &mut [u8],
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<Picture, Box<dyn std::error::Error>> {
     let number = |x: usize| u32::try_from(x);
     let (columns, rows) = (number(picture.width)?, number(picture.height)?);
     let source = ImageRef::new(columns, rows, &picture.pixels, PixelType::U8x3)?;
-    let mut target =
-        Image::from_slice_u8(number(width)?, number(height)?, pixels, PixelType::U8x3)?;
+    let mut target = Image::new(number(width)?, number(height)?, PixelType::U8x3);
     let options = ResizeOptions::new().resize_alg(algorithm(filter));
-    Ok(Resizer::new().resize(&source, &mut target, &options)?)
+    Resizer::new().resize(&source, &mut target, &options)?;
+    Ok(Picture {
+        width,
+        height,
+        pixels: target.into_vec(),
+        label: picture.label,
+    })
 }
 
 fn algorithm(filter: Resample) -> ResizeAlg {
