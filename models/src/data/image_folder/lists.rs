@@ -38,7 +38,7 @@ pub(super) fn open(images: &Path, train: &Path, test: &Path) -> Result<(ImageFol
                     let expected =
                         format!("a line {number} whose image is in {}", images.display());
                     let found = format!("{line}, of which there is no .jpg, .jpeg or .png");
-                    return Err(Error::file(&**list, expected, found));
+                    return Err(Error::file(list, expected, found));
                 };
                 entries.push(Entry {
                     path: path.into(),
