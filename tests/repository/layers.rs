@@ -299,7 +299,7 @@ pub(crate) const MODELS: &[Layer] = &[
     row("hf", &["config"]),
     row("bert", &["config", "init", "hf"]),
     row("vit", &["config", "init", "hf"]),
-    row("data", &["bert"]),
+    row("data", &["hf", "bert"]),
     row("run", &["hf", "bert", "vit", "data"]),
     row("saves", &["hf", "bert", "vit"]),
     row("lib", &[]),

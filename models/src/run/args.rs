@@ -99,6 +99,10 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 0.01, value_parser = rate)]
     pub weight_decay: f64,
 
+    /// Threads of each rank that read and decode samples ahead.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_1)]
+    pub num_workers: usize,
+
     /// The global gradient norm to clip at.
     #[arg(long, default_value_t = 1.0, value_parser = bound, allow_negative_numbers = true)]
     pub clip: f64,
@@ -218,8 +222,8 @@ impl RunArgs {
         data: D,
         collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
     ) -> Result<Loader<B>> {
-        let loader = Loader::new(world, data, self.batch(), collate)?;
-        Ok(loader.shuffled(self.seed))
+        let loader = Loader::new(world, data, self.batch(), collate)?.shuffled(self.seed);
+        loader.with_workers(self.num_workers)
     }
 
     /// This rank's share of a test set.
@@ -232,7 +236,7 @@ impl RunArgs {
         data: D,
         collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
     ) -> Result<Loader<B>> {
-        Loader::new(world, data, self.batch(), collate)
+        Loader::new(world, data, self.batch(), collate)?.with_workers(self.num_workers)
     }
 
     /// Backward passes per step: `--accumulate`, or as many as keep the global batch of the first start, where

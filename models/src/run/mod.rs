@@ -8,14 +8,20 @@ mod config_file;
 mod division;
 mod evaluate;
 mod fetch;
+#[cfg(feature = "images")]
+mod folder_images;
 mod global_batch;
 #[cfg(feature = "hub")]
 mod hub;
+mod image_args;
+mod image_source;
 mod log_args;
 mod meter;
 mod monitor;
 mod optimizer;
 mod peak;
+mod positions;
+mod preprocessing;
 mod pretrained;
 mod report;
 mod results;
@@ -31,6 +37,7 @@ pub use bert::{BertArgs, BertSize, Texts};
 pub use classes::{Classes, same_classes};
 pub use command_line::{CommandLine, parse, parse_from};
 pub use evaluate::evaluate;
+pub use image_args::{BrokenImages, ImageArgs};
 pub use log_args::{LogArgs, Steps};
 pub use meter::Meter;
 pub use monitor::Monitor;
