@@ -1,6 +1,6 @@
 //! The arguments about images: their size, the test part, and what to do about broken ones.
 
-use super::args::at_least_1;
+use super::values::at_least_1;
 use clap::ValueEnum;
 use serde::Serialize;
 
