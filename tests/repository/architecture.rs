@@ -6,7 +6,7 @@
 use crate::circles::CIRCLES;
 use crate::crates::{Crate, Target};
 use crate::graph::Graph;
-use crate::layers::{LIBRARY, LOG, MODELS, NN, TRAIN};
+use crate::layers::{EXPERIMENTS, LIBRARY, LOG, MODELS, NN, TRAIN};
 use crate::root;
 use std::collections::BTreeSet;
 use std::fs;
@@ -63,7 +63,12 @@ impl Source {
     /// A file `tests.rs` or a folder `tests` is a module of tests, which its parent declares under
     /// `#[cfg(test)]`.
     pub(crate) fn is_library(&self) -> bool {
-        let folders = ["burn-dist/src/", "burn-dist/nn/src/", "models/src/"];
+        let folders = [
+            "burn-dist/src/",
+            "burn-dist/nn/src/",
+            "models/src/",
+            "examples/experiments/src/",
+        ];
         let mut folders = folders.into_iter();
         let is_test = self.path.ends_with("/tests.rs") || self.path.contains("/tests/");
         folders.any(|folder| self.path.starts_with(folder)) && !is_test
@@ -120,6 +125,7 @@ fn every_part_uses_only_what_its_row_allows() {
         ("burn-dist/nn/src", NN),
         ("burn-dist/train/src", TRAIN),
         ("models/src", MODELS),
+        ("examples/experiments/src", EXPERIMENTS),
     ];
     let odd = crates.map(|(folder, rows)| {
         let graph = Graph::of(&read(&format!("{folder}/lib.rs")));
@@ -136,6 +142,7 @@ fn no_circle_of_files_is_unlisted() {
         "burn-dist/nn/src/lib.rs",
         "burn-dist/train/src/lib.rs",
         "models/src/lib.rs",
+        "examples/experiments/src/lib.rs",
     ];
     let graphs = roots.map(|root| Graph::of(&read(root)));
     let [mut all, others @ ..] = graphs;

@@ -201,10 +201,10 @@ fn read_module(
                 None => {
                     let flat = format!("{below}.rs");
                     let parent = format!("{below}/mod.rs");
-                    let file = if files.contains_key(&flat) {
-                        flat
-                    } else {
-                        parent
+                    let file = match path_attribute(&child.attrs) {
+                        Some(elsewhere) => beside(file, &elsewhere),
+                        None if files.contains_key(&flat) => flat,
+                        None => parent,
                     };
                     read_file(files, &file, &below, &path, modules);
                 }
@@ -219,6 +219,34 @@ fn read_module(
         module.items.push((name, item));
     }
     modules.insert(path.to_vec(), module);
+}
+
+/// The file that `#[path = ".."]` names.
+fn path_attribute(attributes: &[Attribute]) -> Option<String> {
+    let named = attributes.iter().find(|a| a.path().is_ident("path"))?;
+    let Meta::NameValue(pair) = &named.meta else {
+        return None;
+    };
+    let syn::Expr::Lit(literal) = &pair.value else {
+        return None;
+    };
+    match &literal.lit {
+        syn::Lit::Str(path) => Some(path.value()),
+        _ => None,
+    }
+}
+
+/// A path relative to the folder of a file.
+fn beside(file: &str, path: &str) -> String {
+    let mut parts: Vec<&str> = file.split('/').collect();
+    parts.pop();
+    for part in path.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 /// Collects what a module's code names.

@@ -304,3 +304,53 @@ pub(crate) const MODELS: &[Layer] = &[
     row("saves", &["hf", "bert", "vit"]),
     row("lib", &[]),
 ];
+
+/// `examples/experiments/src`.
+pub(crate) const EXPERIMENTS: &[Layer] = &[
+    row("error", &[]),
+    row("files", &["error"]),
+    row("published", &[]),
+    row("matrix", &["error", "files"]),
+    row("runner", &["error", "files", "matrix"]),
+    row("results", &["error", "files", "matrix", "runner"]),
+    row("report/chart", &["error"]),
+    row("report/document", &[]),
+    row("report/numbers", &[]),
+    row("report/labels", &["matrix", "results"]),
+    row("report/html", &["report/chart", "report/document"]),
+    row("report/markdown", &["report/document"]),
+    row(
+        "report/section",
+        &[
+            "error",
+            "published",
+            "matrix",
+            "results",
+            "report/chart",
+            "report/document",
+            "report/numbers",
+            "report/labels",
+        ],
+    ),
+    row(
+        "report",
+        &[
+            "error",
+            "files",
+            "matrix",
+            "results",
+            "report/document",
+            "report/html",
+            "report/markdown",
+            "report/section",
+        ],
+    ),
+    row("cli", &["error", "matrix"]),
+    row(
+        "session",
+        &[
+            "error", "files", "matrix", "runner", "results", "report", "cli",
+        ],
+    ),
+    row("lib", &[]),
+];

@@ -42,6 +42,7 @@ fn every_link_to_a_file_leads_to_one() {
         "docs/records.md",
         "docs/validation.md",
         "examples/README.md",
+        "examples/experiments/README.md",
     ];
     let mut found = 0;
     for page in pages {
@@ -76,6 +77,7 @@ fn every_option_that_a_page_names_is_one_of_the_programs() {
         "models/src/run/vit.rs",
         "burn-dist/src/launch/flags/arguments.rs",
         "burn-dist/src/bin/burn-dist-run.rs",
+        "examples/experiments/src/cli.rs",
     ];
     let help = help.map(read).concat();
     for page in ["README.md", "docs/guide.md"] {
