@@ -56,6 +56,7 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
         validation,
         test,
         classes,
+        preprocessor,
     } = args.data(world, &config, pretrained.as_ref())?;
 
     // (2) `init` allocates nothing; sharding initialises one parameter after the other, keeps this rank's
@@ -177,6 +178,7 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
     meter.finish(scores, run.passes(world))?;
     // An export with the files that other programs need to open it.
     let json = with_classes(&config.to_hf(), &classes).map_err(Error::user)?;
-    let beside = [("config.json", json)];
+    let mut beside = vec![("config.json", json)];
+    beside.extend(preprocessor.map(|images| ("preprocessor_config.json", images.to_hf())));
     run.weights.export_model(world, &model, hf_name, &beside)
 }

@@ -11,8 +11,11 @@ const TOP: f64 = 74.0;
 const ROW: f64 = 26.0;
 const GAP: f64 = 18.0;
 
+/// The seconds of a part of a step.
+type Of = fn(&StepTimes) -> f64;
+
 /// Colours that stay apart for colour-blind readers (Okabe and Ito), and what they are for.
-const PARTS: [(&str, &str, fn(&StepTimes) -> f64); 4] = [
+const PARTS: [(&str, &str, Of); 4] = [
     ("forward", "#56b4e9", |s| s.forward.mean),
     ("backward", "#0072b2", |s| s.backward.mean),
     ("exposed communication", "#d55e00", |s| s.exposed.mean),

@@ -6,6 +6,8 @@
 mod bert;
 mod foreign;
 mod gpt;
+#[cfg(feature = "images")]
+mod images;
 mod minimal;
 mod options;
 mod records;

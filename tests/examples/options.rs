@@ -139,6 +139,46 @@ fn a_build_without_cuda_says_how_to_build_one() {
     }
 }
 
+#[cfg(not(feature = "images"))]
+#[test]
+fn a_build_without_images_says_how_to_build_one() {
+    let data = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(data.path().join("train/cat")).unwrap();
+    let message = run("vit_fsdp", "", &[("--data", data.path())]).failed();
+    assert!(
+        message.contains("build it with `--features images`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_only_a_folder_of_images_has_is_refused_without_one() {
+    for (args, flag) in [
+        ("--test-split 0.2", "--test-split"),
+        ("--broken-images skip", "--broken-images skip"),
+    ] {
+        let message = run("vit_fsdp", args, &[]).failed();
+        let expected =
+            format!("error: {flag}: expected --data with a folder of images, found no --data");
+        assert_eq!(message, expected);
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let message = run("vit_fsdp", "", &[("--data", empty.path())]).failed();
+    assert!(
+        message.ends_with("a folder of images for each class, found neither"),
+        "{message}"
+    );
+    for share in ["0", "1", "x"] {
+        let ended = run("vit_fsdp", &format!("--test-split {share}"), &[]);
+        assert_eq!(ended.code, Some(2));
+        assert!(
+            ended.stderr.contains("a number between 0 and 1"),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
 #[test]
 fn a_count_of_0_is_refused_before_anything_starts() {
     for example in ["vit_fsdp", "bert_fsdp"] {

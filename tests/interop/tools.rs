@@ -142,3 +142,38 @@ fn torchrun_shows_why_a_rank_failed() {
         assert!(summary.contains(words), "{ended:#?}");
     }
 }
+
+/// The command lines that study B names, with the program's name exchanged; torchrun reads the words before it.
+#[test]
+fn torchrun_runs_the_commands_of_study_b() {
+    let Some(torchrun) = torchrun() else {
+        return;
+    };
+    let bert = example().with_file_name(format!("bert_fsdp{}", std::env::consts::EXE_SUFFIX));
+    for (flags, arguments) in [
+        (
+            "--standalone --nnodes=1 --nproc_per_node=1",
+            "--per-gpu-batch=1",
+        ),
+        (
+            "--standalone --nnodes=1 --nproc_per_node=1",
+            "--per_gpu_batch=1 --setup 1_1",
+        ),
+        (
+            "--standalone --nnodes=1 --nproc_per_node=4",
+            "--per_gpu_batch=1 --setup 1_4",
+        ),
+        (
+            "--standalone --nnodes=1 --nproc_per_node=4",
+            "--per_gpu_batch=16",
+        ),
+    ] {
+        let mut command = command(&torchrun, "");
+        command.arg("--no-python").args(flags.split_whitespace());
+        command.arg(&bert).args(arguments.split_whitespace());
+        // As they are, but for their length and their records.
+        let ended = Run::start(command.args(["--steps", "2", "--log-to", "none"])).end();
+        assert_eq!(ended.code, Some(0), "{arguments}: {ended:?}");
+        assert!(ended.out.contains("throughput"), "{arguments}: {ended:?}");
+    }
+}

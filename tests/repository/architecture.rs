@@ -31,7 +31,7 @@ const UNSAFE: [&str; 24] = [
     "burn-dist/src/launch/supervise/child.rs",
     "burn-dist/src/shard/memory/device.rs",
     "burn-dist/src/telemetry/memory.rs",
-    "burn-dist/src/weights/files.rs",
+    "burn-dist/src/weights/contents.rs",
     "tests/memory/allocator.rs",
     "tests/mock_cuda/src/collective.rs",
     "tests/mock_cuda/src/comm.rs",

@@ -39,6 +39,7 @@ fn every_link_to_a_file_leads_to_one() {
         "docs/gpu.md",
         "docs/guide.md",
         "docs/performance.md",
+        "docs/records.md",
         "docs/validation.md",
         "examples/README.md",
         "examples/experiments/README.md",
@@ -69,7 +70,9 @@ fn ci_runs_the_test_command_of_the_readme() {
 fn every_option_that_a_page_names_is_one_of_the_programs() {
     let help = [
         "models/src/run/args.rs",
+        "models/src/run/log_args.rs",
         "models/src/run/bert.rs",
+        "models/src/run/image_args.rs",
         "models/src/run/pretrained.rs",
         "models/src/run/vit.rs",
         "burn-dist/src/launch/flags/arguments.rs",

@@ -179,7 +179,7 @@ impl Rank {
         let (own, whole) = (over(|c| c.own), over(|c| c.whole));
         if let Some(steps) = &mut self.named {
             let is_normal = own < NORMAL && whole < NORMAL;
-            *steps = is_normal.then_some(*steps + 1).unwrap_or_default();
+            *steps = if is_normal { *steps + 1 } else { 0 };
             if *steps == RECOVERY {
                 self.named = None;
             }

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 ///
 /// One dataset may be read by several threads at once (ranks as threads share it through an [`Arc`]), and
 /// [`get`](Dataset::get) must give the same sample for the same index every time: random augmentation belongs
-/// to the batch, where the epoch is known.
+/// to the batch or to [`get_in_epoch`](Dataset::get_in_epoch), where the epoch is known.
 ///
 /// # Example
 ///
@@ -48,6 +48,18 @@ pub trait Dataset: Send + Sync {
     /// training loop.
     fn get(&self, index: usize) -> Result<Self::Item>;
 
+    /// The sample as an epoch shows it, for a data set that augments what it reads: small results leave it then, in
+    /// place of whole images. Without augmentation it is [`get`](Dataset::get), in every epoch.
+    ///
+    /// It may depend on the seed, the epoch and the index alone, never on the rank or the thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`get`](Dataset::get).
+    fn get_in_epoch(&self, index: usize, _epoch: u64) -> Result<Self::Item> {
+        self.get(index)
+    }
+
     /// True if there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -63,6 +75,10 @@ impl<D: Dataset + ?Sized> Dataset for Arc<D> {
 
     fn get(&self, index: usize) -> Result<Self::Item> {
         (**self).get(index)
+    }
+
+    fn get_in_epoch(&self, index: usize, epoch: u64) -> Result<D::Item> {
+        (**self).get_in_epoch(index, epoch)
     }
 }
 

@@ -110,7 +110,7 @@ impl<B: Send + 'static> Loader<B> {
                 if sender.is_closed() {
                     return None;
                 }
-                match sample(&dataset, index) {
+                match sample(&dataset, index, info.epoch) {
                     Ok(item) => items.push(item),
                     Err(error) => return Some(Err(error)),
                 }
@@ -248,24 +248,23 @@ impl<B> fmt::Debug for Loader<B> {
 }
 
 /// A sample, or an error that names it.
-fn sample<D: Dataset>(dataset: &D, index: usize) -> Result<D::Item> {
-    unless_panicked(|| format!("sample {index}"), || dataset.get(index))?.map_err(|error| {
-        match error {
-            Error::File {
-                path,
-                expected,
-                found,
-            } => Error::File {
-                path: format!("sample {index}: {path}"),
-                expected,
-                found,
-            },
-            other => Error::Config {
-                what: format!("sample {index}"),
-                expected: "an item of the dataset".into(),
-                found: other.to_string(),
-            },
-        }
+fn sample<D: Dataset>(dataset: &D, index: usize, epoch: u64) -> Result<D::Item> {
+    let get = || dataset.get_in_epoch(index, epoch);
+    unless_panicked(|| format!("sample {index}"), get)?.map_err(|error| match error {
+        Error::File {
+            path,
+            expected,
+            found,
+        } => Error::File {
+            path: format!("sample {index}: {path}"),
+            expected,
+            found,
+        },
+        other => Error::Config {
+            what: format!("sample {index}"),
+            expected: "an item of the dataset".into(),
+            found: other.to_string(),
+        },
     })
 }
 

@@ -62,6 +62,36 @@ impl<D: Dataset> Subset<D> {
         Self::new(inner, order)
     }
 
+    /// The same samples of another dataset of as many, such as the same images scaled in another way.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it has another number of samples.
+    ///
+    /// ```
+    /// use burn_dist::data::{Dataset, Subset};
+    ///
+    /// let letters = Subset::new(vec!['a', 'b', 'c'], vec![2, 0])?;
+    /// assert_eq!(letters.of(vec![10, 11, 12])?.get(0)?, 12);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn of<E: Dataset>(&self, other: E) -> Result<Subset<E>> {
+        if other.len() != self.inner.len() {
+            let expected = format!(
+                "{}, as in the dataset they were chosen from",
+                self.inner.len()
+            );
+            return Err(Error::config(
+                "the samples of another dataset",
+                expected,
+                other.len(),
+            ));
+        }
+        Ok(Subset {
+            inner: other,
+            indices: self.indices.clone(),
+        })
+    }
+
     /// These samples without `held_out` of them, and those.
     ///
     /// # Errors
@@ -128,13 +158,21 @@ impl<D: Dataset> Dataset for Subset<D> {
     }
 
     fn get(&self, index: usize) -> Result<Self::Item> {
-        match self.indices.get(index) {
-            Some(index) => self.inner.get(*index),
-            None => {
-                let expected = format!("less than the {} samples there are", self.indices.len());
-                Err(Error::config("sample index", expected, index))
-            }
-        }
+        self.inner.get(self.at(index)?)
+    }
+
+    fn get_in_epoch(&self, index: usize, epoch: u64) -> Result<Self::Item> {
+        self.inner.get_in_epoch(self.at(index)?, epoch)
+    }
+}
+
+impl<D> Subset<D> {
+    /// Where a sample is in the whole dataset.
+    fn at(&self, index: usize) -> Result<usize> {
+        self.indices.get(index).copied().ok_or_else(|| {
+            let expected = format!("less than the {} samples there are", self.indices.len());
+            Error::config("sample index", expected, index)
+        })
     }
 }
 

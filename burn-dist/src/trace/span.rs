@@ -64,3 +64,10 @@ impl Drop for TraceSpan {
         }
     }
 }
+
+impl Tracer {
+    /// A span of this thread, from now until it is dropped; `name` is called only if it is recorded.
+    pub fn span(&self, kind: TraceKind, name: impl FnOnce() -> String) -> TraceSpan {
+        TraceSpan::begin(self, kind, name)
+    }
+}

@@ -26,7 +26,11 @@ pub(super) fn enter(
     is_recorded: bool,
 ) -> (impl FnOnce() -> String, EnteredSpan) {
     let wanted = is_wanted();
-    let name = (wanted || is_recorded).then(name).unwrap_or_default();
+    let name = if wanted || is_recorded {
+        name()
+    } else {
+        String::new()
+    };
     macro_rules! span {
         ($($kind:ident $text:literal),* $(,)?) => {
             match kind {

@@ -1,6 +1,6 @@
 //! One rank's recorder of spans.
 
-use super::{TraceEvent, TraceKind, TraceSpan};
+use super::{TraceEvent, TraceKind};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,11 +86,6 @@ impl Tracer {
     /// Microseconds since 1970 on the clock of the recorded spans.
     pub fn now_us(&self) -> u64 {
         self.at(Instant::now())
-    }
-
-    /// A span of this thread, from now until it is dropped; `name` is called only if it is recorded.
-    pub fn span(&self, kind: TraceKind, name: impl FnOnce() -> String) -> TraceSpan {
-        TraceSpan::begin(self, kind, name)
     }
 
     /// Records a span of this thread that began then and ends now.

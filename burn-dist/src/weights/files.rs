@@ -1,14 +1,13 @@
 //! The files of a checkpoint: they are found and mapped, and their headers read, but no weights.
 
-use super::elements::{Elements, burn_float};
+use super::contents::Contents;
+use super::elements::{Elements, burn_float, file_float};
 use super::name::{Name, Naming};
 use crate::error::{Error, Result};
 use burn::tensor::DType;
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -65,7 +64,7 @@ pub(super) struct IndexMetadata {
 #[derive(Debug)]
 pub struct Weights {
     path: PathBuf,
-    files: Vec<MappedFile>,
+    files: Vec<Source>,
     tensors: BTreeMap<String, StoredTensor>,
     pub(super) naming: Naming,
     pub(super) may_differ: Vec<String>,
@@ -77,10 +76,11 @@ pub struct Weights {
     pub(super) compares_all: bool,
 }
 
+/// The bytes of some tensors, and the file that they are from.
 #[derive(Debug)]
-struct MappedFile {
+struct Source {
     path: PathBuf,
-    map: Mmap,
+    contents: Contents,
 }
 
 /// The location of a tensor in the mapped files, with its shape and type.
@@ -232,7 +232,7 @@ impl Weights {
 
     /// The bytes of a tensor.
     pub(super) fn bytes(&self, stored: &StoredTensor) -> &[u8] {
-        &self.files[stored.file].map[stored.bytes.clone()]
+        &self.files[stored.file].contents[stored.bytes.clone()]
     }
 
     /// The name of the file that a tensor lies in.
@@ -276,7 +276,7 @@ impl Weights {
     /// Maps a file and adds those of its tensors that are `wanted`.
     fn add(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let whole = "a whole safetensors file";
-        let map = map(path).map_err(|e| Error::file(path, whole, e))?;
+        let map = Contents::mapped(path).map_err(|e| Error::file(path, whole, e))?;
         if map.starts_with(b"version https://git-lfs") {
             let found = "a pointer of Git LFS: fetch the file itself with `git lfs pull`";
             return Err(Error::file(path, whole, found));
@@ -299,20 +299,38 @@ impl Weights {
                 self.tensors.insert(name, stored);
             }
         }
-        self.files.push(MappedFile {
+        self.files.push(Source {
             path: path.to_path_buf(),
-            map,
+            contents: map,
         });
         Ok(())
     }
-}
 
-#[allow(unsafe_code)]
-fn map(path: &Path) -> std::io::Result<Mmap> {
-    let file = File::open(path)?;
-    // SAFETY: the map is only read, as bytes of which any value is valid. That nobody writes to the
-    // file meanwhile is asked of the user: `Weights` says so.
-    unsafe { Mmap::map(&file) }
+    /// Puts these elements in the place of a tensor; false if there is no such tensor, or `dtype` is no float of files.
+    pub(super) fn replace(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        bytes: &[u8],
+    ) -> bool {
+        let number = self.files.len();
+        let (Some(dtype), Some(stored)) = (file_float(dtype), self.tensors.get_mut(name)) else {
+            return false;
+        };
+        let path = self.files[stored.file].path.clone();
+        *stored = StoredTensor {
+            file: number,
+            shape: shape.to_vec(),
+            dtype,
+            bytes: 0..bytes.len(),
+        };
+        self.files.push(Source {
+            path,
+            contents: Contents::Made(bytes.into()),
+        });
+        true
+    }
 }
 
 /// The error for a path without weights.

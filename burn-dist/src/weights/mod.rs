@@ -5,7 +5,7 @@
 //! elements that it stores: loading takes a rank's shard of memory and nothing beside it. Saving goes
 //! the other way, one gathered unit at a time.
 //!
-//! - `files` is what is on disk: maps, headers, the index;
+//! - `files` is what is on disk: maps (`contents`), headers, the index; `tensor` reads or replaces one tensor;
 //! - `name` is the name of a parameter there, and says if it is stored transposed;
 //! - `matching` assigns a tensor to each parameter, and writes a `report`;
 //! - `elements` copies a range of elements, with transposition and conversion;
@@ -14,6 +14,7 @@
 //!
 //! Nothing here knows any model: the names of its parameters are a function from module path to [`Name`].
 
+mod contents;
 mod digest;
 mod elements;
 mod export;
@@ -22,6 +23,7 @@ mod load;
 mod matching;
 mod name;
 mod report;
+mod tensor;
 mod writer;
 
 pub use export::Export;

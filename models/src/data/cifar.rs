@@ -91,6 +91,14 @@ impl Cifar10 {
         Ok((part(train), part(test)))
     }
 
+    /// Whether any of its files, or the folder of that name, is in `folder`.
+    #[must_use]
+    pub fn is_in(folder: impl AsRef<Path>) -> bool {
+        let folder = folder.as_ref();
+        let mut names = TRAIN.into_iter().chain([TEST, NAMES, FOLDER]);
+        names.any(|name| folder.join(name).exists())
+    }
+
     /// The ten classes' names, by label.
     #[must_use]
     pub fn classes(&self) -> &[String] {
@@ -121,6 +129,7 @@ impl Dataset for Cifar10 {
         let [label] = *label;
         let mut pixels = [0; PIXELS];
         pixels.copy_from_slice(planes);
+        let label = label.into();
         Ok(Image { pixels, label })
     }
 }

@@ -13,5 +13,5 @@ pub struct Image {
     /// The planes red, green and blue, each row by row from the top.
     pub pixels: [u8; PIXELS],
     /// The class.
-    pub label: u8,
+    pub label: u16,
 }

@@ -3,7 +3,8 @@
 //! [`Cifar10`] and [`Synthetic`] are a [`Dataset`](burn_dist::data::Dataset) of [`Image`]s, which an
 //! [`ImageBatcher`] makes into an [`ImageBatch`] of tensors. As the batcher works from a sample's index and not
 //! from a shared generator, an image is cropped and flipped in the same way on every rank. [`text`] has the
-//! same for texts. Batches of both are [`Classified`].
+//! same for texts. Batches of both are [`Classified`]. With the feature `images`, `ImageFolder` reads folders of JPEG
+//! and PNG files.
 //!
 //! ```
 //! use burn::tensor::Device;
@@ -30,6 +31,10 @@ mod cifar;
 mod classified;
 mod files;
 mod image;
+#[cfg(feature = "images")]
+mod image_folder;
+#[cfg(feature = "images")]
+mod pictures;
 mod relabelled;
 mod synthetic;
 pub mod text;
@@ -38,5 +43,9 @@ pub use batch::{ImageBatch, ImageBatcher};
 pub use cifar::Cifar10;
 pub use classified::Classified;
 pub use image::{CHANNELS, Image, PIXELS, SIDE};
+#[cfg(feature = "images")]
+pub use image_folder::{BrokenImage, ImageFolder, TestShare, TransformedFolder};
+#[cfg(feature = "images")]
+pub use pictures::{Picture, PictureBatcher, Transform};
 pub use relabelled::{Labelled, Relabelled};
 pub use synthetic::Synthetic;

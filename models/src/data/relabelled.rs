@@ -9,17 +9,17 @@ use std::sync::Arc;
 /// A sample with a class.
 pub trait Labelled {
     /// The number of its class.
-    fn label_mut(&mut self) -> &mut u8;
+    fn label_mut(&mut self) -> &mut u16;
 }
 
 impl Labelled for Image {
-    fn label_mut(&mut self) -> &mut u8 {
+    fn label_mut(&mut self) -> &mut u16 {
         &mut self.label
     }
 }
 
 impl Labelled for Text {
-    fn label_mut(&mut self) -> &mut u8 {
+    fn label_mut(&mut self) -> &mut u16 {
         &mut self.label
     }
 }
@@ -31,7 +31,7 @@ impl Labelled for Text {
 /// use burn_dist_models::data::{Relabelled, Synthetic};
 ///
 /// let images = Synthetic::train(0, 20);
-/// let turned: Vec<u8> = (0..10).rev().collect();
+/// let turned: Vec<u16> = (0..10).rev().collect();
 /// let other = Relabelled::new(images.clone(), turned);
 /// assert_eq!(other.get(3)?.label, 9 - images.get(3)?.label);
 /// # Ok::<(), burn_dist::Error>(())
@@ -40,16 +40,26 @@ impl Labelled for Text {
 pub struct Relabelled<D> {
     inner: D,
     /// The new number of each class.
-    numbers: Arc<[u8]>,
+    numbers: Arc<[u16]>,
 }
 
 impl<D> Relabelled<D> {
     /// The same samples; class `n` gets the number `numbers[n]`. A class without one keeps its own.
-    pub fn new(inner: D, numbers: Vec<u8>) -> Self {
+    pub fn new(inner: D, numbers: Vec<u16>) -> Self {
         Self {
             inner,
             numbers: numbers.into(),
         }
+    }
+}
+
+impl<D: Dataset<Item: Labelled>> Relabelled<D> {
+    fn relabelled(&self, mut sample: D::Item) -> D::Item {
+        let label = sample.label_mut();
+        if let Some(number) = self.numbers.get(usize::from(*label)) {
+            *label = *number;
+        }
+        sample
     }
 }
 
@@ -61,11 +71,10 @@ impl<D: Dataset<Item: Labelled>> Dataset for Relabelled<D> {
     }
 
     fn get(&self, index: usize) -> Result<Self::Item> {
-        let mut sample = self.inner.get(index)?;
-        let label = sample.label_mut();
-        if let Some(number) = self.numbers.get(usize::from(*label)) {
-            *label = *number;
-        }
-        Ok(sample)
+        Ok(self.relabelled(self.inner.get(index)?))
+    }
+
+    fn get_in_epoch(&self, index: usize, epoch: u64) -> Result<Self::Item> {
+        Ok(self.relabelled(self.inner.get_in_epoch(index, epoch)?))
     }
 }

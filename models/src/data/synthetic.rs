@@ -102,7 +102,7 @@ impl Dataset for Synthetic {
         let paint = Paint::draw(&mut stream);
         Ok(Image {
             pixels: render(&pattern, &paint, &mut stream),
-            label: label as u8,
+            label: label as u16,
         })
     }
 }

@@ -5,8 +5,10 @@
 
 mod fields;
 mod names;
+mod preprocessor;
 
 pub(crate) use fields::{Fields, labels, written};
 pub use fields::{HfConfigError, class_names, with_classes};
 pub use names::HfName;
 pub(crate) use names::Names;
+pub use preprocessor::{Preprocessor, PreprocessorError, Resample, Resize};

@@ -1,5 +1,6 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
+use super::values::{at_least_1, bound, probability, rate, share};
 use super::{LogArgs, Monitor, ScheduleKind, WeightArgs, global_batch};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
@@ -98,6 +99,10 @@ pub struct RunArgs {
     /// How much weights decay in a step, times the learning rate; biases and norms do not.
     #[arg(long, default_value_t = 0.01, value_parser = rate)]
     pub weight_decay: f64,
+
+    /// Threads of each rank that read and decode samples ahead.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_1)]
+    pub num_workers: usize,
 
     /// The global gradient norm to clip at.
     #[arg(long, default_value_t = 1.0, value_parser = bound, allow_negative_numbers = true)]
@@ -218,8 +223,8 @@ impl RunArgs {
         data: D,
         collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
     ) -> Result<Loader<B>> {
-        let loader = Loader::new(world, data, self.batch(), collate)?;
-        Ok(loader.shuffled(self.seed))
+        let loader = Loader::new(world, data, self.batch(), collate)?.shuffled(self.seed);
+        loader.with_workers(self.num_workers)
     }
 
     /// This rank's share of a test set.
@@ -232,7 +237,7 @@ impl RunArgs {
         data: D,
         collate: impl Fn(Vec<D::Item>, &BatchInfo) -> B + Send + Sync + 'static,
     ) -> Result<Loader<B>> {
-        Loader::new(world, data, self.batch(), collate)
+        Loader::new(world, data, self.batch(), collate)?.with_workers(self.num_workers)
     }
 
     /// Backward passes per step: `--accumulate`, or as many as keep the global batch of the first start, where
@@ -271,45 +276,5 @@ impl RunArgs {
     pub fn rate(&self, steps: &TrainLoop) -> f64 {
         let schedule = self.schedule.to(self.lr).warmup_share(self.warmup);
         schedule.at(steps.done(), steps.steps())
-    }
-}
-
-/// A share of something, neither none nor all of it.
-fn share(text: &str) -> std::result::Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
-        _ => Err("expected a number above 0 and below 1".into()),
-    }
-}
-
-/// A count that cannot be 0.
-pub(super) fn at_least_1(text: &str) -> std::result::Result<usize, String> {
-    match text.parse::<usize>() {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err("expected a whole number of at least 1".into()),
-    }
-}
-
-/// A learning rate.
-fn rate(text: &str) -> std::result::Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate >= 0.0 => Ok(rate),
-        _ => Err("expected a finite number that is not negative".into()),
-    }
-}
-
-/// The norm to clip at.
-pub(super) fn bound(text: &str) -> std::result::Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(bound) if bound.is_finite() && bound > 0.0 => Ok(bound),
-        _ => Err("expected a finite number above 0".into()),
-    }
-}
-
-/// A probability with which something is dropped.
-pub(super) fn probability(text: &str) -> std::result::Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(p) if (0.0..1.0).contains(&p) => Ok(p),
-        _ => Err("expected a number from 0 to below 1".into()),
     }
 }

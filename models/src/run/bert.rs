@@ -1,6 +1,6 @@
 //! The command line of the text example: its models, its texts and its vocabulary.
 
-use super::args::probability;
+use super::values::probability;
 use super::{Classes, Pretrained, RunArgs, named, shared_tokenizer};
 use crate::BertConfig;
 use crate::bert::Family;

@@ -14,7 +14,7 @@ pub struct Classes {
     /// Their names.
     pub names: Vec<String>,
     /// The number of each class of the data.
-    pub numbers: Vec<u8>,
+    pub numbers: Vec<u16>,
 }
 
 /// The relation of the data's classes to the checkpoint's.
@@ -64,7 +64,7 @@ impl Classes {
     fn matched(data: &[String], checkpoint: Option<&[String]>) -> (Relation, Self) {
         let own = Self {
             names: data.to_vec(),
-            numbers: (0..=u8::MAX).take(data.len()).collect(),
+            numbers: (0..=u16::MAX).take(data.len()).collect(),
         };
         let Some(theirs) = checkpoint else {
             return (Relation::Same, own);
@@ -79,9 +79,9 @@ impl Classes {
                 .filter(|(_, other)| is_same(name, other));
             let (at, _) = places.next()?;
             // A name that occurs twice has no one number.
-            u8::try_from(at).ok().filter(|_| places.next().is_none())
+            u16::try_from(at).ok().filter(|_| places.next().is_none())
         };
-        let Some(numbers) = data.iter().map(number).collect::<Option<Vec<u8>>>() else {
+        let Some(numbers) = data.iter().map(number).collect::<Option<Vec<u16>>>() else {
             return (Relation::Renamed, own);
         };
         if numbers == own.numbers {
@@ -145,7 +145,7 @@ mod tests {
         text.split_whitespace().map(String::from).collect()
     }
 
-    fn matched(theirs: &str) -> (Relation, Vec<String>, Vec<u8>) {
+    fn matched(theirs: &str) -> (Relation, Vec<String>, Vec<u16>) {
         let data = names("World Sports Business");
         let theirs = names(theirs);
         let theirs = (!theirs.is_empty()).then_some(theirs);

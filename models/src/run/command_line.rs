@@ -1,10 +1,9 @@
 //! The command line of an example, with the configuration file that it names.
 
-use super::config_file::ConfigFile;
+use super::config_file::{ConfigFile, is_number};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
-use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::Write;
@@ -148,20 +147,6 @@ fn value(argument: &Arg, matches: &ArgMatches, id: &str) -> Option<String> {
     } else {
         Some(toml::Value::String(raw).to_string())
     }
-}
-
-/// Whether an argument's value is a number.
-pub(super) fn is_number(argument: &Arg) -> bool {
-    let of = argument.get_value_parser().type_id();
-    [
-        TypeId::of::<f64>(),
-        TypeId::of::<usize>(),
-        TypeId::of::<u64>(),
-        TypeId::of::<u32>(),
-        TypeId::of::<u16>(),
-    ]
-    .iter()
-    .any(|number| of == *number)
 }
 
 #[cfg(test)]

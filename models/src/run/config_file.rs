@@ -1,8 +1,8 @@
 //! A configuration file: flags and their values, in TOML.
 
-use super::command_line::is_number;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command};
+use std::any::TypeId;
 use std::path::{Path, PathBuf};
 use toml::Value;
 
@@ -145,4 +145,18 @@ impl Entry<'_> {
         let lines = self.file.text.lines();
         1 + lines.take_while(|line| !starts(line)).count()
     }
+}
+
+/// Whether an argument's value is a number.
+pub(super) fn is_number(argument: &Arg) -> bool {
+    let of = argument.get_value_parser().type_id();
+    [
+        TypeId::of::<f64>(),
+        TypeId::of::<usize>(),
+        TypeId::of::<u64>(),
+        TypeId::of::<u32>(),
+        TypeId::of::<u16>(),
+    ]
+    .iter()
+    .any(|number| of == *number)
 }

@@ -4,6 +4,9 @@ use super::RunArgs;
 use burn_dist::data::{Dataset, Subset};
 use burn_dist::{Error, Result, World};
 
+/// What is trained with, what epochs are scored on if not on the test set, and the test set.
+pub(super) type Divided<D, T> = (Subset<D>, Option<Subset<D>>, Subset<T>);
+
 impl RunArgs {
     /// Says on rank 0 that a made-up data set is used, because no other was named.
     pub(super) fn say_made_up(&self, world: &World, what: &str) {
@@ -21,11 +24,11 @@ impl RunArgs {
     ///
     /// # Errors
     /// [`Error::Config`] if a size on the command line is not there.
-    pub fn divide<D: Dataset + Clone, T: Dataset + Clone>(
+    pub(super) fn divide<D: Dataset + Clone, T: Dataset + Clone>(
         &self,
         train: D,
         test: T,
-    ) -> Result<(Subset<D>, Option<Subset<D>>, Subset<T>)> {
+    ) -> Result<Divided<D, T>> {
         let sized = |flag: &str, wanted: Option<usize>, there: usize| match wanted {
             Some(wanted) if wanted > there => {
                 let expected = format!("at most {there}, the samples that there are");

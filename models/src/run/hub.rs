@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// The files that are fetched from a repository.
-const WANTED: [&str; 6] = [
+const WANTED: [&str; 7] = [
     "config.json",
+    "preprocessor_config.json",
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",

@@ -3,6 +3,7 @@
 use super::fetch;
 use crate::hf::{HfName, class_names};
 use burn::module::Module;
+use burn::tensor::TensorData;
 use burn_dist::weights::{Export, Name, Weights};
 use burn_dist::{Error, Result, Strategy, World};
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ impl WeightArgs {
         Ok(Some(Pretrained {
             folder,
             allow_missing: self.allow_missing,
+            replaced: None,
         }))
     }
 
@@ -98,12 +100,20 @@ pub struct Pretrained {
     folder: PathBuf,
     /// Whether parameters of the body may be missing.
     allow_missing: bool,
+    /// A tensor of other values than the files have.
+    replaced: Option<(String, TensorData)>,
 }
 
 impl Pretrained {
     /// Its folder.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The same with these values for a tensor, by its name in the files.
+    pub(super) fn with_tensor(mut self, name: String, data: TensorData) -> Self {
+        self.replaced = Some((name, data));
+        self
     }
 
     /// Its `config.json`, parsed by `read`.
@@ -138,7 +148,10 @@ impl Pretrained {
         &self,
         names: impl Fn(&str) -> Option<HfName> + Send + Sync + 'static,
     ) -> Result<Weights> {
-        let weights = Weights::open(&self.folder)?.named(names);
+        let mut weights = Weights::open(&self.folder)?.named(names);
+        if let Some((name, data)) = &self.replaced {
+            weights = weights.with_tensor(name, data.clone())?;
+        }
         let mut tensors = weights.tensors();
         let new: &[&str] = if tensors.any(|(name, _)| name == "classifier.weight") {
             &["head"]

@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 /// The lists: scores and loss of each epoch's evaluation, its seconds of training, and evaluated samples per second.
 pub(super) fn results(epochs: &[EpochRecord]) -> String {
-    let lists: [(&str, fn(&EpochRecord) -> f64); 7] = [
+    type Of = fn(&EpochRecord) -> f64;
+    let lists: [(&str, Of); 7] = [
         ("f1", |e| e.scores.f1),
         ("accuracy", |e| e.scores.accuracy),
         ("precision", |e| e.scores.precision),

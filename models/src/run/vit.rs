@@ -1,24 +1,29 @@
 //! The command line of the image example: its models and its data.
 
-use super::{Classes, Pretrained, RunArgs, named};
+use super::image_source::ImageSource;
+use super::{Classes, ImageArgs, Pretrained, RunArgs, named, positions, preprocessing};
 use crate::VitConfig;
 use crate::data::Relabelled;
 use crate::data::{CHANNELS, Cifar10, Image, ImageBatch, ImageBatcher, Synthetic};
-use crate::vit::hf_name;
+use crate::hf::Preprocessor;
 use burn_dist::data::{Dataset, Loader};
-use burn_dist::weights::Weights;
 use burn_dist::{Error, Result, World};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 use std::hash::Hash;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+#[cfg(feature = "images")]
+use super::folder_images;
+#[cfg(feature = "images")]
+use crate::data::{ImageFolder, PictureBatcher, Transform};
 
 /// The arguments of the image example.
 #[derive(Debug, Clone, Parser, Serialize)]
 #[command(
     version,
-    about = "Train a Vision Transformer on images of 32x32 pixels, sharded over several ranks",
+    about = "Train a Vision Transformer on images, sharded over several ranks",
     mut_arg("weight_decay", |arg| arg.default_value("0.05"))
 )]
 pub struct VitArgs {
@@ -30,9 +35,14 @@ pub struct VitArgs {
     #[arg(long, value_enum, default_value_t = VitSize::Tiny)]
     pub model: VitSize,
 
-    /// The folder of CIFAR-10's binary files; without it, a synthetic set that needs no files.
+    /// A folder of CIFAR-10's binary files, or one with a folder of JPEG and PNG images for each class (food101's too),
+    /// for which the program is built with --features images; without it, a synthetic set that needs no files.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+
+    /// Size of images, test part, broken images.
+    #[command(flatten)]
+    pub images: ImageArgs,
 }
 
 /// The models to choose from.
@@ -61,6 +71,8 @@ pub struct Images {
     pub test: Loader<ImageBatch>,
     /// The classes' names, by the number that the model gives them.
     pub classes: Vec<String>,
+    /// How the images of a folder are made, for the export; `None` for images of 32 x 32 pixels.
+    pub preprocessor: Option<Preprocessor>,
 }
 
 impl VitArgs {
@@ -69,43 +81,65 @@ impl VitArgs {
         named("vit", &self.model)
     }
 
-    /// The configuration, for the 10 classes that both data sets have, and the pretrained checkpoint. Collective.
+    /// The configuration, for the classes of the data, and the pretrained checkpoint. Collective.
     ///
-    /// A pretrained one keeps its sizes, its images' among them, but not its classifier.
+    /// A pretrained one keeps its sizes but not its classifier. Images have the size that `--image-size` says, or
+    /// else that of the checkpoint's preprocessing (for a folder of images), or else that of its configuration; its
+    /// position embeddings are interpolated where that is another size than theirs.
     ///
     /// # Errors
     /// [`Error::User`] if weights cannot be fetched, [`Error::File`] if they are not for this model, and
-    /// [`Error::Config`] if it takes images of another number of channels.
+    /// [`Error::Config`] if it takes images of another number of channels or of a size that its patches do not divide.
     pub fn model(&self, world: &World) -> Result<(VitConfig, Option<Pretrained>)> {
+        let source = self.source()?;
+        let classes = classes(source)?;
         let Some(pretrained) = self.run.weights.pretrained(world)? else {
-            return Ok((self.config(), None));
+            let config = self.config(source, classes);
+            return Ok((config, None));
         };
-        let config = VitConfig {
-            classes: 10,
+        let own = VitConfig {
+            classes,
             ..pretrained.config(VitConfig::from_hf)?
         };
-        if config.channels != CHANNELS {
+        if own.channels != CHANNELS {
             return Err(Error::config(
                 "the images of the model given by --from",
                 format!("{CHANNELS} channels, which the data have"),
-                config.channels,
+                own.channels,
             ));
         }
-        check_positions(&config, &pretrained.weights(hf_name)?)?;
+        let preprocessor = match source {
+            ImageSource::Folder(_) => preprocessing::of_checkpoint(Some(&pretrained))?,
+            _ => None,
+        };
+        let side = self.images.image_size;
+        let side = side.or(preprocessor.and_then(|preprocessor| preprocessor.side()));
+        let config = own.clone().with_image_size(side.unwrap_or(own.image_size));
+        config.validate().map_err(Error::user)?;
+        let pretrained = positions::fitted(world, pretrained, &own, config.image_size)?;
         Ok((config, Some(pretrained)))
     }
 
-    /// A new model, for the 32x32 pixels of both data sets.
-    fn config(&self) -> VitConfig {
+    fn source(&self) -> Result<ImageSource<'_>> {
+        ImageSource::of(self.data.as_deref(), &self.images)
+    }
+
+    /// A new model: for 32x32 pixels, but for a folder of images of the size that the larger ones are made for.
+    fn config(&self, source: ImageSource<'_>, classes: usize) -> VitConfig {
         // The larger models are made for 224 pixels in patches of 16; the body stays theirs.
-        let small_images = |config: VitConfig| config.with_image_size(32).with_patch_size(4);
-        match self.model {
-            VitSize::Tiny => VitConfig::tiny(10),
-            VitSize::Cifar => VitConfig::cifar(10),
-            VitSize::Small => small_images(VitConfig::small_16(10)),
-            VitSize::Base => small_images(VitConfig::base_16(10)),
-            VitSize::Large => small_images(VitConfig::large_16(10)),
-        }
+        let fitting = |config: VitConfig| match source {
+            ImageSource::Folder(_) => config,
+            _ => config.with_image_size(32).with_patch_size(4),
+        };
+        let config = match self.model {
+            VitSize::Tiny => VitConfig::tiny(classes),
+            VitSize::Cifar => VitConfig::cifar(classes),
+            VitSize::Small => fitting(VitConfig::small_16(classes)),
+            VitSize::Base => fitting(VitConfig::base_16(classes)),
+            VitSize::Large => fitting(VitConfig::large_16(classes)),
+        };
+        let side = self.images.image_size.unwrap_or(config.image_size);
+        config.with_image_size(side)
     }
 
     /// This rank's share of the training and of the test set, in images of this model's size.
@@ -120,20 +154,75 @@ impl VitArgs {
         pretrained: Option<&Pretrained>,
     ) -> Result<Images> {
         let batcher = ImageBatcher::new(&world.device()).with_side(config.image_size);
-        match &self.data {
-            Some(folder) => {
+        match self.source()? {
+            ImageSource::Cifar(folder) => {
                 let (train, test) = Cifar10::open(folder)?;
                 let classes = train.classes().to_vec();
                 self.loaders(world, (train, test), &classes, pretrained, batcher)
             }
-            None => {
+            ImageSource::Synthetic => {
                 self.run.say_made_up(world, "images");
                 let (train, test) = (Synthetic::train(0, 2048), Synthetic::test(0, 512));
                 let classes = Synthetic::classes().iter().map(ToString::to_string);
                 let classes: Vec<_> = classes.collect();
                 self.loaders(world, (train, test), &classes, pretrained, batcher)
             }
+            ImageSource::Folder(folder) => self.folder(world, folder, config, pretrained),
         }
+    }
+
+    /// The images of a folder, cut and scaled as the checkpoint says, or as usual for ImageNet.
+    #[cfg(feature = "images")]
+    fn folder(
+        &self,
+        world: &World,
+        folder: &Path,
+        config: &VitConfig,
+        pretrained: Option<&Pretrained>,
+    ) -> Result<Images> {
+        let (seed, workers) = (self.run.seed, self.run.num_workers);
+        let (train, test) = folder_images::open(world, folder, &self.images, (seed, workers))?;
+        let theirs = pretrained.map(Pretrained::classes).transpose()?.flatten();
+        let classes = Classes::new(world, train.classes(), theirs.as_deref());
+        let side = config.image_size;
+        let preprocessor = preprocessing::for_side(world, pretrained, side)?;
+        let evaluation = Transform::evaluation(preprocessor.clone(), side);
+        let training = Transform::training(preprocessor.clone(), side, seed);
+        let relabelled = |images| Relabelled::new(images, classes.numbers.clone());
+        // What is held out is scored as the test set is, without random cuts.
+        let held_out = relabelled(train.clone().transformed(evaluation.clone()));
+        let train = relabelled(train.transformed(training));
+        let test = relabelled(test.transformed(evaluation));
+        let (train, validation, test) = self.run.divide(train, test)?;
+        let validation = validation.map(|part| part.of(held_out)).transpose()?;
+        let batcher = PictureBatcher::new(&world.device(), &preprocessor);
+        let scored = |set| {
+            let batcher = batcher.clone();
+            let collate = move |images: Vec<_>, info: &_| batcher.collate(&images, info);
+            self.run.testing(world, set, collate)
+        };
+        let validation = validation.map(scored).transpose()?;
+        let test = scored(test)?;
+        Ok(Images {
+            train: self.run.training(world, train, move |images, info| {
+                batcher.collate(&images, info)
+            })?,
+            validation,
+            test,
+            classes: classes.names,
+            preprocessor: Some(preprocessor),
+        })
+    }
+
+    #[cfg(not(feature = "images"))]
+    fn folder(
+        &self,
+        _world: &World,
+        folder: &Path,
+        _config: &VitConfig,
+        _pretrained: Option<&Pretrained>,
+    ) -> Result<Images> {
+        Err(ImageSource::not_built(folder))
     }
 
     fn loaders<D: Dataset<Item = Image> + Hash + 'static>(
@@ -164,31 +253,18 @@ impl VitArgs {
             validation: validation.map(scored).transpose()?,
             test: scored(test)?,
             classes: classes.names,
+            preprocessor: None,
         })
     }
 }
 
-/// Checks that the position embeddings fit the image size of the configuration.
-fn check_positions(config: &VitConfig, weights: &Weights) -> Result<()> {
-    let Some(name) = hf_name("embeddings.positions").map(|name| name.name) else {
-        return Ok(());
-    };
-    let wanted = 1 + (config.image_size / config.patch_size).pow(2);
-    let mut tensors = weights.tensors();
-    let table = tensors.find(|(found, _)| found.ends_with(name.trim_start_matches("vit.")));
-    let Some((_, &[_, found, _])) = table else {
-        return Ok(());
-    };
-    if found == wanted {
-        return Ok(());
+/// The number of classes that the data have.
+fn classes(source: ImageSource<'_>) -> Result<usize> {
+    match source {
+        ImageSource::Synthetic | ImageSource::Cifar(_) => Ok(10),
+        #[cfg(feature = "images")]
+        ImageSource::Folder(folder) => Ok(ImageFolder::class_names(folder)?.len()),
+        #[cfg(not(feature = "images"))]
+        ImageSource::Folder(folder) => Err(ImageSource::not_built(folder)),
     }
-    let side = found.saturating_sub(1).isqrt() * config.patch_size;
-    Err(Error::config(
-        "image_size in config.json",
-        format!("{side}, for {name} has {found} rows"),
-        format!(
-            "{}, which needs {wanted} rows: tables are not interpolated",
-            config.image_size
-        ),
-    ))
 }

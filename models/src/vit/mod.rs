@@ -10,11 +10,13 @@ mod embeddings;
 mod flops;
 mod hf;
 mod json;
+mod positions;
 
 pub use block::Block;
 pub use config::VitConfig;
 pub use embeddings::Embeddings;
 pub use hf::{hf_name, hf_path};
+pub use positions::interpolated_positions;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};

@@ -59,6 +59,35 @@ fn batches_come_in_the_samplers_order() {
     }
 }
 
+/// Samples that say in which epoch they were read, also through an `Arc`.
+struct Epochs;
+
+impl Dataset for Epochs {
+    type Item = (usize, u64);
+
+    fn len(&self) -> usize {
+        3
+    }
+
+    fn get(&self, index: usize) -> Result<(usize, u64)> {
+        Ok((index, u64::MAX))
+    }
+
+    fn get_in_epoch(&self, index: usize, epoch: u64) -> Result<(usize, u64)> {
+        Ok((index, epoch))
+    }
+}
+
+#[test]
+fn a_dataset_that_augments_is_told_the_epoch() {
+    let loader = Loader::replicated(Arc::new(Epochs), Batch::per_rank(3), |items, _| items);
+    let loader = loader.unwrap();
+    for epoch in [0, 7] {
+        let batch = loader.epoch(epoch).unwrap().next().unwrap().unwrap();
+        assert_eq!(batch, [(0, epoch), (1, epoch), (2, epoch)]);
+    }
+}
+
 #[test]
 fn the_thread_stays_as_many_batches_ahead_as_asked() {
     let ten = Ten::default();

@@ -180,7 +180,7 @@ fn row(record: &ByteRecord, classes: usize) -> std::result::Result<Text, (String
     Ok(Text {
         title: field(1, "title")?.into(),
         description: field(2, "description")?.into(),
-        label,
+        label: label.into(),
     })
 }
 

@@ -8,5 +8,5 @@ pub struct Encoded {
     /// 0 for tokens of the title, 1 for those of the description.
     pub types: Vec<u32>,
     /// The class.
-    pub label: u8,
+    pub label: u16,
 }

@@ -51,5 +51,5 @@ pub struct Text {
     /// What follows it.
     pub description: String,
     /// The class.
-    pub label: u8,
+    pub label: u16,
 }

@@ -99,7 +99,7 @@ impl Dataset for Newswire {
         Ok(Text {
             title,
             description,
-            label: label as u8,
+            label: label as u16,
         })
     }
 }
