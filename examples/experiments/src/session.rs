@@ -1,7 +1,7 @@
 //! One start: runs what is missing, and writes the report.
 
 use crate::cli::Cli;
-use crate::matrix::{Device, Matrix, Program};
+use crate::matrix::{Matrix, Program};
 use crate::runner::{ELSEWHERE, Programs, Runner, State, Tally, commands, lacking, run_folder};
 use crate::{Error, Result, files, report, results};
 use std::path::Path;
@@ -98,13 +98,17 @@ fn programs(cli: &Cli, matrix: &Matrix, needed: &[Program]) -> Result<Programs> 
     match &cli.program_dir {
         Some(folder) => Programs::in_folder(folder, needed),
         None => {
-            // All runs of a matrix have one.
-            let device = matrix.experiments.first().map(|one| one.recipe.device);
-            let device = device.unwrap_or(Device::Cpu);
             println!("building the examples; --program-dir takes those that are built");
-            Programs::build(needed, device)
+            Programs::build(needed, &features(matrix))
         }
     }
+}
+
+/// The features of the programs that all runs need.
+fn features(matrix: &Matrix) -> String {
+    // They are those of data and device, which all runs have in common.
+    let first = matrix.experiments.first();
+    first.map(|one| one.recipe.features()).unwrap_or_default()
 }
 
 /// Where the programs are for who has not said it.
@@ -117,9 +121,11 @@ fn default_programs(cli: &Cli) -> std::path::PathBuf {
 fn commands_text(cli: &Cli, matrix: &Matrix, out: &Path) -> String {
     let programs = Programs::unchecked(&default_programs(cli));
     let mut text = format!(
-        "# {}: {} runs. A run on several nodes is one command on each, at the same time; node0 stands for the first.\n",
+        "# {}: {} runs. A run on several nodes is one command on each, at the same time; node0 stands for the first.\n\
+         # cargo build --release --examples --features {}\n",
         matrix.name,
-        matrix.experiments.len()
+        matrix.experiments.len(),
+        features(matrix)
     );
     for one in &matrix.experiments {
         text.push_str(&format!("\n# {}\n", one.name()));

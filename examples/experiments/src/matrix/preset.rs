@@ -103,7 +103,8 @@ fn experiment_b(number: usize, scale: Scale) -> Axes {
             max_length: Some(500),
             bert_data: Some("ag_news_csv".into()),
             bert_from: Some("distilbert-base-uncased".into()),
-            vit_data: Some("cifar-10-batches-bin".into()),
+            vit_data: Some("food101".into()),
+            vit_from: Some("vit-base-patch16-224-in21k".into()),
             device: Device::Cuda,
             ..Recipe::default()
         },

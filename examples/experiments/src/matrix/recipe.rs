@@ -91,6 +91,20 @@ impl Default for Recipe {
 }
 
 impl Recipe {
+    /// The features that the programs need for it.
+    pub fn features(&self) -> String {
+        // What processes use is recorded too, which compiles none of Burn again.
+        let mut features = vec!["utilisation"];
+        // A folder may hold pictures.
+        if self.vit_data.is_some() {
+            features.push("images");
+        }
+        if self.device != Device::Cpu {
+            features.push(self.device.name());
+        }
+        features.join(",")
+    }
+
     /// The flags of a run of this program.
     pub fn arguments(&self, program: Program) -> Vec<String> {
         let (data, from) = match program {

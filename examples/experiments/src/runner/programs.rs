@@ -1,6 +1,6 @@
 //! The example programs: built once, or taken from a folder.
 
-use crate::matrix::{Device, Program};
+use crate::matrix::Program;
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -58,11 +58,11 @@ impl Programs {
         Ok(all)
     }
 
-    /// Builds them with cargo, in the workspace that this package is of.
+    /// Builds them with cargo and these features, in the workspace that this package is of.
     ///
     /// # Errors
     /// [`Error::Program`] if cargo is not there, or fails.
-    pub fn build(needed: &[Program], device: Device) -> Result<Self> {
+    pub fn build(needed: &[Program], features: &str) -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(&cargo);
@@ -75,11 +75,7 @@ impl Programs {
         for program in needed {
             command.args(["--example", program.example()]);
         }
-        // What processes use is recorded too, which compiles none of Burn again.
-        command.args(["--features", "utilisation"]);
-        if device != Device::Cpu {
-            command.args(["--features", device.name()]);
-        }
+        command.args(["--features", features]);
         let failed = |found: String| Error::Program {
             program: "cargo build".into(),
             found,

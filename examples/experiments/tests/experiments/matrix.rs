@@ -120,6 +120,8 @@ fn presets_are_those_of_the_studies() {
         assert!(line.contains(part), "{part} in {line}");
     }
     assert!(!line.contains("RAYON"), "{line}");
+    let features = full.experiments[0].recipe.features();
+    assert_eq!(features, "utilisation,images,cuda");
 }
 
 #[test]
