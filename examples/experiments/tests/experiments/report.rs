@@ -140,7 +140,7 @@ fn runs_beside_other_programs_are_said_to_be_disturbed() {
     );
     assert!(
         page.contains("finished, disturbed")
-            && page.contains("1 runs are disturbed")
+            && page.contains("1 run was disturbed")
             && page.contains("1.3 cores")
     );
 }

@@ -245,10 +245,13 @@ fn disturbances(runs: &[Run]) -> Option<String> {
     let most = cores.iter().copied().fold(0.0, f64::max);
     (!cores.is_empty()).then(|| {
         format!(
-            "{} runs are disturbed: other programs used up to {most:.1} cores on the mean while they went on. Their times are \
-             too long, and so are speed-ups and efficiencies that they are part of wrong; losses, bytes and memory are not. \
-             Move their folders away and start again on an idle machine.",
-            cores.len()
+            "{} disturbed: other programs used up to {most:.1} cores on the mean meanwhile. Times are too long, and \
+             speed-ups and efficiencies of them are wrong; losses, bytes and memory are not. Move the folders of these runs \
+             away and start again on an idle machine.",
+            match cores.len() {
+                1 => "1 run was".into(),
+                count => format!("{count} runs were"),
+            }
         )
     })
 }
