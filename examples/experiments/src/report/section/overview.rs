@@ -149,9 +149,8 @@ pub(super) fn cards(runs: &[Run]) -> Vec<Card> {
         format!("{finished} / {}", runs.len()),
         "runs finished".into(),
     )];
-    let best = runs
-        .iter()
-        .filter_map(|run| Some((run, SpeedUp::of(run, runs)?)));
+    let best = runs.iter().filter(|run| !run.is_disturbed());
+    let best = best.filter_map(|run| Some((run, SpeedUp::of(run, runs)?)));
     if let Some((run, found)) = best.max_by(|a, b| a.1.efficiency.total_cmp(&b.1.efficiency)) {
         let one = &run.experiment;
         let what = format!(
@@ -195,28 +194,29 @@ pub(super) fn cards(runs: &[Run]) -> Vec<Card> {
     cards
 }
 
-/// FSDP's peak by DDP's, of the first run that has both.
-fn memory_share(runs: &[Run]) -> Option<(&Run, f64)> {
+/// FSDP's peak by DDP's, of the runs on the most ranks that have both.
+fn memory_share<'a>(runs: &'a [Run]) -> Option<(&'a Run, f64)> {
     let peak = |run: &Run| {
-        run.summary
-            .as_ref()
-            .map(|s| s.peak_bytes.most)
-            .filter(|peak| *peak > 0.0)
+        let peak = run.summary.as_ref().map(|s| s.peak_bytes.most);
+        peak.filter(|peak| *peak > 0.0)
     };
-    runs.iter().find_map(|run| {
-        let one = &run.experiment;
-        let ddp = runs.iter().find(|other| {
-            let ddp = &other.experiment;
+    let is = |run: &Run, name: &str| run.experiment.strategy.to_string() == name;
+    let share = |run: &'a Run| {
+        let twin = runs.iter().filter(|other| is(other, "ddp")).find(|ddp| {
             let alike = Experiment {
-                strategy: one.strategy.clone(),
-                ..ddp.clone()
+                strategy: run.experiment.strategy.clone(),
+                ..ddp.experiment.clone()
             };
-            ddp.strategy.to_string() == "ddp" && alike == *one
+            alike == run.experiment
         })?;
-        let is_fsdp = one.strategy.to_string() == "fsdp";
-        is_fsdp.then_some(())?;
-        Some((run, peak(run)? / peak(ddp)?))
-    })
+        Some((run, peak(run)? / peak(twin)?))
+    };
+    let sharded = runs
+        .iter()
+        .filter(|run| is(run, "fsdp") && run.experiment.setup.ranks() > 1);
+    // Of several on as many ranks the first.
+    let shares = sharded.rev().filter_map(share);
+    shares.max_by_key(|(run, _)| run.experiment.setup.ranks())
 }
 
 /// The far link's time by the near one's, of the first run that has both.
