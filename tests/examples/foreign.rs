@@ -277,7 +277,8 @@ fn another_image_size_than_that_of_the_weights_is_refused() {
     set(folder.path(), "image_size", json!(48));
     let message = looked_at("vit_fsdp", folder.path()).failed();
     let expected = "error: image_size in config.json: expected 32, for vit.embeddings.position_embeddings \
-                    has 65 rows, found 48, which needs 145 rows: tables are not interpolated";
+                    has 65 rows, found 48, which needs 145 rows: correct it; another size \
+                    for the images is --image-size";
     assert_eq!(message, expected);
 }
 
