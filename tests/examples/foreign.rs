@@ -272,12 +272,13 @@ fn invalid_sizes_are_one_short_sentence() {
 }
 
 #[test]
-fn another_image_size_than_that_of_the_weights_is_refused() {
+fn an_own_image_size_that_the_weights_are_not_for_is_refused() {
     let (folder, _) = left("vit_fsdp");
     set(folder.path(), "image_size", json!(48));
     let message = looked_at("vit_fsdp", folder.path()).failed();
     let expected = "error: image_size in config.json: expected 32, for vit.embeddings.position_embeddings \
-                    has 65 rows, found 48, which needs 145 rows: tables are not interpolated";
+                    has 65 rows, found 48, which needs 145 rows: correct it; another size for the images is \
+                    --image-size";
     assert_eq!(message, expected);
 }
 
