@@ -11,6 +11,7 @@ mod subject;
 mod table;
 mod training;
 
+use burn_dist::telemetry::Tracked;
 use case::Case;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use mimalloc::MiMalloc;
@@ -19,9 +20,9 @@ use std::time::Duration;
 use subject::BATCH;
 use training::{on_ranks, serve};
 
-/// As in the examples: the system's allocator is slow at allocating and freeing large tensors.
+/// As in the examples: it counts memory, and the system's allocator is slow at allocating and freeing large tensors.
 #[global_allocator]
-static MEMORY: MiMalloc = MiMalloc;
+static MEMORY: Tracked<MiMalloc> = Tracked::new(MiMalloc);
 
 /// Where the table and the picture go: the folder that cargo builds into.
 fn target() -> std::path::PathBuf {
