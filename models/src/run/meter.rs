@@ -20,8 +20,8 @@ pub struct Meter {
     plan: Plan,
     log: RunLog,
     bar: ProgressBar,
-    started: Instant,
-    samples: u64,
+    /// Steps since this start of the run.
+    steps: usize,
     /// Bytes this rank sent in training steps, and its total when the current step began.
     sent: u64,
     mark: u64,
@@ -51,8 +51,7 @@ impl Meter {
             plan: plan.clone(),
             log,
             bar: ProgressBar::hidden(),
-            started: Instant::now(),
-            samples: 0,
+            steps: 0,
             sent: 0,
             mark: 0,
             step: Step::default(),
@@ -75,7 +74,6 @@ impl Meter {
             self.bar.set_style(style);
         }
         self.bar.set_position(done as u64);
-        self.started = Instant::now();
     }
 
     /// Runs a part of a step and measures its time; a step begins with [`Phase::Data`].
@@ -136,7 +134,7 @@ impl Meter {
         let step = std::mem::take(&mut self.step);
         self.sent += self.sent_by_units() - self.mark;
         let record = self.log.step(Step { rate, norm, ..step })?;
-        self.samples += record.samples;
+        self.steps += 1;
         self.bar.inc(1);
         let loss = record.loss.unwrap_or(f64::NAN);
         let norm = norm.map_or("overflow".into(), |norm| format!("{norm:.2}"));
@@ -276,10 +274,9 @@ impl Meter {
             .iter()
             .map(|t| t.bytes)
             .sum();
-        let steps = self.log.summary(Ended::Finished, None).steps;
         let report = Report {
             scores,
-            sent_bytes: (self.sent as f64 / steps.max(1) as f64, sent as f64),
+            sent_bytes: (self.sent as f64 / self.steps.max(1) as f64, sent as f64),
             held_bytes: (
                 self.held.unwrap_or(now),
                 (memory.parameters + memory.optimizer) as f64,
