@@ -138,6 +138,7 @@ pub fn features() -> Vec<&'static str> {
 #[doc(inline)]
 pub use burn_dist_nn::optim;
 pub use error::{CallLabel, Error, Result};
+pub use host::name as host_name;
 pub use launch::launch;
 pub use noise::Noise;
 pub use numbers::{Numbers, Reducible};

@@ -146,6 +146,8 @@ fn a_finished_run_goes_on_for_more_epochs() {
     assert_eq!(names(&first), ["epoch 1"]);
     let more = run("--per-gpu-batch 4 --epochs 3 --resume", &folders).succeeded();
     assert_eq!(names(&more), ["epoch 2", "epoch 3"]);
+    // Bytes are those of the steps since it went on.
+    assert_eq!(sent(&more).0, sent(&more).1);
 }
 
 #[test]

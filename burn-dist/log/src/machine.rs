@@ -1,7 +1,7 @@
 //! The machine and the program of a run, for its configuration.
 
 use crate::Setup;
-use burn_dist::{Result, World};
+use burn_dist::{Result, World, host_name};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ impl Seat {
         world.gather(&Self {
             rank: world.rank(),
             local_rank: world.local_rank(),
-            host: host(),
+            host: host_name(),
             pid: std::process::id(),
             device: format!("{:?}", world.device().inner()),
             compute_threads: rayon::current_num_threads(),
@@ -56,17 +56,6 @@ fn of_local_ranks(local_ranks: impl Iterator<Item = usize> + Clone) -> Setup {
     Setup {
         nodes: nodes.max(1),
         ranks_per_node: most.unwrap_or(1),
-    }
-}
-
-/// This host's name.
-pub(crate) fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    let name = name.unwrap_or_default().trim().to_owned();
-    if name.is_empty() {
-        std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".into())
-    } else {
-        name
     }
 }
 

@@ -1,8 +1,8 @@
 //! The end of a run, and the whole of it in one record.
 
 use super::RunLog;
-use crate::{Ended, Scores, Summary, machine};
-use burn_dist::Result;
+use crate::{Ended, Scores, Summary};
+use burn_dist::{Result, host_name};
 
 impl RunLog {
     /// The run so far, in one record.
@@ -38,7 +38,7 @@ impl RunLog {
 
     /// Ends the trace, and writes it on rank 0.
     pub(super) fn end_trace(&mut self) -> Result<()> {
-        let traced = self.recording.end(&self.world, &machine::host())?;
+        let traced = self.recording.end(&self.world, &host_name())?;
         if let Some((traced, folder)) = traced.zip(self.folder.as_ref()) {
             folder.write("trace.json", &traced.json)?;
             folder.write("trace.svg", &traced.picture)?;

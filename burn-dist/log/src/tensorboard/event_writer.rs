@@ -150,12 +150,6 @@ impl EventWriter {
 
 /// The name of this host, as part of a file's name.
 fn host() -> String {
-    let system = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    let name = system.or_else(|_| std::env::var("HOSTNAME"));
-    let name = name.unwrap_or_default();
     let odd = |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '.';
-    match name.trim() {
-        "" => "localhost".into(),
-        name => name.replace(odd, "_"),
-    }
+    burn_dist::host_name().replace(odd, "_")
 }
