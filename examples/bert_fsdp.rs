@@ -82,7 +82,7 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
     let vocabulary = vocabulary_checksum(&tokenizer)?;
     let mut steps = run.steps_over(world, &data)?;
     let mut scaler = run.scaler(None);
-    let mut stopping = run.stopping(None)?;
+    let mut best_epoch = run.best_epoch(None)?;
     if let Some(folder) = run.resumes(world)? {
         let (progress, saved, named, words, best);
         (model, optimizer, (progress, saved, named, words, best)) =
@@ -91,7 +91,7 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
         same_classes(named, &classes)?;
         same_vocabulary(words, &tokenizer)?;
         steps.resume(&progress)?;
-        stopping = run.stopping(Some(best))?;
+        best_epoch = run.best_epoch(Some(best))?;
         meter.resumed(steps.done(), steps.epochs_done(), folder);
     }
     meter.begin(steps.steps(), steps.done());
@@ -140,7 +140,7 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
 
             // (5) After SIGTERM or Ctrl-C on any rank, all save at the end of the step and return.
             if world.should_stop()? {
-                let state = (steps.progress(), &scaler, &classes, vocabulary, &stopping);
+                let state = (steps.progress(), &scaler, &classes, vocabulary, &best_epoch);
                 run.checkpoint(world, steps.done(), (&model, &optimizer), None, &state)?;
                 run.wait_for_save(world)?;
                 return meter.stop(steps.done(), run.save.as_deref());
@@ -157,19 +157,19 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
         };
         let scores = meter.evaluation(|| evaluated(&model, scored))?;
         let score = scores.as_ref().map(|scores| run.monitor.of(scores));
-        let is_best = match score {
-            Some(score) => stopping.is_best(world, score)?,
+        let is_best = match &scores {
+            Some(scores) => best_epoch.update(world, scores)?,
             None => false,
         };
         // (6) Every rank writes its shards while training goes on. If one is killed meanwhile, the save before remains.
-        let state = (steps.progress(), &scaler, &classes, vocabulary, &stopping);
+        let state = (steps.progress(), &scaler, &classes, vocabulary, &best_epoch);
         run.checkpoint(world, steps.done(), (&model, &optimizer), score, &state)?;
         let Some(scores) = scores else {
             return meter.stop(steps.done(), run.save.as_deref());
         };
         meter.epoch(set, &scores, is_best, &model)?;
         last = Some(scores);
-        if stopping.should_stop() {
+        if best_epoch.should_stop() {
             meter.stopped_early(run.early_stopping);
             break;
         }

@@ -1,12 +1,12 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
 use super::values::{at_least_1, bound, probability, rate, share};
-use super::{LogArgs, Monitor, ScheduleKind, WeightArgs, global_batch};
+use super::{BestEpoch, LogArgs, Monitor, ScheduleKind, WeightArgs, global_batch};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
-use burn_dist::training::{EarlyStopping, TrainLoop};
+use burn_dist::training::TrainLoop;
 use burn_dist::{GradScaler, Precision, Result, Shadow, ShardedGradients, Strategy, World};
 use clap::Args;
 use serde::Serialize;
@@ -202,14 +202,14 @@ impl RunArgs {
         Ok((model, Some(clipped.norm)))
     }
 
-    /// The best score so far, of a new run or of the one that a save holds.
+    /// The best epoch so far, of a new run or of the one that a save holds.
     ///
     /// # Errors
-    /// [`Error::Config`] if a number on the command line is out of range.
-    pub fn stopping(&self, saved: Option<EarlyStopping>) -> Result<EarlyStopping> {
+    /// [`Error::Config`](burn_dist::Error::Config) if the save has its best epoch by another score.
+    pub fn best_epoch(&self, saved: Option<BestEpoch>) -> Result<BestEpoch> {
         match saved {
-            None => self.monitor.stopping(self.early_stopping),
-            Some(saved) => saved.patience(self.early_stopping.unwrap_or(usize::MAX)),
+            None => BestEpoch::none(self.monitor, self.early_stopping),
+            Some(saved) => saved.resumed(self.monitor, self.early_stopping),
         }
     }
 

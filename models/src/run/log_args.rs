@@ -23,7 +23,7 @@ pub struct LogArgs {
     pub setup: Option<Setup>,
 
     /// The number of this run among equal ones, which its name ends in.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "log_to")]
     pub run: Option<usize>,
 
     /// Print a line after every so many steps, beside the progress bar.

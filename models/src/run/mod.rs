@@ -42,7 +42,7 @@ pub use evaluate::evaluate;
 pub use image_args::{BrokenImages, ImageArgs};
 pub use log_args::{LogArgs, Steps};
 pub use meter::Meter;
-pub use monitor::Monitor;
+pub use monitor::{BestEpoch, Monitor};
 pub use optimizer::adamw;
 pub use pretrained::{Pretrained, WeightArgs, shard_pretrained};
 pub use report::Report;

@@ -45,14 +45,22 @@ impl RunArgs {
 
     fn run_log(&self, world: &World, run: Run, setup: Setup, config: &str) -> Result<RunLog> {
         let folder = world.from_chief(|| self.folder(&run.model, setup))?;
+        let peak = match self.log.peak_tflops {
+            Some(tflops) => Some(1e12 * tflops),
+            None if folder.is_some() => Some(peak_flops(world, self.precision)?),
+            None => None,
+        };
+        let run = match peak {
+            Some(peak) => run.peak_flops(peak),
+            None => run,
+        };
         let Some(folder) = folder else {
+            if self.log.trace.is_some() {
+                let expected = "a folder for the records, to which a trace is written";
+                return Err(Error::config("--trace", expected, "--log-to none"));
+            }
             return RunLog::unwritten(world, run);
         };
-        let peak = match self.log.peak_tflops {
-            Some(tflops) => 1e12 * tflops,
-            None => peak_flops(world, self.precision)?,
-        };
-        let run = run.peak_flops(peak);
         // The same run again, after a failure or by --resume, in the folder that it was given.
         let goes_on = self.log.log_to.is_some() && (self.resume || world.restarts() > 0);
         let log = if goes_on {
