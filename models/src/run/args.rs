@@ -216,7 +216,7 @@ impl RunArgs {
     /// This rank's share of a training set, in an order that changes with the epoch.
     ///
     /// # Errors
-    /// [`Error::Config`] if a number on the command line is out of range.
+    /// [`Error::Config`](burn_dist::Error::Config) if a number on the command line is out of range.
     pub fn training<D: Dataset + 'static, B: Send + 'static>(
         &self,
         world: &World,
@@ -257,7 +257,7 @@ impl RunArgs {
     /// that of the first start.
     ///
     /// # Errors
-    /// [`Error::Config`] if a number on the command line is out of range.
+    /// [`Error::Config`](burn_dist::Error::Config) if a number on the command line is out of range.
     pub fn steps_over<B: Send + 'static>(
         &self,
         world: &World,

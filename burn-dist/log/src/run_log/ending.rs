@@ -49,7 +49,7 @@ impl RunLog {
     /// Writes the summary, and ends the records. A log that is dropped before has failed, and its summary says so. Collective.
     ///
     /// # Errors
-    /// [`Error::File`] on rank 0 if the records cannot be written; what a collective returns.
+    /// [`Error::File`](burn_dist::Error::File) on rank 0 if the records cannot be written; what a collective returns.
     pub fn finish(&mut self, ended: Ended, test: Option<Scores>) -> Result<Summary> {
         if self.recording.is_on() {
             self.end_trace()?;

@@ -13,7 +13,7 @@ impl RunLog {
     /// A walk over this rank's elements, and 12 kB for each unit from each rank.
     ///
     /// # Errors
-    /// [`Error::File`] on rank 0 if the records cannot be written; what a collective returns.
+    /// [`Error::File`](burn_dist::Error::File) on rank 0 if the records cannot be written; what a collective returns.
     pub fn parameters<M: Module>(&mut self, model: &M) -> Result<()> {
         self.histograms("parameters", |world, each| {
             world.visit_elements(model, each)
