@@ -127,7 +127,8 @@ fn torchrun_shows_why_a_rank_failed() {
     let training = Training::new();
     let mut command = command(torchrun, "");
     command.args(["--no-python", "--standalone", "--nproc_per_node=2"]);
-    let script = "test $RANK = 0 || set -- --data /nowhere; exec \"$EXAMPLE\" \"$@\"";
+    let script =
+        "test $RANK = 0 || { shift 2; set -- --data /nowhere \"$@\"; }; exec \"$EXAMPLE\" \"$@\"";
     command
         .env("EXAMPLE", example())
         .args(["sh", "-c", script, "sh"]);
