@@ -87,6 +87,7 @@ mod host;
 pub mod launch;
 pub mod layout;
 mod lock;
+mod lora;
 #[cfg(feature = "nn")]
 pub mod nn;
 mod noise;
@@ -140,6 +141,7 @@ pub use burn_dist_nn::optim;
 pub use error::{CallLabel, Error, Result};
 pub use host::name as host_name;
 pub use launch::launch;
+pub use lora::LoraConfig;
 pub use noise::Noise;
 pub use numbers::{Numbers, Reducible};
 pub use plan::{Memory, Plan, Traffic};

@@ -13,6 +13,7 @@
 //! | [`hybrid`](Strategy::hybrid) | a group | for one pass | as FSDP, then all-reduce over groups | 3 in the group, 2 / group across |
 
 use crate::error::{Error, Result};
+use crate::lora::LoraConfig;
 use crate::precision::Precision;
 use serde::Serialize;
 use std::fmt;
@@ -58,7 +59,7 @@ pub(crate) enum ShardOver {
 /// assert_eq!(Strategy::fsdp().to_string(), "fsdp");
 /// # Ok::<(), burn_dist::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Strategy {
     name: &'static str,
     pub(crate) over: ShardOver,
@@ -69,6 +70,7 @@ pub struct Strategy {
     pub(crate) recompute: bool,
     pub(crate) replicated: Vec<String>,
     pub(crate) ignored: Vec<String>,
+    pub(crate) lora: Option<LoraConfig>,
     /// Steps between two comparisons of replicas; none if 0.
     pub(crate) check_every: usize,
     /// Whether units are compared with plain Burn; as the build and the environment say if none.
@@ -87,6 +89,7 @@ impl Strategy {
             recompute: false,
             replicated: Vec::new(),
             ignored: Vec::new(),
+            lora: None,
             check_every: 100,
             check_units: None,
         }
@@ -189,6 +192,42 @@ impl Strategy {
     /// PyTorch: `fully_shard(ignored_params=..)`, where they do train, each rank on its own.
     pub fn ignore(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.ignored.extend(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// Freezes the model, and trains low-rank adapters beside its matrices.
+    ///
+    /// The frozen parameters are sharded and gathered as ever, but they have neither gradients that are reduced nor states
+    /// of an optimizer. A weight with adapters is computed when a layer reads it and again in backward: nothing of its size
+    /// stays on the tape. The adapters are parameters of the same unit, at the paths `<path>.lora.a` and `<path>.lora.b`, which
+    /// optimizers, saves and parameter groups find there. [`World::full`](crate::World::full) merges them into the weights.
+    ///
+    /// On the device that [`shard`](Self::shard) seeds they are drawn as Burn's `apply_lora` draws them on a model that is
+    /// initialised already. `apply_lora` itself cannot be called after `shard`: it would freeze everything and add nothing.
+    ///
+    /// # Cost
+    /// For each adapted matrix of `m x n` a product of `2 m n rank` operations in forward, one more in backward, and in
+    /// backward the gradient of the whole matrix, from which that of the adapters is made.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Tensor};
+    /// use burn_dist::{LoraConfig, Strategy, launch::Threads};
+    ///
+    /// Threads::new(2).run(|world| {
+    ///     let layer = LinearConfig::new(16, 8).init(&world.device());
+    ///     let layer = Strategy::fsdp().lora(LoraConfig::new(2, 4.0)).shard(layer, &world)?;
+    ///     let x = Tensor::<2>::ones([4, 16], &world.device());
+    ///     let grads = world.backward(layer.forward(x).mean(), &layer)?.into_params();
+    ///     assert!(grads.get::<2>(layer.weight.id).is_none());
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// Hu et al., *LoRA*, ICLR 2022; PEFT: `get_peft_model`.
+    pub fn lora(mut self, lora: LoraConfig) -> Self {
+        self.lora = Some(lora);
         self
     }
 
@@ -297,9 +336,11 @@ impl fmt::Display for Strategy {
             write!(f, " in {}", self.precision)?;
         }
         if self.recompute {
-            f.write_str(", recomputed")
-        } else {
-            Ok(())
+            f.write_str(", recomputed")?;
+        }
+        match &self.lora {
+            Some(lora) => write!(f, ", {lora}"),
+            None => Ok(()),
         }
     }
 }

@@ -21,6 +21,7 @@ mod failures;
 mod finite;
 mod foreign_weights;
 mod layers;
+mod lora;
 mod masked_words;
 mod nn_layers;
 mod overlap;

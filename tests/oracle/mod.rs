@@ -212,11 +212,12 @@ pub fn sharded<M: Module>(
         let (loss, grads) = backward(&model, step)?;
         trace.losses.push(loss);
         let grads = grads.into_params();
-        let full = world.full(&holding(&model, &grads), Destination::All)?;
+        let full = world.full_with_adapters(&holding(&model, &grads), Destination::All)?;
         trace.gradients.push(values(&full.unwrap()));
         model = optimizer.step(lr, model, grads);
     }
-    trace.parameters = values(&world.full(&model, Destination::All)?.unwrap());
+    let full = world.full_with_adapters(&model, Destination::All)?;
+    trace.parameters = values(&full.unwrap());
     Ok(trace)
 }
 

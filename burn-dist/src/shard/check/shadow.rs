@@ -106,7 +106,7 @@ impl World {
         micro_batches: usize,
         loss: impl Fn(&M, usize) -> (Tensor<1>, usize),
     ) -> Result<Shadowed> {
-        let Some(plain) = self.full(model, Destination::All)? else {
+        let Some(plain) = self.full_with_adapters(model, Destination::All)? else {
             return Err(not_sharded());
         };
         // Leaves of its own, which train.

@@ -1,22 +1,18 @@
 //! From a Burn module to a sharded one.
 
-use super::agreement;
+use super::cut::{Cut, ShardInit};
 use super::survey::{Surveyed, survey};
-use super::sync::{self, InitialValues, SyncedTensor, SyncedValues, as_stored};
+use super::sync::{self, InitialValues, SyncedTensor, SyncedValues};
 use super::values::ValueSource;
+use super::{adapt, agreement};
 use crate::error::{Error, Result};
-use crate::layout::shard_shape;
 use crate::plan::Plan;
-use crate::shard::memory::{Primitive, Residence, Shard};
-use crate::shard::model::{Sharded, ShardedParam, Sharding, record};
+use crate::shard::model::{ShardedParam, Sharding};
 use crate::strategy::Strategy;
-use crate::unwind::raise;
 use crate::warning::warn;
 use crate::world::World;
-use burn::module::{Module, Param, ParamId, ParamMapper, Reparameterizer};
-use burn::tensor::Tensor;
+use burn::module::Module;
 use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Burn's random numbers are global to the process: one rank initialises at a time.
@@ -114,8 +110,16 @@ impl Strategy {
             let _one_at_a_time = one_at_a_time();
             world.device().seed(world.seed().wrapping_add(number));
             let mut result = Ok(());
-            let model = model.apply_reparameterization(Reported(&init, &mut result));
+            let model = model.apply_reparameterization(Cut {
+                init: &init,
+                prefix: String::new(),
+                result: &mut result,
+            });
             let model = result.map(|()| received.fill(model))?;
+            let model = match &init.sharding.strategy.lora {
+                Some(lora) => adapt::attach(model, &init, lora)?,
+                None => model,
+            };
             world.device().seed(world.stream(number));
             model
         };
@@ -192,152 +196,6 @@ fn slots_by_path(plan: &Plan) -> HashMap<String, (usize, usize)> {
                 .map(move |(s, slot)| (slot.path.clone(), (u, s)))
         })
         .collect()
-}
-
-struct ShardInit<'a> {
-    slots: HashMap<String, (usize, usize)>,
-    sharding: Arc<Sharding>,
-    given: InitialValues<'a>,
-    ignored: BTreeSet<String>,
-}
-
-/// Burn consumes a reparameterizer, so what it found out is left outside of it.
-struct Reported<'a>(&'a ShardInit<'a>, &'a mut Result<()>);
-
-impl Reparameterizer for Reported<'_> {
-    type Reparam = Sharded;
-
-    fn reparameterize<const D: usize>(
-        &mut self,
-        path: &str,
-        param: Param<Tensor<D>>,
-    ) -> (Param<Tensor<D>>, Option<Sharded>) {
-        if self.0.ignored.contains(path) {
-            return (param, Some(Sharded::Ignored));
-        }
-        let values = self.0.given.of(path);
-        let Some((unit, slot)) = self.0.slots.get(path).copied() else {
-            // Running state: every rank has all of it.
-            return (
-                values.map_or(param.clone(), |v| {
-                    running(path, param, v, &self.0.sharding.residence)
-                }),
-                None,
-            );
-        };
-        let target = ShardedParam {
-            sharding: self.0.sharding.clone(),
-            unit,
-            slot,
-        };
-        match shard_parameter(path, param.clone(), &target, values) {
-            Ok(shard) => (shard, Some(Sharded::Shard(target))),
-            Err(error) => {
-                *self.1 = Err(error);
-                (param, None)
-            }
-        }
-    }
-}
-
-/// Running state with the values it is given.
-fn running<const D: usize>(
-    path: &str,
-    param: Param<Tensor<D>>,
-    values: &dyn ValueSource,
-    residence: &Residence,
-) -> Param<Tensor<D>> {
-    param.map(|old| {
-        let (shape, dtype) = (old.dims(), old.dtype());
-        let range = 0..shape.iter().product();
-        let read = |into: &mut [u8]| values.read(path, range, dtype, into);
-        let new = Primitive::filled(dtype, &shape, residence, read).into_tensor::<D>();
-        if old.device().is_autodiff() {
-            Tensor::from_inner(new)
-        } else {
-            new
-        }
-    })
-}
-
-/// Initialises a parameter and keeps this rank's shard of it; one whose values are given is never
-/// initialised, and only the shard is read.
-fn shard_parameter<const D: usize>(
-    path: &str,
-    param: Param<Tensor<D>>,
-    target: &ShardedParam,
-    values: Option<&dyn ValueSource>,
-) -> Result<Param<Tensor<D>>> {
-    let layout = &target.sharding.unit(target.unit).layout;
-    let full_shape = layout.slots[target.slot].shape.clone();
-    let takes_gradients = layout.trainable;
-    let rank = target.sharding.shard_rank(target.unit);
-    let range = layout.shard_range(target.slot, rank);
-    let shape = if layout.is_replicated() {
-        full_shape.clone()
-    } else {
-        shard_shape(range.len(), D)
-    };
-    let (id, mapper, shard) = match values {
-        Some(values) => {
-            let residence = &target.sharding.residence;
-            let read = |into: &mut [u8]| values.read(path, range, layout.dtype, into);
-            let shard = Primitive::filled(layout.dtype, &shape, residence, read);
-            // Loading something tiny shows the mapper without initialising.
-            let (id, tiny) = (param.id, Tensor::zeros([1; D], &param.lazy_device()));
-            let (id, _, mapper) = param.transform_for_load(tiny, id).consume();
-            (id, mapper, shard)
-        }
-        None => drawn(path, param, target, range, &shape)?,
-    };
-    let shard = Tensor::from_inner(shard.into_tensor::<D>()).set_require_grad(takes_gradients);
-    let (on_save, on_load, path) = (mapper.clone(), mapper.clone(), path.to_string());
-    let param = Param::from_mapped_value(id, shard, mapper);
-    // A layer's own mapping, such as a transposition, is of whole parameters.
-    let param = param.load_mapper(move |recorded| {
-        if record::holds_shards() {
-            recorded
-        } else {
-            on_load.on_load(recorded)
-        }
-    });
-    // Cuts of equal shape would overwrite each other in a record without anybody noticing.
-    Ok(param.save_mapper(move |stored| {
-        if record::holds_shards() {
-            stored
-        } else if stored.dims().as_slice() == full_shape.as_slice() {
-            on_save.on_save(stored)
-        } else {
-            raise(Error::model(
-                path.clone(),
-                "is stored as a shard, and Burn's record would hold only this rank's",
-                "save with world.save, or gather a plain model with world.full first",
-            ))
-        }
-    }))
-}
-
-/// Initialises a parameter and copies a range of it.
-fn drawn<const D: usize>(
-    path: &str,
-    param: Param<Tensor<D>>,
-    target: &ShardedParam,
-    range: Range<usize>,
-    shape: &[usize],
-) -> Result<(ParamId, ParamMapper<Tensor<D>>, Primitive)> {
-    let dtype = target.sharding.unit(target.unit).layout.dtype;
-    let (id, full, mapper) = param.consume();
-    let is_full = target.sharding.strategy.precision.is_full();
-    let full = as_stored(path, full, is_full, dtype)?;
-    let shard = Shard::of(full)?.slice(range, dtype, shape);
-    if shard.residence() != target.sharding.residence {
-        return Err(Error::model(
-            path,
-            "lies on another device than the one this rank computes on",
-            "initialise the model with init(&world.device()), or move it there with fork",
-        ));
-    }
-    Ok((id, mapper, shard))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a model is made of, found out without initialising a parameter.
 
+use super::adapters;
 use super::stored_whole::{self, Reader, StoredWhole};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
@@ -53,6 +54,8 @@ pub(crate) fn survey<M: Module>(
         ids: HashMap::new(),
         reparameterized: Vec::new(),
         read: HashMap::new(),
+        layers: Vec::new(),
+        linear: BTreeSet::new(),
     };
     model.visit(&mut survey);
     survey.refuse()?;
@@ -72,6 +75,10 @@ pub(crate) fn survey<M: Module>(
     };
     let (ignored, found): (Vec<_>, Vec<_>) = found.into_iter().partition(is_ignored);
     let whole = StoredWhole::of(&found, &survey.read);
+    let found = match &strategy.lora {
+        Some(lora) => adapters::add(lora, found, &survey.linear)?,
+        None => found,
+    };
     if let (Some(state), false) = (state.first(), strategy.precision.is_full()) {
         return Err(Error::model(
             &state.path,
@@ -124,6 +131,10 @@ struct Survey<'a> {
     reparameterized: Vec<String>,
     /// For each tensor of a layer that reads stored shapes, the layer and its path.
     read: HashMap<String, (&'static Reader, Vec<String>)>,
+    /// For each name of the path, whether it is a field of a linear layer.
+    layers: Vec<bool>,
+    /// The paths of the weights of linear layers.
+    linear: BTreeSet<String>,
 }
 
 impl Survey<'_> {
@@ -143,8 +154,9 @@ impl Survey<'_> {
         if !self.reparameterized.is_empty() {
             return Err(Error::model(
                 self.reparameterized.join(", "),
-                "already carries a reparameterization (LoRA, or an earlier shard)",
-                "call materialize() first, or shard the plain model",
+                "already carries a reparameterization (apply_lora, or an earlier shard)",
+                "shard the plain model; for adapters use Strategy::lora in place of apply_lora, or merge them first with \
+                 materialize()",
             ));
         }
         if let Some(paths) = self.ids.values().find(|paths| paths.len() > 1) {
@@ -198,16 +210,22 @@ impl ModuleVisitor for Survey<'_> {
         }
         self.path.push(name.to_string());
         self.elements.push(matches!(container, "Vec" | "Array"));
+        self.layers
+            .push(name == "weight" && container == "Struct:Linear");
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
         self.path.pop();
         self.elements.pop();
         self.readers.pop();
+        self.layers.pop();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
+        if self.layers.last() == Some(&true) {
+            self.linear.insert(path.clone());
+        }
         self.ids.entry(param.id).or_default().push(path.clone());
         if param.is_initialized() {
             self.valued.insert(path.clone());

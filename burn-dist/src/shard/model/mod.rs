@@ -5,6 +5,7 @@
 //! parameter says through its reparameterization which [`ShardedParam`] of it it is, [`walk`] finds that
 //! again, and [`StoredShards`] is what it finds.
 
+mod adapted;
 mod elements;
 pub(crate) mod full;
 mod gather;
@@ -19,6 +20,7 @@ mod stored;
 pub(crate) mod summary;
 mod unsharded;
 
+pub(crate) use adapted::Adapted;
 pub(crate) use paths::{MapTensors, VisitTensors, lies_in, map_tensors, matches, visit_tensors};
 pub(crate) use replicas::Replicas;
 pub(crate) use session::{FullGradients, GradientSums, PostBackward, UnitGradients};

@@ -90,6 +90,11 @@ impl StoredUnit {
         slots.filter_map(|(path, shard)| Some((path.as_str(), shard.as_ref()?)))
     }
 
+    /// The path that the parameter in `slot` has in the module.
+    pub(crate) fn path_of(&self, slot: usize) -> &str {
+        &self.paths[slot]
+    }
+
     fn path(&self) -> &str {
         &self.sharding.unit(self.number).layout.path
     }

@@ -178,7 +178,8 @@ impl<'a, M: Module> Accumulation<'a, M> {
             return Err(Error::model(
                 "the loss",
                 "depends on nothing that takes gradients",
-                "compute it with the sharded model, in training mode and not wholly frozen",
+                "compute it with the sharded model, in training mode and not wholly frozen; adapters that \
+                 apply_lora was to add after shard are lost: use Strategy::lora",
             ));
         }
         self.losses.push(loss.clone().inner());

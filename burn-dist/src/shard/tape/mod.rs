@@ -3,6 +3,7 @@
 //!
 //! - [`weight`] turns a parameter's stored shard into the full parameter. Backward asks its [`WeightHook`]
 //!   for the parameter again, and hands it the gradient.
+//! - [`adapted`](adapted()) is the same for a frozen parameter with low-rank adapters, which get its gradient.
 //! - [`token`] is a tensor of one element, never read, that lies behind other tensors on the tape. Its
 //!   [`TokenHook`] is called when backward comes to it, after everything that had the token as a parent.
 //! - [`exchange`] hands a tensor to its [`ExchangeHook`], and in backward its gradient.
@@ -26,6 +27,10 @@ use burn::tensor::{DType, Shape, Tensor};
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
+
+mod adapted;
+
+pub(crate) use adapted::adapted;
 
 /// Where the full value of one parameter comes from, and where its gradient goes.
 pub(crate) trait WeightHook: Debug + Send + Sync {

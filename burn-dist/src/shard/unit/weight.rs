@@ -5,9 +5,9 @@ use super::plain;
 use super::scope;
 use crate::error::{Error, Result};
 use crate::shard::memory::{Primitive, Shard, untracked};
-use crate::shard::model::{Sharded, ShardedParam, full};
+use crate::shard::model::{Adapted, Sharded, ShardedParam, full};
 use crate::shard::tape::{self, WeightHook};
-use crate::unwind::or_raise;
+use crate::unwind::{or_raise, raise};
 use burn::module::Reparameterization;
 use burn::tensor::{DType, Tensor};
 use std::sync::Arc;
@@ -23,6 +23,34 @@ impl Reparameterization for Sharded {
         let (source, token) = or_raise(source(param, &base));
         let slot = param.slot;
         tape::weight(base, token, Arc::new(View { source, slot }))
+    }
+}
+
+impl Reparameterization for Adapted {
+    const NAME: &'static str = "lora";
+
+    /// The full parameter whose stored shard is `base`, and the product of its adapters.
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        let Sharded::Shard(param) = &self.base else {
+            return base;
+        };
+        let slot = param.slot;
+        if base.is_require_grad() {
+            let layout = &param.sharding.unit(param.unit).layout;
+            raise(Error::model(
+                &layout.slots[slot].path,
+                "has adapters and was made to take gradients after the model was sharded (unfreeze, set_require_grad)",
+                "leave it frozen, or name it in LoraConfig::modules_to_save to train it without adapters",
+            ));
+        }
+        let (source, token) = or_raise(source(param, &base));
+        let hook = Arc::new(View { source, slot });
+        let factors = [self.adapter.a.val(), self.adapter.b.val()];
+        if full::keeps_adapters() {
+            or_raise(full::keep_adapter(param, self.plain(factors)));
+            return tape::weight(base, token, hook);
+        }
+        tape::adapted(base, token, factors, self.adapter.scale, hook)
     }
 }
 

@@ -1,0 +1,126 @@
+//! Low-rank adapters: which weights get one, and how large they are.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Low-rank adapters for [`Strategy::lora`](crate::Strategy::lora).
+///
+/// A matrix `W` of shape `[d_in, d_out]` is frozen and computed with as `W + alpha / rank * (A * B)`, where `A` of shape
+/// `[d_in, rank]` and `B` of shape `[rank, d_out]` train. `B` begins as zeros, so that the model begins as it was.
+///
+/// ```
+/// use burn_dist::LoraConfig;
+///
+/// let lora = LoraConfig::new(8, 16.0).targets(["query", "value"]).modules_to_save(["classifier"]);
+/// assert_eq!(lora.to_string(), "lora of rank 8, alpha 16, on query, value, beside classifier");
+/// ```
+///
+/// # Source
+/// Hu et al., *LoRA*, ICLR 2022; PEFT: `LoraConfig`; Burn: `module::Lora`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    pub(crate) rank: usize,
+    pub(crate) alpha: f64,
+    pub(crate) init_std: Option<f64>,
+    pub(crate) targets: Vec<String>,
+    pub(crate) modules_to_save: Vec<String>,
+}
+
+impl LoraConfig {
+    /// Adapters of this rank, whose product is multiplied by `alpha / rank`, for the weight of every `Linear` layer.
+    pub fn new(rank: usize, alpha: f64) -> Self {
+        Self {
+            rank,
+            alpha,
+            init_std: None,
+            targets: Vec::new(),
+            modules_to_save: Vec::new(),
+        }
+    }
+
+    /// Adapts the matrices at these paths instead of the weight of every `Linear` layer.
+    ///
+    /// A pattern is the end of the path of a module or a parameter, in which `*` stands for one name: `query` names
+    /// `encoder.layers.0.attention.query`, and `layers.0.*.query` that of the first layer alone.
+    ///
+    /// # Source
+    /// PEFT: `target_modules`.
+    pub fn targets(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.targets.extend(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// Trains the parameters at these paths as they are, such as those of a new head; all others are frozen.
+    ///
+    /// Patterns are as in [`targets`](Self::targets). Such a parameter has no adapter.
+    ///
+    /// # Source
+    /// PEFT: `modules_to_save`.
+    pub fn modules_to_save(
+        mut self,
+        patterns: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        self.modules_to_save
+            .extend(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// The standard deviation of the normal distribution that `A` is drawn from, instead of `1 / rank`.
+    pub fn init_std(mut self, std: f64) -> Self {
+        self.init_std = Some(std);
+        self
+    }
+
+    /// Columns of `A` and rows of `B`.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// What the product of the adapters is multiplied by: `alpha / rank`.
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+
+    /// # Errors
+    /// [`Error::Config`] for numbers that make no adapter.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.rank == 0 {
+            let expected = "at least 1 (without adapters leave Strategy::lora out)";
+            return Err(Error::config("rank of the LoRA adapters", expected, 0));
+        }
+        let is_good = self.alpha.is_finite() && self.alpha != 0.0;
+        if !is_good {
+            let expected = "a finite number other than 0, often the rank or twice it";
+            return Err(Error::config(
+                "alpha of the LoRA adapters",
+                expected,
+                self.alpha,
+            ));
+        }
+        match self.init_std {
+            Some(std) if !(std.is_finite() && std > 0.0) => Err(Error::config(
+                "standard deviation of the LoRA adapters",
+                "a finite number above 0",
+                std,
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for LoraConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lora of rank {}, alpha {}", self.rank, self.alpha)?;
+        if let Some(std) = self.init_std {
+            write!(f, ", drawn with {std}")?;
+        }
+        if !self.targets.is_empty() {
+            write!(f, ", on {}", self.targets.join(", "))?;
+        }
+        if !self.modules_to_save.is_empty() {
+            write!(f, ", beside {}", self.modules_to_save.join(", "))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! What low-rank adapters add to the parameters of a model, and which parameters they freeze.
+
+use crate::error::{Error, Result};
+use crate::layout::Parameter;
+use crate::lora::LoraConfig;
+use crate::shard::model::{Adapted, matches};
+use burn::module::Reparameterization;
+use std::collections::BTreeSet;
+
+/// The path of a factor of the adapter of a parameter.
+pub(super) fn factor_path(path: &str, factor: &str) -> String {
+    format!("{path}.{}.{factor}", Adapted::NAME)
+}
+
+/// Freezes what does not train under `lora`, and adds the factors behind each parameter that gets adapters; `linear` are
+/// the paths of weights of linear layers.
+///
+/// # Errors
+/// [`Error::Config`] for a pattern that names nothing, and for a rank or an alpha that makes no adapter; [`Error::Model`] for a
+/// parameter that can have none, by its path, and if no parameter gets one.
+pub(super) fn add(
+    lora: &LoraConfig,
+    parameters: Vec<Parameter>,
+    linear: &BTreeSet<String>,
+) -> Result<Vec<Parameter>> {
+    lora.check()?;
+    check_patterns("target of LoRA", &lora.targets, &parameters)?;
+    let saved = &lora.modules_to_save;
+    check_patterns("module to save beside LoRA", saved, &parameters)?;
+    let mut all = Vec::with_capacity(3 * parameters.len());
+    let mut adapted = 0;
+    for mut parameter in parameters {
+        if saved.iter().any(|pattern| names(pattern, &parameter.path)) {
+            all.push(parameter);
+            continue;
+        }
+        parameter.trainable = false;
+        let is_target = if lora.targets.is_empty() {
+            linear.contains(&parameter.path)
+        } else {
+            let mut targets = lora.targets.iter();
+            // A bias beside the matrix that a pattern is about stays as it is.
+            targets.any(|pattern| names(pattern, &parameter.path)) && parameter.shape.len() == 2
+        };
+        let factors = is_target.then(|| factors(lora, &parameter)).transpose()?;
+        all.push(parameter);
+        if let Some(factors) = factors {
+            all.extend(factors);
+            adapted += 1;
+        }
+    }
+    if adapted == 0 {
+        return Err(Error::model(
+            "this model",
+            "has no matrix that gets LoRA adapters: none of the weights that are named has two dimensions",
+            "name matrices in LoraConfig::targets (without targets: the weights of Linear layers)",
+        ));
+    }
+    Ok(all)
+}
+
+/// Every pattern names a parameter, or a module with parameters.
+fn check_patterns(what: &str, patterns: &[String], parameters: &[Parameter]) -> Result<()> {
+    let is_unknown = |pattern: &&String| !parameters.iter().any(|p| names(pattern, &p.path));
+    match patterns.iter().find(is_unknown) {
+        None => Ok(()),
+        Some(pattern) => {
+            let example = parameters.first().map_or("", |p| p.path.as_str());
+            let expected = format!(
+                "the end of the path of a module or a parameter, * for any one name (such as {example})"
+            );
+            Err(Error::config(what, expected, pattern))
+        }
+    }
+}
+
+/// Whether a pattern names the parameter at `path` or a module that it lies in, by the last names of its path.
+fn names(pattern: &str, path: &str) -> bool {
+    let path: Vec<String> = path.split('.').map(String::from).collect();
+    let len = pattern.split('.').count();
+    let mut ends = len..=path.len();
+    ends.any(|end| matches(pattern, &path[end - len..end]))
+}
+
+/// The two factors of the adapter of a matrix.
+fn factors(lora: &LoraConfig, of: &Parameter) -> Result<[Parameter; 2]> {
+    let [d_in, d_out] = of.shape[..] else {
+        let found = format!("has the shape {:?}", of.shape);
+        let remedy = "name matrices in LoraConfig::targets";
+        return Err(Error::model(&of.path, found, remedy));
+    };
+    if lora.rank > d_in.min(d_out) {
+        return Err(Error::model(
+            &of.path,
+            format!(
+                "has the shape [{d_in}, {d_out}], for which adapters of rank {} are no low-rank adapters",
+                lora.rank
+            ),
+            format!(
+                "choose a rank of at most {}, or other targets",
+                d_in.min(d_out)
+            ),
+        ));
+    }
+    let factor = |name: &str, shape: [usize; 2]| Parameter {
+        path: factor_path(&of.path, name),
+        shape: shape.to_vec(),
+        trainable: true,
+        replicated: false,
+        ..of.clone()
+    };
+    Ok([
+        factor("a", [d_in, lora.rank]),
+        factor("b", [lora.rank, d_out]),
+    ])
+}
