@@ -68,11 +68,17 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
     let model = config
         .init_classifier(classes.len(), &world.device())
         .map_err(Error::user)?;
+    let adapters = run.lora.open(names)?;
+    let drawn = weights.is_none();
     let strategy = run.strategy();
+    let strategy = run
+        .lora
+        .strategy(world, strategy, &model, adapters.as_ref(), drawn)?;
     let plan = strategy.plan(&model, world.size())?;
     let plan = plan.for_micro_batches(run.passes(world));
     let mut meter = run.meter(world, &args.name(), (args, &line.config), &plan)?;
-    let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
+    let model = shard_pretrained(world, strategy, model, weights.as_ref())?;
+    let mut model = run.lora.load(world, model, adapters.as_ref())?;
 
     // (3) Any element-wise Burn optimizer steps the shards; this one in one pass. Others are refused.
     let mut optimizer = world.optimizer(adamw(run.weight_decay), &model)?;
@@ -191,5 +197,6 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
         ("config.json", json),
         ("tokenizer.json", tokenizer.to_json()?),
     ];
+    run.lora.export(world, &model, names)?;
     run.weights.export_model(world, &model, names, &beside)
 }

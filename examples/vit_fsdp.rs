@@ -63,11 +63,17 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
     // shard of each, and returns the same type. Of pretrained weights a rank reads only its own shards.
     let model = config.init(&world.device()).map_err(Error::user)?;
     let weights = pretrained.map(|p| p.weights(hf_name)).transpose()?;
+    let adapters = run.lora.open(hf_name)?;
+    let drawn = weights.is_none();
     let strategy = run.strategy();
+    let strategy = run
+        .lora
+        .strategy(world, strategy, &model, adapters.as_ref(), drawn)?;
     let plan = strategy.plan(&model, world.size())?;
     let plan = plan.for_micro_batches(run.passes(world));
     let mut meter = run.meter(world, &args.name(), (args, &line.config), &plan)?;
-    let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
+    let model = shard_pretrained(world, strategy, model, weights.as_ref())?;
+    let mut model = run.lora.load(world, model, adapters.as_ref())?;
 
     // (3) Any element-wise Burn optimizer steps the shards; this one in one pass. Others are refused.
     let mut optimizer = world.optimizer(adamw(run.weight_decay), &model)?;
@@ -180,5 +186,6 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
     let json = with_classes(&config.to_hf(), &classes).map_err(Error::user)?;
     let mut beside = vec![("config.json", json)];
     beside.extend(preprocessor.map(|images| ("preprocessor_config.json", images.to_hf())));
+    run.lora.export(world, &model, hf_name)?;
     run.weights.export_model(world, &model, hf_name, &beside)
 }

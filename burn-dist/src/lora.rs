@@ -109,6 +109,21 @@ impl LoraConfig {
     }
 }
 
+/// The name under which a parameter's adapter lies, before those of its factors.
+pub(crate) const NAME: &str = "lora";
+
+/// The path of a factor, `a` or `b`, of the adapter of the parameter at `path`.
+pub(crate) fn factor_path(path: &str, factor: &str) -> String {
+    format!("{path}.{NAME}.{factor}")
+}
+
+/// The path of the adapted parameter and the name of the factor, if that is what lies at `path`.
+pub(crate) fn factor(path: &str) -> Option<(&str, &str)> {
+    let (adapter, factor) = path.rsplit_once('.')?;
+    let weight = adapter.strip_suffix(NAME)?.strip_suffix('.')?;
+    matches!(factor, "a" | "b").then_some((weight, factor))
+}
+
 impl fmt::Display for LoraConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "lora of rank {}, alpha {}", self.rank, self.alpha)?;

@@ -1,12 +1,12 @@
 //! The export of a model's parameters to files, gathered one unit at a time.
 
+use super::adapters::Merge;
 use super::elements::file_float;
 use super::name::{Name, Naming};
 use super::writer::{Entry, Writer};
 use crate::error::{Error, Result};
 use crate::finite::{self, Looked, is_finite, not_finite};
-use crate::layout::UnitLayout;
-use crate::shard::{SharedFlat, StoredShards, StoredUnit, VisitTensors, visit_tensors};
+use crate::shard::{StoredShards, StoredUnit, VisitTensors, visit_tensors};
 use crate::world::World;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, FloatDType, Tensor};
@@ -104,13 +104,28 @@ impl Export {
 
     /// The name, shape and type with which a parameter is written.
     fn entry(&self, path: &str, shape: &[usize], stored: DType) -> Result<Entry> {
-        let Some(name) = self.naming.of(path) else {
-            return Err(Error::model(
+        self.named_entry(path, self.name(path)?, shape, stored)
+    }
+
+    /// The name of a parameter.
+    pub(super) fn name(&self, path: &str) -> Result<Name> {
+        self.naming.of(path).ok_or_else(|| {
+            Error::model(
                 path,
                 "has no name in the files",
                 "name every parameter in Export::named",
-            ));
-        };
+            )
+        })
+    }
+
+    /// A tensor of this name.
+    pub(super) fn named_entry(
+        &self,
+        path: &str,
+        name: Name,
+        shape: &[usize],
+        stored: DType,
+    ) -> Result<Entry> {
         let dtype = self.dtype.unwrap_or(stored);
         if let Some(odd) = [stored, dtype]
             .into_iter()
@@ -132,7 +147,8 @@ impl Export {
 }
 
 impl World {
-    /// Writes the parameters of a sharded model to a folder, in files that other programs read.
+    /// Writes the parameters of a sharded model to a folder, in files that other programs read. Low-rank adapters are merged into
+    /// the weights; [`export_adapters`](Self::export_adapters) writes them alone.
     ///
     /// Rank 0 writes `model.safetensors`, or several files and an index; the files of an earlier
     /// export are replaced once the new ones are complete. To resume training use
@@ -165,9 +181,11 @@ impl World {
         let mut ready = None;
         self.together(WHAT, || {
             let stored = StoredShards::of_sharded(model)?;
+            let merge = Merge::of(&stored);
             let mut entries = Vec::new();
             for layout in stored.units.iter().map(StoredUnit::layout) {
-                for slot in &layout.slots {
+                let slots = layout.slots.iter();
+                for slot in slots.filter(|slot| !merge.is_factor(&slot.path)) {
                     entries.push(export.entry(&slot.path, &slot.shape, layout.dtype)?);
                 }
             }
@@ -176,17 +194,18 @@ impl World {
             }
             let start = || Writer::new(folder.as_ref(), entries, export.max_file_bytes);
             let writer = self.is_chief().then(start).transpose()?;
-            ready = Some((stored, writer));
+            ready = Some((stored, merge, writer));
             Ok([0; 2])
         })?;
-        let Some((stored, mut writer)) = ready else {
+        let Some((stored, mut merge, mut writer)) = ready else {
             return Ok(());
         };
+        merge.gather(&stored, self.is_chief())?;
         // If writing fails on rank 0, it still takes part in all gathers, and reports the error at the end.
         let mut written = Ok(());
         stored.gather_each(|layout, flat| {
             if let (Some(writer), Ok(())) = (&mut writer, &written) {
-                written = put(writer, layout, flat);
+                written = merge.put(writer, layout, flat);
             }
         })?;
         self.together(WHAT, || {
@@ -203,15 +222,6 @@ impl World {
         })?;
         Ok(())
     }
-}
-
-/// Writes the parameters of a gathered unit.
-fn put(writer: &mut Writer, layout: &UnitLayout, flat: &SharedFlat) -> Result<()> {
-    let (bytes, size) = (flat.read()?, layout.dtype.size());
-    layout.slots.iter().try_for_each(|slot| {
-        let range = slot.offset * size..(slot.offset + slot.len) * size;
-        writer.put(&bytes[range], layout.dtype)
-    })
 }
 
 /// Visits a plain model twice: to collect the entries, and to write the elements.

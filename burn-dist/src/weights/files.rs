@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use burn::tensor::DType;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +64,8 @@ pub(super) struct IndexMetadata {
 #[derive(Debug)]
 pub struct Weights {
     path: PathBuf,
+    /// What the header of a single file says beside its tensors.
+    metadata: HashMap<String, String>,
     files: Vec<Source>,
     tensors: BTreeMap<String, StoredTensor>,
     pub(super) naming: Naming,
@@ -106,6 +108,7 @@ impl Weights {
         let path = path.as_ref();
         let mut weights = Self {
             path: path.to_path_buf(),
+            metadata: HashMap::new(),
             files: Vec::new(),
             tensors: BTreeMap::new(),
             naming: Naming::default(),
@@ -161,6 +164,11 @@ impl Weights {
     /// The folder or file that was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the header of the file says under this key.
+    pub(super) fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     pub(super) fn entry(&self, name: &str) -> Option<(&str, &StoredTensor)> {
@@ -285,6 +293,8 @@ impl Weights {
             let found = format!("{} bytes that are not one: {e}", map.len());
             Error::file(path, whole, found)
         })?;
+        self.metadata
+            .extend(metadata.metadata().clone().unwrap_or_default());
         // The header's own length comes first, in 8 bytes.
         let data = 8 + header;
         for (name, info) in metadata.tensors() {

@@ -10,10 +10,12 @@
 //! - `matching` assigns a tensor to each parameter, and writes a `report`;
 //! - `elements` copies a range of elements, with transposition and conversion;
 //! - `digest` compares the files among ranks;
+//! - `adapters` are low-rank adapters, in PEFT's layout;
 //! - `load` fills a model, sharded or plain; `export` and `writer` write one.
 //!
 //! Nothing here knows any model: the names of its parameters are a function from module path to [`Name`].
 
+mod adapters;
 mod contents;
 mod digest;
 mod elements;
@@ -26,6 +28,7 @@ mod report;
 mod tensor;
 mod writer;
 
+pub use adapters::Adapters;
 pub use export::Export;
 pub use files::Weights;
 pub use name::Name;

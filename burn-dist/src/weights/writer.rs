@@ -6,6 +6,8 @@
 use super::elements::{Elements, file_float};
 use super::files::{INDEX, Index, IndexMetadata, SINGLE};
 use crate::error::{Error, Result};
+use crate::layout::UnitLayout;
+use crate::shard::SharedFlat;
 use burn::tensor::DType;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::HashMap;
@@ -16,6 +18,9 @@ use std::path::{Path, PathBuf};
 
 /// Elements that are converted at a time.
 const CHUNK: usize = 1 << 16;
+
+/// What the names of a whole model's files begin with.
+const MODEL: &str = "model";
 
 /// A tensor that is going to be written.
 #[derive(Debug)]
@@ -43,6 +48,10 @@ impl Entry {
 #[derive(Debug)]
 pub(super) struct Writer {
     folder: PathBuf,
+    /// The names of the files up to their numbers.
+    stem: String,
+    /// What the headers say beside the layout.
+    metadata: HashMap<String, String>,
     entries: Vec<Entry>,
     /// The range of entries in each file.
     files: Vec<Range<usize>>,
@@ -57,6 +66,25 @@ impl Writer {
     /// # Errors
     /// [`Error::File`] if the folder cannot be made; [`Error::Model`] if two tensors have one name.
     pub(super) fn new(folder: &Path, entries: Vec<Entry>, most_bytes: u64) -> Result<Self> {
+        Self::named(folder, MODEL, entries, most_bytes)
+    }
+
+    /// The same for one file of another name, with more metadata in its header.
+    pub(super) fn single(
+        folder: &Path,
+        stem: &str,
+        entries: Vec<Entry>,
+        metadata: &[(&str, &str)],
+    ) -> Result<Self> {
+        let mut writer = Self::named(folder, stem, entries, u64::MAX)?;
+        let metadata = metadata
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()));
+        writer.metadata.extend(metadata);
+        Ok(writer)
+    }
+
+    fn named(folder: &Path, stem: &str, entries: Vec<Entry>, most_bytes: u64) -> Result<Self> {
         let mut names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -70,6 +98,9 @@ impl Writer {
             .map_err(|e| Error::file(folder, "a folder that can be made", e))?;
         Ok(Self {
             folder: folder.to_path_buf(),
+            stem: stem.into(),
+            // Python's transformers refuses files that do not say whose layout they have.
+            metadata: HashMap::from([("format".to_string(), "pt".to_string())]),
             files: divide(&entries, most_bytes),
             entries,
             next: 0,
@@ -114,6 +145,15 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes the parameters of a gathered unit.
+    pub(super) fn put_unit(&mut self, layout: &UnitLayout, flat: &SharedFlat) -> Result<()> {
+        let (bytes, size) = (flat.read()?, layout.dtype.size());
+        layout.slots.iter().try_for_each(|slot| {
+            let range = slot.offset * size..(slot.offset + slot.len) * size;
+            self.put(&bytes[range], layout.dtype)
+        })
+    }
+
     /// Gives the files their names, and removes those of an earlier export.
     pub(super) fn finish(mut self) -> Result<()> {
         self.close()?;
@@ -144,6 +184,9 @@ impl Writer {
             keep.push(INDEX.into());
         }
         self.finished = true;
+        if self.stem != MODEL {
+            return Ok(());
+        }
         // Readers would take an older single file before the index of the new ones.
         remove_others(&self.folder, &keep)
     }
@@ -164,8 +207,8 @@ impl Writer {
 
     fn name(&self, file: usize) -> String {
         match self.files.len() {
-            1 => SINGLE.into(),
-            of => format!("model-{:05}-of-{of:05}.safetensors", file + 1),
+            1 => format!("{}.safetensors", self.stem),
+            of => format!("{}-{:05}-of-{of:05}.safetensors", self.stem, file + 1),
         }
     }
 
@@ -189,9 +232,8 @@ impl Writer {
             };
             tensors.push((entry.name.clone(), info));
         }
-        // Python's transformers refuses files that do not say whose layout they have.
-        let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-        let metadata = Metadata::new(Some(format), tensors).map_err(|e| failed(&e))?;
+        let metadata = Some(self.metadata.clone());
+        let metadata = Metadata::new(metadata, tensors).map_err(|e| failed(&e))?;
         let mut text = serde_json::to_vec(&metadata).map_err(|e| failed(&e))?;
         // Elements begin at a multiple of 8.
         text.resize(text.len().next_multiple_of(8), b' ');

@@ -1,7 +1,7 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
 use super::values::{at_least_1, bound, probability, rate, share};
-use super::{BestEpoch, LogArgs, Monitor, ScheduleKind, WeightArgs, global_batch};
+use super::{BestEpoch, LogArgs, LoraArgs, Monitor, ScheduleKind, WeightArgs, global_batch};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
@@ -123,6 +123,10 @@ pub struct RunArgs {
     /// Pretrained weights, and the folder of the export.
     #[command(flatten)]
     pub weights: WeightArgs,
+
+    /// Low-rank adapters.
+    #[command(flatten)]
+    pub lora: LoraArgs,
 
     /// Save to this folder, or to an s3://, gs:// or az:// URL with the feature of that name, after every epoch and on
     /// SIGTERM, Ctrl-C or SIGHUP.

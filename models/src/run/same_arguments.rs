@@ -17,7 +17,7 @@ enum Compared {
 }
 
 /// The arguments that may differ between ranks, and why.
-const MAY_DIFFER: [(&str, Compared, &str); 10] = [
+const MAY_DIFFER: [(&str, Compared, &str); 12] = [
     (
         "launch",
         Compared::Nothing,
@@ -63,6 +63,16 @@ const MAY_DIFFER: [(&str, Compared, &str); 10] = [
         "data",
         Compared::Presence,
         "a path; the samples there are compared",
+    ),
+    (
+        "adapters",
+        Compared::Presence,
+        "a path; the adapters there are compared",
+    ),
+    (
+        "export_adapters",
+        Compared::Presence,
+        "a path, and rank 0's alone is written to",
     ),
     (
         "tokenizer",

@@ -6,9 +6,9 @@
 
 use super::cut::{Cut, ShardInit};
 use crate::error::Result;
-use crate::lora::LoraConfig;
+use crate::lora::{self, LoraConfig};
 use crate::shard::model::{Adapted, Sharded, ShardedParam};
-use burn::module::{LoraAdapter, Module, Param, ParamId, Reparameterization, Reparameterizer};
+use burn::module::{LoraAdapter, Module, Param, ParamId, Reparameterizer};
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 
 /// Gives each adapted parameter of a model, whose weights are sharded already, its adapters.
@@ -45,7 +45,7 @@ impl Reparameterizer for Adapt<'_> {
         let adapter = self.adapter(&base, &param.lazy_device());
         let cut = Cut {
             init: self.init,
-            prefix: format!("{path}.{}.", Adapted::NAME),
+            prefix: format!("{path}.{}.", lora::NAME),
             result: self.result,
         };
         let adapter = adapter.apply_reparameterization(cut);

@@ -2,15 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
-use crate::lora::LoraConfig;
-use crate::shard::model::{Adapted, matches};
-use burn::module::Reparameterization;
+use crate::lora::{LoraConfig, factor_path};
+use crate::shard::model::matches;
 use std::collections::BTreeSet;
-
-/// The path of a factor of the adapter of a parameter.
-pub(super) fn factor_path(path: &str, factor: &str) -> String {
-    format!("{path}.{}.{factor}", Adapted::NAME)
-}
 
 /// Freezes what does not train under `lora`, and adds the factors behind each parameter that gets adapters; `linear` are
 /// the paths of weights of linear layers.

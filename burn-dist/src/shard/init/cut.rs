@@ -1,10 +1,10 @@
 //! The shards of a model's parameters: each is initialised, cut, and dropped before the next.
 
-use super::adapters::factor_path;
 use super::sync::{InitialValues, as_stored};
 use super::values::ValueSource;
 use crate::error::{Error, Result};
 use crate::layout::shard_shape;
+use crate::lora::factor_path;
 use crate::shard::memory::{Primitive, Residence, Shard};
 use crate::shard::model::{Sharded, ShardedParam, Sharding, record};
 use crate::unwind::raise;

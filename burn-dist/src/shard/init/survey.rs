@@ -54,6 +54,7 @@ pub(crate) fn survey<M: Module>(
         ids: HashMap::new(),
         reparameterized: Vec::new(),
         read: HashMap::new(),
+        quantised: Vec::new(),
         layers: Vec::new(),
         linear: BTreeSet::new(),
     };
@@ -131,6 +132,8 @@ struct Survey<'a> {
     reparameterized: Vec<String>,
     /// For each tensor of a layer that reads stored shapes, the layer and its path.
     read: HashMap<String, (&'static Reader, Vec<String>)>,
+    /// The paths of quantised tensors.
+    quantised: Vec<String>,
     /// For each name of the path, whether it is a field of a linear layer.
     layers: Vec<bool>,
     /// The paths of the weights of linear layers.
@@ -157,6 +160,13 @@ impl Survey<'_> {
                 "already carries a reparameterization (apply_lora, or an earlier shard)",
                 "shard the plain model; for adapters use Strategy::lora in place of apply_lora, or merge them first with \
                  materialize()",
+            ));
+        }
+        if let Some(path) = self.quantised.first() {
+            return Err(Error::model(
+                path,
+                "is quantised, and the shards of a quantised tensor are no tensors",
+                "shard the model before it is quantised",
             ));
         }
         if let Some(paths) = self.ids.values().find(|paths| paths.len() > 1) {
@@ -223,6 +233,9 @@ impl ModuleVisitor for Survey<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
+        if matches!(dtype(param), DType::QFloat(_)) {
+            self.quantised.push(path.clone());
+        }
         if self.layers.last() == Some(&true) {
             self.linear.insert(path.clone());
         }

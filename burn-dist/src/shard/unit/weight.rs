@@ -4,6 +4,7 @@ use super::pass::Pass;
 use super::plain;
 use super::scope;
 use crate::error::{Error, Result};
+use crate::lora;
 use crate::shard::memory::{Primitive, Shard, untracked};
 use crate::shard::model::{Adapted, Sharded, ShardedParam, full};
 use crate::shard::tape::{self, WeightHook};
@@ -27,7 +28,7 @@ impl Reparameterization for Sharded {
 }
 
 impl Reparameterization for Adapted {
-    const NAME: &'static str = "lora";
+    const NAME: &'static str = lora::NAME;
 
     /// The full parameter whose stored shard is `base`, and the product of its adapters.
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
