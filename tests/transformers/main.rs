@@ -5,10 +5,11 @@
 
 mod models_of;
 
-use burn_dist::weights::{Export, Report, Weights};
-use burn_dist::{Strategy, launch::Threads};
+use burn_dist::weights::{Adapters, Export, Report, Weights};
+use burn_dist::{Destination, Strategy, launch::Threads};
 use burn_dist_models::Vit;
 use burn_dist_models::bert::{Bert, BertClassifier, BertMaskedLm};
+use burn_dist_models::hf::HfName;
 use models_of::{Checked, Inputs};
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -228,9 +229,10 @@ fn python() -> Option<PathBuf> {
     python
 }
 
-fn script(python: &Path, command: &str, folders: &[PathBuf]) {
+fn script(python: &Path, name: &str, command: &str, folders: &[PathBuf]) {
     let mut run = Command::new(python);
-    run.arg(ours().join("checkpoints.py"));
+    run.env("PYTHONDONTWRITEBYTECODE", "1");
+    run.arg(ours().join(name));
     let output = run.arg(command).args(folders).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command} {folders:?}: {said}");
@@ -261,14 +263,94 @@ fn transformers_opens_exports() {
     let masked = ["bert_masked_lm", "distilbert_masked_lm"];
     folders.extend(exports::<BertMaskedLm>(&masked, targets));
     // Not the bare encoder: it has no pooler here, which transformers would miss.
-    script(&python, "check", &folders);
+    script(&python, "checkpoints.py", "check", &folders);
 }
 
 #[test]
 fn checkpoints_of_the_installed_transformers_give_the_same_outputs() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
-    script(&python, "write", &[folder.path().to_path_buf()]);
+    script(
+        &python,
+        "checkpoints.py",
+        "write",
+        &[folder.path().to_path_buf()],
+    );
     each!(gives_the_same, folder.path());
     each!(is_written_alike, folder.path());
+}
+
+/// The checkpoint that the adapters of a folder are for, as `adapters.py` lists them.
+fn base_of(adapters: &Path) -> PathBuf {
+    let name = match adapters.file_name().unwrap().to_str().unwrap() {
+        "bert_attention" => "bert_classifier",
+        _ => "vit",
+    };
+    ours().join("checkpoints").join(name)
+}
+
+/// A model with PEFT's adapters gives what PEFT gave, sharded and merged, and its adapters are written as they were.
+/// Returns the folder that they are written to, with what the model made of the inputs.
+fn has_adapters<M: Checked>(folder: &Path, target: &Path) {
+    let (inputs, base) = (Inputs::read(folder), base_of(folder));
+    let ran = Threads::new(3)
+        .deadline(Duration::from_secs(30))
+        .run(|world| {
+            let text = config(&base);
+            let adapters = Adapters::open(folder)?.named(M::names(&text));
+            let model = M::of(&text, &world.device());
+            let strategy = Strategy::fsdp().lora(adapters.config(&model)?);
+            let (model, _) = strategy.shard_from(model, &world, &open::<M>(&base))?;
+            let model = world.load_adapters(model, &adapters)?;
+            let names = M::names(&text);
+            let names = move |path: &str| names(path).map(HfName::in_model);
+            let export = Export::new().named(names);
+            world.export_adapters(&model, target, &export)?;
+            let merged = world.full(&model, Destination::All)?.unwrap();
+            Ok([model.outputs(&inputs), merged.outputs(&inputs)])
+        })
+        .unwrap();
+    for outputs in ran.iter().flatten() {
+        assert_close(folder, outputs, &inputs.expected);
+    }
+    inputs.write(target, &ran[0][0]);
+}
+
+/// The tensors of a folder's adapters.
+fn adapters(folder: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
+    let bytes = std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file.iter().map(|(name, view)| {
+        let tensor = (view.shape().to_vec(), view.data().to_vec());
+        (name.to_owned(), tensor)
+    });
+    tensors.collect()
+}
+
+#[test]
+fn adapters_of_peft_give_the_same_outputs_and_are_written_alike() {
+    let target = tempfile::tempdir().unwrap();
+    let folder = ours().join("adapters");
+    let (bert, vit) = ("bert_attention", "vit_all");
+    has_adapters::<BertClassifier>(&folder.join(bert), &target.path().join(bert));
+    has_adapters::<Vit>(&folder.join(vit), &target.path().join(vit));
+    for name in [bert, vit] {
+        let (theirs, written) = (folder.join(name), target.path().join(name));
+        assert!(adapters(&written) == adapters(&theirs), "{name}");
+    }
+}
+
+#[test]
+fn peft_opens_exported_adapters() {
+    let Some(python) = python() else { return };
+    let installed = Command::new(&python).args(["-c", "import peft"]).output();
+    if !installed.unwrap().status.success() {
+        return println!("skipped: no PEFT beside torch and transformers");
+    }
+    let target = tempfile::tempdir().unwrap();
+    let folder = ours().join("adapters");
+    let folders = ["bert_attention", "vit_all"].map(|name| target.path().join(name));
+    has_adapters::<BertClassifier>(&folder.join("bert_attention"), &folders[0]);
+    has_adapters::<Vit>(&folder.join("vit_all"), &folders[1]);
+    script(&python, "adapters.py", "check", &folders);
 }

@@ -40,7 +40,8 @@ const BARE: [(&str, &[&str]); 3] = [
 
 impl HfName {
     /// Other names under which files may have the tensor: with or without the encoder's prefix, since a bare
-    /// encoder is written without, and with the words that PyTorch's norms had before 2020.
+    /// encoder is written without, with the words that PyTorch's norms had before 2020, and as version 5 of `transformers` calls
+    /// the layers of a Vision Transformer, for whose adapters PEFT takes these names.
     ///
     /// # Example
     ///
@@ -80,8 +81,41 @@ impl HfName {
         };
         let older: Vec<String> = names.iter().filter_map(older).collect();
         names.extend(older);
+        names.extend(newer(&self.name));
         names.split_off(1)
     }
+
+    /// The name that the layer has in a model of version 5 of `transformers`, where that is not the one in its checkpoints:
+    /// PEFT names adapters after it.
+    ///
+    /// ```
+    /// use burn_dist_models::vit::hf_name;
+    ///
+    /// let query = hf_name("blocks.3.attention.query.weight").unwrap();
+    /// assert_eq!(query.in_model().name, "vit.layers.3.attention.q_proj.weight");
+    /// ```
+    pub fn in_model(self) -> Self {
+        match newer(&self.name) {
+            Some(name) => Self { name, ..self },
+            None => self,
+        }
+    }
+}
+
+/// The name of a Vision Transformer's layer in version 5 of `transformers`.
+fn newer(name: &str) -> Option<String> {
+    const LAYERS: [(&str, &str); 6] = [
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.key", "attention.k_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+        ("attention.output.dense", "attention.o_proj"),
+        ("intermediate.dense", "mlp.fc1"),
+        ("output.dense", "mlp.fc2"),
+    ];
+    let (block, layer) = name.strip_prefix("vit.encoder.layer.")?.split_once('.')?;
+    let (layer, parameter) = layer.rsplit_once('.')?;
+    let layer = lookup(&LAYERS, layer)?;
+    Some(format!("vit.layers.{block}.{layer}.{parameter}"))
 }
 
 impl Names {

@@ -102,6 +102,7 @@ impl LoraArgs {
         let Some(folder) = &self.export_adapters else {
             return Ok(());
         };
+        let names = move |path: &str| names(path).map(HfName::in_model);
         world.export_adapters(model, folder, &Export::new().named(names))?;
         if world.is_chief() {
             log::info!("the adapters are in {}", folder.display());
