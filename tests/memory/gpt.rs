@@ -5,7 +5,7 @@ use crate::{check_model, measure_model};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use burn_dist::nn::{self, TransformerEncoderConfig, TransformerEncoderInput};
-use burn_dist::{World, unit};
+use burn_dist::{Strategy, World, unit};
 use std::sync::Barrier;
 
 /// A GPT of the layers in `burn_dist::nn`, in training with dropout.
@@ -51,6 +51,6 @@ fn a_gpt_of_layers_has_the_ideal_memory() {
         (during - before) / world.size()
     };
     check_model("gpt", Gpt::new, |ranks| {
-        measure_model(ranks, Gpt::new, Gpt::loss, scratch)
+        measure_model(ranks, Strategy::fsdp(), Gpt::new, Gpt::loss, scratch)
     });
 }

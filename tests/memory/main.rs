@@ -7,6 +7,7 @@
 
 mod allocator;
 mod gpt;
+mod lora;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod saves;
@@ -146,11 +147,19 @@ fn scratch(size: Size, world: &World, all: &Barrier) -> usize {
 fn measure(size: Size, world_size: usize) -> Peaks {
     let loss = |net: &Net, device: &Device| net.loss(input(size, device));
     let scratch = |world: &World, all: &Barrier| scratch(size, world, all);
-    measure_model(world_size, |device| size.init(device), loss, scratch)
+    let strategy = Strategy::fsdp();
+    measure_model(
+        world_size,
+        strategy,
+        |device| size.init(device),
+        loss,
+        scratch,
+    )
 }
 
 fn measure_model<M: Module>(
     world_size: usize,
+    strategy: Strategy,
     init: impl Fn(&Device) -> M + Sync,
     loss: impl Fn(&M, &Device) -> Tensor<1> + Sync,
     scratch: impl Fn(&World, &Barrier) -> usize + Sync,
@@ -167,7 +176,7 @@ fn measure_model<M: Module>(
         let per_rank = |bytes: usize| bytes.saturating_sub(start) / world_size;
         let shard = || {
             // The plain copy of a check would be measured.
-            let strategy = Strategy::fsdp().check_units(false);
+            let strategy = strategy.clone().check_units(false);
             strategy.shard(init(&device), &world)
         };
         let (model, bytes) = peak(&world, &all, shard);

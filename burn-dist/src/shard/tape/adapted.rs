@@ -71,7 +71,7 @@ without_a_tape!(Flex);
 #[cfg(feature = "cube")]
 without_a_tape!(Cube);
 
-/// `weight + scale * a * b`, in the order and the type of Burn's own adapters.
+/// `weight + scale * a * b`, with the rounding and the type of Burn's own adapters.
 fn sum<B: Backend>(
     weight: FloatTensor<B>,
     a: FloatTensor<B>,
@@ -88,7 +88,8 @@ fn sum<B: Backend>(
     } else {
         B::float_cast(weight, product.dtype().into())
     };
-    B::float_add(weight, product)
+    // Into the product, which nobody else holds; the weight is a view of its unit.
+    B::float_add(product, weight)
 }
 
 impl<B: StorageBackend, C: CheckpointStrategy> AdaptedOps for Autodiff<B, C> {

@@ -8,6 +8,7 @@
 mod activations;
 mod call;
 mod check;
+mod leaf;
 mod pass;
 mod plain;
 mod prefetch;

@@ -1,6 +1,7 @@
 //! A `unit` call that is going on: its passes are open from the pre-forward hook to the post-forward hook.
 
 use super::activations::{Activations, Cast, MapActivations};
+use super::leaf::Leaf;
 use super::pass::Pass;
 use super::plain;
 use super::prefetch;
@@ -54,6 +55,8 @@ pub(super) struct Scope {
     /// How many of them are open.
     opened: usize,
     outermost: bool,
+    /// What the token stands behind if the inputs take no gradients and a part of the unit is frozen by adapters.
+    leaf: Option<Leaf>,
     /// The numbers that layers draw in this call, and those of the forward that it begins.
     _unit: Option<LeaveUnit>,
     _pass: Option<Restore>,
@@ -67,6 +70,7 @@ impl Scope {
             passes: Vec::new(),
             opened: 0,
             outermost: false,
+            leaf: None,
             _unit: None,
             _pass: None,
         };
@@ -92,6 +96,10 @@ impl Scope {
             }
             scope.passes.push(pass);
         }
+        let has_adapters = |pass: &Arc<Pass>| pass.sharding.strategy.lora.is_some();
+        if stored.has_tape && scope.passes.iter().any(has_adapters) {
+            scope.leaf = Leaf::of(module);
+        }
         prefetch::with(|prefetch| prefetch.start_next());
         scope
     }
@@ -102,6 +110,7 @@ impl Scope {
             passes: passes.to_vec(),
             opened: 0,
             outermost: false,
+            leaf: None,
             _unit: None,
             _pass: None,
         }
@@ -149,7 +158,7 @@ impl Scope {
     pub(super) fn enter<I: Activations>(&mut self, mut inputs: I) -> I {
         for pass in &self.passes {
             let token;
-            (inputs, token) = Tokens::collect(pass, inputs);
+            (inputs, token) = Tokens::collect(pass, inputs, self.leaf.as_ref());
             if pass.is_regathered() {
                 prefetch::with(|prefetch| prefetch.order_backward(pass));
             }
@@ -220,13 +229,17 @@ struct Tokens {
 
 impl Tokens {
     /// The token of a pass, and the inputs as they were.
-    fn collect<A: Activations>(pass: &Arc<Pass>, inputs: A) -> (A, Tensor<1>) {
+    fn collect<A: Activations>(pass: &Arc<Pass>, inputs: A, leaf: Option<&Leaf>) -> (A, Tensor<1>) {
         let mut tokens = Self {
             pass: pass.clone(),
             token: untracked(&pass.sharding.world.device()),
         };
         let inputs = inputs.map(&mut tokens);
-        (inputs, tokens.token)
+        let token = match leaf {
+            Some(leaf) if !tape::is_tracked(&tokens.token) => leaf.token(pass.clone()),
+            _ => tokens.token,
+        };
+        (inputs, token)
     }
 }
 
