@@ -60,6 +60,7 @@
 //! | [`launch`](mod@launch) | ranks as threads or processes, by flags and environment: [`launch()`](launch()) |
 //! | [`World`] | what a rank knows; `sum`, `broadcast`, `chief`; `backward`, `optimizer`, `save`, `load`, `full`, `export`, `shadow` |
 //! | [`Strategy`], [`Plan`] | which state is sharded, and what follows from it |
+//! | [`LoraConfig`] | low-rank adapters beside frozen shards, for [`Strategy::lora`] |
 //! | [`Precision`], [`GradScaler`] | types of gathers, reductions and outputs; loss scaling for f16 |
 //! | [`Shadow`] | one plain device beside the sharded run, for [`World::shadow`] |
 //! | [`Noise`] | random numbers and dropout that come out the same again |

@@ -6,31 +6,31 @@ use burn::optim::{AdamWConfig, ModuleOptimizer};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use burn_dist::comm::Op;
 use burn_dist::launch::Threads;
-use burn_dist::weights::{Adapters, Export, Name, Weights};
-use burn_dist::{Destination, LoraConfig, Strategy, World};
+use burn_dist::{Destination, LoraConfig, Shadow, Strategy, World};
+use burn_dist_models::BertConfig;
 
-const ROWS: usize = 24;
+pub(crate) const ROWS: usize = 24;
 const STEPS: usize = 6;
 
-fn adamw() -> ModuleOptimizer {
+pub(crate) fn adamw() -> ModuleOptimizer {
     AdamWConfig::new().with_weight_decay(0.01).init()
 }
 
-fn loss(model: &Mlp, x: Tensor<2>) -> Tensor<1> {
+pub(crate) fn loss(model: &Mlp, x: Tensor<2>) -> Tensor<1> {
     model.forward(x).powi_scalar(2).mean()
 }
 
 /// Matrices of 7x15, 15x15 and 15x3, in f64, with numbers that no generator draws.
-fn model() -> Mlp {
+pub(crate) fn model() -> Mlp {
     let device = Device::flex().autodiff();
     oracle::cast(oracle::undrawn(Mlp::new(3, &device)), FloatDType::F64)
 }
 
-fn all_linear() -> LoraConfig {
+pub(crate) fn all_linear() -> LoraConfig {
     LoraConfig::new(2, 5.0)
 }
 
-fn blocks_and_head() -> LoraConfig {
+pub(crate) fn blocks_and_head() -> LoraConfig {
     let lora = LoraConfig::new(3, 3.0).targets(["blocks.*"]);
     lora.modules_to_save(["last", "scale"])
 }
@@ -143,6 +143,42 @@ fn only_adapters_are_reduced_and_have_gradients_and_states() {
     }
 }
 
+/// Of BERT-base nothing is drawn for a plan.
+#[test]
+fn bert_base_keeps_states_of_its_adapters_alone() {
+    let model = BertConfig::base();
+    let model = model.init_classifier(4, &Device::flex()).unwrap();
+    let lora = LoraConfig::new(8, 16.0);
+    for strategy in [Strategy::zero1(), Strategy::zero2(), Strategy::fsdp()] {
+        for ranks in [1, 2, 3, 4, 8] {
+            let full = strategy.plan(&model, ranks).unwrap().memory();
+            let plan = strategy
+                .clone()
+                .lora(lora.clone())
+                .plan(&model, ranks)
+                .unwrap();
+            let trained = plan.units().iter().filter(|u| u.trainable);
+            let adapters: usize = trained.map(|u| 4 * u.elements()).sum();
+            let memory = plan.memory();
+            // Gradients are whole until the step under ZeRO-1.
+            let parts = if strategy == Strategy::zero1() {
+                1
+            } else {
+                ranks
+            };
+            let gradients = adapters as f64 / parts as f64;
+            let share = gradients + 2.0 * adapters as f64 / ranks as f64;
+            let found = (memory.gradients + memory.optimizer) as f64;
+            assert!(
+                found <= 1.05 * share,
+                "{strategy} over {ranks}: {found} of {share}"
+            );
+            let of_full = found / (full.gradients + full.optimizer) as f64;
+            assert!(of_full < 0.013, "{strategy} over {ranks}: {of_full}");
+        }
+    }
+}
+
 #[test]
 fn a_gathered_model_is_merged_as_burn_merges() {
     for size in 1..=3 {
@@ -246,153 +282,14 @@ fn ranks_with_other_adapters_are_told() {
     );
 }
 
-/// Names as PyTorch has them: weights of linear layers lie transposed.
-fn name(path: &str) -> Option<Name> {
-    let name = Name::new(format!("net.{path}"));
-    let is_matrix = path.ends_with("weight");
-    Some(if is_matrix { name.transposed() } else { name })
-}
-
 /// A model that has trained a step, so that no factor is zeros.
-fn trained(world: &World, lora: LoraConfig) -> burn_dist::Result<Mlp> {
+pub(crate) fn trained(world: &World, lora: LoraConfig) -> burn_dist::Result<Mlp> {
     let model = Strategy::fsdp().lora(lora).shard(model(), world)?;
     let mut optimizer = world.optimizer(adamw(), &model)?;
     let mine = oracle::rows(&oracle::batch(ROWS, 7, 0), world.rank(), world.size());
     let x = oracle::tensor(&mine, DType::F64, &world.device());
     let grads = world.backward(loss(&model, x), &model)?.into_params();
     Ok(optimizer.step(0.1, model, grads))
-}
-
-#[test]
-fn an_export_is_merged_as_a_gathered_model_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let into = folder.path().to_path_buf();
-    let merged = Threads::new(3)
-        .run(move |world| {
-            let model = trained(&world, blocks_and_head())?;
-            world.export(&model, &into, &Export::new().named(name))?;
-            world.full(&model, Destination::Chief)
-        })
-        .unwrap();
-    let weights = Weights::open(folder.path()).unwrap().named(name);
-    let device = Device::flex();
-    let plain = oracle::cast(Mlp::new(3, &device), FloatDType::F64);
-    let (read, report) = weights.apply(plain).unwrap();
-    assert!(
-        report.unused.is_empty() && report.missing.is_empty(),
-        "{report}"
-    );
-    assert_eq!(
-        oracle::values(&read),
-        oracle::values(merged[0].as_ref().unwrap())
-    );
-}
-
-#[test]
-fn exported_adapters_are_loaded_under_any_strategy_and_number_of_ranks() {
-    for lora in [all_linear(), blocks_and_head()] {
-        let folder = tempfile::tempdir().unwrap();
-        let into = folder.path().to_path_buf();
-        let expected = Threads::new(3)
-            .run(move |world| {
-                let model = trained(&world, lora.clone())?;
-                world.export_adapters(&model, &into, &Export::new().named(name))?;
-                world.full_with_adapters(&model, Destination::Chief)
-            })
-            .unwrap();
-        let expected = oracle::values(expected[0].as_ref().unwrap());
-        for (size, strategy) in [
-            (1, Strategy::single()),
-            (2, Strategy::ddp()),
-            (3, Strategy::zero2()),
-            (4, Strategy::hybrid(2)),
-            (4, Strategy::fsdp()),
-        ] {
-            let from = folder.path().to_path_buf();
-            let found = Threads::new(size)
-                .run(move |world| {
-                    let adapters = Adapters::open(&from)?.named(name);
-                    let strategy = strategy.clone().lora(adapters.config(&model())?);
-                    let model = strategy.shard(model(), &world)?;
-                    let model = world.load_adapters(model, &adapters)?;
-                    // It trains on, from the same values.
-                    let mine = oracle::rows(&oracle::batch(ROWS, 7, 1), world.rank(), size);
-                    let x = oracle::tensor(&mine, DType::F64, &world.device());
-                    world.backward(loss(&model, x), &model)?;
-                    world.full_with_adapters(&model, Destination::Chief)
-                })
-                .unwrap();
-            assert_eq!(oracle::values(found[0].as_ref().unwrap()), expected);
-        }
-    }
-}
-
-#[test]
-fn adapters_that_do_not_belong_to_a_model_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().to_path_buf();
-    let into = path.clone();
-    Threads::new(2)
-        .run(move |world| {
-            let model = trained(&world, all_linear())?;
-            world.export_adapters(&model, &into, &Export::new().named(name))
-        })
-        .unwrap();
-    let load = |strategy: Strategy, other_base: bool| {
-        let from = path.clone();
-        let load = move |world: World| {
-            let adapters = Adapters::open(&from)?.named(name);
-            let begin = if other_base {
-                oracle::cast(Mlp::new(3, &world.device()), FloatDType::F64)
-            } else {
-                model()
-            };
-            let model = strategy.clone().shard(begin, &world)?;
-            world.load_adapters(model, &adapters).map(|_| ())
-        };
-        Threads::new(2).run(load).map_err(|e| e.to_string())
-    };
-    assert!(load(Strategy::fsdp().lora(all_linear()), false).is_ok());
-    for (strategy, other_base, expected) in [
-        (
-            Strategy::fsdp(),
-            false,
-            &["no adapters", "Strategy::lora"][..],
-        ),
-        (
-            Strategy::fsdp().lora(LoraConfig::new(2, 4.0)),
-            false,
-            &["scale", "2.5", "2"],
-        ),
-        (
-            Strategy::fsdp().lora(LoraConfig::new(1, 2.5)),
-            false,
-            &["first.weight.lora.a", "[1, 7]", "[2, 7]"],
-        ),
-        (
-            Strategy::fsdp().lora(all_linear().targets(["blocks.*"])),
-            false,
-            &["nothing but the adapters", "first"],
-        ),
-        (
-            Strategy::fsdp().lora(all_linear().modules_to_save(["last"])),
-            false,
-            &["last.weight", "not in"],
-        ),
-        (
-            Strategy::fsdp().lora(all_linear()),
-            true,
-            &["digest", "for_any_base"],
-        ),
-    ] {
-        let found = load(strategy, other_base).unwrap_err();
-        for words in expected {
-            assert!(found.contains(words), "{words}: {found}");
-        }
-    }
-    // A name that no parameter of the model has.
-    let unnamed = Adapters::open(&path).unwrap().config(&model());
-    assert!(unnamed.unwrap_err().to_string().contains("Adapters::named"));
 }
 
 #[test]
@@ -407,4 +304,19 @@ fn a_quantised_model_is_refused_by_its_path() {
     for words in ["first.weight", "quantised"] {
         assert!(found.contains(words), "{found}");
     }
+}
+
+#[test]
+fn a_shadow_has_adapters_of_burn() {
+    let compared = Threads::new(2)
+        .run(|world| {
+            let model = trained(&world, all_linear())?;
+            let mine = oracle::rows(&oracle::batch(ROWS, 7, 0), world.rank(), 2);
+            let x = oracle::tensor(&mine, DType::F64, &world.device());
+            world.shadow(&model, Shadow::within(1e-9), 1, |model, _| {
+                (loss(model, x.clone()) * 12.0, 12)
+            })
+        })
+        .unwrap();
+    assert_eq!(compared[0].units, 4);
 }

@@ -22,6 +22,7 @@ mod finite;
 mod foreign_weights;
 mod layers;
 mod lora;
+mod lora_files;
 mod masked_words;
 mod nn_layers;
 mod overlap;

@@ -9,6 +9,7 @@ mod oracle;
 mod initial_values;
 mod isolation;
 mod layers;
+mod lora;
 mod precision;
 mod recompute;
 mod replicas;

@@ -65,7 +65,7 @@ pub(super) struct IndexMetadata {
 pub struct Weights {
     path: PathBuf,
     /// What the header of a single file says beside its tensors.
-    metadata: HashMap<String, String>,
+    pub(super) metadata: HashMap<String, String>,
     files: Vec<Source>,
     tensors: BTreeMap<String, StoredTensor>,
     pub(super) naming: Naming,
@@ -164,11 +164,6 @@ impl Weights {
     /// The folder or file that was opened.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// What the header of the file says under this key.
-    pub(super) fn metadata(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key).map(String::as_str)
     }
 
     pub(super) fn entry(&self, name: &str) -> Option<(&str, &StoredTensor)> {

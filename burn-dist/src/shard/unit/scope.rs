@@ -96,7 +96,11 @@ impl Scope {
             }
             scope.passes.push(pass);
         }
-        let has_adapters = |pass: &Arc<Pass>| pass.sharding.strategy.lora.is_some();
+        // A call that is to be recomputed has nothing on the tape, and keeps nothing gathered.
+        let has_adapters = |pass: &Arc<Pass>| {
+            let strategy = &pass.sharding.strategy;
+            strategy.lora.is_some() && !strategy.recompute
+        };
         if stored.has_tape && scope.passes.iter().any(has_adapters) {
             scope.leaf = Leaf::of(module);
         }

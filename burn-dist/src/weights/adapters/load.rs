@@ -241,10 +241,10 @@ impl World {
             targets = Some(adapters.targets(&stored)?);
             Ok([0; 2])
         })?;
-        let noted = adapters.weights.metadata(base::KEY);
+        let noted = adapters.weights.metadata.get(base::KEY);
         if let (Some(noted), false) = (noted, adapters.any_base) {
             let ours = base::digest(self, &stored)?;
-            if ours != noted {
+            if ours != *noted {
                 let expected = "adapters for the frozen weights of this model (Adapters::for_any_base accepts others)";
                 let found = format!(
                     "those for weights with the digest {noted}, where the model's is {ours}"
