@@ -91,6 +91,7 @@ mod lock;
 pub mod nn;
 mod noise;
 mod numbers;
+mod pattern;
 mod plan;
 mod precision;
 pub mod prelude;

@@ -144,8 +144,8 @@ impl Plan {
         let block_gradients = reduced(false).max().unwrap_or(0);
         let transient = match (
             self.shard_group_size,
-            self.strategy.reshard,
-            self.strategy.reduce_at,
+            self.strategy.reshard(),
+            self.strategy.reduce_at(),
         ) {
             (1, ..) | (_, Reshard::AtStep, ReduceAt::Step) => all,
             (_, Reshard::AtStep, ReduceAt::Backward) => all + 2 * block_gradients + root_gradients,
@@ -153,7 +153,7 @@ impl Plan {
         };
         Memory {
             parameters: share(&|_| true),
-            gradients: match self.strategy.reduce_at {
+            gradients: match self.strategy.reduce_at() {
                 ReduceAt::Step => sum(&|u| u.trainable),
                 ReduceAt::Backward => share(&|u| u.trainable),
             },
@@ -178,13 +178,13 @@ impl Plan {
                 rows.push(Traffic { op, calls, bytes });
             }
         };
-        let reductions = match self.strategy.reduce_at {
+        let reductions = match self.strategy.reduce_at() {
             ReduceAt::Step => 1,
             ReduceAt::Backward => micro_batches,
         };
         if self.shard_group_size > 1 {
             row(Op::AllGather, &|u| {
-                let times = match self.strategy.reshard {
+                let times = match self.strategy.reshard() {
                     _ if u.is_replicated() => 0,
                     Reshard::AtStep => 1,
                     Reshard::AfterForward if u.path.is_empty() => micro_batches,

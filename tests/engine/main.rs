@@ -23,6 +23,7 @@ mod foreign_weights;
 mod layers;
 mod masked_words;
 mod nn_layers;
+mod options;
 mod overlap;
 mod parity;
 mod parts;

@@ -33,6 +33,27 @@ pub fn strategies(size: usize) -> Vec<Strategy> {
     all
 }
 
+/// Options of a strategy that change traffic and memory and no result.
+const OPTIONS: [fn(Strategy) -> Strategy; 2] = [
+    |strategy| strategy.recompute(true),
+    |strategy| strategy.no_sync(true),
+];
+
+/// Every strategy that fits a world of `size` ranks, with each of its options and each two of them; what a strategy
+/// refuses, alone or together, is left out.
+pub fn optional<M: Module>(size: usize, model: &M) -> Vec<Strategy> {
+    let mut all = Vec::new();
+    for strategy in strategies(size) {
+        for (number, first) in OPTIONS.iter().enumerate() {
+            for second in &OPTIONS[number..] {
+                all.push(second(first(strategy.clone())));
+            }
+        }
+    }
+    all.retain(|strategy| strategy.plan(model, size).is_ok());
+    all
+}
+
 /// Ranks that give up after seconds: a test that hangs is a test that fails.
 pub fn ranks(size: usize) -> Threads {
     Threads::new(size).deadline(Duration::from_secs(20))

@@ -3,7 +3,8 @@
 use super::stored_whole::{self, Reader, StoredWhole};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
-use crate::shard::model::{is_trainable, lies_in, matches};
+use crate::pattern::{lies_in, matches};
+use crate::shard::model::is_trainable;
 use crate::strategy::Strategy;
 use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::tensor::{Bool, DType, Int, Tensor};

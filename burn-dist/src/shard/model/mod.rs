@@ -19,7 +19,7 @@ mod stored;
 pub(crate) mod summary;
 mod unsharded;
 
-pub(crate) use paths::{MapTensors, VisitTensors, lies_in, map_tensors, matches, visit_tensors};
+pub(crate) use paths::{MapTensors, VisitTensors, map_tensors, visit_tensors};
 pub(crate) use replicas::Replicas;
 pub(crate) use session::{FullGradients, GradientSums, PostBackward, UnitGradients};
 pub(crate) use sharded::{Sharded, ShardedParam, Visit, is_trainable, walk};

@@ -26,7 +26,7 @@ impl Sharding {
         unit: usize,
         gradients: FullGradients,
     ) -> Result<()> {
-        if self.strategy.reshard == Reshard::AfterForward {
+        if self.strategy.reshard() == Reshard::AfterForward {
             self.reshard_unit(unit);
         }
         if let Some(session) = self.session().as_mut() {
@@ -107,7 +107,7 @@ impl Sharding {
         let layout = &self.unit(unit).layout;
         let present = gradients.present(layout.slots.len());
         let is_final = session.is_last && !self.has_open_passes(unit);
-        match self.strategy.reduce_at {
+        match self.strategy.reduce_at() {
             // What is added up over micro-batches is added up in the stored type.
             ReduceAt::Step => {
                 let flat = gradients.pack(layout, layout.dtype, &self.residence);
@@ -144,7 +144,7 @@ impl Sharding {
     ) {
         let UnitGradients { present, flat } = sum;
         let label = self.gradient_label(unit, &present, session.number);
-        let over = match self.strategy.reduce_at {
+        let over = match self.strategy.reduce_at() {
             ReduceAt::Step => Over::all(label),
             ReduceAt::Backward => Over::replicas(label),
         };

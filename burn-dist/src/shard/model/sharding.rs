@@ -178,7 +178,7 @@ impl Sharding {
 
     /// Whether a unit stays unsharded between its forward and its backward.
     pub(crate) fn keeps_unsharded(&self, unit: usize) -> bool {
-        self.strategy.reshard == Reshard::AtStep || self.units[unit].is_root()
+        self.strategy.reshard() == Reshard::AtStep || self.units[unit].is_root()
     }
 
     /// The backward pass that is going on, if there is one.

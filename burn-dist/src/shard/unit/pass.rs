@@ -147,7 +147,7 @@ impl Pass {
         };
         state.unsharded = Unsharded::Yes(flat.clone());
         drop(state);
-        let until_step = self.sharding.strategy.reshard == Reshard::AtStep;
+        let until_step = self.sharding.strategy.reshard() == Reshard::AtStep;
         // The tape of a forward without a backward stays; the next one must not gather another root.
         if until_step || (self.has_tape && self.sharding.keeps_unsharded(self.unit)) {
             self.sharding

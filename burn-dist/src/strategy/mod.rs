@@ -12,6 +12,9 @@
 //! | [`fsdp`](Strategy::fsdp) | all ranks | for one pass | reduce-scatter, each backward | 3 per micro-batch |
 //! | [`hybrid`](Strategy::hybrid) | a group | for one pass | as FSDP, then all-reduce over groups | 3 in the group, 2 / group across |
 
+mod combination;
+mod options;
+
 use crate::error::{Error, Result};
 use crate::precision::Precision;
 use serde::Serialize;
@@ -36,7 +39,7 @@ pub(crate) enum ReduceAt {
     Step,
 }
 
-/// ShardOver whom parameters, gradients and optimizer states are sharded.
+/// Over whom parameters, gradients and optimizer states are sharded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum ShardOver {
     /// Nobody, and there is one rank only.
@@ -62,8 +65,9 @@ pub(crate) enum ShardOver {
 pub struct Strategy {
     name: &'static str,
     pub(crate) over: ShardOver,
-    pub(crate) reshard: Reshard,
-    pub(crate) reduce_at: ReduceAt,
+    reshard: Reshard,
+    reduce_at: ReduceAt,
+    no_sync: bool,
     pub(crate) units: Option<Vec<String>>,
     pub(crate) precision: Precision,
     pub(crate) recompute: bool,
@@ -82,6 +86,7 @@ impl Strategy {
             over,
             reshard,
             reduce_at,
+            no_sync: false,
             units: None,
             precision: Precision::full(),
             recompute: false,
@@ -264,11 +269,26 @@ impl Strategy {
         self
     }
 
+    /// When a gathered unit is resharded.
+    pub(crate) fn reshard(&self) -> Reshard {
+        self.reshard
+    }
+
+    /// When gradients are reduced.
+    pub(crate) fn reduce_at(&self) -> ReduceAt {
+        if self.no_sync {
+            ReduceAt::Step
+        } else {
+            self.reduce_at
+        }
+    }
+
     /// How many ranks share one copy of the state, in a world of `size` ranks.
     ///
     /// # Errors
-    /// [`Error::Config`] if the strategy does not fit that many ranks.
+    /// [`Error::Config`] if the strategy does not fit that many ranks, or has options that mean nothing together.
     pub(crate) fn shard_group_size(&self, size: usize) -> Result<usize> {
+        self.check_combination()?;
         match self.over {
             ShardOver::Single if size != 1 => Err(Error::config(
                 "strategy single",
@@ -297,10 +317,12 @@ impl fmt::Display for Strategy {
             write!(f, " in {}", self.precision)?;
         }
         if self.recompute {
-            f.write_str(", recomputed")
-        } else {
-            Ok(())
+            f.write_str(", recomputed")?;
         }
+        if self.no_sync {
+            f.write_str(", no_sync")?;
+        }
+        Ok(())
     }
 }
 
