@@ -148,8 +148,10 @@ impl Plan {
             self.strategy.reduce_at(),
         ) {
             (1, ..) | (_, Reshard::AtStep, ReduceAt::Step) => all,
-            (_, Reshard::AtStep, ReduceAt::Backward) => all + 2 * block_gradients + root_gradients,
-            (_, Reshard::AfterForward, _) => 2 * block + block_gradients + root + root_gradients,
+            (_, Reshard::AfterForward, _) => {
+                2 * block + block_gradients + root + root_gradients + self.kept_parts(all - root)
+            }
+            _ => all + 2 * block_gradients + root_gradients,
         };
         Memory {
             parameters: share(&|_| true),
@@ -159,6 +161,17 @@ impl Plan {
             },
             optimizer: 2 * share(&|u| u.trainable),
             transient,
+        }
+    }
+
+    /// What a rank keeps of units of so many gathered bytes between forward and backward, to gather them again over
+    /// fewer ranks.
+    fn kept_parts(&self, gathered: usize) -> usize {
+        let group = self.strategy.regather_group_size(self.shard_group_size);
+        if group == self.shard_group_size {
+            0
+        } else {
+            gathered / group
         }
     }
 
@@ -183,14 +196,19 @@ impl Plan {
             ReduceAt::Backward => micro_batches,
         };
         if self.shard_group_size > 1 {
+            let regather = self.strategy.regather_group_size(self.shard_group_size);
             row(Op::AllGather, &|u| {
-                let times = match self.strategy.reshard() {
-                    _ if u.is_replicated() => 0,
-                    Reshard::AtStep => 1,
-                    Reshard::AfterForward if u.path.is_empty() => micro_batches,
-                    Reshard::AfterForward => 2 * micro_batches,
+                let (first, again) = match self.strategy.reshard() {
+                    _ if u.is_replicated() => (0, 0),
+                    Reshard::AtStep | Reshard::AfterLastBackward => (1, 0),
+                    Reshard::AfterBackward => (micro_batches, 0),
+                    Reshard::AfterForward if u.path.is_empty() => (micro_batches, 0),
+                    Reshard::AfterForward => (micro_batches, micro_batches),
                 };
-                (times, times * ring(self.gathered(u), self.shard_group_size))
+                let bytes = self.gathered(u);
+                let sent =
+                    first * ring(bytes, self.shard_group_size) + again * ring(bytes, regather);
+                (first + again, sent)
             });
             row(Op::ReduceScatter, &|u| {
                 if u.trainable && !u.is_replicated() {

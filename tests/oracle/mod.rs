@@ -34,9 +34,13 @@ pub fn strategies(size: usize) -> Vec<Strategy> {
 }
 
 /// Options of a strategy that change traffic and memory and no result.
-const OPTIONS: [fn(Strategy) -> Strategy; 2] = [
+const OPTIONS: [fn(Strategy) -> Strategy; 6] = [
     |strategy| strategy.recompute(true),
     |strategy| strategy.no_sync(true),
+    |strategy| strategy.reshard_after_backward(false),
+    |strategy| strategy.reshard_after_forward(1),
+    |strategy| strategy.reshard_after_forward(2),
+    |strategy| strategy.reshard_after_forward(3),
 ];
 
 /// Every strategy that fits a world of `size` ranks, with each of its options and each two of them; what a strategy

@@ -1,6 +1,6 @@
 //! Which options a strategy can have, and which mean nothing together.
 
-use super::{ReduceAt, ShardOver, Strategy};
+use super::{ReduceAt, Reshard, Strategy};
 use crate::error::{Error, Result};
 
 impl Strategy {
@@ -16,16 +16,27 @@ impl Strategy {
                  reduces once a step anyway)",
             ));
         }
-        Ok(())
+        let keeps = self.reshard != Reshard::AfterForward;
+        let reshards = "fsdp or hybrid:N, which reshard a unit after its forward (leave the option out: this one keeps \
+                        what it gathers until the step)";
+        if !self.reshard_after_backward && keeps {
+            return Err(self.refused("reshard_after_backward(false)", reshards));
+        }
+        match self.reshard_after_forward {
+            Some(_) if keeps => Err(self.refused("reshard_after_forward", reshards)),
+            Some(group) if group > 1 && !self.reshard_after_backward => Err(Error::config(
+                "option reshard_after_forward beside reshard_after_backward(false)",
+                "one of the two: the latter keeps units gathered, so that backward gathers none again",
+                format!("reshard_after_forward({group})"),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The error of an option that this strategy cannot have.
     fn refused(&self, option: &str, expected: &str) -> Error {
-        let found = match self.over {
-            ShardOver::Group(group) => format!("{}:{group}", self.name),
-            _ => self.name.to_string(),
-        };
-        Error::config(format!("the strategy of option {option}"), expected, found)
+        let what = format!("the strategy of option {option}");
+        Error::config(what, expected, self.full_name())
     }
 }
 
@@ -43,6 +54,23 @@ mod tests {
         for (strategy, option, name) in [
             (Strategy::ddp().no_sync(true), "no_sync", "found ddp"),
             (Strategy::zero1().no_sync(true), "no_sync", "found zero1"),
+            (
+                Strategy::zero2().reshard_after_backward(false),
+                "reshard_after_backward",
+                "found zero2",
+            ),
+            (
+                Strategy::ddp().reshard_after_forward(1),
+                "reshard_after_forward",
+                "found ddp",
+            ),
+            (
+                Strategy::fsdp()
+                    .reshard_after_backward(false)
+                    .reshard_after_forward(2),
+                "reshard_after_backward(false)",
+                "reshard_after_forward(2)",
+            ),
         ] {
             let error = refusal(strategy).unwrap();
             assert!(error.contains(option) && error.contains(name), "{error}");
@@ -50,6 +78,37 @@ mod tests {
         assert_eq!(refusal(Strategy::ddp().no_sync(false)), None);
         for strategy in [Strategy::zero2(), Strategy::fsdp(), Strategy::hybrid(1)] {
             assert_eq!(refusal(strategy.no_sync(true)), None);
+        }
+        let kept = Strategy::fsdp().reshard_after_backward(false);
+        assert_eq!(refusal(kept.reshard_after_forward(1)), None);
+    }
+
+    #[test]
+    fn the_smaller_group_divides_the_ranks() {
+        let size = |strategy: Strategy, ranks| {
+            let group = strategy.shard_group_size(ranks).map_err(|e| e.to_string());
+            group.map(|group| strategy.regather_group_size(group))
+        };
+        let fsdp = |group| Strategy::fsdp().reshard_after_forward(group);
+        assert_eq!(size(fsdp(2), 4), Ok(2));
+        // The shard that is stored anyway, and all of the unit, which is not gathered again.
+        assert_eq!(size(fsdp(4), 4), Ok(4));
+        assert_eq!(size(fsdp(1), 4), Ok(4));
+        assert_eq!(fsdp(1).reshard(), Reshard::AfterBackward);
+        let hybrid = Strategy::hybrid(2).reshard_after_forward(4);
+        for (strategy, text) in [
+            (
+                fsdp(3),
+                "divides the 4 rank(s) over which fsdp shards, found 3",
+            ),
+            (fsdp(0), "found 0"),
+            (
+                hybrid,
+                "divides the 2 rank(s) over which hybrid:2 shards, found 4",
+            ),
+        ] {
+            let error = size(strategy, 4).unwrap_err();
+            assert!(error.contains(text), "{error}");
         }
     }
 }

@@ -26,6 +26,10 @@ use std::str::FromStr;
 pub(crate) enum Reshard {
     /// When its forward is over; backward gathers it again.
     AfterForward,
+    /// When backward has gone through it.
+    AfterBackward,
+    /// When the step's last backward has gone through it, or at the step if nobody said which one that is.
+    AfterLastBackward,
     /// At the step.
     AtStep,
 }
@@ -68,6 +72,9 @@ pub struct Strategy {
     reshard: Reshard,
     reduce_at: ReduceAt,
     no_sync: bool,
+    reshard_after_backward: bool,
+    /// The number of ranks over which a unit stays sharded between forward and backward.
+    reshard_after_forward: Option<usize>,
     pub(crate) units: Option<Vec<String>>,
     pub(crate) precision: Precision,
     pub(crate) recompute: bool,
@@ -87,6 +94,8 @@ impl Strategy {
             reshard,
             reduce_at,
             no_sync: false,
+            reshard_after_backward: true,
+            reshard_after_forward: None,
             units: None,
             precision: Precision::full(),
             recompute: false,
@@ -271,7 +280,21 @@ impl Strategy {
 
     /// When a gathered unit is resharded.
     pub(crate) fn reshard(&self) -> Reshard {
-        self.reshard
+        match (self.reshard, self.reshard_after_forward) {
+            (Reshard::AfterForward, _) if !self.reshard_after_backward => {
+                Reshard::AfterLastBackward
+            }
+            (Reshard::AfterForward, Some(1)) => Reshard::AfterBackward,
+            (reshard, _) => reshard,
+        }
+    }
+
+    /// The number of ranks over which backward gathers a unit again that is sharded over `ranks`.
+    pub(crate) fn regather_group_size(&self, ranks: usize) -> usize {
+        match self.reshard_after_forward {
+            Some(group) if self.reshard() == Reshard::AfterForward => group,
+            _ => ranks,
+        }
     }
 
     /// When gradients are reduced.
@@ -289,6 +312,21 @@ impl Strategy {
     /// [`Error::Config`] if the strategy does not fit that many ranks, or has options that mean nothing together.
     pub(crate) fn shard_group_size(&self, size: usize) -> Result<usize> {
         self.check_combination()?;
+        let ranks = self.ranks_of_a_shard_group(size)?;
+        match self.reshard_after_forward {
+            Some(group) if group == 0 || !ranks.is_multiple_of(group) => Err(Error::config(
+                "option reshard_after_forward",
+                format!(
+                    "a number that divides the {ranks} rank(s) over which {} shards",
+                    self.full_name()
+                ),
+                group,
+            )),
+            _ => Ok(ranks),
+        }
+    }
+
+    fn ranks_of_a_shard_group(&self, size: usize) -> Result<usize> {
         match self.over {
             ShardOver::Single if size != 1 => Err(Error::config(
                 "strategy single",
@@ -307,12 +345,19 @@ impl Strategy {
     }
 }
 
+impl Strategy {
+    /// The name with the size of the groups.
+    fn full_name(&self) -> String {
+        match self.over {
+            ShardOver::Group(group) => format!("{}:{group}", self.name),
+            _ => self.name.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)?;
-        if let ShardOver::Group(group) = self.over {
-            write!(f, ":{group}")?;
-        }
+        f.write_str(&self.full_name())?;
         if !self.precision.is_full() {
             write!(f, " in {}", self.precision)?;
         }
@@ -321,6 +366,12 @@ impl fmt::Display for Strategy {
         }
         if self.no_sync {
             f.write_str(", no_sync")?;
+        }
+        if !self.reshard_after_backward {
+            f.write_str(", kept between micro-batches")?;
+        }
+        if let Some(group) = self.reshard_after_forward {
+            write!(f, ", resharded after forward over {group}")?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::sharding::{Sharding, Unit};
 use crate::comm::Ticket;
 use crate::error::Result;
-use crate::shard::memory::{Flat, PendingFlat, Shard, Shards, SharedFlat};
+use crate::shard::memory::{Flat, PendingFlat, Primitive, Shard, Shards, SharedFlat};
 use crate::warning::warn;
 use burn::tensor::DType;
 use std::sync::Arc;
@@ -33,6 +33,30 @@ impl Sharding {
             } else {
                 all.all_gather(&this.shard_group, label)
             }
+        })
+    }
+
+    /// This rank's part of a gathered unit, from which [`gather_again`](Self::gather_again) makes all of it; none where
+    /// it is gathered from the shards.
+    pub(crate) fn part(&self, unit: usize, flat: &SharedFlat) -> Option<Primitive> {
+        let group = self.regather_group.as_ref()?;
+        let len = self.unit(unit).layout.len() / group.size();
+        Some(flat.copy(group.rank() * len, &[len]))
+    }
+
+    /// Starts to gather a unit from the parts that a smaller group of ranks has kept.
+    pub(crate) fn gather_again(
+        self: &Arc<Self>,
+        unit: usize,
+        part: Primitive,
+    ) -> Ticket<PendingFlat> {
+        let this = self.clone();
+        self.world.submit(move || {
+            let Unit { layout, label } = this.unit(unit);
+            let group = this.regather_group.as_ref().unwrap_or(&this.shard_group);
+            let mut all = Flat::zeros(layout.len(), part.dtype(), &this.residence);
+            all.put(group.rank() * layout.len() / group.size(), &part);
+            all.all_gather(group, label)
         })
     }
 

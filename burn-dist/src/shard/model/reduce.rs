@@ -26,13 +26,24 @@ impl Sharding {
         unit: usize,
         gradients: FullGradients,
     ) -> Result<()> {
-        if self.strategy.reshard() == Reshard::AfterForward {
-            self.reshard_unit(unit);
-        }
+        self.backward_passed(unit);
         if let Some(session) = self.session().as_mut() {
             self.reduce_gradients(session, unit, gradients);
         }
         Ok(())
+    }
+
+    /// Backward has gone through a unit: reshards it, where the strategy does that now.
+    pub(crate) fn backward_passed(&self, unit: usize) {
+        let is_last = || self.session().as_ref().is_some_and(|s| s.is_last);
+        let reshards = match self.strategy.reshard() {
+            Reshard::AfterForward | Reshard::AfterBackward => true,
+            Reshard::AfterLastBackward => is_last() && !self.has_open_passes(unit),
+            Reshard::AtStep => false,
+        };
+        if reshards {
+            self.reshard_unit(unit);
+        }
     }
 
     /// Takes a gradient of a parameter that was read outside of any pass.

@@ -25,6 +25,8 @@ pub(crate) struct Sharding {
     pub(crate) shard_group: Arc<Communicator>,
     /// The ranks that own the same shards.
     pub(crate) replica_group: Arc<Communicator>,
+    /// The ranks over which backward gathers a unit again, where those are fewer.
+    pub(super) regather_group: Option<Arc<Communicator>>,
     /// The memory that this rank's tensors lie in.
     pub(crate) residence: Residence,
     units: Vec<Unit>,
@@ -87,6 +89,12 @@ impl Sharding {
                 Arc::new(comm.split(rank % group, rank)?),
             ),
         };
+        let regather = strategy.regather_group_size(group);
+        let regather_group = if regather == group {
+            None
+        } else {
+            Some(Arc::new(comm.split(rank / regather, rank)?))
+        };
         let unit = |layout: &UnitLayout| Unit {
             label: Label::new(layout.name.clone()),
             layout: layout.clone(),
@@ -96,6 +104,7 @@ impl Sharding {
             strategy,
             shard_group,
             replica_group,
+            regather_group,
             residence: Residence::of(&world.device())?,
             unsharded: Mutex::new(Unsharded::new(plan.units().len())),
             units: plan.units().iter().map(unit).collect(),
@@ -178,7 +187,7 @@ impl Sharding {
 
     /// Whether a unit stays unsharded between its forward and its backward.
     pub(crate) fn keeps_unsharded(&self, unit: usize) -> bool {
-        self.strategy.reshard() == Reshard::AtStep || self.units[unit].is_root()
+        self.strategy.reshard() != Reshard::AfterForward || self.units[unit].is_root()
     }
 
     /// The backward pass that is going on, if there is one.

@@ -35,6 +35,8 @@ pub(super) struct Pass {
 #[derive(Debug)]
 struct PassState {
     unsharded: Unsharded,
+    /// What was kept of the gathered unit, to gather it again over fewer ranks.
+    part: Option<Primitive>,
     gradients: FullGradients,
     /// Whether this pass is on the tape through its token.
     tracked: bool,
@@ -87,6 +89,7 @@ impl Pass {
             step,
             state: Mutex::new(PassState {
                 unsharded,
+                part: None,
                 gradients: FullGradients::default(),
                 tracked: false,
                 backward_prefetch: None,
@@ -123,7 +126,11 @@ impl Pass {
             && !self.sharding.is_replicated(self.unit)
             && !state.reduced
         {
-            state.unsharded = Unsharded::Gathering(self.all_gather());
+            let ticket = match state.part.take() {
+                Some(part) => self.sharding.gather_again(self.unit, part),
+                None => self.all_gather(),
+            };
+            state.unsharded = Unsharded::Gathering(ticket);
         }
     }
 
@@ -205,12 +212,18 @@ impl Pass {
     /// The forward is over: reshards, where the strategy does that after forward.
     pub(super) fn post_forward(&self) {
         if !self.keeps_unsharded() {
-            self.reshard();
+            let mut state = self.state();
+            let forward = std::mem::replace(&mut state.unsharded, Unsharded::No);
+            if let (Unsharded::Yes(flat), true) = (forward, self.has_tape) {
+                state.part = self.sharding.part(self.unit, &flat);
+            }
         }
     }
 
     fn reshard(&self) {
-        self.state().unsharded = Unsharded::No;
+        let mut state = self.state();
+        state.unsharded = Unsharded::No;
+        state.part = None;
     }
 
     /// Whether backward will gather this pass again.
@@ -273,12 +286,17 @@ impl PostBackward for Pass {
         self.reshard();
         let gradients = {
             let mut state = self.state();
-            if !std::mem::replace(&mut state.is_closed, true) {
+            let is_first = !std::mem::replace(&mut state.is_closed, true);
+            if is_first {
                 self.sharding.pass_closed(self.unit, self.step);
                 let name = || self.sharding.unit(self.unit).layout.name.to_string();
                 self.sharding.world.tracer().end_unit_backward(name);
             }
             if state.reduced || state.gradients.is_empty() {
+                drop(state);
+                if is_first {
+                    self.sharding.backward_passed(self.unit);
+                }
                 return Ok(());
             }
             state.reduced = true;
