@@ -79,6 +79,10 @@ impl Prefetch {
 
     /// `unit` is reached: its gather, if it was started.
     pub(super) fn take(&mut self, unit: &StoredUnit) -> Option<Ticket<PendingFlat>> {
+        // What every rank stores whole is not gathered, and lies in a unit beside what is.
+        if unit.sharding.is_replicated(unit.number) {
+            return None;
+        }
         // Another model within the forward of this one is not prefetched.
         let mut shardings = self.shardings.iter();
         if !shardings.any(|sharding| Arc::ptr_eq(sharding, &unit.sharding)) {
