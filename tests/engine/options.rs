@@ -167,7 +167,7 @@ fn every_option_trains_as_one_device_and_sends_what_is_planned() {
         ))
     });
     for size in 1..=4 {
-        let all = oracle::optional(size, &net);
+        let all = oracle::with_options(size, &net);
         assert!(all.len() > 4, "{size}: {all:?}");
         for strategy in all {
             for how in HOW {
@@ -190,7 +190,7 @@ fn every_option_trains_as_one_device_and_sends_what_is_planned() {
 fn bytes_in_other_types_are_as_planned() {
     let net = net(FloatDType::F32);
     for size in [2, 4] {
-        for strategy in oracle::optional(size, &net) {
+        for strategy in oracle::with_options(size, &net) {
             let strategy = strategy.precision(Precision::bf16()).check_units(false);
             let run = |world: World| {
                 let model = strategy.clone().shard(net.clone(), &world)?;

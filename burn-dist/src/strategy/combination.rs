@@ -1,6 +1,6 @@
 //! Which options a strategy can have, and which mean nothing together.
 
-use super::{ReduceAt, Reshard, Strategy};
+use super::{ReduceAt, Reshard, ShardOver, Strategy};
 use crate::error::{Error, Result};
 
 impl Strategy {
@@ -14,6 +14,13 @@ impl Strategy {
                 "no_sync",
                 "zero2, fsdp or hybrid:N, which reduce in every backward (leave the option out: this one \
                  reduces once a step anyway)",
+            ));
+        }
+        let shards_nothing = matches!(self.over, ShardOver::Single | ShardOver::Nobody);
+        if self.persistence_threshold.is_some() && shards_nothing {
+            return Err(self.refused(
+                "persistence_threshold",
+                "one that shards parameters (leave the option out: this one stores all of them whole)",
             ));
         }
         let keeps = self.reshard != Reshard::AfterForward;
@@ -58,6 +65,11 @@ mod tests {
                 Strategy::zero2().reshard_after_backward(false),
                 "reshard_after_backward",
                 "found zero2",
+            ),
+            (
+                Strategy::ddp().persistence_threshold(100),
+                "persistence_threshold",
+                "found ddp",
             ),
             (
                 Strategy::ddp().reshard_after_forward(1),

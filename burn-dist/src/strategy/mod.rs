@@ -16,6 +16,7 @@ mod combination;
 mod options;
 
 use crate::error::{Error, Result};
+use crate::pattern::names_unit;
 use crate::precision::Precision;
 use serde::Serialize;
 use std::fmt;
@@ -75,6 +76,10 @@ pub struct Strategy {
     reshard_after_backward: bool,
     /// The number of ranks over which a unit stays sharded between forward and backward.
     reshard_after_forward: Option<usize>,
+    /// The largest number of elements of a parameter that every rank stores whole.
+    pub(crate) persistence_threshold: Option<usize>,
+    /// The units in which ranks may lack gradients that others have.
+    pub(crate) absent: Vec<String>,
     pub(crate) units: Option<Vec<String>>,
     pub(crate) precision: Precision,
     pub(crate) recompute: bool,
@@ -96,6 +101,8 @@ impl Strategy {
             no_sync: false,
             reshard_after_backward: true,
             reshard_after_forward: None,
+            persistence_threshold: None,
+            absent: Vec::new(),
             units: None,
             precision: Precision::full(),
             recompute: false,
@@ -306,6 +313,19 @@ impl Strategy {
         }
     }
 
+    /// Whether a parameter of so many elements in the unit at this path is stored whole because it is small.
+    ///
+    /// Not where ranks may lack gradients: what is stored whole is reduced together.
+    pub(crate) fn is_persistent(&self, unit: &str, elements: usize) -> bool {
+        let is_small = |limit| elements <= limit;
+        self.persistence_threshold.is_some_and(is_small) && !self.is_absent(unit)
+    }
+
+    /// Whether ranks may lack gradients of the unit at this path, the root's being empty.
+    pub(crate) fn is_absent(&self, unit: &str) -> bool {
+        self.absent.iter().any(|pattern| names_unit(pattern, unit))
+    }
+
     /// How many ranks share one copy of the state, in a world of `size` ranks.
     ///
     /// # Errors
@@ -372,6 +392,12 @@ impl fmt::Display for Strategy {
         }
         if let Some(group) = self.reshard_after_forward {
             write!(f, ", resharded after forward over {group}")?;
+        }
+        if let Some(elements) = self.persistence_threshold {
+            write!(f, ", whole up to {elements} elements")?;
+        }
+        if !self.absent.is_empty() {
+            write!(f, ", gradients absent in {}", self.absent.join(" and "))?;
         }
         Ok(())
     }

@@ -91,4 +91,76 @@ impl Strategy {
         self.reshard_after_forward = Some(group);
         self
     }
+
+    /// Stores every parameter of at most so many elements whole on every rank, as
+    /// [`replicate`](Self::replicate) does.
+    ///
+    /// Biases and norms are small, many, and not worth their share of a gather. Their gradients, with those of what
+    /// `replicate` names, are all-reduced together behind each backward, or once a step where the strategy reduces
+    /// then. Not in units of [`absent`](Self::absent).
+    ///
+    /// # Cost
+    /// One all-reduce per type instead of one per unit, and these parameters with their gradients and optimizer states
+    /// whole on every rank; DeepSpeed shards the latter. The plan says how many they are.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::{Strategy, comm::Op};
+    ///
+    /// let model = vec![LinearConfig::new(256, 64).init(&Device::flex()); 3];
+    /// let plan = Strategy::fsdp().persistence_threshold(1000).plan(&model, 4)?;
+    /// let whole = plan.units().iter().filter(|unit| unit.is_replicated());
+    /// assert_eq!(whole.map(|unit| unit.elements()).sum::<usize>(), 3 * 64);
+    /// let reductions = plan.traffic(1).into_iter().find(|row| row.op == Op::AllReduce);
+    /// assert_eq!(reductions.map(|row| row.calls), Some(1));
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// DeepSpeed: `stage3_param_persistence_threshold`.
+    pub fn persistence_threshold(mut self, elements: usize) -> Self {
+        self.persistence_threshold = Some(elements);
+        self
+    }
+
+    /// Lets ranks lack gradients in these units: where some ranks have a gradient and others none, the others count as
+    /// zeros, and one that no rank has stays absent, as on one device.
+    ///
+    /// For branches that differ between ranks, such as the experts of a mixture or an optional head. The branch lies
+    /// inside of a unit that every rank runs, with which it is gathered: make the module that branches a unit, and none
+    /// of what is in it ([`units`](Self::units)). A unit that only some ranks run is an error: the others would wait
+    /// for its gather. Patterns are as in `units`; `root` is what no unit claims. Without this, ranks whose losses
+    /// reach different parameters get [`Error::GradientSet`](crate::Error::GradientSet).
+    ///
+    /// # Cost
+    /// These units are reduced behind the backward, not during it; their gradients stay whole until then, and they stay
+    /// gathered from their forward until then. One all-reduce of a byte per parameter more.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Tensor};
+    /// use burn_dist::prelude::*;
+    ///
+    /// Threads::new(2).run(|world| {
+    ///     let layer = LinearConfig::new(4, 2).init(&world.device());
+    ///     let layer = Strategy::fsdp().absent(["root"]).shard(layer, &world)?;
+    ///     let x = Tensor::<2>::ones([8, 4], &world.device());
+    ///     let use_bias = world.is_chief();
+    ///     let loss = unit(&layer, x, move |layer, x| match use_bias {
+    ///         true => layer.forward(x),
+    ///         false => x.matmul(layer.weight.val()),
+    ///     });
+    ///     let norm = world.backward(loss.sum(), &layer)?.norm()?;
+    ///     // 8 for each weight; 8 and 0 for each bias, on average 4.
+    ///     assert!((norm - (8.0 * 64.0 + 2.0 * 16.0f64).sqrt()).abs() < 1e-4);
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// PyTorch: DDP's `find_unused_parameters`; DeepSpeed: `set_z3_leaf_modules`.
+    pub fn absent(mut self, patterns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.absent.extend(patterns.into_iter().map(Into::into));
+        self
+    }
 }

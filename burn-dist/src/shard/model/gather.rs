@@ -19,7 +19,7 @@ impl Sharding {
     ) -> Ticket<PendingFlat> {
         let this = self.clone();
         self.world.submit(move || {
-            let Unit { layout, label } = this.unit(unit);
+            let Unit { layout, label, .. } = this.unit(unit);
             let mut all = Flat::zeros(layout.len(), dtype, &this.residence);
             let rank = this.shard_rank(unit);
             for (slot, shard) in shards.iter().enumerate() {
@@ -52,7 +52,7 @@ impl Sharding {
     ) -> Ticket<PendingFlat> {
         let this = self.clone();
         self.world.submit(move || {
-            let Unit { layout, label } = this.unit(unit);
+            let Unit { layout, label, .. } = this.unit(unit);
             let group = this.regather_group.as_ref().unwrap_or(&this.shard_group);
             let mut all = Flat::zeros(layout.len(), part.dtype(), &this.residence);
             all.put(group.rank() * layout.len() / group.size(), &part);
@@ -79,7 +79,7 @@ impl Sharding {
         }
         let this = self.clone();
         self.world.submit(move || {
-            let Unit { layout, label } = this.unit(unit);
+            let Unit { layout, label, .. } = this.unit(unit);
             let (ranks, rank) = (this.shard_group.size(), this.shard_group.rank());
             // Ranks send equal amounts: as much as the largest shard.
             let most = (0..ranks)

@@ -5,6 +5,7 @@
 //! parameter says through its reparameterization which [`ShardedParam`] of it it is, [`walk`] finds that
 //! again, and [`StoredShards`] is what it finds.
 
+mod deferred;
 mod elements;
 pub(crate) mod full;
 mod gather;

@@ -62,12 +62,21 @@ struct OpenPasses {
 pub(crate) struct Unit {
     pub(crate) layout: UnitLayout,
     pub(crate) label: Label,
+    /// Whether ranks may lack gradients of it that others have.
+    pub(super) is_absent: bool,
+    /// Whether its gradients are reduced together with those of others that are stored whole.
+    pub(super) is_joined: bool,
 }
 
 impl Unit {
     /// Whether this is what no inner unit claims.
     pub(crate) fn is_root(&self) -> bool {
         self.layout.path.is_empty()
+    }
+
+    /// Whether its gradients are reduced behind a backward instead of during it.
+    pub(super) fn is_deferred(&self) -> bool {
+        self.layout.trainable && (self.is_absent || self.is_joined)
     }
 }
 
@@ -98,7 +107,10 @@ impl Sharding {
         let unit = |layout: &UnitLayout| Unit {
             label: Label::new(layout.name.clone()),
             layout: layout.clone(),
+            is_absent: strategy.is_absent(&layout.path),
+            is_joined: plan.is_joined(layout),
         };
+        let units = plan.units().iter().map(unit).collect();
         Ok(Self {
             world: world.clone(),
             strategy,
@@ -107,7 +119,7 @@ impl Sharding {
             regather_group,
             residence: Residence::of(&world.device())?,
             unsharded: Mutex::new(Unsharded::new(plan.units().len())),
-            units: plan.units().iter().map(unit).collect(),
+            units,
             buffers,
             session: Mutex::new(None),
             open: Mutex::new(OpenPasses {
@@ -187,7 +199,10 @@ impl Sharding {
 
     /// Whether a unit stays unsharded between its forward and its backward.
     pub(crate) fn keeps_unsharded(&self, unit: usize) -> bool {
-        self.strategy.reshard() != Reshard::AfterForward || self.units[unit].is_root()
+        let Unit { is_absent, .. } = self.units[unit];
+        // Whether backward asks for a unit in which ranks branch may differ between them, and a gather may not.
+        let stays = is_absent || self.units[unit].is_root();
+        stays || self.strategy.reshard() != Reshard::AfterForward
     }
 
     /// The backward pass that is going on, if there is one.
