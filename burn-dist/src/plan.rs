@@ -118,6 +118,17 @@ impl Plan {
         unit.len() * self.strategy.precision.computed(unit.dtype).size()
     }
 
+    /// Bytes of a unit on their way in a gather, of all ranks together.
+    fn sent_to_gather(&self, unit: &UnitLayout) -> usize {
+        match self.strategy.quantized_gathers {
+            // A code for each element, and a scale of 4 bytes for each block of a shard.
+            Some(block) => {
+                (unit.shard_len + 4 * unit.shard_len.div_ceil(block.max(1))) * unit.ranks
+            }
+            None => self.gathered(unit),
+        }
+    }
+
     /// Bytes of a unit's gradients in the type they are reduced in.
     fn reduced(&self, unit: &UnitLayout) -> usize {
         unit.len() * self.strategy.precision.reduced(unit.dtype).size()
@@ -160,12 +171,12 @@ impl Plan {
         ) {
             (1, ..) | (_, Reshard::AtStep, ReduceAt::Step) => all,
             (_, Reshard::AfterForward, _) => {
-                let parts = self.kept_parts(all - root - absent);
+                let parts = self.kept_parts(units(false).filter(|u| !stays(u)));
                 2 * block + block_gradients + root + root_gradients + absent + parts
             }
             _ => all + 2 * block_gradients + root_gradients,
         };
-        let transient = transient + self.deferred_gradients();
+        let transient = transient + self.deferred_gradients() + self.messages();
         Memory {
             parameters: share(&|_| true),
             gradients: match self.strategy.reduce_at() {
@@ -177,14 +188,20 @@ impl Plan {
         }
     }
 
-    /// What a rank keeps of units of so many gathered bytes between forward and backward, to gather them again over
-    /// fewer ranks.
-    fn kept_parts(&self, gathered: usize) -> usize {
+    /// The codes of the largest unit that is gathered as such.
+    fn messages(&self) -> usize {
+        let is_coded = self.strategy.quantized_gathers.is_some() && self.shard_group_size > 1;
+        let units = self.units.iter().filter(|u| is_coded && !u.is_replicated());
+        units.map(|u| self.sent_to_gather(u)).max().unwrap_or(0)
+    }
+
+    /// What a rank keeps of these units between forward and backward, to gather them again over fewer ranks.
+    fn kept_parts<'a>(&self, units: impl Iterator<Item = &'a UnitLayout>) -> usize {
         let group = self.strategy.regather_group_size(self.shard_group_size);
         if group == self.shard_group_size {
             0
         } else {
-            gathered / group
+            units.map(|u| self.sent_to_gather(u) / group).sum()
         }
     }
 
@@ -233,7 +250,7 @@ impl Plan {
                     Reshard::AfterForward if self.strategy.is_absent(&u.path) => (micro_batches, 0),
                     Reshard::AfterForward => (micro_batches, micro_batches),
                 };
-                let bytes = self.gathered(u);
+                let bytes = self.sent_to_gather(u);
                 let sent =
                     first * ring(bytes, self.shard_group_size) + again * ring(bytes, regather);
                 (first + again, sent)

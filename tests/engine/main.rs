@@ -29,6 +29,7 @@ mod overlap;
 mod parity;
 mod parts;
 mod passes;
+mod quantized;
 mod summary;
 mod units;
 mod vit_golden;

@@ -186,12 +186,12 @@ fn every_option_trains_as_one_device_and_sends_what_is_planned() {
     }
 }
 
-#[test]
-fn bytes_in_other_types_are_as_planned() {
+/// Compares the traffic of a step of three micro-batches with the plan.
+fn check_traffic(strategies: impl Fn(usize, &Net) -> Vec<Strategy>) {
     let net = net(FloatDType::F32);
     for size in [2, 4] {
-        for strategy in oracle::with_options(size, &net) {
-            let strategy = strategy.precision(Precision::bf16()).check_units(false);
+        for strategy in strategies(size, &net) {
+            let strategy = strategy.check_units(false);
             let run = |world: World| {
                 let model = strategy.clone().shard(net.clone(), &world)?;
                 world.ledger().reset();
@@ -205,4 +205,24 @@ fn bytes_in_other_types_are_as_planned() {
                 .unwrap_or_else(|e| panic!("{what}: {e}"));
         }
     }
+}
+
+#[test]
+fn bytes_in_other_types_are_as_planned() {
+    check_traffic(|size, net| {
+        let all = oracle::with_options(size, net).into_iter();
+        all.map(|strategy| strategy.precision(Precision::bf16()))
+            .collect()
+    });
+}
+
+#[test]
+fn bytes_of_codes_are_as_planned() {
+    check_traffic(|size, net| {
+        let all = oracle::with_options(size, net).into_iter();
+        let coded = all.map(|strategy| strategy.quantized_gathers(50));
+        let coded: Vec<Strategy> = coded.filter(|s| s.plan(net, size).is_ok()).collect();
+        assert!(coded.len() > 10);
+        coded
+    });
 }

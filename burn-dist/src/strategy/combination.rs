@@ -23,6 +23,16 @@ impl Strategy {
                 "one that shards parameters (leave the option out: this one stores all of them whole)",
             ));
         }
+        if self.quantized_gathers.is_some() && shards_nothing {
+            return Err(self.refused(
+                "quantized_gathers",
+                "one that gathers parameters (leave the option out: this one gathers none)",
+            ));
+        }
+        if self.quantized_gathers == Some(0) {
+            let expected = "a block of at least 1 element (256 is usual)";
+            return Err(Error::config("option quantized_gathers", expected, 0));
+        }
         let keeps = self.reshard != Reshard::AfterForward;
         let reshards = "fsdp or hybrid:N, which reshard a unit after its forward (leave the option out: this one keeps \
                         what it gathers until the step)";
@@ -70,6 +80,16 @@ mod tests {
                 Strategy::ddp().persistence_threshold(100),
                 "persistence_threshold",
                 "found ddp",
+            ),
+            (
+                Strategy::single().quantized_gathers(256),
+                "quantized_gathers",
+                "found single",
+            ),
+            (
+                Strategy::fsdp().quantized_gathers(0),
+                "quantized_gathers",
+                "found 0",
             ),
             (
                 Strategy::ddp().reshard_after_forward(1),

@@ -78,6 +78,8 @@ pub struct Strategy {
     reshard_after_forward: Option<usize>,
     /// The largest number of elements of a parameter that every rank stores whole.
     pub(crate) persistence_threshold: Option<usize>,
+    /// Elements that share a scale where parameters are gathered as int8 codes.
+    pub(crate) quantized_gathers: Option<usize>,
     /// The units in which ranks may lack gradients that others have.
     pub(crate) absent: Vec<String>,
     pub(crate) units: Option<Vec<String>>,
@@ -102,6 +104,7 @@ impl Strategy {
             reshard_after_backward: true,
             reshard_after_forward: None,
             persistence_threshold: None,
+            quantized_gathers: None,
             absent: Vec::new(),
             units: None,
             precision: Precision::full(),
@@ -395,6 +398,9 @@ impl fmt::Display for Strategy {
         }
         if let Some(elements) = self.persistence_threshold {
             write!(f, ", whole up to {elements} elements")?;
+        }
+        if let Some(block) = self.quantized_gathers {
+            write!(f, ", gathered as int8 in blocks of {block}")?;
         }
         if !self.absent.is_empty() {
             write!(f, ", gradients absent in {}", self.absent.join(" and "))?;

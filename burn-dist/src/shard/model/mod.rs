@@ -20,6 +20,7 @@ mod stored;
 pub(crate) mod summary;
 mod unsharded;
 
+pub(crate) use gather::{GatheredUnit, Part};
 pub(crate) use paths::{MapTensors, VisitTensors, map_tensors, visit_tensors};
 pub(crate) use replicas::Replicas;
 pub(crate) use session::{FullGradients, GradientSums, PostBackward, UnitGradients};

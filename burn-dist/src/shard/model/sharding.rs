@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::layout::UnitLayout;
 use crate::noise::Noise;
 use crate::plan::Plan;
-use crate::shard::memory::Residence;
+use crate::shard::memory::{Residence, only_on_host};
 use crate::strategy::{Reshard, Strategy};
 use crate::world::World;
 use burn::tensor::DType;
@@ -88,6 +88,10 @@ impl Sharding {
         plan: &Plan,
         buffers: Vec<String>,
     ) -> Result<Self> {
+        let residence = Residence::of(&world.device())?;
+        if strategy.quantized_gathers.is_some() && residence.is_device() {
+            return Err(only_on_host());
+        }
         let (rank, size, group) = (world.rank(), world.size(), plan.shard_group_size());
         let comm = world.comm();
         let (shard_group, replica_group) = match group {
@@ -117,7 +121,7 @@ impl Sharding {
             shard_group,
             replica_group,
             regather_group,
-            residence: Residence::of(&world.device())?,
+            residence,
             unsharded: Mutex::new(Unsharded::new(plan.units().len())),
             units,
             buffers,

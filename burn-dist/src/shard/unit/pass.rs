@@ -5,8 +5,8 @@
 
 use crate::comm::Ticket;
 use crate::error::Result;
-use crate::shard::memory::{PendingFlat, Primitive, Shards, SharedFlat};
-use crate::shard::model::{FullGradients, PostBackward, Sharding, StoredUnit};
+use crate::shard::memory::{Primitive, Shards, SharedFlat};
+use crate::shard::model::{FullGradients, GatheredUnit, Part, PostBackward, Sharding, StoredUnit};
 use crate::shard::tape::{TokenGradient, TokenHook};
 use crate::strategy::Reshard;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,7 +36,7 @@ pub(super) struct Pass {
 struct PassState {
     unsharded: Unsharded,
     /// What was kept of the gathered unit, to gather it again over fewer ranks.
-    part: Option<Primitive>,
+    part: Option<Part>,
     gradients: FullGradients,
     /// Whether this pass is on the tape through its token.
     tracked: bool,
@@ -56,7 +56,7 @@ enum Unsharded {
     /// Nobody: it was not gathered, or resharded.
     No,
     /// The communication thread.
-    Gathering(Ticket<PendingFlat>),
+    Gathering(Ticket<GatheredUnit>),
     /// This pass.
     Yes(SharedFlat),
 }
@@ -65,7 +65,7 @@ impl Pass {
     /// A pass of `unit`; `prefetched` is its gather if that was started ahead.
     pub(super) fn new(
         unit: &StoredUnit,
-        prefetched: Option<Ticket<PendingFlat>>,
+        prefetched: Option<Ticket<GatheredUnit>>,
         has_tape: bool,
     ) -> Self {
         let sharding = unit.sharding.clone();
@@ -134,10 +134,9 @@ impl Pass {
         }
     }
 
-    fn all_gather(&self) -> Ticket<PendingFlat> {
-        let dtype = self.sharding.param_dtype(self.unit);
+    fn all_gather(&self) -> Ticket<GatheredUnit> {
         self.sharding
-            .all_gather(self.unit, self.shards.clone(), dtype)
+            .gather_for_pass(self.unit, self.shards.clone())
     }
 
     /// The gathered unit, waiting for it where necessary.
@@ -146,10 +145,15 @@ impl Pass {
         let mut state = self.state();
         let flat = match std::mem::replace(&mut state.unsharded, Unsharded::No) {
             Unsharded::Yes(flat) => flat,
-            Unsharded::Gathering(ticket) => self.sharding.wait_for_all_gather(ticket)?,
+            Unsharded::Gathering(ticket) => {
+                let (flat, part) = self.sharding.wait_for_gather(ticket)?;
+                state.part = part.filter(|_| !self.sharding.keeps_unsharded(self.unit));
+                flat
+            }
             // A view that is asked for after the reduction: gathered for it alone.
             Unsharded::No => {
-                return self.sharding.wait_for_all_gather(self.all_gather());
+                let gathered = self.sharding.wait_for_gather(self.all_gather())?;
+                return Ok(gathered.0);
             }
         };
         state.unsharded = Unsharded::Yes(flat.clone());
@@ -214,9 +218,12 @@ impl Pass {
         if !self.keeps_unsharded() {
             let mut state = self.state();
             let forward = std::mem::replace(&mut state.unsharded, Unsharded::No);
-            if let (Unsharded::Yes(flat), true) = (forward, self.has_tape) {
-                state.part = self.sharding.part(self.unit, &flat);
-            }
+            state.part = match (forward, state.part.take()) {
+                (Unsharded::Yes(flat), None) if self.has_tape => {
+                    self.sharding.part(self.unit, &flat)
+                }
+                (_, part) => part,
+            };
         }
     }
 
