@@ -110,8 +110,8 @@ impl Sharding {
             }
         }
         let comm = self.world.comm().clone();
+        let label = units[0].1.label.with_detail("which gradients there are");
         let ticket = self.world.submit(move || {
-            let label = "absent gradients".into();
             comm.all_reduce(&label, Reduce::Max, SpanMut::of(&mut present))?;
             Ok(present)
         });
@@ -157,7 +157,8 @@ impl Sharding {
                 start += len(unit);
             }
             let backwards = self.backwards(session);
-            let label = Label::new(joined_name(dtype));
+            // Under the name of the first, so that what is counted by unit has it.
+            let label = &self.unit(units[0]).label;
             let label = label.with_detail(detail(&present.concat(), backwards));
             let over = over(label);
             let over_all = over.is_over_replicas() || !self.has_replicas();
@@ -198,20 +199,17 @@ impl Sharding {
         all
     }
 
-    /// The parameters that a label names: those of a unit, or of all units that are reduced together.
-    pub(super) fn slots_of(&self, label: &str) -> Vec<&Slot> {
-        let unit = self.units().iter().find(|u| *u.layout.name == *label);
-        if let Some(unit) = unit {
+    /// The parameters of the unit that a label names, or of all units that are reduced together with it.
+    pub(super) fn slots_of(&self, name: &str) -> Vec<&Slot> {
+        let mut units = self.units().iter();
+        let Some(unit) = units.find(|unit| *unit.layout.name == *name) else {
+            return Vec::new();
+        };
+        if !unit.is_joined {
             return unit.layout.slots.iter().collect();
         }
-        let joined = self.joined().into_iter();
-        let units = joined.filter(|(dtype, _)| joined_name(*dtype) == label);
-        let units = units.flat_map(|(_, units)| units);
-        units.flat_map(|u| &self.unit(u).layout.slots).collect()
+        let joined = self.units().iter();
+        let joined = joined.filter(|u| u.is_joined && u.layout.dtype == unit.layout.dtype);
+        joined.flat_map(|u| &u.layout.slots).collect()
     }
-}
-
-/// The name in labels of the units that are reduced together.
-fn joined_name(dtype: DType) -> String {
-    format!("parameters stored whole ({})", dtype.name())
 }
