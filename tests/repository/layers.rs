@@ -150,7 +150,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
         "shard/sum",
         &["error", "world", "shard/memory", "shard/tape"],
     ),
-    row("shard", &[]),
+    row("shard", &["pattern"]),
     row("telemetry", &["trace", "world"]),
     row("finite", &["error", "comm", "shard/memory", "shard/model"]),
     row("scaler", &["error", "shard/step"]),

@@ -11,6 +11,13 @@
 //! | [`zero2`](Strategy::zero2) | all ranks | until the step | reduce-scatter, each backward | 2 (+1 per extra micro-batch) |
 //! | [`fsdp`](Strategy::fsdp) | all ranks | for one pass | reduce-scatter, each backward | 3 per micro-batch |
 //! | [`hybrid`](Strategy::hybrid) | a group | for one pass | as FSDP, then all-reduce over groups | 3 in the group, 2 / group across |
+//!
+//! Options change the last three columns: [`no_sync`](Strategy::no_sync) reduces each step,
+//! [`reshard_after_backward`](Strategy::reshard_after_backward) keeps a unit for the micro-batches of a step,
+//! [`reshard_after_forward`](Strategy::reshard_after_forward) gathers it again over fewer ranks,
+//! [`persistence_threshold`](Strategy::persistence_threshold) gathers nothing small,
+//! [`quantized_gathers`](Strategy::quantized_gathers) gathers a byte per element, and
+//! [`absent`](Strategy::absent) reduces behind the backward. `combination` says which of them have a meaning where.
 
 mod combination;
 mod options;

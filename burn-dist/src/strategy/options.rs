@@ -45,7 +45,8 @@ impl Strategy {
     /// use burn::{nn::LinearConfig, tensor::Device};
     /// use burn_dist::{Strategy, comm::Op};
     ///
-    /// let model = vec![LinearConfig::new(64, 64).init(&Device::flex()); 3];
+    /// let layer = |_| LinearConfig::new(64, 64).init(&Device::flex());
+    /// let model: Vec<_> = (0..3).map(layer).collect();
     /// let plan = Strategy::fsdp().reshard_after_backward(false).plan(&model, 4)?;
     /// let gathers = plan.traffic(5).into_iter().find(|row| row.op == Op::AllGather);
     /// assert_eq!(gathers.map(|row| row.calls), Some(3));
@@ -74,7 +75,8 @@ impl Strategy {
     /// use burn::{nn::LinearConfig, tensor::Device};
     /// use burn_dist::{Strategy, comm::Op};
     ///
-    /// let model = vec![LinearConfig::new(60, 64).init(&Device::flex()); 3];
+    /// let layer = |_| LinearConfig::new(60, 64).init(&Device::flex());
+    /// let model: Vec<_> = (0..3).map(layer).collect();
     /// let sent = |strategy: Strategy| -> Result<Option<usize>, burn_dist::Error> {
     ///     let traffic = strategy.plan(&model, 8)?.traffic(1);
     ///     Ok(traffic.into_iter().find(|row| row.op == Op::AllGather).map(|row| row.bytes))
@@ -107,7 +109,8 @@ impl Strategy {
     /// use burn::{nn::LinearConfig, tensor::Device};
     /// use burn_dist::{Strategy, comm::Op};
     ///
-    /// let model = vec![LinearConfig::new(256, 64).init(&Device::flex()); 3];
+    /// let layer = |_| LinearConfig::new(256, 64).init(&Device::flex());
+    /// let model: Vec<_> = (0..3).map(layer).collect();
     /// let plan = Strategy::fsdp().persistence_threshold(1000).plan(&model, 4)?;
     /// let whole = plan.units().iter().filter(|unit| unit.is_replicated());
     /// assert_eq!(whole.map(|unit| unit.elements()).sum::<usize>(), 3 * 64);
