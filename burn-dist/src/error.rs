@@ -94,7 +94,8 @@ pub enum Error {
     /// Two ranks are not running the same program.
     #[error(
         "rank {peer} runs {theirs} where rank {rank} runs {ours}: every rank must issue the same \
-         collectives in the same order (do the ranks share one config and one control flow?)"
+         collectives in the same order (do the ranks share one config and one control flow?){}",
+        branch_hint(.ours, .theirs)
     )]
     Mismatch {
         /// A rank that agrees with the majority.
@@ -149,7 +150,7 @@ pub enum Error {
     #[error(
         "parameter {parameter} got a gradient on rank {with} but none on rank {without}: every \
          rank's loss must reach the same parameters (multiply a branch by zero instead of leaving \
-         it out)"
+         it out, or name its unit in Strategy::absent)"
     )]
     GradientSet {
         /// Path of the parameter.
@@ -393,6 +394,19 @@ impl Error {
             problem: bounded(problem.into()),
             remedy: bounded(remedy.into()),
         }
+    }
+}
+
+/// What to do about a unit that only some ranks run, if that may be what two calls show.
+fn branch_hint(ours: &str, theirs: &str) -> &'static str {
+    if [ours, theirs]
+        .iter()
+        .any(|call| call.starts_with("all_gather"))
+    {
+        "; a unit that only some ranks run cannot be gathered: make the module that branches one unit, which every rank \
+         runs (Strategy::units), and let its gradients be absent (Strategy::absent)"
+    } else {
+        ""
     }
 }
 

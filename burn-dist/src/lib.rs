@@ -93,6 +93,7 @@ mod lora;
 pub mod nn;
 mod noise;
 mod numbers;
+mod pattern;
 mod plan;
 mod precision;
 pub mod prelude;

@@ -4,6 +4,7 @@ use crate::comm::Op;
 use crate::error::Result;
 use crate::layout::{Parameter, UnitLayout, units};
 use crate::strategy::{ReduceAt, Reshard, Strategy};
+use burn::tensor::DType;
 use std::fmt;
 
 /// Units, memory, collectives and traffic of one step, as one rank sees them.
@@ -106,9 +107,26 @@ impl Plan {
         }
     }
 
+    /// Whether the gradients of a unit that every rank stores whole are reduced together with those of others.
+    pub(crate) fn is_joined(&self, unit: &UnitLayout) -> bool {
+        let joins = self.strategy.persistence_threshold.is_some() && self.shard_group_size > 1;
+        joins && unit.trainable && unit.is_replicated() && !self.strategy.is_absent(&unit.path)
+    }
+
     /// Bytes of a unit in the type it is gathered in.
     fn gathered(&self, unit: &UnitLayout) -> usize {
         unit.len() * self.strategy.precision.computed(unit.dtype).size()
+    }
+
+    /// Bytes of a unit on their way in a gather, of all ranks together.
+    fn sent_to_gather(&self, unit: &UnitLayout) -> usize {
+        match self.strategy.quantized_gathers {
+            // A code for each element, and a scale of 4 bytes for each block of a shard.
+            Some(block) => {
+                (unit.shard_len + 4 * unit.shard_len.div_ceil(block.max(1))) * unit.ranks
+            }
+            None => self.gathered(unit),
+        }
     }
 
     /// Bytes of a unit's gradients in the type they are reduced in.
@@ -138,27 +156,66 @@ impl Plan {
         };
         let root: usize = units(true).map(gathered).sum();
         let all = root + units(false).map(gathered).sum::<usize>();
-        let block = units(false).map(gathered).max().unwrap_or(0);
+        // Those that stay gathered from their forward to the end of backward.
+        let stays = |u: &&UnitLayout| self.strategy.is_absent(&u.path);
+        let absent: usize = units(false).filter(stays).map(gathered).sum();
+        let block = units(false).filter(|u| !stays(u)).map(gathered).max();
+        let block = block.unwrap_or(0);
         let reduced = |root: bool| units(root).filter(|u| u.trainable).map(|u| self.reduced(u));
         let root_gradients: usize = reduced(true).sum();
         let block_gradients = reduced(false).max().unwrap_or(0);
         let transient = match (
             self.shard_group_size,
-            self.strategy.reshard,
-            self.strategy.reduce_at,
+            self.strategy.reshard(),
+            self.strategy.reduce_at(),
         ) {
             (1, ..) | (_, Reshard::AtStep, ReduceAt::Step) => all,
-            (_, Reshard::AtStep, ReduceAt::Backward) => all + 2 * block_gradients + root_gradients,
-            (_, Reshard::AfterForward, _) => 2 * block + block_gradients + root + root_gradients,
+            (_, Reshard::AfterForward, _) => {
+                let parts = self.kept_parts(units(false).filter(|u| !stays(u)));
+                2 * block + block_gradients + root + root_gradients + absent + parts
+            }
+            _ => all + 2 * block_gradients + root_gradients,
         };
+        let transient = transient + self.deferred_gradients() + self.messages();
         Memory {
             parameters: share(&|_| true),
-            gradients: match self.strategy.reduce_at {
+            gradients: match self.strategy.reduce_at() {
                 ReduceAt::Step => sum(&|u| u.trainable),
                 ReduceAt::Backward => share(&|u| u.trainable),
             },
             optimizer: 2 * share(&|u| u.trainable),
             transient,
+        }
+    }
+
+    /// The codes of the largest unit that is gathered as such.
+    fn messages(&self) -> usize {
+        let is_coded = self.strategy.quantized_gathers.is_some() && self.shard_group_size > 1;
+        let units = self.units.iter().filter(|u| is_coded && !u.is_replicated());
+        units.map(|u| self.sent_to_gather(u)).max().unwrap_or(0)
+    }
+
+    /// What a rank keeps of these units between forward and backward, to gather them again over fewer ranks.
+    fn kept_parts<'a>(&self, units: impl Iterator<Item = &'a UnitLayout>) -> usize {
+        let group = self.strategy.regather_group_size(self.shard_group_size);
+        if group == self.shard_group_size {
+            0
+        } else {
+            units.map(|u| self.sent_to_gather(u) / group).sum()
+        }
+    }
+
+    /// Whole gradients that wait for the end of a backward, where the strategy keeps none until the step, and the
+    /// buffer in which small ones are reduced together.
+    fn deferred_gradients(&self) -> usize {
+        let of = |wanted: &dyn Fn(&UnitLayout) -> bool| -> usize {
+            let units = self.units.iter().filter(|u| u.trainable && wanted(u));
+            units.map(UnitLayout::bytes).sum()
+        };
+        let joined = of(&|u| self.is_joined(u));
+        match self.strategy.reduce_at() {
+            ReduceAt::Step => joined,
+            ReduceAt::Backward => 2 * joined + of(&|u| self.strategy.is_absent(&u.path)),
         }
     }
 
@@ -178,19 +235,25 @@ impl Plan {
                 rows.push(Traffic { op, calls, bytes });
             }
         };
-        let reductions = match self.strategy.reduce_at {
+        let reductions = match self.strategy.reduce_at() {
             ReduceAt::Step => 1,
             ReduceAt::Backward => micro_batches,
         };
         if self.shard_group_size > 1 {
+            let regather = self.strategy.regather_group_size(self.shard_group_size);
             row(Op::AllGather, &|u| {
-                let times = match self.strategy.reshard {
-                    _ if u.is_replicated() => 0,
-                    Reshard::AtStep => 1,
-                    Reshard::AfterForward if u.path.is_empty() => micro_batches,
-                    Reshard::AfterForward => 2 * micro_batches,
+                let (first, again) = match self.strategy.reshard() {
+                    _ if u.is_replicated() => (0, 0),
+                    Reshard::AtStep | Reshard::AfterLastBackward => (1, 0),
+                    Reshard::AfterBackward => (micro_batches, 0),
+                    Reshard::AfterForward if u.path.is_empty() => (micro_batches, 0),
+                    Reshard::AfterForward if self.strategy.is_absent(&u.path) => (micro_batches, 0),
+                    Reshard::AfterForward => (micro_batches, micro_batches),
                 };
-                (times, times * ring(self.gathered(u), self.shard_group_size))
+                let bytes = self.sent_to_gather(u);
+                let sent =
+                    first * ring(bytes, self.shard_group_size) + again * ring(bytes, regather);
+                (first + again, sent)
             });
             row(Op::ReduceScatter, &|u| {
                 if u.trainable && !u.is_replicated() {
@@ -203,18 +266,42 @@ impl Plan {
                 }
             });
         }
-        row(Op::AllReduce, &|u| {
-            let (mut calls, mut bytes) = (0, 0);
-            if u.trainable && u.is_replicated() && self.shard_group_size > 1 {
+        // A call for each unit but those that are reduced together, of which each type has one.
+        let mut all_reduced: Vec<(usize, bool)> = Vec::new();
+        let mut joined: Vec<(DType, usize)> = Vec::new();
+        for u in self.units.iter().filter(|u| u.trainable) {
+            if !self.is_joined(u) {
+                all_reduced.push((self.reduced(u) / u.ranks, u.is_replicated()));
+                continue;
+            }
+            match joined.iter_mut().find(|(dtype, _)| *dtype == u.dtype) {
+                Some((_, bytes)) => *bytes += self.reduced(u),
+                None => joined.push((u.dtype, self.reduced(u))),
+            }
+        }
+        all_reduced.extend(joined.into_iter().map(|(_, bytes)| (bytes, true)));
+        let (mut calls, mut bytes) = (0, 0);
+        for (len, is_whole) in all_reduced {
+            if is_whole && self.shard_group_size > 1 {
                 calls += reductions;
-                bytes += reductions * ring(2 * self.reduced(u), self.shard_group_size);
+                bytes += reductions * ring(2 * len, self.shard_group_size);
             }
-            if u.trainable && replicas > 1 {
+            if replicas > 1 {
                 calls += 1;
-                bytes += ring(2 * self.reduced(u) / u.ranks, replicas);
+                bytes += ring(2 * len, replicas);
             }
-            (calls, bytes)
-        });
+        }
+        let absent = self.units.iter().filter(|u| u.trainable);
+        let absent = absent.filter(|u| self.strategy.is_absent(&u.path));
+        let present: usize = absent.map(|u| u.slots.len()).sum();
+        if present > 0 && self.size > 1 {
+            calls += reductions;
+            bytes += reductions * ring(2 * present, self.size);
+        }
+        if calls > 0 {
+            let op = Op::AllReduce;
+            rows.push(Traffic { op, calls, bytes });
+        }
         rows
     }
 }
@@ -246,9 +333,12 @@ impl fmt::Display for Plan {
             "unit", "parameters", "gathered", "per rank"
         )?;
         // Equal neighbours share a row: blocks.0 .. blocks.11 is one line, not twelve.
-        let mut rest = &self.units[..];
+        // What is stored whole comes last, as it would stand between them.
+        let (whole, sharded): (Vec<_>, Vec<_>) = self.units.iter().partition(|u| u.is_replicated());
+        let units: Vec<&UnitLayout> = sharded.into_iter().chain(whole).collect();
+        let mut rest = &units[..];
         while let Some(first) = rest.first() {
-            let same = |u: &&UnitLayout| {
+            let same = |u: &&&UnitLayout| {
                 u.bytes() == first.bytes()
                     && u.trainable == first.trainable
                     && u.ranks == first.ranks

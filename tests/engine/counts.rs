@@ -199,6 +199,9 @@ fn evaluation_gathers_every_forward_or_once_by_strategy() {
         ranks(2).run(evaluate).unwrap()
     };
     assert_eq!(gathers(Strategy::fsdp(), 3), [3 * (L + 1); 2]);
+    // What is kept for micro-batches is not kept for an evaluation.
+    let kept = Strategy::fsdp().reshard_after_backward(false);
+    assert_eq!(gathers(kept, 3), [3 * (L + 1); 2]);
     assert_eq!(gathers(Strategy::zero1(), 3), [L + 1; 2]);
     assert_eq!(gathers(Strategy::zero2(), 3), [L + 1; 2]);
     assert_eq!(gathers(Strategy::ddp(), 3), [0; 2]);

@@ -191,6 +191,7 @@ fn a_unit_that_one_rank_skips_is_named() {
         "{message}"
     );
     assert!(message.contains("blocks."), "{message}");
+    assert!(message.contains("only some ranks run"), "{message}");
 }
 
 #[test]
@@ -200,6 +201,8 @@ fn a_parameter_that_one_rank_does_not_reach_is_named_by_every_rank() {
         Strategy::zero1(),
         Strategy::zero2(),
         Strategy::fsdp(),
+        Strategy::fsdp().persistence_threshold(20),
+        Strategy::zero2().no_sync(true).persistence_threshold(20),
     ] {
         let seen = Mutex::new(Vec::new());
         let _ = error(3, |world| {

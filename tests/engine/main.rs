@@ -11,6 +11,7 @@ mod oracle;
 #[path = "../reference/mod.rs"]
 mod reference;
 
+mod absent;
 mod batch_norm;
 mod bert_golden;
 mod checked_units;
@@ -25,10 +26,12 @@ mod lora;
 mod lora_files;
 mod masked_words;
 mod nn_layers;
+mod options;
 mod overlap;
 mod parity;
 mod parts;
 mod passes;
+mod quantized;
 mod summary;
 mod units;
 mod vit_golden;

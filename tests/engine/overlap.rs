@@ -253,6 +253,7 @@ fn the_last_backward_reduces_while_it_runs() {
         (Strategy::ddp(), 2),
         (Strategy::zero1(), 2),
         (Strategy::hybrid(1), 2),
+        (Strategy::fsdp().no_sync(true), 2),
     ] {
         // A busy machine may delay a rank, and the other one waits for it then.
         let mut times = Vec::new();

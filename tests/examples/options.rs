@@ -56,6 +56,53 @@ fn traffic_is_as_planned_with_every_option() {
 }
 
 #[test]
+fn options_of_a_strategy_are_planned_and_change_no_result() {
+    let output = |args: &str| {
+        let args = format!("--steps 2 --accumulate 2 {args}");
+        let lines = run("vit_fsdp", &args, &[]).succeeded().into_iter();
+        // Processes name their rank before each line.
+        let bare = |line: String| line.strip_prefix("[0]: ").unwrap_or(&line).to_string();
+        lines.map(bare).collect::<Vec<_>>()
+    };
+    let plain = output("");
+    let names = [
+        ("--no-sync", "no_sync"),
+        ("--no-reshard-after-backward", "kept between micro-batches"),
+        (
+            "--reshard-after-forward 1",
+            "resharded after forward over 1",
+        ),
+        ("--persistence-threshold 1000", "whole up to 1000 elements"),
+        (
+            "--quantized-gathers 256",
+            "gathered as int8 in blocks of 256",
+        ),
+    ];
+    for (flag, name) in names {
+        let found = ["--ranks 2", "--nproc-per-node 2"].map(|ranks| {
+            let found = output(&format!("{flag} {ranks}"));
+            let start = format!("fsdp, {name} over 2 rank(s)");
+            assert!(found[0].starts_with(&start), "{}", found[0]);
+            let (counted, planned) = sent(&found);
+            assert_eq!(counted, planned, "{flag}");
+            assert!(counted < sent(&plain).0, "{flag}: {counted}");
+            found
+        });
+        assert_eq!(epochs(&found[0]), epochs(&found[1]), "{flag}");
+        if flag.contains("reshard") {
+            // The same numbers in the same order.
+            assert_eq!(epochs(&found[0]), epochs(&plain), "{flag}");
+        }
+    }
+    let refused = run("vit_fsdp", "--strategy ddp --no-sync", &[]);
+    let refused = refused.failed();
+    assert!(
+        refused.contains("no_sync") && refused.contains("found ddp"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn the_loss_scale_is_saved_and_resumed() {
     let save = tempfile::tempdir().unwrap();
     let folders = [("--save", save.path())];

@@ -33,6 +33,42 @@ pub fn strategies(size: usize) -> Vec<Strategy> {
     all
 }
 
+/// Options of a strategy that change traffic and memory and no result.
+const OPTIONS: [fn(Strategy) -> Strategy; 8] = [
+    |strategy| strategy.recompute(true),
+    |strategy| strategy.no_sync(true),
+    |strategy| strategy.reshard_after_backward(false),
+    |strategy| strategy.reshard_after_forward(1),
+    |strategy| strategy.reshard_after_forward(2),
+    |strategy| strategy.reshard_after_forward(3),
+    |strategy| strategy.persistence_threshold(15),
+    |strategy| strategy.absent(["blocks.*"]),
+];
+
+/// Every strategy that fits a world of `size` ranks, with each of its options; what a strategy refuses is left out.
+pub fn with_option<M: Module>(size: usize, model: &M) -> Vec<Strategy> {
+    let all = strategies(size).into_iter().flat_map(|strategy| {
+        let with = OPTIONS.iter();
+        with.map(move |option| option(strategy.clone()))
+    });
+    let fits = |strategy: &Strategy| strategy.plan(model, size).is_ok();
+    all.filter(fits).collect()
+}
+
+/// The same with each two of the options, those first that have one.
+pub fn with_options<M: Module>(size: usize, model: &M) -> Vec<Strategy> {
+    let mut all = with_option(size, model);
+    for strategy in strategies(size) {
+        for (number, first) in OPTIONS.iter().enumerate() {
+            for second in &OPTIONS[number + 1..] {
+                let both = second(first(strategy.clone()));
+                all.extend(both.plan(model, size).is_ok().then_some(both));
+            }
+        }
+    }
+    all
+}
+
 /// Ranks that give up after seconds: a test that hangs is a test that fails.
 pub fn ranks(size: usize) -> Threads {
     Threads::new(size).deadline(Duration::from_secs(20))

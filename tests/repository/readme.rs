@@ -75,6 +75,7 @@ fn every_option_that_a_page_names_is_one_of_the_programs() {
         "models/src/run/bert.rs",
         "models/src/run/image_args.rs",
         "models/src/run/pretrained.rs",
+        "models/src/run/sharding_args.rs",
         "models/src/run/vit.rs",
         "burn-dist/src/launch/flags/arguments.rs",
         "burn-dist/src/bin/burn-dist-run.rs",

@@ -50,11 +50,12 @@ pub use model::summary::{Summary, TensorSummary};
 pub use step::{Accumulation, Clipped, ShardedGradients};
 pub use unit::{Activations, MapActivations, unit};
 
+pub(crate) use crate::pattern::lies_in;
 pub(crate) use init::ValueSource;
 pub(crate) use memory::{Shard, SharedFlat};
 pub(crate) use model::{
     MapTensors, Replicas, ShardedParam, Sharding, StoredShards, StoredUnit, Visit, VisitTensors,
-    is_trainable, lies_in, map_tensors, visit_tensors, walk,
+    is_trainable, map_tensors, visit_tensors, walk,
 };
 #[cfg(feature = "nn")]
 pub(crate) use sum::sum_over_ranks;

@@ -1,7 +1,9 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
 use super::values::{at_least_1, bound, probability, rate, share};
-use super::{BestEpoch, LogArgs, LoraArgs, Monitor, ScheduleKind, WeightArgs, global_batch};
+use super::{
+    BestEpoch, LogArgs, LoraArgs, Monitor, ScheduleKind, ShardingArgs, WeightArgs, global_batch,
+};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
@@ -116,6 +118,10 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
+    /// Memory for less traffic.
+    #[command(flatten)]
+    pub sharding: ShardingArgs,
+
     /// The records of the run.
     #[command(flatten)]
     pub log: LogArgs,
@@ -155,9 +161,9 @@ impl RunArgs {
             .seed(self.seed)
     }
 
-    /// The strategy, in the precision and with the recomputation these arguments ask for.
+    /// The strategy, in the precision, with the recomputation and with the options these arguments ask for.
     pub fn strategy(&self) -> Strategy {
-        let strategy = self.strategy.clone();
+        let strategy = self.sharding.on(self.strategy.clone());
         strategy.precision(self.precision).recompute(self.recompute)
     }
 
@@ -176,6 +182,7 @@ impl RunArgs {
     /// It is a multiple of the rounding of the type: f32 keeps 24 bits, f16 11, bf16 8.
     pub fn shadow(&self, step: usize, scaler: &GradScaler) -> Option<Shadow> {
         let tolerance = match self.precision {
+            _ if self.sharding.quantized_gathers.is_some() => 0.15,
             p if p.is_full() => 1e-4,
             p if p == Precision::f16() => 0.03,
             _ => 0.15,

@@ -3,11 +3,11 @@
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
 use crate::lora::{LoraConfig, factor_path};
-use crate::shard::model::matches;
+use crate::pattern::matches;
 use std::collections::BTreeSet;
 
-/// Freezes what does not train under `lora`, and adds the factors behind each parameter that gets adapters; `linear` are
-/// the paths of weights of linear layers.
+/// Freezes what does not train under `lora`, and adds the factors behind each parameter that gets adapters. `linear` are
+/// the paths of weights of linear layers; `is_whole` says whether every rank stores a parameter of a unit whole, by its size.
 ///
 /// # Errors
 /// [`Error::Config`] for a pattern that names nothing, and for a rank or an alpha that makes no adapter; [`Error::Model`] for a
@@ -16,6 +16,7 @@ pub(super) fn add(
     lora: &LoraConfig,
     parameters: Vec<Parameter>,
     linear: &BTreeSet<String>,
+    is_whole: impl Fn(&str, usize) -> bool,
 ) -> Result<Vec<Parameter>> {
     lora.check()?;
     check_patterns("target of LoRA", &lora.targets, &parameters)?;
@@ -36,7 +37,9 @@ pub(super) fn add(
             // A bias beside the matrix that a pattern is about stays as it is.
             targets.any(|pattern| names(pattern, &parameter.path)) && parameter.shape.len() == 2
         };
-        let factors = is_target.then(|| factors(lora, &parameter)).transpose()?;
+        let factors = is_target
+            .then(|| factors(lora, &parameter, &is_whole))
+            .transpose()?;
         all.push(parameter);
         if let Some(factors) = factors {
             all.extend(factors);
@@ -77,7 +80,11 @@ fn names(pattern: &str, path: &str) -> bool {
 }
 
 /// The two factors of the adapter of a matrix.
-fn factors(lora: &LoraConfig, of: &Parameter) -> Result<[Parameter; 2]> {
+fn factors(
+    lora: &LoraConfig,
+    of: &Parameter,
+    is_whole: &impl Fn(&str, usize) -> bool,
+) -> Result<[Parameter; 2]> {
     let [d_in, d_out] = of.shape[..] else {
         let found = format!("has the shape {:?}", of.shape);
         let remedy = "name matrices in LoraConfig::targets";
@@ -100,7 +107,7 @@ fn factors(lora: &LoraConfig, of: &Parameter) -> Result<[Parameter; 2]> {
         path: factor_path(&of.path, name),
         shape: shape.to_vec(),
         trainable: true,
-        replicated: false,
+        replicated: is_whole(&of.unit, shape[0] * shape[1]),
         ..of.clone()
     };
     Ok([

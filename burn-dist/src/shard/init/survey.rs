@@ -4,7 +4,8 @@ use super::adapters;
 use super::stored_whole::{self, Reader, StoredWhole};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
-use crate::shard::model::{is_trainable, lies_in, matches};
+use crate::pattern::{ROOT, lies_in, matches, names_unit};
+use crate::shard::model::is_trainable;
 use crate::strategy::Strategy;
 use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::tensor::{Bool, DType, Int, Tensor};
@@ -77,7 +78,11 @@ pub(crate) fn survey<M: Module>(
     let (ignored, found): (Vec<_>, Vec<_>) = found.into_iter().partition(is_ignored);
     let whole = StoredWhole::of(&found, &survey.read);
     let found = match &strategy.lora {
-        Some(lora) => adapters::add(lora, found, &survey.linear)?,
+        Some(lora) => {
+            let is_whole =
+                |unit: &str, elements| is_sharded && strategy.is_persistent(unit, elements);
+            adapters::add(lora, found, &survey.linear, is_whole)?
+        }
         None => found,
     };
     if let (Some(state), false) = (state.first(), strategy.precision.is_full()) {
@@ -179,6 +184,21 @@ impl Survey<'_> {
         Ok(())
     }
 
+    /// The first few units, for a message.
+    fn some_units(&self) -> String {
+        const MOST: usize = 8;
+        let mut units: Vec<&str> = Vec::new();
+        for Parameter { unit, .. } in &self.found {
+            let unit = if unit.is_empty() { ROOT } else { unit };
+            if !units.contains(&unit) {
+                units.push(unit);
+            }
+        }
+        let more = if units.len() > MOST { ", .." } else { "" };
+        units.truncate(MOST);
+        units.join(", ") + more
+    }
+
     /// A pattern with a slip of the pen would silently put everything into the root.
     fn check_patterns(&self) -> Result<()> {
         let names = |path: &str| path.split('.').map(String::from).collect::<Vec<_>>();
@@ -191,6 +211,21 @@ impl Survey<'_> {
         let units = self.strategy.units.iter().flatten();
         if let Some(pattern) = units.into_iter().find(|p| !is_hit(p)) {
             return Err(Error::config("unit pattern", expected, pattern));
+        }
+        let is_hit = |pattern: &str| {
+            let mut found = self.found.iter();
+            found.any(|parameter| names_unit(pattern, &parameter.unit))
+        };
+        if let Some(pattern) = self.strategy.absent.iter().find(|p| !is_hit(p)) {
+            let expected = format!(
+                "the path of a unit, * for any one name (this model's units: {})",
+                self.some_units()
+            );
+            return Err(Error::config(
+                "pattern of absent gradients",
+                expected,
+                pattern,
+            ));
         }
         let is_hit = |pattern: &str| paths.iter().any(|path| lies_in(pattern, path));
         let mut parts = self
@@ -250,14 +285,18 @@ impl ModuleVisitor for Survey<'_> {
             let layer = (layer, self.path[..depth].to_vec());
             self.read.insert(path.clone(), layer);
         }
+        let unit = unit_of(&self.path, &self.elements, self.strategy.units.as_deref());
+        let shape = param.lazy_shape().to_vec();
+        let is_whole = reader.is_some()
+            || self.is_in(&self.strategy.replicated)
+            || self.strategy.is_persistent(&unit, shape.iter().product());
         self.found.push(Parameter {
-            unit: unit_of(&self.path, &self.elements, self.strategy.units.as_deref()),
+            unit,
             path,
-            shape: param.lazy_shape().to_vec(),
+            shape,
             dtype: self.strategy.precision.stored(dtype(param)),
             trainable: is_trainable(param),
-            replicated: self.is_sharded
-                && (reader.is_some() || self.is_in(&self.strategy.replicated)),
+            replicated: self.is_sharded && is_whole,
         });
     }
 

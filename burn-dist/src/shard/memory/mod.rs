@@ -14,7 +14,9 @@ mod flat;
 mod fused;
 mod host;
 mod primitive;
+mod quantized;
 
 pub(crate) use exchange::PendingFlat;
 pub(crate) use flat::{Flat, Shard, Shards, SharedFlat, is_same_memory};
 pub(crate) use primitive::{Primitive, Residence, StorageBackend, untracked};
+pub(crate) use quantized::{Quantized, only_on_host};

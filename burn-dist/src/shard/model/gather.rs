@@ -3,11 +3,32 @@
 use super::sharding::{Sharding, Unit};
 use crate::comm::Ticket;
 use crate::error::Result;
-use crate::shard::memory::{Flat, PendingFlat, Shard, Shards, SharedFlat};
+use crate::shard::memory::{Flat, PendingFlat, Primitive, Quantized, Shard, Shards, SharedFlat};
 use crate::warning::warn;
 use burn::tensor::DType;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// A unit that is being gathered for a pass.
+#[derive(Debug)]
+pub(crate) struct GatheredUnit {
+    flat: PendingFlat,
+    /// This rank's part of the codes it was gathered as, where it is gathered again from them.
+    part: Option<Part>,
+}
+
+/// What a rank keeps of a gathered unit, to gather it again over fewer ranks.
+#[derive(Debug)]
+pub(crate) enum Part {
+    Elements(Box<Primitive>),
+    Codes(Quantized, Vec<u8>),
+}
+
+impl GatheredUnit {
+    fn exact(flat: PendingFlat) -> Self {
+        Self { flat, part: None }
+    }
+}
 
 impl Sharding {
     /// Starts to gather a unit from its shards, behind what was submitted before.
@@ -18,22 +39,107 @@ impl Sharding {
         dtype: DType,
     ) -> Ticket<PendingFlat> {
         let this = self.clone();
+        self.world.submit(move || this.gather(unit, &shards, dtype))
+    }
+
+    /// Gathers a unit from its shards, on the communication thread.
+    fn gather(&self, unit: usize, shards: &Shards, dtype: DType) -> Result<PendingFlat> {
+        let Unit { layout, label, .. } = self.unit(unit);
+        let mut all = Flat::zeros(layout.len(), dtype, &self.residence);
+        let rank = self.shard_rank(unit);
+        for (slot, shard) in shards.iter().enumerate() {
+            if let Some(shard) = shard {
+                let start = rank * layout.shard_len + layout.slot_in_shard(slot, rank).start;
+                all.put_shard(start, shard, layout.dtype);
+            }
+        }
+        if layout.is_replicated() {
+            Ok(all.into())
+        } else {
+            all.all_gather(&self.shard_group, label)
+        }
+    }
+
+    /// Starts to gather a unit for a pass, which computes with what the strategy gathers: the shards, or what is left
+    /// of them as codes.
+    pub(crate) fn gather_for_pass(
+        self: &Arc<Self>,
+        unit: usize,
+        shards: Shards,
+    ) -> Ticket<GatheredUnit> {
+        let dtype = self.param_dtype(unit);
+        let this = self.clone();
         self.world.submit(move || {
-            let Unit { layout, label } = this.unit(unit);
-            let mut all = Flat::zeros(layout.len(), dtype, &this.residence);
+            let Some(quantized) = this.quantized(unit) else {
+                return Ok(GatheredUnit::exact(this.gather(unit, &shards, dtype)?));
+            };
+            let Unit { layout, label, .. } = this.unit(unit);
             let rank = this.shard_rank(unit);
+            let mut own = Flat::zeros(layout.shard_len, DType::F32, &this.residence);
             for (slot, shard) in shards.iter().enumerate() {
                 if let Some(shard) = shard {
-                    let start = rank * layout.shard_len + layout.slot_in_shard(slot, rank).start;
-                    all.put_shard(start, shard, layout.dtype);
+                    own.put_shard(layout.slot_in_shard(slot, rank).start, shard, layout.dtype);
                 }
             }
-            if layout.is_replicated() {
-                Ok(all.into())
-            } else {
-                all.all_gather(&this.shard_group, label)
-            }
+            let own = quantized.encode(&own)?;
+            let all = Quantized::gather(&this.shard_group, label, &own)?;
+            let flat = quantized.decode(&all, dtype)?;
+            let part = this.regather_group.as_ref().map(|group| {
+                let len = all.len() / group.size();
+                Part::Codes(quantized, all[group.rank() * len..][..len].to_vec())
+            });
+            Ok(GatheredUnit {
+                flat: flat.into(),
+                part,
+            })
         })
+    }
+
+    /// Waits for a gather, so that this thread can compute with what it brings; also this rank's part of its codes.
+    pub(crate) fn wait_for_gather(
+        &self,
+        ticket: Ticket<GatheredUnit>,
+    ) -> Result<(SharedFlat, Option<Part>)> {
+        let GatheredUnit { flat, part } = self.world.waiting(|| ticket.wait())?;
+        Ok((flat.wait()?.share(), part))
+    }
+
+    /// This rank's part of a gathered unit, from which [`gather_again`](Self::gather_again) makes all of it; none where
+    /// it is gathered from the shards.
+    pub(crate) fn part(&self, unit: usize, flat: &SharedFlat) -> Option<Part> {
+        let group = self.regather_group.as_ref()?;
+        let len = self.unit(unit).layout.len() / group.size();
+        let part = flat.copy(group.rank() * len, &[len]);
+        Some(Part::Elements(Box::new(part)))
+    }
+
+    /// Starts to gather a unit from the parts that a smaller group of ranks has kept.
+    pub(crate) fn gather_again(self: &Arc<Self>, unit: usize, part: Part) -> Ticket<GatheredUnit> {
+        let this = self.clone();
+        self.world.submit(move || {
+            let Unit { layout, label, .. } = this.unit(unit);
+            let group = this.regather_group.as_ref().unwrap_or(&this.shard_group);
+            let flat = match part {
+                Part::Codes(quantized, own) => {
+                    let all = Quantized::gather(group, label, &own)?;
+                    quantized.decode(&all, this.param_dtype(unit))?.into()
+                }
+                Part::Elements(part) => {
+                    let mut all = Flat::zeros(layout.len(), part.dtype(), &this.residence);
+                    all.put(group.rank() * layout.len() / group.size(), &part);
+                    all.all_gather(group, label)?
+                }
+            };
+            Ok(GatheredUnit::exact(flat))
+        })
+    }
+
+    /// How a unit is coded to be gathered for a pass, if it is.
+    fn quantized(&self, unit: usize) -> Option<Quantized> {
+        let block = self.strategy.quantized_gathers?;
+        let shard_len = self.unit(unit).layout.shard_len;
+        let is_sharded = !self.is_replicated(unit);
+        is_sharded.then_some(Quantized { shard_len, block })
     }
 
     /// Starts to gather one parameter alone, for a `val()` outside of any pass of its unit.
@@ -55,7 +161,7 @@ impl Sharding {
         }
         let this = self.clone();
         self.world.submit(move || {
-            let Unit { layout, label } = this.unit(unit);
+            let Unit { layout, label, .. } = this.unit(unit);
             let (ranks, rank) = (this.shard_group.size(), this.shard_group.rank());
             // Ranks send equal amounts: as much as the largest shard.
             let most = (0..ranks)

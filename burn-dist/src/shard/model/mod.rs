@@ -6,6 +6,7 @@
 //! again, and [`StoredShards`] is what it finds.
 
 mod adapted;
+mod deferred;
 mod elements;
 pub(crate) mod full;
 mod gather;
@@ -21,7 +22,8 @@ pub(crate) mod summary;
 mod unsharded;
 
 pub(crate) use adapted::Adapted;
-pub(crate) use paths::{MapTensors, VisitTensors, lies_in, map_tensors, matches, visit_tensors};
+pub(crate) use gather::{GatheredUnit, Part};
+pub(crate) use paths::{MapTensors, VisitTensors, map_tensors, visit_tensors};
 pub(crate) use replicas::Replicas;
 pub(crate) use session::{FullGradients, GradientSums, PostBackward, UnitGradients};
 pub(crate) use sharded::{Sharded, ShardedParam, Visit, is_trainable, walk};

@@ -46,17 +46,6 @@ pub(crate) fn map_tensors<M: Module>(module: M, map: &mut impl MapTensors) -> M 
     module.map(&mut WithPath::new(map))
 }
 
-/// Whether a pattern names what is at `path`, or a module it lies in.
-pub(crate) fn lies_in(pattern: &str, path: &[String]) -> bool {
-    (1..=path.len()).any(|depth| matches(pattern, &path[..depth]))
-}
-
-/// Whether a pattern names exactly what is at `path`; `*` stands for one name.
-pub(crate) fn matches(pattern: &str, path: &[String]) -> bool {
-    let names: Vec<&str> = pattern.split('.').collect();
-    names.len() == path.len() && names.iter().zip(path).all(|(n, p)| *n == "*" || n == p)
-}
-
 /// Collects the names on the way to a tensor.
 struct WithPath<'a, T> {
     inner: &'a mut T,

@@ -3,7 +3,8 @@
 //! A pass of a unit hands over its gradients when backward has gone through it. What happens then is the
 //! strategy's: FSDP, ZeRO-2 and hybrid reduce-scatter at once, to hold no full gradients; DDP and ZeRO-1
 //! add them up on the rank and reduce once a step, during the last backward if the program has said which
-//! one that is. Hybrid's sum over replicas is made once a step too.
+//! one that is. Hybrid's sum over replicas is made once a step too. What is not reduced during backward whatever the
+//! strategy is in `deferred`.
 
 use super::session::{BackwardSession, FullGradients, GradientSums, Reducing, UnitGradients, mark};
 use super::sharding::Sharding;
@@ -26,13 +27,26 @@ impl Sharding {
         unit: usize,
         gradients: FullGradients,
     ) -> Result<()> {
-        if self.strategy.reshard == Reshard::AfterForward {
-            self.reshard_unit(unit);
-        }
+        self.backward_passed(unit);
         if let Some(session) = self.session().as_mut() {
             self.reduce_gradients(session, unit, gradients);
         }
         Ok(())
+    }
+
+    /// Backward has gone through a unit: reshards it, where the strategy does that now.
+    pub(crate) fn backward_passed(&self, unit: usize) {
+        let is_last = || self.session().as_ref().is_some_and(|s| s.is_last);
+        let reshards = match self.strategy.reshard() {
+            // Not all ranks may come here with it.
+            _ if self.unit(unit).is_absent => false,
+            Reshard::AfterForward | Reshard::AfterBackward => true,
+            Reshard::AfterLastBackward => is_last() && !self.has_open_passes(unit),
+            Reshard::AtStep => false,
+        };
+        if reshards {
+            self.reshard_unit(unit);
+        }
     }
 
     /// Takes a gradient of a parameter that was read outside of any pass.
@@ -62,7 +76,8 @@ impl Sharding {
             .as_mut()
             .map(|s| std::mem::take(&mut s.alone));
         let mut alone = alone.into_iter().flatten().rev();
-        alone.try_for_each(|(unit, gradients)| self.take_gradients(unit, gradients))
+        alone.try_for_each(|(unit, gradients)| self.take_gradients(unit, gradients))?;
+        self.reduce_deferred()
     }
 
     /// Ends a backward: waits for what it has started, and returns the sums of the step so far.
@@ -86,6 +101,7 @@ impl Sharding {
         backwards: usize,
     ) -> Result<GradientSums> {
         let mut session = BackwardSession::new(sums, backwards, true);
+        self.finish_deferred(&mut session)?;
         for unit in (0..self.units().len()).rev() {
             if let Some(sum) = session.sums.units[unit].local.take() {
                 self.reduce_sum(&mut session, unit, sum);
@@ -106,8 +122,9 @@ impl Sharding {
     ) {
         let layout = &self.unit(unit).layout;
         let present = gradients.present(layout.slots.len());
-        let is_final = session.is_last && !self.has_open_passes(unit);
-        match self.strategy.reduce_at {
+        let is_deferred = self.unit(unit).is_deferred();
+        let is_final = session.is_last && !is_deferred && !self.has_open_passes(unit);
+        match self.strategy.reduce_at() {
             // What is added up over micro-batches is added up in the stored type.
             ReduceAt::Step => {
                 let flat = gradients.pack(layout, layout.dtype, &self.residence);
@@ -116,6 +133,12 @@ impl Sharding {
                 if is_final && let Some(sum) = sum.take() {
                     self.reduce_sum(session, unit, sum);
                 }
+            }
+            ReduceAt::Backward if is_deferred => {
+                let flat = gradients.pack(layout, layout.dtype, &self.residence);
+                let mut sum = session.deferred.remove(&unit);
+                UnitGradients { present, flat }.add_to(&mut sum);
+                session.deferred.extend(sum.map(|sum| (unit, sum)));
             }
             ReduceAt::Backward => {
                 let own = gradients.pack(layout, self.reduce_dtype(unit), &self.residence);
@@ -144,7 +167,7 @@ impl Sharding {
     ) {
         let UnitGradients { present, flat } = sum;
         let label = self.gradient_label(unit, &present, session.number);
-        let over = match self.strategy.reduce_at {
+        let over = match self.strategy.reduce_at() {
             ReduceAt::Step => Over::all(label),
             ReduceAt::Backward => Over::replicas(label),
         };
@@ -211,7 +234,7 @@ impl Sharding {
         Ok(sums)
     }
 
-    fn has_replicas(&self) -> bool {
+    pub(super) fn has_replicas(&self) -> bool {
         self.replica_group.size() > 1
     }
 
@@ -224,13 +247,13 @@ impl Sharding {
     ///
     /// The set of parameters that have one is part of it: adding one rank's gradient to another's absence
     /// would be wrong without anybody noticing.
-    fn gradient_label(&self, unit: usize, present: &[bool], backwards: usize) -> Label {
+    pub(super) fn gradient_label(&self, unit: usize, present: &[bool], backwards: usize) -> Label {
         self.unit(unit)
             .label
             .with_detail(detail(present, backwards))
     }
 
-    fn submit_reduction(
+    pub(super) fn submit_reduction(
         self: &Arc<Self>,
         unit: usize,
         own: Flat,
@@ -275,11 +298,10 @@ impl Sharding {
         };
         let named = || {
             let [ours, theirs] = labels.as_deref()?;
-            let mut units = self.units().iter();
-            let unit = units.find(|unit| *unit.layout.name == *ours.unit)?;
+            let slots = self.slots_of(&ours.unit);
             let has = present(&ours.detail)?;
             // Parts of one model that were sharded apart may have units of one name.
-            if ours.unit != theirs.unit || has.len() != unit.layout.slots.len() {
+            if ours.unit != theirs.unit || has.len() != slots.len() {
                 return None;
             }
             let both = has.iter().zip(present(&theirs.detail)?);
@@ -288,7 +310,7 @@ impl Sharding {
                 .find_map(|(slot, (a, b))| (*a != b).then_some((slot, *a)))?;
             let (with, without) = if has { (*rank, *peer) } else { (*peer, *rank) };
             Some(Error::GradientSet {
-                parameter: unit.layout.slots[slot].path.clone(),
+                parameter: slots[slot].path.clone(),
                 with,
                 without,
             })
@@ -298,7 +320,7 @@ impl Sharding {
 }
 
 /// What a label says of gradients: which parameters have one, and of how many backward passes.
-fn detail(present: &[bool], backwards: usize) -> String {
+pub(super) fn detail(present: &[bool], backwards: usize) -> String {
     let bits: String = present.iter().map(|p| if *p { '1' } else { '0' }).collect();
     format!("{GRADIENTS}{bits}, passes {backwards}")
 }
@@ -326,27 +348,32 @@ fn added(earlier: Vec<Flat>, last: Flat) -> Flat {
 
 /// Over which ranks a reduction sums, and under which labels.
 #[derive(Debug)]
-struct Over {
+pub(super) struct Over {
     shards: Option<Label>,
     replicas: Option<Label>,
 }
 
 impl Over {
-    fn shards(label: Label) -> Self {
+    pub(super) fn shards(label: Label) -> Self {
         Self {
             shards: Some(label),
             replicas: None,
         }
     }
 
-    fn replicas(label: Label) -> Self {
+    pub(super) fn replicas(label: Label) -> Self {
         Self {
             shards: None,
             replicas: Some(label),
         }
     }
 
-    fn all(label: Label) -> Self {
+    /// Whether it sums over replicas too.
+    pub(super) fn is_over_replicas(&self) -> bool {
+        self.replicas.is_some()
+    }
+
+    pub(super) fn all(label: Label) -> Self {
         Self {
             shards: Some(label.clone()),
             replicas: Some(label),

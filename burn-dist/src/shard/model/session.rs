@@ -129,6 +129,8 @@ pub(crate) struct BackwardSession {
     pub(super) passes: Vec<Arc<dyn PostBackward>>,
     /// Gradients of parameters that were read outside of any pass, by unit.
     pub(super) alone: BTreeMap<usize, FullGradients>,
+    /// Gradients that are reduced when the backward has ended, by unit.
+    pub(super) deferred: BTreeMap<usize, UnitGradients>,
     pub(super) reducing: Vec<Reducing>,
 }
 
@@ -151,6 +153,7 @@ impl BackwardSession {
             sums,
             passes: Vec::new(),
             alone: BTreeMap::new(),
+            deferred: BTreeMap::new(),
             reducing: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::layout::UnitLayout;
 use crate::noise::Noise;
 use crate::plan::Plan;
-use crate::shard::memory::Residence;
+use crate::shard::memory::{Residence, only_on_host};
 use crate::strategy::{Reshard, Strategy};
 use crate::world::World;
 use burn::tensor::DType;
@@ -25,6 +25,8 @@ pub(crate) struct Sharding {
     pub(crate) shard_group: Arc<Communicator>,
     /// The ranks that own the same shards.
     pub(crate) replica_group: Arc<Communicator>,
+    /// The ranks over which backward gathers a unit again, where those are fewer.
+    pub(super) regather_group: Option<Arc<Communicator>>,
     /// The memory that this rank's tensors lie in.
     pub(crate) residence: Residence,
     units: Vec<Unit>,
@@ -60,12 +62,21 @@ struct OpenPasses {
 pub(crate) struct Unit {
     pub(crate) layout: UnitLayout,
     pub(crate) label: Label,
+    /// Whether ranks may lack gradients of it that others have.
+    pub(super) is_absent: bool,
+    /// Whether its gradients are reduced together with those of others that are stored whole.
+    pub(super) is_joined: bool,
 }
 
 impl Unit {
     /// Whether this is what no inner unit claims.
     pub(crate) fn is_root(&self) -> bool {
         self.layout.path.is_empty()
+    }
+
+    /// Whether its gradients are reduced behind a backward instead of during it.
+    pub(super) fn is_deferred(&self) -> bool {
+        self.layout.trainable && (self.is_absent || self.is_joined)
     }
 }
 
@@ -77,6 +88,10 @@ impl Sharding {
         plan: &Plan,
         buffers: Vec<String>,
     ) -> Result<Self> {
+        let residence = Residence::of(&world.device())?;
+        if strategy.quantized_gathers.is_some() && residence.is_device() {
+            return Err(only_on_host());
+        }
         let (rank, size, group) = (world.rank(), world.size(), plan.shard_group_size());
         let comm = world.comm();
         let (shard_group, replica_group) = match group {
@@ -87,18 +102,28 @@ impl Sharding {
                 Arc::new(comm.split(rank % group, rank)?),
             ),
         };
+        let regather = strategy.regather_group_size(group);
+        let regather_group = if regather == group {
+            None
+        } else {
+            Some(Arc::new(comm.split(rank / regather, rank)?))
+        };
         let unit = |layout: &UnitLayout| Unit {
             label: Label::new(layout.name.clone()),
             layout: layout.clone(),
+            is_absent: strategy.is_absent(&layout.path),
+            is_joined: plan.is_joined(layout),
         };
+        let units = plan.units().iter().map(unit).collect();
         Ok(Self {
             world: world.clone(),
             strategy,
             shard_group,
             replica_group,
-            residence: Residence::of(&world.device())?,
+            regather_group,
+            residence,
             unsharded: Mutex::new(Unsharded::new(plan.units().len())),
-            units: plan.units().iter().map(unit).collect(),
+            units,
             buffers,
             session: Mutex::new(None),
             open: Mutex::new(OpenPasses {
@@ -178,7 +203,10 @@ impl Sharding {
 
     /// Whether a unit stays unsharded between its forward and its backward.
     pub(crate) fn keeps_unsharded(&self, unit: usize) -> bool {
-        self.strategy.reshard == Reshard::AtStep || self.units[unit].is_root()
+        let Unit { is_absent, .. } = self.units[unit];
+        // Whether backward asks for a unit in which ranks branch may differ between them, and a gather may not.
+        let stays = is_absent || self.units[unit].is_root();
+        stays || self.strategy.reshard() != Reshard::AfterForward
     }
 
     /// The backward pass that is going on, if there is one.

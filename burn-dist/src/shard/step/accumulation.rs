@@ -19,7 +19,8 @@ mod tests;
 /// The backward passes of one step.
 ///
 /// The strategy decides which collectives each one causes. FSDP and ZeRO-2 reduce-scatter every micro-batch,
-/// to hold no full gradients; DDP and ZeRO-1 reduce once a step, and so does hybrid across its groups:
+/// to hold no full gradients, unless [`no_sync`](crate::Strategy::no_sync) says otherwise; DDP and ZeRO-1 reduce once
+/// a step, and so does hybrid across its groups:
 /// during the last backward, if it is known which one that is ([`micro_batches`](Self::micro_batches),
 /// [`set_is_last`](Self::set_is_last)), and else after it, where nothing is left to overlap with.
 #[derive(Debug)]

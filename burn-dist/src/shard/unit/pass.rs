@@ -5,8 +5,8 @@
 
 use crate::comm::Ticket;
 use crate::error::Result;
-use crate::shard::memory::{PendingFlat, Primitive, Shards, SharedFlat};
-use crate::shard::model::{FullGradients, PostBackward, Sharding, StoredUnit};
+use crate::shard::memory::{Primitive, Shards, SharedFlat};
+use crate::shard::model::{FullGradients, GatheredUnit, Part, PostBackward, Sharding, StoredUnit};
 use crate::shard::tape::{TokenGradient, TokenHook};
 use crate::strategy::Reshard;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +35,8 @@ pub(super) struct Pass {
 #[derive(Debug)]
 struct PassState {
     unsharded: Unsharded,
+    /// What was kept of the gathered unit, to gather it again over fewer ranks.
+    part: Option<Part>,
     gradients: FullGradients,
     /// Whether this pass is on the tape through its token.
     tracked: bool,
@@ -54,7 +56,7 @@ enum Unsharded {
     /// Nobody: it was not gathered, or resharded.
     No,
     /// The communication thread.
-    Gathering(Ticket<PendingFlat>),
+    Gathering(Ticket<GatheredUnit>),
     /// This pass.
     Yes(SharedFlat),
 }
@@ -63,7 +65,7 @@ impl Pass {
     /// A pass of `unit`; `prefetched` is its gather if that was started ahead.
     pub(super) fn new(
         unit: &StoredUnit,
-        prefetched: Option<Ticket<PendingFlat>>,
+        prefetched: Option<Ticket<GatheredUnit>>,
         has_tape: bool,
     ) -> Self {
         let sharding = unit.sharding.clone();
@@ -87,6 +89,7 @@ impl Pass {
             step,
             state: Mutex::new(PassState {
                 unsharded,
+                part: None,
                 gradients: FullGradients::default(),
                 tracked: false,
                 backward_prefetch: None,
@@ -123,14 +126,17 @@ impl Pass {
             && !self.sharding.is_replicated(self.unit)
             && !state.reduced
         {
-            state.unsharded = Unsharded::Gathering(self.all_gather());
+            let ticket = match state.part.take() {
+                Some(part) => self.sharding.gather_again(self.unit, part),
+                None => self.all_gather(),
+            };
+            state.unsharded = Unsharded::Gathering(ticket);
         }
     }
 
-    fn all_gather(&self) -> Ticket<PendingFlat> {
-        let dtype = self.sharding.param_dtype(self.unit);
+    fn all_gather(&self) -> Ticket<GatheredUnit> {
         self.sharding
-            .all_gather(self.unit, self.shards.clone(), dtype)
+            .gather_for_pass(self.unit, self.shards.clone())
     }
 
     /// The gathered unit, waiting for it where necessary.
@@ -139,15 +145,20 @@ impl Pass {
         let mut state = self.state();
         let flat = match std::mem::replace(&mut state.unsharded, Unsharded::No) {
             Unsharded::Yes(flat) => flat,
-            Unsharded::Gathering(ticket) => self.sharding.wait_for_all_gather(ticket)?,
+            Unsharded::Gathering(ticket) => {
+                let (flat, part) = self.sharding.wait_for_gather(ticket)?;
+                state.part = part.filter(|_| !self.sharding.keeps_unsharded(self.unit));
+                flat
+            }
             // A view that is asked for after the reduction: gathered for it alone.
             Unsharded::No => {
-                return self.sharding.wait_for_all_gather(self.all_gather());
+                let gathered = self.sharding.wait_for_gather(self.all_gather())?;
+                return Ok(gathered.0);
             }
         };
         state.unsharded = Unsharded::Yes(flat.clone());
         drop(state);
-        let until_step = self.sharding.strategy.reshard == Reshard::AtStep;
+        let until_step = self.sharding.strategy.reshard() == Reshard::AtStep;
         // The tape of a forward without a backward stays; the next one must not gather another root.
         if until_step || (self.has_tape && self.sharding.keeps_unsharded(self.unit)) {
             self.sharding
@@ -205,12 +216,21 @@ impl Pass {
     /// The forward is over: reshards, where the strategy does that after forward.
     pub(super) fn post_forward(&self) {
         if !self.keeps_unsharded() {
-            self.reshard();
+            let mut state = self.state();
+            let forward = std::mem::replace(&mut state.unsharded, Unsharded::No);
+            state.part = match (forward, state.part.take()) {
+                (Unsharded::Yes(flat), None) if self.has_tape => {
+                    self.sharding.part(self.unit, &flat)
+                }
+                (_, part) => part,
+            };
         }
     }
 
     fn reshard(&self) {
-        self.state().unsharded = Unsharded::No;
+        let mut state = self.state();
+        state.unsharded = Unsharded::No;
+        state.part = None;
     }
 
     /// Whether backward will gather this pass again.
@@ -273,12 +293,17 @@ impl PostBackward for Pass {
         self.reshard();
         let gradients = {
             let mut state = self.state();
-            if !std::mem::replace(&mut state.is_closed, true) {
+            let is_first = !std::mem::replace(&mut state.is_closed, true);
+            if is_first {
                 self.sharding.pass_closed(self.unit, self.step);
                 let name = || self.sharding.unit(self.unit).layout.name.to_string();
                 self.sharding.world.tracer().end_unit_backward(name);
             }
             if state.reduced || state.gradients.is_empty() {
+                drop(state);
+                if is_first {
+                    self.sharding.backward_passed(self.unit);
+                }
                 return Ok(());
             }
             state.reduced = true;

@@ -2,8 +2,8 @@
 
 use super::pass::Pass;
 use crate::comm::Ticket;
-use crate::shard::memory::{PendingFlat, Shards, is_same_memory};
-use crate::shard::model::{Sharding, StoredShards, StoredUnit};
+use crate::shard::memory::{Shards, is_same_memory};
+use crate::shard::model::{GatheredUnit, Sharding, StoredShards, StoredUnit};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(super) struct Prefetch {
     /// Units not reached yet, in the order of the module.
     ahead: VecDeque<Ahead>,
     /// The one whose gather was started.
-    gathering: Option<(Ahead, Ticket<PendingFlat>)>,
+    gathering: Option<(Ahead, Ticket<GatheredUnit>)>,
     /// The latest pass that backward will gather again.
     last: Option<Arc<Pass>>,
 }
@@ -78,7 +78,11 @@ impl Prefetch {
     }
 
     /// `unit` is reached: its gather, if it was started.
-    pub(super) fn take(&mut self, unit: &StoredUnit) -> Option<Ticket<PendingFlat>> {
+    pub(super) fn take(&mut self, unit: &StoredUnit) -> Option<Ticket<GatheredUnit>> {
+        // What every rank stores whole is not gathered, and lies in a unit beside what is.
+        if unit.sharding.is_replicated(unit.number) {
+            return None;
+        }
         // Another model within the forward of this one is not prefetched.
         let mut shardings = self.shardings.iter();
         if !shardings.any(|sharding| Arc::ptr_eq(sharding, &unit.sharding)) {
@@ -124,9 +128,8 @@ impl Prefetch {
                 .kept_unit(ahead.unit, &ahead.shards)
                 .is_none()
         {
-            let dtype = ahead.sharding.param_dtype(ahead.unit);
             let shards = ahead.shards.clone();
-            let ticket = ahead.sharding.all_gather(ahead.unit, shards, dtype);
+            let ticket = ahead.sharding.gather_for_pass(ahead.unit, shards);
             self.gathering = Some((ahead, ticket));
         }
     }

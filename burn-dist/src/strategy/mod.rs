@@ -11,9 +11,20 @@
 //! | [`zero2`](Strategy::zero2) | all ranks | until the step | reduce-scatter, each backward | 2 (+1 per extra micro-batch) |
 //! | [`fsdp`](Strategy::fsdp) | all ranks | for one pass | reduce-scatter, each backward | 3 per micro-batch |
 //! | [`hybrid`](Strategy::hybrid) | a group | for one pass | as FSDP, then all-reduce over groups | 3 in the group, 2 / group across |
+//!
+//! Options change the last three columns: [`no_sync`](Strategy::no_sync) reduces each step,
+//! [`reshard_after_backward`](Strategy::reshard_after_backward) keeps a unit for the micro-batches of a step,
+//! [`reshard_after_forward`](Strategy::reshard_after_forward) gathers it again over fewer ranks,
+//! [`persistence_threshold`](Strategy::persistence_threshold) gathers nothing small,
+//! [`quantized_gathers`](Strategy::quantized_gathers) gathers a byte per element, and
+//! [`absent`](Strategy::absent) reduces behind the backward. `combination` says which of them have a meaning where.
+
+mod combination;
+mod options;
 
 use crate::error::{Error, Result};
 use crate::lora::LoraConfig;
+use crate::pattern::names_unit;
 use crate::precision::Precision;
 use serde::Serialize;
 use std::fmt;
@@ -24,6 +35,10 @@ use std::str::FromStr;
 pub(crate) enum Reshard {
     /// When its forward is over; backward gathers it again.
     AfterForward,
+    /// When backward has gone through it.
+    AfterBackward,
+    /// When the step's last backward has gone through it, or at the step if nobody said which one that is.
+    AfterLastBackward,
     /// At the step.
     AtStep,
 }
@@ -37,7 +52,7 @@ pub(crate) enum ReduceAt {
     Step,
 }
 
-/// ShardOver whom parameters, gradients and optimizer states are sharded.
+/// Over whom parameters, gradients and optimizer states are sharded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum ShardOver {
     /// Nobody, and there is one rank only.
@@ -63,8 +78,18 @@ pub(crate) enum ShardOver {
 pub struct Strategy {
     name: &'static str,
     pub(crate) over: ShardOver,
-    pub(crate) reshard: Reshard,
-    pub(crate) reduce_at: ReduceAt,
+    reshard: Reshard,
+    reduce_at: ReduceAt,
+    no_sync: bool,
+    reshard_after_backward: bool,
+    /// The number of ranks over which a unit stays sharded between forward and backward.
+    reshard_after_forward: Option<usize>,
+    /// The largest number of elements of a parameter that every rank stores whole.
+    pub(crate) persistence_threshold: Option<usize>,
+    /// Elements that share a scale where parameters are gathered as int8 codes.
+    pub(crate) quantized_gathers: Option<usize>,
+    /// The units in which ranks may lack gradients that others have.
+    pub(crate) absent: Vec<String>,
     pub(crate) units: Option<Vec<String>>,
     pub(crate) precision: Precision,
     pub(crate) recompute: bool,
@@ -84,6 +109,12 @@ impl Strategy {
             over,
             reshard,
             reduce_at,
+            no_sync: false,
+            reshard_after_backward: true,
+            reshard_after_forward: None,
+            persistence_threshold: None,
+            quantized_gathers: None,
+            absent: Vec::new(),
             units: None,
             precision: Precision::full(),
             recompute: false,
@@ -195,42 +226,6 @@ impl Strategy {
         self
     }
 
-    /// Freezes the model, and trains low-rank adapters beside its matrices.
-    ///
-    /// The frozen parameters are sharded and gathered as ever, but they have neither gradients that are reduced nor states
-    /// of an optimizer. A weight with adapters is computed when a layer reads it and again in backward: nothing of its size
-    /// stays on the tape. The adapters are parameters of the same unit, at the paths `<path>.lora.a` and `<path>.lora.b`, which
-    /// optimizers, saves and parameter groups find there. [`World::full`](crate::World::full) merges them into the weights.
-    ///
-    /// On the device that [`shard`](Self::shard) seeds they are drawn as Burn's `apply_lora` draws them on a model that is
-    /// initialised already. `apply_lora` itself cannot be called after `shard`: it would freeze everything and add nothing.
-    ///
-    /// # Cost
-    /// For each adapted matrix of `m x n` a product of `2 m n rank` operations in forward, one more in backward, and in
-    /// backward the gradient of the whole matrix, from which that of the adapters is made.
-    ///
-    /// ```
-    /// use burn::{nn::LinearConfig, tensor::Tensor};
-    /// use burn_dist::{LoraConfig, Strategy, launch::Threads};
-    ///
-    /// Threads::new(2).run(|world| {
-    ///     let layer = LinearConfig::new(16, 8).init(&world.device());
-    ///     let layer = Strategy::fsdp().lora(LoraConfig::new(2, 4.0)).shard(layer, &world)?;
-    ///     let x = Tensor::<2>::ones([4, 16], &world.device());
-    ///     let grads = world.backward(layer.forward(x).mean(), &layer)?.into_params();
-    ///     assert!(grads.get::<2>(layer.weight.id).is_none());
-    ///     Ok(())
-    /// })?;
-    /// # Ok::<(), burn_dist::Error>(())
-    /// ```
-    ///
-    /// # Source
-    /// Hu et al., *LoRA*, ICLR 2022; PEFT: `get_peft_model`.
-    pub fn lora(mut self, lora: LoraConfig) -> Self {
-        self.lora = Some(lora);
-        self
-    }
-
     /// Whether the first pass of each [`unit`](crate::unit()) is compared with plain Burn, whatever the build and the
     /// environment say.
     ///
@@ -303,11 +298,68 @@ impl Strategy {
         self
     }
 
+    /// When a gathered unit is resharded.
+    pub(crate) fn reshard(&self) -> Reshard {
+        match (self.reshard, self.reshard_after_forward) {
+            (Reshard::AfterForward, _) if !self.reshard_after_backward => {
+                Reshard::AfterLastBackward
+            }
+            (Reshard::AfterForward, Some(1)) => Reshard::AfterBackward,
+            (reshard, _) => reshard,
+        }
+    }
+
+    /// The number of ranks over which backward gathers a unit again that is sharded over `ranks`.
+    pub(crate) fn regather_group_size(&self, ranks: usize) -> usize {
+        match self.reshard_after_forward {
+            Some(group) if self.reshard() == Reshard::AfterForward => group,
+            _ => ranks,
+        }
+    }
+
+    /// When gradients are reduced.
+    pub(crate) fn reduce_at(&self) -> ReduceAt {
+        if self.no_sync {
+            ReduceAt::Step
+        } else {
+            self.reduce_at
+        }
+    }
+
+    /// Whether a parameter of so many elements in the unit at this path is stored whole because it is small.
+    ///
+    /// Not where ranks may lack gradients: what is stored whole is reduced together.
+    pub(crate) fn is_persistent(&self, unit: &str, elements: usize) -> bool {
+        let is_small = |limit| elements <= limit;
+        self.persistence_threshold.is_some_and(is_small) && !self.is_absent(unit)
+    }
+
+    /// Whether ranks may lack gradients of the unit at this path, the root's being empty.
+    pub(crate) fn is_absent(&self, unit: &str) -> bool {
+        self.absent.iter().any(|pattern| names_unit(pattern, unit))
+    }
+
     /// How many ranks share one copy of the state, in a world of `size` ranks.
     ///
     /// # Errors
-    /// [`Error::Config`] if the strategy does not fit that many ranks.
+    /// [`Error::Config`] if the strategy does not fit that many ranks, or has options that mean nothing together.
     pub(crate) fn shard_group_size(&self, size: usize) -> Result<usize> {
+        self.check_combination()?;
+        let ranks = self.ranks_of_a_shard_group(size)?;
+        match self.reshard_after_forward {
+            Some(group) if group == 0 || !ranks.is_multiple_of(group) => Err(Error::config(
+                "option reshard_after_forward",
+                format!(
+                    "a number that divides the {ranks} rank(s) over which {} shards",
+                    self.full_name()
+                ),
+                group,
+            )),
+            _ => Ok(ranks),
+        }
+    }
+
+    fn ranks_of_a_shard_group(&self, size: usize) -> Result<usize> {
         match self.over {
             ShardOver::Single if size != 1 => Err(Error::config(
                 "strategy single",
@@ -326,17 +378,42 @@ impl Strategy {
     }
 }
 
+impl Strategy {
+    /// The name with the size of the groups.
+    fn full_name(&self) -> String {
+        match self.over {
+            ShardOver::Group(group) => format!("{}:{group}", self.name),
+            _ => self.name.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)?;
-        if let ShardOver::Group(group) = self.over {
-            write!(f, ":{group}")?;
-        }
+        f.write_str(&self.full_name())?;
         if !self.precision.is_full() {
             write!(f, " in {}", self.precision)?;
         }
         if self.recompute {
             f.write_str(", recomputed")?;
+        }
+        if self.no_sync {
+            f.write_str(", no_sync")?;
+        }
+        if !self.reshard_after_backward {
+            f.write_str(", kept between micro-batches")?;
+        }
+        if let Some(group) = self.reshard_after_forward {
+            write!(f, ", resharded after forward over {group}")?;
+        }
+        if let Some(elements) = self.persistence_threshold {
+            write!(f, ", whole up to {elements} elements")?;
+        }
+        if let Some(block) = self.quantized_gathers {
+            write!(f, ", gathered as int8 in blocks of {block}")?;
+        }
+        if !self.absent.is_empty() {
+            write!(f, ", gradients absent in {}", self.absent.join(" and "))?;
         }
         match &self.lora {
             Some(lora) => write!(f, ", {lora}"),
