@@ -21,7 +21,7 @@ use burn_dist_models::bert::{BertClassifier, Head, hf_name};
 use burn_dist_models::data::text::TextBatch;
 use burn_dist_models::hf::with_classes;
 use burn_dist_models::run::{
-    BertArgs, CommandLine, Texts, Work, adamw, evaluate, parse, same_arguments, same_classes,
+    BertArgs, CommandLine, Texts, Work, evaluate, parse, same_arguments, same_classes,
     same_vocabulary, shard_pretrained, vocabulary_checksum,
 };
 use env_logger::Env;
@@ -75,7 +75,8 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
     let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 
     // (3) Any element-wise Burn optimizer steps the shards; this one in one pass. Others are refused.
-    let mut optimizer = world.optimizer(adamw(run.weight_decay), &model)?;
+    // Biases and norms do not decay, and with --layer-decay the first blocks learn the least.
+    let (mut optimizer, rates) = run.optimizer.of(world, &model, "bert.blocks.*")?;
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how classes and words are numbered.
@@ -132,7 +133,13 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
             // Clipped by the norm of the whole model; Burn's own optimizer steps the shards.
             let rate = run.rate(&steps);
             let (stepped, norm) = meter.time(Phase::Optimizer, || {
-                run.update(&mut scaler, gradients, &mut optimizer, rate, model)
+                run.update(
+                    &mut scaler,
+                    gradients,
+                    &mut optimizer,
+                    rates.at(rate),
+                    model,
+                )
             })?;
             model = stepped;
             steps.advance();

@@ -20,7 +20,7 @@ use burn_dist_models::Vit;
 use burn_dist_models::data::ImageBatch;
 use burn_dist_models::hf::with_classes;
 use burn_dist_models::run::{
-    CommandLine, Images, VitArgs, Work, adamw, evaluate, parse, same_arguments, same_classes,
+    CommandLine, Images, VitArgs, Work, evaluate, parse, same_arguments, same_classes,
     shard_pretrained,
 };
 use burn_dist_models::vit::hf_name;
@@ -70,7 +70,8 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
     let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 
     // (3) Any element-wise Burn optimizer steps the shards; this one in one pass. Others are refused.
-    let mut optimizer = world.optimizer(adamw(run.weight_decay), &model)?;
+    // Biases and norms do not decay, and with --layer-decay the first blocks learn the least.
+    let (mut optimizer, rates) = run.optimizer.of(world, &model, "blocks.*")?;
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how the classes are numbered.
@@ -124,7 +125,13 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
             // Clipped by the norm of the whole model; Burn's own optimizer steps the shards.
             let rate = run.rate(&steps);
             let (stepped, norm) = meter.time(Phase::Optimizer, || {
-                run.update(&mut scaler, gradients, &mut optimizer, rate, model)
+                run.update(
+                    &mut scaler,
+                    gradients,
+                    &mut optimizer,
+                    rates.at(rate),
+                    model,
+                )
             })?;
             model = stepped;
             steps.advance();

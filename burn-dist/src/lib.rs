@@ -63,7 +63,8 @@
 //! | [`Precision`], [`GradScaler`] | types of gathers, reductions and outputs; loss scaling for f16 |
 //! | [`Shadow`] | one plain device beside the sharded run, for [`World::shadow`] |
 //! | [`Noise`] | random numbers and dropout that come out the same again |
-//! | [`nn`], [`optim`] | operations and optimizers in one pass, for CPUs (feature `nn`, on by default) |
+//! | [`nn`] | operations in one pass, for CPUs (feature `nn`, on by default) |
+//! | [`optim`] | groups of parameters, decays of the rate; optimizers in one pass |
 //! | [`shard`] | the engine |
 //! | [`weights`] | from and to Hugging Face's files, a rank its own shards |
 //! | [`data`], [`training`] | sampler and loader; the loop's steps, learning rate, best score |
@@ -91,6 +92,7 @@ mod lock;
 pub mod nn;
 mod noise;
 mod numbers;
+pub mod optim;
 mod plan;
 mod precision;
 pub mod prelude;
@@ -134,9 +136,6 @@ pub fn features() -> Vec<&'static str> {
     on.map(|(name, _)| name).collect()
 }
 
-#[cfg(feature = "nn")]
-#[doc(inline)]
-pub use burn_dist_nn::optim;
 pub use error::{CallLabel, Error, Result};
 pub use host::name as host_name;
 pub use launch::launch;

@@ -27,6 +27,7 @@ mod overlap;
 mod parity;
 mod parts;
 mod passes;
+mod same_gradients;
 mod summary;
 mod units;
 mod vit_golden;

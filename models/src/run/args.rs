@@ -1,7 +1,8 @@
 //! The part of the command line that all examples share: ranks, strategy, batches, schedule, saves.
 
 use super::values::{at_least_1, bound, probability, rate, share};
-use super::{BestEpoch, LogArgs, Monitor, ScheduleKind, WeightArgs, global_batch};
+use super::{BestEpoch, LogArgs, Monitor, OptimizerArgs, ScheduleKind, WeightArgs, global_batch};
+use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
@@ -96,10 +97,6 @@ pub struct RunArgs {
     #[arg(long, alias = "warm-up", value_name = "SHARE", default_value_t = 0.1, value_parser = probability)]
     pub warmup: f64,
 
-    /// How much weights decay in a step, times the learning rate; biases and norms do not.
-    #[arg(long, default_value_t = 0.01, value_parser = rate)]
-    pub weight_decay: f64,
-
     /// Threads of each rank that read and decode samples ahead.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_1)]
     pub num_workers: usize,
@@ -115,6 +112,10 @@ pub struct RunArgs {
     /// Seed of parameters, data order, augmentation and dropout.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+
+    /// Decay of weights and of rates.
+    #[command(flatten)]
+    pub optimizer: OptimizerArgs,
 
     /// The records of the run.
     #[command(flatten)]
@@ -191,7 +192,7 @@ impl RunArgs {
         scaler: &mut GradScaler,
         gradients: ShardedGradients,
         optimizer: &mut ModuleOptimizer,
-        rate: f64,
+        rate: impl Into<ModuleLearningRate>,
         model: M,
     ) -> Result<(M, Option<f64>)> {
         let Some(gradients) = scaler.unscale(gradients)? else {

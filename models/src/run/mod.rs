@@ -43,7 +43,7 @@ pub use image_args::{BrokenImages, ImageArgs};
 pub use log_args::{LogArgs, Steps};
 pub use meter::Meter;
 pub use monitor::{BestEpoch, Monitor};
-pub use optimizer::adamw;
+pub use optimizer::OptimizerArgs;
 pub use pretrained::{Pretrained, WeightArgs, shard_pretrained};
 pub use report::Report;
 pub use same_arguments::same_arguments;

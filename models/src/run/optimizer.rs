@@ -1,21 +1,66 @@
-//! The optimizer of the examples.
+//! The optimizer of the examples: AdamW with the groups that the command line asks for.
 
-use burn::module::ParamGroup;
+use super::values::{factor, rate};
+use burn::module::Module;
 use burn::optim::ModuleOptimizer;
-use burn_dist::optim::AdamWConfig;
+use burn_dist::optim::{AdamWConfig, Groups, LayerDecay};
+use burn_dist::{Result, World};
+use clap::Args;
+use serde::Serialize;
 
-/// The ends of the paths of biases and of the parameters of layer norms.
-const UNDECAYED: [&str; 3] = [".bias", ".gamma", ".beta"];
+/// The arguments about the optimizer.
+#[derive(Debug, Clone, Args, Serialize)]
+#[command(next_help_heading = "Optimizer")]
+pub struct OptimizerArgs {
+    /// How much weights decay in a step, times the learning rate; biases and norms do not.
+    #[arg(long, default_value_t = 0.01, value_parser = rate)]
+    pub weight_decay: f64,
 
-/// AdamW that lets weights decay, but not biases and norms.
-///
-/// # Source
-/// Hugging Face: `Trainer.get_decay_parameter_names`.
-pub fn adamw(weight_decay: f64) -> ModuleOptimizer {
-    let config = AdamWConfig::new()
-        .with_epsilon(1e-8)
-        .with_weight_decay(weight_decay);
-    let undecayed = config.clone().with_weight_decay(0.0).build();
-    let group = ParamGroup::from_any_predicates(UNDECAYED.to_vec());
-    config.init().with_group(group, undecayed, None)
+    /// Let biases and norms decay too; --no-decay-all is the same: no group without decay at all.
+    #[arg(long, alias = "no-decay-all")]
+    pub decay_all: bool,
+
+    /// Let embeddings not decay either: tables, positions and the class token, as in timm.
+    #[arg(long, conflicts_with = "decay_all")]
+    pub no_decay_embeddings: bool,
+
+    /// The learning rate of each block as a multiple of the one above it: the head has all of --lr, the embeddings the
+    /// least; 1 gives all the same.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = factor)]
+    pub layer_decay: f64,
+}
+
+impl OptimizerArgs {
+    /// AdamW for a sharded model, checked, and the rates of its layers. `blocks` is the pattern of its blocks' paths.
+    ///
+    /// # Errors
+    /// [`Error::Model`](burn_dist::Error::Model) for a model without such blocks, or one that is not sharded.
+    ///
+    /// # Source
+    /// Hugging Face: `Trainer.get_decay_parameter_names`; timm: `param_groups_layer_decay`.
+    pub fn of<M: Module>(
+        &self,
+        world: &World,
+        model: &M,
+        blocks: &str,
+    ) -> Result<(ModuleOptimizer, LayerDecay)> {
+        let groups = Groups::of(model)?;
+        let rates = groups.layer_decay(self.layer_decay, groups.block_depths(blocks)?)?;
+        let config = AdamWConfig::new()
+            .with_epsilon(1e-8)
+            .with_weight_decay(self.weight_decay);
+        let optimizer = if self.decay_all {
+            config.init()
+        } else {
+            let undecayed = groups.no_decay();
+            let undecayed = if self.no_decay_embeddings {
+                undecayed.embeddings()
+            } else {
+                undecayed
+            };
+            let none = config.clone().with_weight_decay(0.0).build();
+            config.init().with_group(undecayed.group(), none, None)
+        };
+        Ok((world.optimizer(optimizer, model)?, rates))
+    }
 }
