@@ -11,6 +11,7 @@ mod oracle;
 #[path = "../reference/mod.rs"]
 mod reference;
 
+mod averages;
 mod batch_norm;
 mod bert_golden;
 mod checked_units;

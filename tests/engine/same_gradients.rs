@@ -107,8 +107,11 @@ fn as_gradients(of: &Net, to: &Net) -> GradientsParams {
             self.0.pop();
         }
         fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
-            let id = self.1[&self.0.join(".")];
-            self.2.register(id, p.base().inner());
+            let stored = p.base().inner();
+            // Of nothing there is nothing to step, as in `ShardedGradients::into_params`.
+            if stored.shape().num_elements() > 0 {
+                self.2.register(self.1[&self.0.join(".")], stored);
+            }
         }
     }
     let mut ids = Ids::default();
