@@ -169,6 +169,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "shard/memory",
             "shard/model",
             "finite",
+            "optim",
         ],
     ),
     row(

@@ -1,9 +1,9 @@
 //! The optimizer of the examples: AdamW with the groups that the command line asks for.
 
-use super::values::{factor, rate};
+use super::values::{factor, probability, rate};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
-use burn_dist::optim::{AdamWConfig, Groups, LayerDecay};
+use burn_dist::optim::{AdamWConfig, Ema, Groups, LayerDecay};
 use burn_dist::{Result, World};
 use clap::Args;
 use serde::Serialize;
@@ -28,6 +28,11 @@ pub struct OptimizerArgs {
     /// least; 1 gives all the same.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = factor)]
     pub layer_decay: f64,
+
+    /// Keep a moving average of the parameters at this rate, such as 0.999: epochs are scored with it, and it is what is
+    /// exported. The rate rises to it in the first steps.
+    #[arg(long, value_name = "RATE", value_parser = probability)]
+    pub ema: Option<f64>,
 }
 
 impl OptimizerArgs {
@@ -62,5 +67,21 @@ impl OptimizerArgs {
             config.init().with_group(undecayed.group(), none, None)
         };
         Ok((world.optimizer(optimizer, model)?, rates))
+    }
+
+    /// The moving average that the command line asks for; rank 0 logs it.
+    ///
+    /// # Errors
+    /// As [`Ema::new`].
+    pub fn average<M: Module>(&self, world: &World, model: &M) -> Result<Option<Ema<M>>> {
+        let Some(rate) = self.ema else {
+            return Ok(None);
+        };
+        if world.is_chief() {
+            log::info!(
+                "scores and the export are those of the parameters' average, at rate {rate}"
+            );
+        }
+        Ok(Some(Ema::new(model, rate)?.with_warmup()))
     }
 }
