@@ -66,7 +66,10 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
     let weights = pretrained.map(|p| p.weights(hf_name)).transpose()?;
     let strategy = run.strategy();
     let plan = strategy.plan(&model, world.size())?;
-    let plan = plan.for_micro_batches(run.passes(world));
+    let plan = run
+        .optimizer
+        .plan(plan)
+        .for_micro_batches(run.passes(world));
     let mut meter = run.meter(world, &args.name(), (args, &line.config), &plan)?;
     let mut model = shard_pretrained(world, strategy, model, weights.as_ref())?;
 

@@ -1,8 +1,8 @@
 //! What a strategy implies for a model, computed without running anything.
 
 use crate::comm::Op;
-use crate::error::Result;
-use crate::layout::{Parameter, UnitLayout, units};
+use crate::error::{Error, Result};
+use crate::layout::{BLOCK_MULTIPLE, Parameter, UnitLayout, units};
 use crate::strategy::{ReduceAt, Reshard, Strategy};
 use std::fmt;
 
@@ -26,6 +26,8 @@ pub struct Plan {
     shard_group_size: usize,
     units: Vec<UnitLayout>,
     micro_batches: usize,
+    /// The bytes of one of AdamW's states of so many elements, and what their type is called, if not that of parameters.
+    states: Option<(fn(usize) -> usize, &'static str)>,
 }
 
 /// Bytes per rank, by what they are for.
@@ -62,12 +64,18 @@ pub struct Traffic {
 impl Plan {
     pub(crate) fn new(strategy: &Strategy, parameters: &[Parameter], size: usize) -> Result<Self> {
         let shard_group_size = strategy.shard_group_size(size)?;
+        let block = strategy.block;
+        if block != 1 && (block == 0 || !block.is_multiple_of(BLOCK_MULTIPLE)) {
+            let expected = format!("1 or a multiple of {BLOCK_MULTIPLE}");
+            return Err(Error::config("Strategy::block_aligned", expected, block));
+        }
         Ok(Self {
             strategy: strategy.clone(),
             size,
             shard_group_size,
-            units: units(parameters, shard_group_size),
+            units: units(parameters, shard_group_size, block),
             micro_batches: 1,
+            states: None,
         })
     }
 
@@ -76,6 +84,44 @@ impl Plan {
         Self {
             micro_batches,
             ..self
+        }
+    }
+
+    /// The same plan for an AdamW that keeps its states in a type of few bits.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::{Strategy, optim::StateType};
+    ///
+    /// let model = LinearConfig::new(512, 512).init(&Device::flex());
+    /// let plan = Strategy::fsdp().block_aligned(256).plan(&model, 2)?;
+    /// let wide = plan.memory().optimizer;
+    /// let narrow = plan.for_states(StateType::Int8).memory().optimizer;
+    /// assert!(narrow < wide / 3);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    #[cfg(feature = "nn")]
+    pub fn for_states(self, states: burn_dist_nn::optim::StateType) -> Self {
+        use burn_dist_nn::optim::StateType;
+        let states: (fn(usize) -> usize, _) = match states {
+            StateType::Bf16 => (|elements| StateType::Bf16.bytes(elements), "bf16"),
+            StateType::Int8 => (|elements| StateType::Int8.bytes(elements), "int8"),
+        };
+        Self {
+            states: Some(states),
+            ..self
+        }
+    }
+
+    /// Bytes of the optimizer's states of a unit on a rank.
+    fn states(&self, unit: &UnitLayout) -> usize {
+        match self.states {
+            None => 2 * unit.bytes() / unit.ranks,
+            // Blocks are counted from the start of each parameter.
+            Some((bytes, _)) if unit.ranks == 1 => {
+                2 * unit.slots.iter().map(|s| bytes(s.len)).sum::<usize>()
+            }
+            Some((bytes, _)) => 2 * bytes(unit.shard_len),
         }
     }
 
@@ -157,7 +203,10 @@ impl Plan {
                 ReduceAt::Step => sum(&|u| u.trainable),
                 ReduceAt::Backward => share(&|u| u.trainable),
             },
-            optimizer: 2 * share(&|u| u.trainable),
+            optimizer: {
+                let trained = self.units.iter().filter(|u| u.trainable);
+                trained.map(|u| self.states(u)).sum()
+            },
             transient,
         }
     }
@@ -282,9 +331,11 @@ impl fmt::Display for Plan {
         let memory = self.memory();
         writeln!(
             f,
-            "  memory per rank: parameters {} + gradients {} + AdamW {} + in flight {} = {}",
+            "  memory per rank: parameters {} + gradients {} + AdamW{} {} + in flight {} = {}",
             readable(memory.parameters),
             readable(memory.gradients),
+            self.states
+                .map_or(String::new(), |(_, name)| format!(" in {name}")),
             readable(memory.optimizer),
             readable(memory.transient),
             readable(memory.total())

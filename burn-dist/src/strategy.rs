@@ -71,6 +71,8 @@ pub struct Strategy {
     pub(crate) ignored: Vec<String>,
     /// Steps between two comparisons of replicas; none if 0.
     pub(crate) check_every: usize,
+    /// Elements of a parameter that stay on one rank together; 1 for any.
+    pub(crate) block: usize,
     /// Whether units are compared with plain Burn; as the build and the environment say if none.
     pub(crate) check_units: Option<bool>,
 }
@@ -88,6 +90,7 @@ impl Strategy {
             replicated: Vec::new(),
             ignored: Vec::new(),
             check_every: 100,
+            block: 1,
             check_units: None,
         }
     }
@@ -239,6 +242,34 @@ impl Strategy {
         self
     }
 
+    /// Shards parameters at multiples of `block` elements, for an optimizer that keeps its states in blocks.
+    ///
+    /// A parameter and each rank's part of it begin at such a multiple, so a block counted from the start of a parameter
+    /// lies on one rank, and a step has the same bits on any number of them:
+    /// [`LowBitAdamW`](crate::optim::LowBitAdamW) in eight bits has blocks of 256. Saves load with and without it.
+    ///
+    /// # Cost
+    /// Padding: less than `block` elements a parameter, and less than `block` times the ranks at the end of a unit, which
+    /// [`Plan::padding`](crate::Plan::padding) counts. 0.004 % of ViT-B/16 on 8 ranks, 3 % of a model 192 wide on 64.
+    ///
+    /// # Errors
+    /// [`plan`](Self::plan) and [`shard`](Self::shard) refuse a block that is no multiple of 64.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::Strategy;
+    ///
+    /// let layer = LinearConfig::new(100, 30).init(&Device::flex());
+    /// let plan = Strategy::fsdp().block_aligned(256).plan(&layer, 4)?;
+    /// assert!((0..4).all(|rank| plan.units()[0].shard_range(0, rank).start % 256 == 0 || rank == 3));
+    /// assert!(Strategy::fsdp().block_aligned(100).plan(&layer, 4).is_err());
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn block_aligned(mut self, block: usize) -> Self {
+        self.block = block;
+        self
+    }
+
     /// Computes, communicates and returns in other types than those that are stored.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
@@ -295,6 +326,9 @@ impl fmt::Display for Strategy {
         }
         if !self.precision.is_full() {
             write!(f, " in {}", self.precision)?;
+        }
+        if self.block != 1 {
+            write!(f, ", blocks of {}", self.block)?;
         }
         if self.recompute {
             f.write_str(", recomputed")

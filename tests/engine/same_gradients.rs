@@ -10,8 +10,8 @@ use burn::nn::{Linear, LinearConfig};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use burn_dist::launch::Threads;
-use burn_dist::optim::{AdamWConfig, Groups, LayerDecay};
-use burn_dist::{Destination, Result, Strategy, World};
+use burn_dist::optim::{AdamWConfig, Groups, LayerDecay, LowBitAdamWConfig, StateType};
+use burn_dist::{Destination, Error, Result, Strategy, World};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -60,6 +60,16 @@ fn burns(groups: &Groups) -> Result<(ModuleOptimizer, LayerDecay)> {
         adamw.init().with_group(blocks, lion, None),
         LayerDecay::none(),
     ))
+}
+
+/// Moments in few bits, without decay of small parameters.
+fn low_bit(states: StateType, groups: &Groups) -> Result<(ModuleOptimizer, LayerDecay)> {
+    let config = LowBitAdamWConfig::new(states).with_weight_decay(0.3);
+    let none = config.clone().with_weight_decay(0.0).build();
+    let adamw = config
+        .init()
+        .with_group(groups.no_decay().group(), none, None);
+    Ok((adamw, LayerDecay::none()))
 }
 
 /// The gradients of a step, in a plain model's place of its parameters.
@@ -211,6 +221,60 @@ fn groups_and_layer_decay_have_the_bits_of_one_device() {
 #[test]
 fn groups_of_burns_optimizers_have_the_bits_of_one_device() {
     same_bits("Burn's", burns, oracle::strategies);
+}
+
+#[test]
+fn states_in_few_bits_have_the_bits_of_one_device() {
+    same_bits(
+        "bf16",
+        |groups| low_bit(StateType::Bf16, groups),
+        oracle::strategies,
+    );
+    same_bits(
+        "int8",
+        |groups| low_bit(StateType::Int8, groups),
+        |size| {
+            let all = oracle::strategies(size).into_iter();
+            all.map(|strategy| strategy.block_aligned(256)).collect()
+        },
+    );
+}
+
+#[test]
+fn states_in_blocks_need_shards_at_blocks() {
+    for (block, fits) in [(1, false), (64, false), (256, true), (512, true)] {
+        let found = Threads::new(2).run(|world| {
+            let strategy = Strategy::fsdp().block_aligned(block);
+            let model = strategy.shard(Net::new(&world.device()), &world)?;
+            let adamw = LowBitAdamWConfig::new(StateType::Int8).init();
+            world.optimizer(adamw, &model).map(drop)
+        });
+        match found {
+            Ok(_) => assert!(fits, "blocks of {block}"),
+            Err(error @ Error::Optimizer { .. }) => {
+                assert!(!fits, "blocks of {block}: {error}");
+                let error = error.to_string();
+                assert!(error.contains("Strategy::block_aligned(256)"), "{error}");
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // A norm of a whole tensor has no remedy in blocks.
+    let found = Threads::new(2).run(|world| {
+        let model = Strategy::fsdp().shard(Net::new(&world.device()), &world)?;
+        let lamb = burn::optim::LambConfig::new().init();
+        world.optimizer(lamb, &model).map(drop)
+    });
+    let error = found.unwrap_err().to_string();
+    assert!(error.contains("element-wise"), "{error}");
+    for block in [0, 100, 32] {
+        let found = Threads::new(2).run(|world| {
+            let strategy = Strategy::fsdp().block_aligned(block);
+            strategy.shard(Net::new(&world.device()), &world).map(drop)
+        });
+        let error = found.unwrap_err().to_string();
+        assert!(error.contains("a multiple of 64"), "{error}");
+    }
 }
 
 #[test]

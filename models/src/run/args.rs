@@ -152,9 +152,9 @@ impl RunArgs {
             .seed(self.seed)
     }
 
-    /// The strategy, in the precision and with the recomputation these arguments ask for.
+    /// The strategy, in the precision, with the recomputation and the blocks these arguments ask for.
     pub fn strategy(&self) -> Strategy {
-        let strategy = self.strategy.clone();
+        let strategy = self.optimizer.strategy(self.strategy.clone());
         strategy.precision(self.precision).recompute(self.recompute)
     }
 

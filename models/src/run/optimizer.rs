@@ -1,10 +1,11 @@
 //! The optimizer of the examples: AdamW with the groups that the command line asks for.
 
+use super::OptimizerState;
 use super::values::{factor, probability, rate};
-use burn::module::Module;
-use burn::optim::ModuleOptimizer;
-use burn_dist::optim::{AdamWConfig, Ema, Groups, LayerDecay};
-use burn_dist::{Result, World};
+use burn::module::{Module, ParamGroup};
+use burn::optim::{ModuleOptimizer, Optimizer};
+use burn_dist::optim::{AdamWConfig, Ema, Groups, LayerDecay, LowBitAdamWConfig};
+use burn_dist::{Plan, Result, Strategy, World};
 use clap::Args;
 use serde::Serialize;
 
@@ -33,6 +34,10 @@ pub struct OptimizerArgs {
     /// exported. The rate rises to it in the first steps.
     #[arg(long, value_name = "RATE", value_parser = probability)]
     pub ema: Option<f64>,
+
+    /// What AdamW keeps its two states in; parameters stay f32. int8 shards at multiples of 256 elements.
+    #[arg(long, value_enum, default_value_t = OptimizerState::F32)]
+    pub optimizer_state: OptimizerState,
 }
 
 impl OptimizerArgs {
@@ -51,22 +56,42 @@ impl OptimizerArgs {
     ) -> Result<(ModuleOptimizer, LayerDecay)> {
         let groups = Groups::of(model)?;
         let rates = groups.layer_decay(self.layer_decay, groups.block_depths(blocks)?)?;
-        let config = AdamWConfig::new()
-            .with_epsilon(1e-8)
-            .with_weight_decay(self.weight_decay);
-        let optimizer = if self.decay_all {
-            config.init()
+        let undecayed = groups.no_decay();
+        let undecayed = if self.no_decay_embeddings {
+            undecayed.embeddings()
         } else {
-            let undecayed = groups.no_decay();
-            let undecayed = if self.no_decay_embeddings {
-                undecayed.embeddings()
-            } else {
-                undecayed
-            };
-            let none = config.clone().with_weight_decay(0.0).build();
-            config.init().with_group(undecayed.group(), none, None)
+            undecayed
+        };
+        let undecayed = (!self.decay_all).then(|| undecayed.group());
+        let decay = self.weight_decay;
+        let optimizer = if let Some(states) = self.optimizer_state.few_bits() {
+            let config = LowBitAdamWConfig::new(states).with_epsilon(1e-8);
+            let optimizer = config.clone().with_weight_decay(decay).init();
+            let none = config.with_weight_decay(0.0).build();
+            with_group(optimizer, undecayed, none)
+        } else {
+            let config = AdamWConfig::new().with_epsilon(1e-8);
+            let optimizer = config.clone().with_weight_decay(decay).init();
+            let none = config.with_weight_decay(0.0).build();
+            with_group(optimizer, undecayed, none)
         };
         Ok((world.optimizer(optimizer, model)?, rates))
+    }
+
+    /// The strategy with shards that the optimizer's states fit.
+    pub fn strategy(&self, strategy: Strategy) -> Strategy {
+        match self.optimizer_state.few_bits() {
+            Some(states) => strategy.block_aligned(states.block()),
+            None => strategy,
+        }
+    }
+
+    /// The plan with the bytes of the optimizer's states.
+    pub fn plan(&self, plan: Plan) -> Plan {
+        match self.optimizer_state.few_bits() {
+            Some(states) => plan.for_states(states),
+            None => plan,
+        }
     }
 
     /// The moving average that the command line asks for; rank 0 logs it.
@@ -83,5 +108,17 @@ impl OptimizerArgs {
             );
         }
         Ok(Some(Ema::new(model, rate)?.with_warmup()))
+    }
+}
+
+/// An optimizer with another one for a group, if there is one.
+fn with_group<O: Optimizer>(
+    optimizer: ModuleOptimizer,
+    group: Option<ParamGroup>,
+    other: O,
+) -> ModuleOptimizer {
+    match group {
+        Some(group) => optimizer.with_group(group, other, None),
+        None => optimizer,
     }
 }
