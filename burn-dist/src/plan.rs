@@ -26,8 +26,20 @@ pub struct Plan {
     shard_group_size: usize,
     units: Vec<UnitLayout>,
     micro_batches: usize,
-    /// The bytes of one of AdamW's states of so many elements, and what their type is called, if not that of parameters.
-    states: Option<(fn(usize) -> usize, &'static str)>,
+    /// The type of AdamW's states, if not that of parameters.
+    states: Option<States>,
+}
+
+/// A type of an optimizer's states.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(feature = "nn"),
+    expect(dead_code, reason = "made for the optimizers of nn")
+)]
+struct States {
+    name: &'static str,
+    /// The bytes of so many elements, the first of which begins a block.
+    bytes: fn(usize) -> usize,
 }
 
 /// Bytes per rank, by what they are for.
@@ -103,9 +115,15 @@ impl Plan {
     #[cfg(feature = "nn")]
     pub fn for_states(self, states: burn_dist_nn::optim::StateType) -> Self {
         use burn_dist_nn::optim::StateType;
-        let states: (fn(usize) -> usize, _) = match states {
-            StateType::Bf16 => (|elements| StateType::Bf16.bytes(elements), "bf16"),
-            StateType::Int8 => (|elements| StateType::Int8.bytes(elements), "int8"),
+        let states = match states {
+            StateType::Bf16 => States {
+                name: "bf16",
+                bytes: |elements| StateType::Bf16.bytes(elements),
+            },
+            StateType::Int8 => States {
+                name: "int8",
+                bytes: |elements| StateType::Int8.bytes(elements),
+            },
         };
         Self {
             states: Some(states),
@@ -118,10 +136,10 @@ impl Plan {
         match self.states {
             None => 2 * unit.bytes() / unit.ranks,
             // Blocks are counted from the start of each parameter.
-            Some((bytes, _)) if unit.ranks == 1 => {
+            Some(States { bytes, .. }) if unit.ranks == 1 => {
                 2 * unit.slots.iter().map(|s| bytes(s.len)).sum::<usize>()
             }
-            Some((bytes, _)) => 2 * bytes(unit.shard_len),
+            Some(States { bytes, .. }) => 2 * bytes(unit.shard_len),
         }
     }
 
@@ -335,7 +353,7 @@ impl fmt::Display for Plan {
             readable(memory.parameters),
             readable(memory.gradients),
             self.states
-                .map_or(String::new(), |(_, name)| format!(" in {name}")),
+                .map_or(String::new(), |states| format!(" in {}", states.name)),
             readable(memory.optimizer),
             readable(memory.transient),
             readable(memory.total())

@@ -97,7 +97,7 @@ impl<M: Module> Ema<M> {
             return Err(Error::model(
                 "the model",
                 "has no parameter that takes gradients, so there is nothing to average",
-                "make the average of the model that trains, not of its valid()",
+                "make the average of a model of which something trains",
             ));
         }
         Ok(Self {
@@ -363,8 +363,8 @@ mod tests {
         for rate in [1.0, -0.1, f64::NAN] {
             assert!(matches!(Ema::new(&model, rate), Err(Error::Config { .. })));
         }
-        let error = Ema::new(&model.valid(), 0.9).unwrap_err().to_string();
-        assert!(error.contains("valid()"), "{error}");
+        let error = Ema::new(&net().no_grad(), 0.9).unwrap_err().to_string();
+        assert!(error.contains("nothing to average"), "{error}");
         let mut ema = Ema::new(&model, 0.9).unwrap();
         let mut other = net();
         other.first = LinearConfig::new(4, 2).init(&Device::flex().autodiff());

@@ -301,9 +301,9 @@ mod tests {
             error("block.*")
         );
         assert!(error("norm.gama").contains("norm.gamma"));
-        let error = groups.block_depths("layers.*").err().unwrap().to_string();
+        let error = groups.block_depths("bloks.*").err().unwrap().to_string();
         assert!(
-            error.contains("layers.*") && error.contains("blocks.0"),
+            error.contains("bloks.*") && error.contains("blocks.0"),
             "{error}"
         );
     }

@@ -14,7 +14,7 @@ use serde::Serialize;
 #[command(next_help_heading = "Optimizer")]
 pub struct OptimizerArgs {
     /// How much weights decay in a step, times the learning rate; biases and norms do not.
-    #[arg(long, default_value_t = 0.01, value_parser = rate)]
+    #[arg(long, default_value_t = 0.01, value_parser = rate, allow_negative_numbers = true)]
     pub weight_decay: f64,
 
     /// Let biases and norms decay too; --no-decay-all is the same: no group without decay at all.
@@ -27,12 +27,12 @@ pub struct OptimizerArgs {
 
     /// The learning rate of each block as a multiple of the one above it: the head has all of --lr, the embeddings the
     /// least; 1 gives all the same.
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = factor)]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = factor, allow_negative_numbers = true)]
     pub layer_decay: f64,
 
     /// Keep a moving average of the parameters at this rate, such as 0.999: epochs are scored with it, and it is what is
     /// exported. The rate rises to it in the first steps.
-    #[arg(long, value_name = "RATE", value_parser = probability)]
+    #[arg(long, value_name = "RATE", value_parser = probability, allow_negative_numbers = true)]
     pub ema: Option<f64>,
 
     /// What AdamW keeps its two states in; parameters stay f32. int8 shards at multiples of 256 elements.

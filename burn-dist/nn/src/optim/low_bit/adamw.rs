@@ -44,7 +44,9 @@ pub struct LowBitAdamWConfig {
 /// A step is that of [`AdamW`](crate::optim::AdamW) in f32, block by block: moments are read from their bits, stepped with
 /// the parameter, and rounded again. Parameters stay as they are. A block has a scale of its own, its largest magnitude,
 /// and is counted from the start of a parameter, so a model is sharded at multiples of [`StateType::BLOCK`] for it; then a
-/// step has the same bits whatever the shards. Second moments above 0 are never rounded to 0.
+/// step has the same bits whatever the shards. Second moments above 0 are never rounded to 0. To bf16
+/// a step rounds by chance, up or down, as the second moment changes by less than bf16 can say; what is drawn follows from
+/// the number itself and the time.
 ///
 /// # Cost
 /// 4 bytes a parameter for bf16 and 2.03 for int8, where f32 has 8. States are in the memory of the process: for a
@@ -164,7 +166,7 @@ impl LowBitAdamW {
         let kind = self.options.states;
         let narrow = |moment: Tensor<D>, is_signed: bool| {
             let numbers: Vec<f32> = moment.into_data().iter::<f32>().collect();
-            Moment::of(kind, &numbers, is_signed)
+            Moment::stepped(kind, &numbers, is_signed, wide.time)
         };
         let state = LowBitState {
             time: wide.time,
@@ -207,6 +209,7 @@ impl Optimizer for LowBitAdamW {
         }
         state.time += 1;
         let factors = moments::Factors::new(&self.moments(lr), state.time);
+        let time = Some(state.time);
         let grad = contiguous(into_flex(grad));
         let mut tensor = owned(into_flex(tensor));
         let parts = state.moment_1.parts(TOGETHER).into_iter();
@@ -232,8 +235,8 @@ impl Optimizer for LowBitAdamW {
                     moment_2: &mut *moment_2,
                     factors,
                 });
-                first.write(at, moment_1);
-                second.write(at, moment_2);
+                first.write(at, moment_1, time);
+                second.write(at, moment_2, time);
             }
         });
         (from_flex(tensor), Some(state))

@@ -58,9 +58,18 @@ impl Moment {
 
     /// These numbers, each rounded to what the type can say.
     pub(super) fn of(kind: StateType, numbers: &[f32], is_signed: bool) -> Self {
+        Self::written(kind, numbers, is_signed, None)
+    }
+
+    /// These numbers after a step, rounded as a step does.
+    pub(super) fn stepped(kind: StateType, numbers: &[f32], is_signed: bool, time: usize) -> Self {
+        Self::written(kind, numbers, is_signed, Some(time))
+    }
+
+    fn written(kind: StateType, numbers: &[f32], is_signed: bool, time: Option<usize>) -> Self {
         let mut moment = Self::zeros(kind, numbers.len(), is_signed);
         let blocks = moment.parts(1).into_iter().zip(numbers.chunks(BLOCK));
-        blocks.for_each(|(mut block, numbers)| block.write(0, numbers));
+        blocks.for_each(|(mut block, numbers)| block.write(0, numbers, time));
         moment
     }
 
@@ -162,16 +171,19 @@ impl Part<'_> {
         }
     }
 
-    /// Writes the block of this number.
-    pub(super) fn write(&mut self, block: usize, numbers: &[f32]) {
+    /// Writes the block of this number: rounded to the nearest, or in a step, of which the time is given, by chance where
+    /// the nearest would lose what a step adds.
+    pub(super) fn write(&mut self, block: usize, numbers: &[f32], time: Option<usize>) {
         let from = block * BLOCK;
         match self {
             Self::Wide(all) => all[from..from + numbers.len()].copy_from_slice(numbers),
             Self::Bf16(all) => {
                 let all = &mut all[from..from + numbers.len()];
-                all.iter_mut()
-                    .zip(numbers)
-                    .for_each(|(to, x)| *to = bf16::from_f32(*x));
+                let pairs = all.iter_mut().zip(numbers);
+                match time {
+                    None => pairs.for_each(|(to, x)| *to = bf16::from_f32(*x)),
+                    Some(time) => pairs.for_each(|(to, x)| *to = by_chance(*x, time as u32)),
+                }
             }
             Self::Int8 {
                 codes,
@@ -183,6 +195,23 @@ impl Part<'_> {
             }
         }
     }
+}
+
+/// A number rounded up or down, the likelier the nearer, so that many steps come out right on average.
+///
+/// bf16 has eight bits: a second moment that keeps 0.999 of itself would stay what it is if it was rounded to the nearest.
+/// The chance is drawn from the number's own bits and the time, so that it is the same wherever the element is stored.
+#[inline(always)]
+fn by_chance(x: f32, time: u32) -> bf16 {
+    if !x.is_finite() {
+        return bf16::from_f32(x);
+    }
+    let bits = x.to_bits();
+    let mut draw = bits ^ time.wrapping_mul(0x9e37_79b9);
+    draw = (draw ^ (draw >> 16)).wrapping_mul(0x85eb_ca6b);
+    draw = (draw ^ (draw >> 13)).wrapping_mul(0xc2b2_ae35);
+    draw ^= draw >> 16;
+    bf16::from_bits((bits.wrapping_add(draw & 0xffff) >> 16) as u16)
 }
 
 /// The number of a code.

@@ -132,3 +132,29 @@ fn records_are_those_of_adamw() {
     }
     let _: ModuleOptimizer = LowBitAdamWConfig::new(StateType::Bf16).init();
 }
+
+/// A step keeps 0.999 of the second moment, which is nearer to 1 than bf16 can say.
+#[test]
+fn second_moments_fall_as_slowly_as_they_should() {
+    for kind in KINDS {
+        let adamw = LowBitAdamWConfig::new(kind).build();
+        let n = 1000;
+        let ones = tensor(n, |i| 1.0 + i as f32 / 1000.0, DType::F32);
+        let (mut x, mut state) = adamw.step(0.01, ones.clone(), ones.clone(), None);
+        for _ in 0..1000 {
+            (x, state) = adamw.step(0.01, x, ones.zeros_like(), state);
+        }
+        let mut sink = StateSink::default();
+        state.unwrap().state_flatten("p", &mut sink);
+        let second = sink.tensors.pop().unwrap().1;
+        let wanted = ones.into_data();
+        let wanted = wanted
+            .iter::<f32>()
+            .map(|g| 1e-3 * g * g * 0.999f32.powi(1000));
+        let (found, wanted): (f32, f32) = (second.iter::<f32>().sum(), wanted.sum());
+        assert!(
+            (found / wanted - 1.0).abs() < 0.02,
+            "{kind}: {found} for {wanted}"
+        );
+    }
+}
