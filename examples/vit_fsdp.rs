@@ -14,13 +14,14 @@ use burn::module::Module;
 use burn_dist::data::Loader;
 use burn_dist::launch::exit_code;
 use burn_dist::nn::loss::cross_entropy_sum;
+use burn_dist::optim::Ema;
 use burn_dist::telemetry::{Phase, Tracked};
 use burn_dist::{Error, Result, World};
 use burn_dist_models::Vit;
 use burn_dist_models::data::ImageBatch;
 use burn_dist_models::hf::with_classes;
 use burn_dist_models::run::{
-    CommandLine, Images, VitArgs, Work, adamw, evaluate, parse, same_arguments, same_classes,
+    CommandLine, Images, VitArgs, Work, evaluate, parse, same_arguments, same_classes,
     shard_pretrained,
 };
 use burn_dist_models::vit::hf_name;
@@ -70,13 +71,19 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
         .lora
         .strategy(world, strategy, &model, adapters.as_ref(), drawn)?;
     let plan = strategy.plan(&model, world.size())?;
-    let plan = plan.for_micro_batches(run.passes(world));
+    let plan = run
+        .optimizer
+        .plan(plan)
+        .for_micro_batches(run.passes(world));
     let mut meter = run.meter(world, &args.name(), (args, &line.config), &plan)?;
     let model = shard_pretrained(world, strategy, model, weights.as_ref())?;
     let mut model = run.lora.load(world, model, adapters.as_ref())?;
 
     // (3) Any element-wise Burn optimizer steps the shards; this one in one pass. Others are refused.
-    let mut optimizer = world.optimizer(adamw(run.weight_decay), &model)?;
+    // Biases and norms do not decay, and with --layer-decay the first blocks learn the least.
+    let (mut optimizer, rates) = run.optimizer.of(world, &model, "blocks.*")?;
+    // With --ema, what is scored and exported.
+    let mut ema = run.optimizer.average(world, &model)?;
 
     // The program's own part of a save: which samples were seen, the loss scale, which is 1
     // except in f16, and how the classes are numbered.
@@ -85,8 +92,8 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
     let mut best_epoch = run.best_epoch(None)?;
     if let Some(folder) = run.resumes(world)? {
         let (progress, saved, named, best);
-        (model, optimizer, (progress, saved, named, best)) =
-            world.load(folder, model, optimizer)?;
+        (model, optimizer, ema, (progress, saved, named, best)) =
+            run.load(world, folder, (model, optimizer), ema)?;
         scaler = run.scaler(Some(saved));
         same_classes(named, &classes)?;
         steps.resume(&progress)?;
@@ -130,16 +137,32 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
             // Clipped by the norm of the whole model; Burn's own optimizer steps the shards.
             let rate = run.rate(&steps);
             let (stepped, norm) = meter.time(Phase::Optimizer, || {
-                run.update(&mut scaler, gradients, &mut optimizer, rate, model)
+                run.update(
+                    &mut scaler,
+                    gradients,
+                    &mut optimizer,
+                    rates.at(rate),
+                    model,
+                )
             })?;
             model = stepped;
+            // A step that the loss scaler has skipped is none for the average either.
+            if let Some(ema) = ema.as_mut().filter(|_| norm.is_some()) {
+                ema.update(&model)?;
+            }
             steps.advance();
             meter.step(rate, norm)?;
 
             // (5) After SIGTERM or Ctrl-C on any rank, all save at the end of the step and return.
             if world.should_stop()? {
                 let state = (steps.progress(), &scaler, &classes, &best_epoch);
-                run.checkpoint(world, steps.done(), (&model, &optimizer), None, &state)?;
+                run.checkpoint(
+                    world,
+                    steps.done(),
+                    (&model, &optimizer, ema.as_ref()),
+                    None,
+                    &state,
+                )?;
                 run.wait_for_save(world)?;
                 return meter.stop(steps.done(), run.save.as_deref());
             }
@@ -153,7 +176,8 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
             Some(held_out) => ("validation", held_out),
             None => ("test", &test),
         };
-        let scores = meter.evaluation(|| evaluated(&model, scored))?;
+        let scores =
+            meter.evaluation(|| evaluated(ema.as_ref().map_or(&model, Ema::model), scored))?;
         let score = scores.as_ref().map(|scores| run.monitor.of(scores));
         let is_best = match &scores {
             Some(scores) => best_epoch.update(world, scores)?,
@@ -161,7 +185,13 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
         };
         // (6) Every rank writes its shards while training goes on. If one is killed meanwhile, the save before remains.
         let state = (steps.progress(), &scaler, &classes, &best_epoch);
-        run.checkpoint(world, steps.done(), (&model, &optimizer), score, &state)?;
+        run.checkpoint(
+            world,
+            steps.done(),
+            (&model, &optimizer, ema.as_ref()),
+            score,
+            &state,
+        )?;
         let Some(scores) = scores else {
             return meter.stop(steps.done(), run.save.as_deref());
         };
@@ -173,6 +203,7 @@ fn train(line: &CommandLine<VitArgs>, world: &World) -> Result<()> {
         }
     }
 
+    let model = ema.map_or(model, Ema::into_model);
     let model = run.best_model(world, model)?;
     let last = match last {
         Some(scores) if !run.tests_at_end() => Some(scores),

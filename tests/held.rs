@@ -10,6 +10,7 @@ use burn::optim::AdamWConfig;
 use burn::tensor::{DType, Device, Tensor};
 use burn_dist::comm::{Reduce, SpanMut};
 use burn_dist::nn::loss::cross_entropy_sum;
+use burn_dist::optim::{LowBitAdamWConfig, StateType};
 use burn_dist::telemetry::{Tracked, live_bytes};
 use burn_dist::{Result, Strategy, World};
 use burn_dist_models::VitConfig;
@@ -41,7 +42,7 @@ fn held(
     world: &World,
     strategy: &Strategy,
     config: &VitConfig,
-    steps: usize,
+    (steps, states): (usize, Option<StateType>),
 ) -> Result<(f64, f64)> {
     let device = world.device();
     let images = |device: &Device| -> Tensor<4> {
@@ -60,8 +61,15 @@ fn held(
     let start = read(world)?;
     let model = config.init(&device).unwrap();
     let plan = strategy.plan(&model, world.size())?;
+    let (plan, optimizer) = match states {
+        Some(states) => (
+            plan.for_states(states),
+            LowBitAdamWConfig::new(states).init(),
+        ),
+        None => (plan, AdamWConfig::new().init()),
+    };
     let mut model = strategy.clone().shard(model, world)?;
-    let mut optimizer = world.optimizer(AdamWConfig::new().init(), &model)?;
+    let mut optimizer = world.optimizer(optimizer, &model)?;
     for _ in 0..steps {
         let mut sums = world.accumulate(&model)?.micro_batches(2);
         for _ in 0..2 {
@@ -79,11 +87,20 @@ fn held(
 
 #[test]
 fn memory_between_steps_is_as_planned() {
+    as_planned(&[VitConfig::tiny(10), VitConfig::cifar(10)], None);
+    let few = [StateType::Bf16, StateType::Int8];
+    for states in few {
+        as_planned(&[VitConfig::cifar(10)], Some(states));
+    }
+}
+
+fn as_planned(configs: &[VitConfig], states: Option<StateType>) {
     let mut failed = Vec::new();
-    for config in [VitConfig::tiny(10), VitConfig::cifar(10)] {
+    for config in configs {
         for size in [1, 2, 3] {
             for strategy in oracle::strategies(size) {
-                let run = |world: World| held(&world, &strategy, &config, 3);
+                let strategy = strategy.block_aligned(states.map_or(1, StateType::block));
+                let run = |world: World| held(&world, &strategy, config, (3, states));
                 let (held, planned) = ranks(size).run(run).unwrap()[0];
                 let beside = held - planned;
                 println!(

@@ -18,6 +18,9 @@ const PARAMETER_ALIGN: usize = 64;
 /// Every rank's shard starts at a multiple of this.
 const SHARD_ALIGN: usize = 16;
 
+/// What the blocks of [`units`] are multiples of: whole alignments of any type.
+pub const BLOCK_MULTIPLE: usize = 64;
+
 /// A parameter, as far as the layout cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
@@ -128,7 +131,10 @@ impl UnitLayout {
 }
 
 /// Lays out the units of a model over `ranks`, in the order in which they first appear.
-pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
+///
+/// Where a unit is sharded, parameters and shards begin at multiples of `block` elements, so that no block of a parameter,
+/// counted from its start, lies on two ranks. 1 asks for nothing; any other is a multiple of [`BLOCK_MULTIPLE`].
+pub fn units(parameters: &[Parameter], ranks: usize, block: usize) -> Vec<UnitLayout> {
     let key = |p: &Parameter| (p.trainable, p.replicated, p.dtype.name().to_string());
     let mut order: Vec<&Parameter> = Vec::new();
     let mut members: BTreeMap<_, Vec<&Parameter>> = BTreeMap::new();
@@ -156,7 +162,9 @@ pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
             let kind = if *trainable { "trainable" } else { "frozen" };
             name.push_str(&format!(" ({replicated}{kind} {})", dtype.name()));
         }
-        let aligned = |offset: usize| offset.next_multiple_of(PARAMETER_ALIGN / dtype.size());
+        let block = if ranks == 1 { 1 } else { block };
+        let multiple = |bytes: usize| (bytes / dtype.size()).max(block);
+        let aligned = |offset: usize| offset.next_multiple_of(multiple(PARAMETER_ALIGN));
         let mut end = 0;
         let slots = group
             .iter()
@@ -184,7 +192,7 @@ pub fn units(parameters: &[Parameter], ranks: usize) -> Vec<UnitLayout> {
             shard_len: if ranks == 1 {
                 end
             } else {
-                shard_len.next_multiple_of(SHARD_ALIGN / dtype.size())
+                shard_len.next_multiple_of(multiple(SHARD_ALIGN))
             },
         }
     };
@@ -232,8 +240,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_element_has_one_owner(parameters in model(), ranks in 1usize..9) {
-            let units = units(&parameters, ranks);
+        fn every_element_has_one_owner(parameters in model(), ranks in 1usize..9, blocks in 0usize..5) {
+            let block = (64 * blocks).max(1);
+            let units = units(&parameters, ranks, block);
             let total: usize = units.iter().map(|u| u.slots.len()).sum();
             prop_assert_eq!(total, parameters.len());
             for unit in &units {
@@ -245,6 +254,7 @@ mod tests {
                         prop_assert_eq!(shard.len(), range.len());
                         prop_assert!(range.end <= unit.shard_len);
                         if !shard.is_empty() {
+                            prop_assert_eq!(shard.start % if unit.ranks == 1 { 1 } else { block }, 0);
                             prop_assert_eq!(shard.start, next);
                             next = shard.end;
                         }
@@ -256,7 +266,7 @@ mod tests {
 
         #[test]
         fn slots_are_aligned_and_apart(parameters in model(), ranks in 1usize..9) {
-            for unit in units(&parameters, ranks) {
+            for unit in units(&parameters, ranks, 1) {
                 for pair in unit.slots.windows(2) {
                     prop_assert!(pair[0].offset + pair[0].len <= pair[1].offset);
                 }
@@ -276,6 +286,7 @@ mod tests {
         let units = units(
             &[parameter(0, 1, &[3], true), parameter(1, 1, &[5], false)],
             2,
+            1,
         );
         let names: Vec<_> = units.iter().map(|u| &*u.name).collect();
         assert_eq!(names, ["u1 (trainable f32)", "u1 (frozen f32)"]);
@@ -283,7 +294,7 @@ mod tests {
 
     #[test]
     fn more_ranks_than_elements_leave_empty_shards() {
-        let unit = &units(&[parameter(0, 1, &[1], true)], 4)[0];
+        let unit = &units(&[parameter(0, 1, &[1], true)], 4, 1)[0];
         let shards: Vec<_> = (0..4).map(|r| unit.shard_range(0, r).len()).collect();
         assert_eq!(shards, [1, 0, 0, 0]);
     }

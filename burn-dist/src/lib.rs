@@ -64,7 +64,8 @@
 //! | [`Precision`], [`GradScaler`] | types of gathers, reductions and outputs; loss scaling for f16 |
 //! | [`Shadow`] | one plain device beside the sharded run, for [`World::shadow`] |
 //! | [`Noise`] | random numbers and dropout that come out the same again |
-//! | [`nn`], [`optim`] | operations and optimizers in one pass, for CPUs (feature `nn`, on by default) |
+//! | [`nn`] | operations in one pass, for CPUs (feature `nn`, on by default) |
+//! | [`optim`] | groups of parameters, decays of the rate; optimizers in one pass |
 //! | [`shard`] | the engine |
 //! | [`weights`] | from and to Hugging Face's files, a rank its own shards |
 //! | [`data`], [`training`] | sampler and loader; the loop's steps, learning rate, best score |
@@ -93,6 +94,7 @@ mod lora;
 pub mod nn;
 mod noise;
 mod numbers;
+pub mod optim;
 mod pattern;
 mod plan;
 mod precision;
@@ -137,9 +139,6 @@ pub fn features() -> Vec<&'static str> {
     on.map(|(name, _)| name).collect()
 }
 
-#[cfg(feature = "nn")]
-#[doc(inline)]
-pub use burn_dist_nn::optim;
 pub use error::{CallLabel, Error, Result};
 pub use host::name as host_name;
 pub use launch::launch;

@@ -1,8 +1,8 @@
 //! What a strategy implies for a model, computed without running anything.
 
 use crate::comm::Op;
-use crate::error::Result;
-use crate::layout::{Parameter, UnitLayout, units};
+use crate::error::{Error, Result};
+use crate::layout::{BLOCK_MULTIPLE, Parameter, UnitLayout, units};
 use crate::strategy::{ReduceAt, Reshard, Strategy};
 use burn::tensor::DType;
 use std::fmt;
@@ -27,6 +27,20 @@ pub struct Plan {
     shard_group_size: usize,
     units: Vec<UnitLayout>,
     micro_batches: usize,
+    /// The type of AdamW's states, if not that of parameters.
+    states: Option<States>,
+}
+
+/// A type of an optimizer's states.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(feature = "nn"),
+    expect(dead_code, reason = "made for the optimizers of nn")
+)]
+struct States {
+    name: &'static str,
+    /// The bytes of so many elements, the first of which begins a block.
+    bytes: fn(usize) -> usize,
 }
 
 /// Bytes per rank, by what they are for.
@@ -63,12 +77,18 @@ pub struct Traffic {
 impl Plan {
     pub(crate) fn new(strategy: &Strategy, parameters: &[Parameter], size: usize) -> Result<Self> {
         let shard_group_size = strategy.shard_group_size(size)?;
+        let block = strategy.block;
+        if block != 1 && (block == 0 || !block.is_multiple_of(BLOCK_MULTIPLE)) {
+            let expected = format!("1 or a multiple of {BLOCK_MULTIPLE}");
+            return Err(Error::config("Strategy::block_aligned", expected, block));
+        }
         Ok(Self {
             strategy: strategy.clone(),
             size,
             shard_group_size,
-            units: units(parameters, shard_group_size),
+            units: units(parameters, shard_group_size, block),
             micro_batches: 1,
+            states: None,
         })
     }
 
@@ -77,6 +97,50 @@ impl Plan {
         Self {
             micro_batches,
             ..self
+        }
+    }
+
+    /// The same plan for an AdamW that keeps its states in a type of few bits.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::{Strategy, optim::StateType};
+    ///
+    /// let model = LinearConfig::new(512, 512).init(&Device::flex());
+    /// let plan = Strategy::fsdp().block_aligned(256).plan(&model, 2)?;
+    /// let wide = plan.memory().optimizer;
+    /// let narrow = plan.for_states(StateType::Int8).memory().optimizer;
+    /// assert!(narrow < wide / 3);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    #[cfg(feature = "nn")]
+    pub fn for_states(self, states: burn_dist_nn::optim::StateType) -> Self {
+        use burn_dist_nn::optim::StateType;
+        let states = match states {
+            StateType::Bf16 => States {
+                name: "bf16",
+                bytes: |elements| StateType::Bf16.bytes(elements),
+            },
+            StateType::Int8 => States {
+                name: "int8",
+                bytes: |elements| StateType::Int8.bytes(elements),
+            },
+        };
+        Self {
+            states: Some(states),
+            ..self
+        }
+    }
+
+    /// Bytes of the optimizer's states of a unit on a rank.
+    fn states(&self, unit: &UnitLayout) -> usize {
+        match self.states {
+            None => 2 * unit.bytes() / unit.ranks,
+            // Blocks are counted from the start of each parameter.
+            Some(States { bytes, .. }) if unit.ranks == 1 => {
+                2 * unit.slots.iter().map(|s| bytes(s.len)).sum::<usize>()
+            }
+            Some(States { bytes, .. }) => 2 * bytes(unit.shard_len),
         }
     }
 
@@ -183,7 +247,10 @@ impl Plan {
                 ReduceAt::Step => sum(&|u| u.trainable),
                 ReduceAt::Backward => share(&|u| u.trainable),
             },
-            optimizer: 2 * share(&|u| u.trainable),
+            optimizer: {
+                let trained = self.units.iter().filter(|u| u.trainable);
+                trained.map(|u| self.states(u)).sum()
+            },
             transient,
         }
     }
@@ -372,9 +439,11 @@ impl fmt::Display for Plan {
         let memory = self.memory();
         writeln!(
             f,
-            "  memory per rank: parameters {} + gradients {} + AdamW {} + in flight {} = {}",
+            "  memory per rank: parameters {} + gradients {} + AdamW{} {} + in flight {} = {}",
             readable(memory.parameters),
             readable(memory.gradients),
+            self.states
+                .map_or(String::new(), |states| format!(" in {}", states.name)),
             readable(memory.optimizer),
             readable(memory.transient),
             readable(memory.total())

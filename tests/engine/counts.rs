@@ -142,7 +142,8 @@ fn clip_norm_all_reduces_one_scalar_where_parameters_are_sharded() {
 #[test]
 fn accumulation_causes_the_planned_traffic() {
     for size in 2..=4 {
-        for strategy in oracle::strategies(size) {
+        let aligned = Strategy::fsdp().block_aligned(256);
+        for strategy in oracle::strategies(size).into_iter().chain([aligned]) {
             for k in [1, 2, 3] {
                 let step = |world: World| {
                     let model = strategy
@@ -277,6 +278,9 @@ fn padding_of_vit_base_is_below_its_bound() {
     assert_eq!(plan.parameters(), 86_567_656);
     assert_eq!(plan.units().len(), 13);
     assert!(plan.padding() < 0.03, "{}", plan.padding());
+    let aligned = Strategy::fsdp().block_aligned(256);
+    let padding = aligned.plan(&model, 8).unwrap().padding();
+    assert!(padding < 0.0001, "{padding}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod oracle;
 mod reference;
 
 mod absent;
+mod averages;
 mod batch_norm;
 mod bert_golden;
 mod checked_units;
@@ -32,6 +33,7 @@ mod parity;
 mod parts;
 mod passes;
 mod quantized;
+mod same_gradients;
 mod summary;
 mod units;
 mod vit_golden;

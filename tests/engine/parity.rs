@@ -50,7 +50,8 @@ fn check(float: FloatDType, gradients: f64, parameters: f64) {
     for (name, optimizer) in [("adamw", adamw()), ("sgd", SgdConfig::new().init())] {
         let expected = reference(&model, dtype, optimizer.clone());
         for size in 1..=4 {
-            for strategy in oracle::strategies(size) {
+            let aligned = Strategy::fsdp().block_aligned(64);
+            for strategy in oracle::strategies(size).into_iter().chain([aligned]) {
                 let what = format!("{strategy} at world {size} with {name}");
                 let traces = Threads::new(size)
                     .run(|world| {

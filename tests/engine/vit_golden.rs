@@ -1,6 +1,6 @@
 //! The Vision Transformer, sharded, against Hugging Face's on one device with the whole batch.
 
-use crate::golden::subject::VitTiny;
+use crate::golden::subject::{VitGroupsTiny, VitTiny};
 use crate::reference::{agrees_in_f32, agrees_in_f64};
 
 #[test]
@@ -11,4 +11,14 @@ fn every_strategy_agrees_in_f32() {
 #[test]
 fn every_strategy_agrees_in_f64() {
     agrees_in_f64::<VitTiny>();
+}
+
+#[test]
+fn groups_with_layer_decay_agree_in_f32() {
+    agrees_in_f32::<VitGroupsTiny>();
+}
+
+#[test]
+fn groups_with_layer_decay_agree_in_f64() {
+    agrees_in_f64::<VitGroupsTiny>();
 }

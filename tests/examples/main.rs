@@ -9,6 +9,7 @@ mod gpt;
 #[cfg(feature = "images")]
 mod images;
 mod minimal;
+mod optimizer;
 mod options;
 mod records;
 mod run;

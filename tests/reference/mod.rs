@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
-use crate::golden::alone::{named, optimizer, tensors};
+use crate::golden::alone::{named, tensors};
 use crate::golden::subject::Subject;
 use crate::golden::wanted::{self, Figures, Wanted, compare};
 use crate::golden::{Golden, alone};
@@ -36,7 +36,8 @@ fn train<S: Subject>(
     let device = world.device();
     let mine = share(golden.number("batch") as usize, world);
     let mut model = strategy.shard(S::model(golden, dtype, &device), world)?;
-    let mut optimizer = world.optimizer(optimizer(golden), &model)?;
+    let (optimizer, rates) = S::optimizer(golden, &model);
+    let mut optimizer = world.optimizer(optimizer, &model)?;
 
     let (mut first_logits, mut figures) = (Vec::new(), Figures::new());
     for step in 0..golden.number("steps") as usize {
@@ -62,7 +63,7 @@ fn train<S: Subject>(
             first_logits = logits.try_to_vec().unwrap();
             figures.extend(named("grads", whole));
         }
-        model = optimizer.step(golden.number("optimizer.lr"), model, gradients);
+        model = optimizer.step(rates.at(golden.number("optimizer.lr")), model, gradients);
     }
     figures.extend(named("after", gathered::<S>(world, &model)?));
     Ok((first_logits, figures))

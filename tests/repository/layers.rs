@@ -154,6 +154,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("telemetry", &["trace", "world"]),
     row("finite", &["error", "comm", "shard/memory", "shard/model"]),
     row("scaler", &["error", "shard/step"]),
+    row("optim", &["error", "shard/model"]),
     row(
         "checkpoint",
         &[
@@ -171,6 +172,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "shard/memory",
             "shard/model",
             "finite",
+            "optim",
         ],
     ),
     row(

@@ -7,6 +7,7 @@ use super::report::LoadReport;
 use super::storage::{Fingerprint, Storage, fingerprint, latest_fingerprint, open};
 use super::writer::Writer;
 use crate::error::{Error, Result};
+use crate::optim::{Ema, EmaProgress};
 use crate::shard::map_tensors;
 use crate::world::World;
 use burn::module::Module;
@@ -240,6 +241,16 @@ impl OpenSave {
             let (state, targets) = open.targets(name, &model, false)?;
             open.fill(name, model, state, targets)
         })
+    }
+
+    /// Loads a moving average, made as for a start without a save; its rate may be another one.
+    ///
+    /// # Errors
+    /// As [`weights`](Self::weights) and [`state`](Self::state): [`Error::File`] if the save has no average of that name.
+    pub fn average<M: Module>(&mut self, name: &str, average: Ema<M>) -> Result<Ema<M>> {
+        let model = self.weights(name, average.model().clone())?;
+        let progress: EmaProgress = self.state(name)?;
+        Ok(average.resumed(model, progress))
     }
 
     /// Loads a state.

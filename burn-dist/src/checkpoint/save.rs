@@ -3,6 +3,7 @@
 use super::format::UserState;
 use super::part::Snapshot;
 use crate::error::{Error, Result};
+use crate::optim::Ema;
 use crate::world::World;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
@@ -113,6 +114,18 @@ impl<'a> Save<'a> {
     /// With a sharded model without an optimizer: a teacher, an average of weights.
     pub fn weights<M: Module + 'static>(self, name: impl Into<String>, model: &'a M) -> Self {
         self.part(name, move |name, of| Snapshot::of(name, model, None, of))
+    }
+
+    /// With a moving average of a model: its parameters as [`weights`](Self::weights), and how often it was updated as a
+    /// [`state`](Self::state), both of this name.
+    pub fn average<M: Module + 'static>(
+        self,
+        name: impl Into<String>,
+        average: &'a Ema<M>,
+    ) -> Self {
+        let name = name.into();
+        self.weights(name.clone(), average.model())
+            .state(name, average.progress())
     }
 
     /// With anything that serde can write as JSON: the epoch, a schedule, a loss scaler.

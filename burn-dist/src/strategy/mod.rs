@@ -21,14 +21,13 @@
 
 mod combination;
 mod options;
+mod spelling;
 
 use crate::error::{Error, Result};
 use crate::lora::LoraConfig;
 use crate::pattern::names_unit;
 use crate::precision::Precision;
 use serde::Serialize;
-use std::fmt;
-use std::str::FromStr;
 
 /// When a gathered unit is resharded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -98,6 +97,8 @@ pub struct Strategy {
     pub(crate) lora: Option<LoraConfig>,
     /// Steps between two comparisons of replicas; none if 0.
     pub(crate) check_every: usize,
+    /// Elements of a parameter that stay on one rank together; 1 for any.
+    pub(crate) block: usize,
     /// Whether units are compared with plain Burn; as the build and the environment say if none.
     pub(crate) check_units: Option<bool>,
 }
@@ -122,6 +123,7 @@ impl Strategy {
             ignored: Vec::new(),
             lora: None,
             check_every: 100,
+            block: 1,
             check_units: None,
         }
     }
@@ -273,6 +275,34 @@ impl Strategy {
         self
     }
 
+    /// Shards parameters at multiples of `block` elements, for an optimizer that keeps its states in blocks.
+    ///
+    /// A parameter and each rank's part of it begin at such a multiple, so a block counted from the start of a parameter
+    /// lies on one rank, and a step has the same bits on any number of them:
+    /// [`LowBitAdamW`](crate::optim::LowBitAdamW) in eight bits has blocks of 256. Saves load with and without it.
+    ///
+    /// # Cost
+    /// Padding: less than `block` elements a parameter, and less than `block` times the ranks at the end of a unit, which
+    /// [`Plan::padding`](crate::Plan::padding) counts. 0.004 % of ViT-B/16 on 8 ranks, 3 % of a model 192 wide on 64.
+    ///
+    /// # Errors
+    /// [`plan`](Self::plan) and [`shard`](Self::shard) refuse a block that is no multiple of 64.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::Strategy;
+    ///
+    /// let layer = LinearConfig::new(100, 30).init(&Device::flex());
+    /// let plan = Strategy::fsdp().block_aligned(256).plan(&layer, 4)?;
+    /// assert!((0..4).all(|rank| plan.units()[0].shard_range(0, rank).start % 256 == 0 || rank == 3));
+    /// assert!(Strategy::fsdp().block_aligned(100).plan(&layer, 4).is_err());
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn block_aligned(mut self, block: usize) -> Self {
+        self.block = block;
+        self
+    }
+
     /// Computes, communicates and returns in other types than those that are stored.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
@@ -384,62 +414,6 @@ impl Strategy {
         match self.over {
             ShardOver::Group(group) => format!("{}:{group}", self.name),
             _ => self.name.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for Strategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.full_name())?;
-        if !self.precision.is_full() {
-            write!(f, " in {}", self.precision)?;
-        }
-        if self.recompute {
-            f.write_str(", recomputed")?;
-        }
-        if self.no_sync {
-            f.write_str(", no_sync")?;
-        }
-        if !self.reshard_after_backward {
-            f.write_str(", kept between micro-batches")?;
-        }
-        if let Some(group) = self.reshard_after_forward {
-            write!(f, ", resharded after forward over {group}")?;
-        }
-        if let Some(elements) = self.persistence_threshold {
-            write!(f, ", whole up to {elements} elements")?;
-        }
-        if let Some(block) = self.quantized_gathers {
-            write!(f, ", gathered as int8 in blocks of {block}")?;
-        }
-        if !self.absent.is_empty() {
-            write!(f, ", gradients absent in {}", self.absent.join(" and "))?;
-        }
-        match &self.lora {
-            Some(lora) => write!(f, ", {lora}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl FromStr for Strategy {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "single" => Ok(Self::single()),
-            "ddp" => Ok(Self::ddp()),
-            "zero1" => Ok(Self::zero1()),
-            "zero2" => Ok(Self::zero2()),
-            "fsdp" | "zero3" => Ok(Self::fsdp()),
-            _ => match text.strip_prefix("hybrid:").map(str::parse) {
-                Some(Ok(group)) => Ok(Self::hybrid(group)),
-                _ => Err(Error::config(
-                    "strategy",
-                    "single, ddp, zero1, zero2, fsdp or hybrid:N (N ranks a group)",
-                    text,
-                )),
-            },
         }
     }
 }

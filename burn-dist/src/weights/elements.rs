@@ -180,7 +180,7 @@ mod tests {
                 replicated: false,
             };
             let both = [parameter("before", before), parameter("this", rows * columns)];
-            let layout = &units(&both, ranks)[0];
+            let layout = &units(&both, ranks, 1)[0];
             let mut found = Vec::new();
             for rank in 0..ranks {
                 let range = layout.shard_range(1, rank);

@@ -2,8 +2,10 @@
 
 use super::values::{at_least_1, bound, probability, rate, share};
 use super::{
-    BestEpoch, LogArgs, LoraArgs, Monitor, ScheduleKind, ShardingArgs, WeightArgs, global_batch,
+    BestEpoch, LogArgs, LoraArgs, Monitor, OptimizerArgs, ScheduleKind, ShardingArgs, WeightArgs,
+    global_batch,
 };
+use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
@@ -98,10 +100,6 @@ pub struct RunArgs {
     #[arg(long, alias = "warm-up", value_name = "SHARE", default_value_t = 0.1, value_parser = probability)]
     pub warmup: f64,
 
-    /// How much weights decay in a step, times the learning rate; biases and norms do not.
-    #[arg(long, default_value_t = 0.01, value_parser = rate)]
-    pub weight_decay: f64,
-
     /// Threads of each rank that read and decode samples ahead.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_1)]
     pub num_workers: usize,
@@ -121,6 +119,9 @@ pub struct RunArgs {
     /// Memory for less traffic.
     #[command(flatten)]
     pub sharding: ShardingArgs,
+    /// Decay of weights and of rates.
+    #[command(flatten)]
+    pub optimizer: OptimizerArgs,
 
     /// The records of the run.
     #[command(flatten)]
@@ -161,9 +162,10 @@ impl RunArgs {
             .seed(self.seed)
     }
 
-    /// The strategy, in the precision, with the recomputation and with the options these arguments ask for.
+    /// The strategy, in the precision, with the recomputation, the options and the blocks these arguments ask for.
     pub fn strategy(&self) -> Strategy {
         let strategy = self.sharding.on(self.strategy.clone());
+        let strategy = self.optimizer.strategy(strategy);
         strategy.precision(self.precision).recompute(self.recompute)
     }
 
@@ -202,7 +204,7 @@ impl RunArgs {
         scaler: &mut GradScaler,
         gradients: ShardedGradients,
         optimizer: &mut ModuleOptimizer,
-        rate: f64,
+        rate: impl Into<ModuleLearningRate>,
         model: M,
     ) -> Result<(M, Option<f64>)> {
         let Some(gradients) = scaler.unscale(gradients)? else {

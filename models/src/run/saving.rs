@@ -4,9 +4,14 @@ use super::RunArgs;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn_dist::checkpoint::{Checkpointer, Keep, Save, Which, folder_of_saves};
+use burn_dist::optim::Ema;
 use burn_dist::{Error, Result, World};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::path::Path;
+
+/// The name of the average in saves.
+const AVERAGE: &str = "ema";
 
 impl RunArgs {
     /// Tries the places that this run will write to, and claims that of its saves. Collective.
@@ -61,7 +66,7 @@ impl RunArgs {
         &self,
         world: &World,
         step: usize,
-        (model, optimizer): (&M, &ModuleOptimizer),
+        (model, optimizer, average): (&M, &ModuleOptimizer, Option<&Ema<M>>),
         score: Option<f64>,
         state: &S,
     ) -> Result<()> {
@@ -69,11 +74,41 @@ impl RunArgs {
             return Ok(());
         };
         let save = Save::new(step as u64).model("model", model, optimizer);
+        let save = match average {
+            Some(average) => save.average(AVERAGE, average),
+            None => save,
+        };
         // Not a number is never the best.
         let save = save.metric(self.monitor.name(), score.unwrap_or(f64::NAN));
         saves
             .save_in_background(save.state("state", state))
             .map(drop)
+    }
+
+    /// Goes on from the last save of a folder: model, optimizer, average and the program's state come back. Collective.
+    ///
+    /// # Errors
+    /// As [`World::load`]; [`Error::User`] for a save with an average if this run keeps none.
+    pub fn load<M: Module, S: DeserializeOwned>(
+        &self,
+        world: &World,
+        folder: &Path,
+        (model, optimizer): (M, ModuleOptimizer),
+        average: Option<Ema<M>>,
+    ) -> Result<(M, ModuleOptimizer, Option<Ema<M>>, S)> {
+        let mut save = world.open_save(folder, Which::Latest)?;
+        if average.is_none() && save.models().any(|name| name == AVERAGE) {
+            return Err(Error::user(format!(
+                "{} holds an average of the parameters: go on with the --ema of that run",
+                folder.display()
+            )));
+        }
+        let (model, optimizer) = save.model("model", model, optimizer)?;
+        let average = average.map(|average| save.average(AVERAGE, average));
+        let average = average.transpose()?;
+        let state = save.state("state")?;
+        save.finish()?;
+        Ok((model, optimizer, average, state))
     }
 
     /// Waits until the last save is durable. Collective.
@@ -109,7 +144,8 @@ impl RunArgs {
             Some(folder) if self.load_best_model_at_end => {
                 self.wait_for_save(world)?;
                 let mut best = world.open_save(folder, Which::Best)?;
-                let model = best.weights("model", model)?;
+                let name = self.optimizer.ema.map_or("model", |_| AVERAGE);
+                let model = best.weights(name, model)?;
                 if world.is_chief() {
                     log::info!("the best model is that of step {}", best.step());
                 }

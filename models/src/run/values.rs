@@ -24,6 +24,14 @@ pub(super) fn rate(text: &str) -> std::result::Result<f64, String> {
     }
 }
 
+/// A factor by which something falls from step to step.
+pub(super) fn factor(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if factor > 0.0 && factor <= 1.0 => Ok(factor),
+        _ => Err("expected a number above 0 and at most 1".into()),
+    }
+}
+
 /// The norm to clip at.
 pub(super) fn bound(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {

@@ -4,27 +4,16 @@ use super::subject::Subject;
 use super::wanted::{Figures, Wanted, compare};
 use super::{Golden, wanted};
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Tensor};
-use burn_dist::optim::AdamWConfig;
 use std::marker::PhantomData;
-
-/// The reference's optimizer.
-pub fn optimizer(golden: &Golden) -> ModuleOptimizer {
-    AdamWConfig::new()
-        .with_beta_1(0.9)
-        .with_beta_2(0.999)
-        .with_epsilon(1e-8)
-        .with_weight_decay(golden.number("optimizer.weight_decay"))
-        .init()
-}
 
 /// Trains as the reference did.
 pub fn run<S: Subject>(golden: &Golden, dtype: DType, clip: Option<f64>) -> Figures {
     let device = Device::flex().autodiff();
     let samples = 0..golden.number("batch") as usize;
     let mut model = S::model(golden, dtype, &device);
-    let mut optimizer = optimizer(golden);
+    let (mut optimizer, rates) = S::optimizer(golden, &model);
     let mut figures = Figures::new();
     for step in 0..golden.number("steps") as usize {
         let logits = S::logits(&model, golden, samples.clone(), dtype, &device);
@@ -47,7 +36,7 @@ pub fn run<S: Subject>(golden: &Golden, dtype: DType, clip: Option<f64>) -> Figu
             figures.insert("logits".into(), logits.try_to_vec().unwrap());
             figures.extend(named("grads", tensors));
         }
-        model = optimizer.step(golden.number("optimizer.lr"), model, grads);
+        model = optimizer.step(rates.at(golden.number("optimizer.lr")), model, grads);
     }
     figures.extend(named("after", tensors::<S>(&model, None)));
     figures

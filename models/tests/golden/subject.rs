@@ -2,8 +2,10 @@
 
 use super::Golden;
 use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::ModuleOptimizer;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use burn_dist::nn::loss::{CrossEntropy, IGNORED, cross_entropy_sum};
+use burn_dist::optim::{AdamWConfig, Groups, LayerDecay};
 use burn_dist::weights::{Name, Weights};
 use burn_dist_models::bert::{self, Family, Tokens};
 use burn_dist_models::hf::HfName;
@@ -37,6 +39,11 @@ pub trait Subject {
         (cross_entropy_sum(logits, labels, None), count)
     }
 
+    /// The reference's optimizer, and the rates of its layers.
+    fn optimizer(golden: &Golden, _: &Self::Model) -> (ModuleOptimizer, LayerDecay) {
+        (adamw(golden).init(), LayerDecay::none())
+    }
+
     fn golden() -> Golden {
         // Tests run in their package's folder, wherever they were built.
         let folders = ["tests/golden", "../tests/golden"].map(std::path::Path::new);
@@ -46,9 +53,9 @@ pub trait Subject {
     }
 }
 
-/// An image classifier.
+/// An image classifier, stepped as one or in groups.
 #[derive(Debug)]
-pub struct VitTiny;
+pub struct ImagesTiny<const GROUPS: bool>;
 
 /// A classifier of texts, in the one shape or the other.
 #[derive(Debug)]
@@ -58,14 +65,33 @@ pub struct TextTiny<const DISTIL: bool>;
 #[derive(Debug)]
 pub struct WordsTiny<const DISTIL: bool>;
 
+pub type VitTiny = ImagesTiny<false>;
+pub type VitGroupsTiny = ImagesTiny<true>;
 pub type BertTiny = TextTiny<false>;
 pub type DistilTiny = TextTiny<true>;
 pub type BertLmTiny = WordsTiny<false>;
 pub type DistilLmTiny = WordsTiny<true>;
 
-impl Subject for VitTiny {
+impl<const GROUPS: bool> Subject for ImagesTiny<GROUPS> {
     type Model = Vit;
-    const FILE: &'static str = "vit_tiny";
+    const FILE: &'static str = if GROUPS {
+        "vit_groups_tiny"
+    } else {
+        "vit_tiny"
+    };
+
+    fn optimizer(golden: &Golden, model: &Vit) -> (ModuleOptimizer, LayerDecay) {
+        let config = adamw(golden);
+        if !GROUPS {
+            return (config.init(), LayerDecay::none());
+        }
+        let groups = Groups::of(model).unwrap();
+        let still = groups.no_decay().embeddings().group();
+        let none = config.clone().with_weight_decay(0.0).build();
+        let depths = groups.block_depths("blocks.*").unwrap();
+        let rates = groups.layer_decay(golden.number("optimizer.layer_decay"), depths);
+        (config.init().with_group(still, none, None), rates.unwrap())
+    }
 
     fn model(golden: &Golden, dtype: DType, device: &Device) -> Vit {
         let model = VitConfig::new(golden.size("num_labels"))
@@ -160,6 +186,15 @@ impl<const DISTIL: bool> Subject for WordsTiny<DISTIL> {
         let count = loss.weight(labels.clone(), None).into_scalar::<f32>() as usize;
         (loss.sum(logits, labels, None), count)
     }
+}
+
+/// The reference's settings.
+fn adamw(golden: &Golden) -> AdamWConfig {
+    AdamWConfig::new()
+        .with_beta_1(0.9)
+        .with_beta_2(0.999)
+        .with_epsilon(1e-8)
+        .with_weight_decay(golden.number("optimizer.weight_decay"))
 }
 
 fn family(distil: bool) -> Family {

@@ -5,6 +5,8 @@
 //! save made with either loads into the other. On other types than f32 and other devices than
 //! [`Device::flex`](burn::tensor::Device::flex) the same formulas are composed of Burn's operations.
 //!
+//! [`LowBitAdamW`] keeps the moments of AdamW in bf16 or eight bits.
+//!
 //! What Burn's AdamW does in fifteen operations on tensors, each reading and writing memory, is one loop here:
 //! about 0.8 ns a parameter on one core with AVX2. Decay rates and bias corrections are computed in f64, as
 //! PyTorch does; Burn's powers in f32 are why its AdamW differs from PyTorch's by 1e-6 after a few steps.
@@ -31,6 +33,7 @@
 mod adam;
 mod adamw;
 mod lion;
+mod low_bit;
 mod moments;
 mod sgd;
 #[cfg(test)]
@@ -40,4 +43,5 @@ mod tests;
 pub use adam::{Adam, AdamConfig};
 pub use adamw::{AdamW, AdamWConfig};
 pub use lion::{Lion, LionConfig};
+pub use low_bit::{LowBitAdamW, LowBitAdamWConfig, LowBitState, StateType};
 pub use sgd::{Sgd, SgdConfig, SgdMomentum, SgdState};

@@ -63,7 +63,7 @@ impl Exact {
 
 /// The same and the options, each rounded once.
 #[derive(Debug, Clone, Copy)]
-struct Factors {
+pub(super) struct Factors {
     first: f32,
     beta_2: f32,
     second: f32,
@@ -75,7 +75,7 @@ struct Factors {
 }
 
 impl Factors {
-    fn new(options: &Options, time: usize) -> Self {
+    pub(super) fn new(options: &Options, time: usize) -> Self {
         let exact = Exact::new(options, time);
         Self {
             first: exact.first as f32,
@@ -90,12 +90,13 @@ impl Factors {
     }
 }
 
-struct Step<'a> {
-    parameter: &'a mut [f32],
-    gradient: &'a [f32],
-    moment_1: &'a mut [f32],
-    moment_2: &'a mut [f32],
-    factors: Factors,
+/// The step of some elements.
+pub(super) struct Step<'a> {
+    pub(super) parameter: &'a mut [f32],
+    pub(super) gradient: &'a [f32],
+    pub(super) moment_1: &'a mut [f32],
+    pub(super) moment_2: &'a mut [f32],
+    pub(super) factors: Factors,
 }
 
 impl Kernel for Step<'_> {

@@ -62,7 +62,7 @@ mod tests {
         /// What each rank stores and writes of each parameter.
         fn places(self, model: &[Parameter], rank: usize) -> Vec<(Parameter, [Range<usize>; 2])> {
             let mut found = Vec::new();
-            for layout in units(model, self.group) {
+            for layout in units(model, self.group, 1) {
                 let replicas = if layout.is_replicated() {
                     (rank, self.all)
                 } else {

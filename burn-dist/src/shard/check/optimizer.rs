@@ -14,10 +14,32 @@ use crate::world::World;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
+use std::ops::Range;
 
-/// Elements of a trial parameter, split after `SPLIT`.
-const LEN: usize = 12;
-const SPLIT: usize = 5;
+/// Elements of a trial parameter, and where it is split: at a block, of shards that begin at blocks.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    len: usize,
+    at: usize,
+}
+
+impl Cut {
+    /// For shards that begin at multiples of so many elements.
+    fn of(block: usize) -> Self {
+        match block {
+            1 => Self { len: 12, at: 5 },
+            block => Self {
+                len: 2 * block,
+                at: block,
+            },
+        }
+    }
+}
+
+/// The blocks of the optimizers in few bits.
+const BLOCK: usize = 256;
+
+const IN_BLOCKS: &str = "it keeps its states in blocks of 256 elements: shard the model with Strategy::block_aligned(256)";
 
 const REMEDY: &str = "use an element-wise optimizer (AdamW, Adam, SGD, Lion, RMSProp) without norm \
                       clipping of its own, and clip with gradients.clip_norm";
@@ -55,24 +77,27 @@ impl World {
         Trained::of(model)?;
         let mut trials = Trials::default();
         walk(model, &mut trials);
-        let tried = try_quietly(|| {
-            let whole = trials.step(&optimizer, [0, LEN].as_slice());
-            let shards = trials.step(&optimizer, [0, SPLIT, LEN].as_slice());
-            whole
-                .into_iter()
-                .zip(shards)
-                .enumerate()
-                .find(|(_, (w, p))| w != p)
-        });
-        let problem = match tried {
+        let tried = |cut: Cut| {
+            try_quietly(|| {
+                let whole = trials.step(&optimizer, [0, cut.len].as_slice());
+                let shards = trials.step(&optimizer, [0, cut.at, cut.len].as_slice());
+                let mut pairs = whole.into_iter().zip(shards);
+                pairs.position(|(whole, shards)| whole != shards)
+            })
+        };
+        let problem = match tried(Cut::of(trials.block.unwrap_or(1))) {
             Ok(None) => return Ok(optimizer),
-            Ok(Some((at, _))) => format!(
+            Ok(Some(at)) => format!(
                 "a step of {} whole differs from a step of its shards",
                 trials.found[at].path
             ),
             Err(_) => "it panics on a small parameter of this model".to_string(),
         };
-        let remedy = REMEDY.to_string();
+        let remedy = match tried(Cut::of(BLOCK)) {
+            Ok(None) => IN_BLOCKS,
+            _ => REMEDY,
+        };
+        let remedy = remedy.to_string();
         Err(Error::Optimizer { problem, remedy })
     }
 }
@@ -81,6 +106,8 @@ impl World {
 #[derive(Default)]
 struct Trials {
     found: Vec<Trial>,
+    /// The least of the blocks at whose multiples their shards begin.
+    block: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -94,8 +121,11 @@ impl Trials {
     /// Steps every stand-in, split at `bounds`, and returns all their elements.
     fn step(&self, optimizer: &ModuleOptimizer, bounds: &[usize]) -> Vec<Vec<f32>> {
         let mut all = vec![Vec::new(); self.found.len()];
-        for part in bounds.windows(2).map(|pair| pair[0]..pair[1]) {
-            let part = &part;
+        for pair in bounds.windows(2) {
+            let part = &Part {
+                elements: pair[0]..pair[1],
+                is_whole: bounds.len() == 2,
+            };
             let mut optimizer = optimizer.clone();
             let mut model = Tiny::new(&self.found, part);
             // Small numbers, then huge ones: a norm is clipped only where it is exceeded.
@@ -120,6 +150,8 @@ impl Visit for Trials {
 
     fn sharded(&mut self, path: &str, (id, rank): Self::Held, sharded: ShardedParam) {
         if !sharded.sharding.is_replicated(sharded.unit) {
+            let block = sharded.sharding.strategy.block;
+            self.block = Some(self.block.map_or(block, |least| least.min(block)));
             let path = path.to_string();
             self.found.push(Trial { path, id, rank });
         }
@@ -141,31 +173,39 @@ enum Stand {
     Four(Param<Tensor<4>>),
 }
 
+/// The elements of a trial parameter that are stepped together.
+#[derive(Debug)]
+struct Part {
+    elements: Range<usize>,
+    is_whole: bool,
+}
+
 fn wave(at: usize, phase: usize) -> f32 {
     ((at * 7 + phase * 3 + 1) as f32).sin()
 }
 
-fn tiny<const D: usize>(part: &std::ops::Range<usize>, f: impl Fn(usize) -> f32) -> Tensor<D> {
-    let values: Vec<f32> = part.clone().map(f).collect();
+fn tiny<const D: usize>(part: &Part, f: impl Fn(usize) -> f32) -> Tensor<D> {
+    let (len, values) = (part.elements.len(), part.elements.clone().map(f));
+    let values: Vec<f32> = values.collect();
     // A whole matrix is a real one, for optimizers that treat matrices in their own way.
-    let shape = match (part.len(), D) {
-        (LEN, 2..) => {
+    let shape = match (part.is_whole, D) {
+        (true, 2..) => {
             let mut shape = vec![1; D];
-            (shape[0], shape[1]) = (4, LEN / 4);
+            (shape[0], shape[1]) = (4, len / 4);
             shape
         }
-        (len, _) => shard_shape(len, D),
+        _ => shard_shape(len, D),
     };
     Tensor::from_data(TensorData::new(values, shape), &Device::flex())
 }
 
-fn param<const D: usize>(id: ParamId, part: &std::ops::Range<usize>) -> Param<Tensor<D>> {
+fn param<const D: usize>(id: ParamId, part: &Part) -> Param<Tensor<D>> {
     let tensor = Tensor::from_inner(tiny(part, |at| wave(at, 0)));
     Param::initialized(id, tensor.require_grad())
 }
 
 impl Tiny {
-    fn new(trials: &[Trial], part: &std::ops::Range<usize>) -> Self {
+    fn new(trials: &[Trial], part: &Part) -> Self {
         let stand = |t: &Trial| match t.rank {
             0 | 1 => Stand::One(param(t.id, part)),
             2 => Stand::Two(param(t.id, part)),
@@ -178,7 +218,7 @@ impl Tiny {
         }
     }
 
-    fn gradients(&self, part: &std::ops::Range<usize>, step: usize, scale: f32) -> GradientsParams {
+    fn gradients(&self, part: &Part, step: usize, scale: f32) -> GradientsParams {
         let mut gradients = GradientsParams::new();
         let f = |at| scale * wave(at, step + 1);
         for stand in &self.tensors {

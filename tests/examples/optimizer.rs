@@ -1,0 +1,70 @@
+//! Options of the optimizer of both examples: groups, averages, states in few bits.
+
+use super::run::{Ended, Running};
+use std::path::Path;
+
+fn run(example: &str, args: &str, folders: &[(&str, &Path)]) -> Ended {
+    let args = format!("--per-gpu-batch 4 --epochs 1 {args}");
+    Running::start(example, &args, folders).end()
+}
+
+#[test]
+fn groups_averages_and_few_bits_train_and_resume() {
+    for example in ["vit_fsdp", "bert_fsdp"] {
+        let save = tempfile::tempdir().unwrap();
+        let folders = [("--save", save.path())];
+        let all = "--weight-decay 0.1 --layer-decay 0.75 --no-decay-embeddings --ema 0.9 \
+                   --optimizer-state int8";
+        let output = run(example, &format!("--steps 3 {all}"), &folders).succeeded();
+        assert!(
+            output[0].starts_with("fsdp, blocks of 256 over 2 rank(s)"),
+            "{}",
+            output[0]
+        );
+        let plan = output.iter().find(|line| line.contains("memory per rank"));
+        assert!(plan.unwrap().contains("AdamW in int8"), "{plan:?}");
+        let manifest = save.path().join("step-00000003/manifest.json");
+        let manifest = std::fs::read_to_string(manifest).unwrap();
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        assert_eq!(manifest["states"]["ema"]["json"]["updates"], 3);
+        assert!(manifest["models"]["ema"]["tensors"].is_array());
+        // On another number of ranks, in the same blocks.
+        let more = format!("--steps 5 --resume --ranks 3 {all}");
+        run(example, &more, &folders).succeeded();
+        for (other, words) in [
+            ("--ema 0.9 --optimizer-state int8", "load_record"),
+            (&all.replace("--ema 0.9", ""), "go on with the --ema"),
+        ] {
+            let more = format!("--steps 6 --resume {other}");
+            let message = run(example, &more, &folders).failed();
+            assert!(message.contains(words), "{message}");
+        }
+    }
+}
+
+#[test]
+fn all_weights_decay_where_that_is_asked_for() {
+    let save = tempfile::tempdir().unwrap();
+    let folders = [("--save", save.path())];
+    run("vit_fsdp", "--steps 2 --no-decay-all", &folders).succeeded();
+    // The same flag by its other name; without it the optimizer is another one.
+    run("vit_fsdp", "--steps 3 --decay-all --resume", &folders).succeeded();
+    let message = run("vit_fsdp", "--steps 4 --resume", &folders).failed();
+    assert!(message.contains("bias"), "{message}");
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_before_the_run_starts() {
+    for (args, words) in [
+        ("--layer-decay 0", "above 0 and at most 1"),
+        ("--layer-decay 1.5", "above 0 and at most 1"),
+        ("--ema 1", "from 0 to below 1"),
+        ("--weight-decay -1", "not negative"),
+        ("--optimizer-state int4", "int8"),
+        ("--decay-all --no-decay-embeddings", "cannot be used with"),
+    ] {
+        let ended = run("vit_fsdp", args, &[]);
+        assert_eq!(ended.code, Some(2), "{args}");
+        assert!(ended.stderr.contains(words), "{args}: {}", ended.stderr);
+    }
+}
