@@ -204,6 +204,57 @@ fn a_gathered_model_is_merged_as_burn_merges() {
     }
 }
 
+/// Options that change what is sent, with three micro-batches in a step.
+#[test]
+fn adapters_are_exact_beside_the_options_of_a_strategy() {
+    const MICRO: usize = 3;
+    for strategy in [
+        Strategy::fsdp().no_sync(true),
+        Strategy::fsdp().reshard_after_backward(false),
+        Strategy::fsdp().reshard_after_forward(2),
+        Strategy::zero2().no_sync(true),
+        // The first layer's second factor and the biases are stored whole.
+        Strategy::fsdp().persistence_threshold(30),
+        Strategy::hybrid(2).persistence_threshold(1000),
+        Strategy::fsdp().replicate(["first"]),
+    ] {
+        let strategy = strategy.lora(blocks_and_head().targets(["first"]));
+        let what = strategy.to_string();
+        let ran = Threads::new(4)
+            .run(move |world| {
+                let model = strategy.clone().shard(model(), &world)?;
+                let begun = world.full_with_adapters(&model, Destination::All)?;
+                let trace = oracle::sharded(&world, model, adamw(), STEPS, 1e-2, |model, step| {
+                    let mut sums = world.accumulate(model)?.micro_batches(MICRO);
+                    for micro in 0..MICRO {
+                        let batch = oracle::batch(ROWS, 7, MICRO * step + micro);
+                        let mine = oracle::rows(&batch, world.rank(), 4);
+                        let x = oracle::tensor(&mine, DType::F64, &world.device());
+                        sums.add(loss(model, x))?;
+                    }
+                    Ok((0.0, sums.finish()?))
+                })?;
+                Ok((begun.unwrap(), trace))
+            })
+            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        let device = Device::flex().autodiff();
+        let expected = oracle::plain(ran[0].0.clone(), adamw(), STEPS, 1e-2, |model, step| {
+            let losses = (0..MICRO).map(|micro| {
+                let batch = oracle::batch(ROWS, 7, MICRO * step + micro);
+                loss(model, oracle::tensor(&batch, DType::F64, &device))
+            });
+            losses.reduce(|a, b| a + b).unwrap() / MICRO as f64
+        });
+        for (_, trace) in &ran {
+            for (step, wanted) in expected.gradients.iter().enumerate() {
+                let what = format!("{what}, gradients of step {step}");
+                oracle::close(&what, &trace.gradients[step], wanted, 1e-9);
+            }
+            oracle::close(&what, &trace.parameters, &expected.parameters, 1e-9);
+        }
+    }
+}
+
 /// The error of sharding over two ranks.
 fn refused(make: impl Fn(Device) -> Mlp + Send + Sync, strategy: Strategy) -> String {
     let run = |world: World| {
