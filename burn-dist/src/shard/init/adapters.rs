@@ -98,7 +98,7 @@ fn factors(
                 lora.rank
             ),
             format!(
-                "choose a rank of at most {}, or other targets",
+                "choose a rank of at most {}, or other targets; a head trains whole in LoraConfig::modules_to_save",
                 d_in.min(d_out)
             ),
         ));
