@@ -41,7 +41,8 @@ pub(crate) const LIBRARY: &[Layer] = &[
         ],
     ),
     row("pattern", &[]),
-    row("strategy", &["error", "pattern", "precision"]),
+    row("lora", &["error"]),
+    row("strategy", &["error", "lora", "pattern", "precision"]),
     row("comm", &["error", "trace", "unwind", "rendezvous"]),
     row("plan", &["error", "layout", "strategy", "comm"]),
     row(
@@ -90,6 +91,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
         "shard/init",
         &[
             "error",
+            "lora",
             "layout",
             "noise",
             "pattern",
@@ -108,6 +110,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
         "shard/unit",
         &[
             "error",
+            "lora",
             "draws",
             "trace",
             "unwind",
@@ -179,6 +182,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
         "weights",
         &[
             "error",
+            "lora",
             "file_type",
             "layout",
             "strategy",
