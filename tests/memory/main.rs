@@ -7,6 +7,7 @@
 
 mod allocator;
 mod gpt;
+mod options;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod saves;
