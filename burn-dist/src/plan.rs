@@ -240,7 +240,14 @@ impl Plan {
             }
             _ => all + 2 * block_gradients + root_gradients,
         };
-        let transient = transient + self.deferred_gradients() + self.messages();
+        // Beside the sum of the micro-batches before, two reductions are under way.
+        let is_summed = self.strategy.reduce_at() == ReduceAt::Backward && self.micro_batches > 1;
+        let second = if is_summed && self.shard_group_size > 1 {
+            block_gradients
+        } else {
+            0
+        };
+        let transient = transient + second + self.deferred_gradients() + self.messages();
         Memory {
             parameters: share(&|_| true),
             gradients: match self.strategy.reduce_at() {

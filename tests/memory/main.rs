@@ -8,6 +8,7 @@
 mod allocator;
 mod gpt;
 mod lora;
+mod options;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod saves;

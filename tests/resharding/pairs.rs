@@ -57,6 +57,36 @@ fn any_ranks_go_on_with_the_save_of_any_others() {
 }
 
 #[test]
+fn a_save_goes_on_under_other_options() {
+    let expected = straight(5);
+    let options = [
+        Strategy::fsdp(),
+        Strategy::fsdp().persistence_threshold(20),
+        Strategy::zero2().no_sync(true).persistence_threshold(20),
+        Strategy::fsdp().reshard_after_backward(false),
+        Strategy::hybrid(2).reshard_after_forward(1),
+    ];
+    for strategy in &options {
+        let folder = tempfile::tempdir().unwrap();
+        saved(folder.path(), 2, strategy);
+        let contents = Contents::of(folder.path());
+        for next in &options {
+            let name = format!("{strategy} to {next}");
+            let again = tempfile::tempdir().unwrap();
+            let run = ranks(4).run(|world| {
+                let (run, step) = load(&world, folder.path(), start(&world, next)?)?;
+                save(&world, again.path(), &run, step)?;
+                parameters(&world, &train(&world, run, step..5)?.0)
+            });
+            let found = run.unwrap_or_else(|error| panic!("{name}: {error}"));
+            Contents::of(again.path()).expect(&contents, &name);
+            let off = distance(&found[0], &expected);
+            assert!(off < 1e-9, "{name}: off by {off:e}");
+        }
+    }
+}
+
+#[test]
 fn equal_runs_write_equal_saves() {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let [one, other] = folders.each_ref().map(|folder| {

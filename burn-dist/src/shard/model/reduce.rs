@@ -15,6 +15,9 @@ use crate::strategy::{ReduceAt, Reshard};
 use burn::tensor::DType;
 use std::sync::Arc;
 
+/// Reductions that may be under way in a backward which reduces in each, so that no more units have whole gradients.
+const IN_FLIGHT: usize = 2;
+
 impl Sharding {
     /// Begins the `number`-th backward of a step, which adds to `sums`.
     pub(crate) fn begin_backward(&self, sums: GradientSums, number: usize, is_last: bool) {
@@ -29,7 +32,7 @@ impl Sharding {
     ) -> Result<()> {
         self.backward_passed(unit);
         if let Some(session) = self.session().as_mut() {
-            self.reduce_gradients(session, unit, gradients);
+            self.reduce_gradients(session, unit, gradients)?;
         }
         Ok(())
     }
@@ -119,7 +122,7 @@ impl Sharding {
         session: &mut BackwardSession,
         unit: usize,
         gradients: FullGradients,
-    ) {
+    ) -> Result<()> {
         let layout = &self.unit(unit).layout;
         let present = gradients.present(layout.slots.len());
         let is_deferred = self.unit(unit).is_deferred();
@@ -141,6 +144,10 @@ impl Sharding {
                 session.deferred.extend(sum.map(|sum| (unit, sum)));
             }
             ReduceAt::Backward => {
+                while session.reducing.len() >= IN_FLIGHT {
+                    let oldest = session.reducing.remove(0);
+                    self.add_reduced(&mut session.sums, oldest)?;
+                }
                 let own = gradients.pack(layout, self.reduce_dtype(unit), &self.residence);
                 if is_final && self.has_replicas() {
                     self.reduce_and_sum_replicas(session, unit, present, own);
@@ -155,6 +162,7 @@ impl Sharding {
                 }
             }
         }
+        Ok(())
     }
 
     /// Reduces the sum of a unit's gradients that was kept on this rank: whole under DDP and ZeRO-1, a
@@ -221,17 +229,23 @@ impl Sharding {
     fn settle(&self, session: BackwardSession) -> Result<GradientSums> {
         let mut sums = session.sums;
         for reducing in session.reducing {
-            let flat = self.world.waiting(|| reducing.ticket.wait())?.wait()?;
-            let present = reducing.present;
-            let sum = &mut sums.units[reducing.unit];
-            let sum = if reducing.over_all {
-                &mut sum.reduced
-            } else {
-                &mut sum.local
-            };
-            UnitGradients { present, flat }.add_to(sum);
+            self.add_reduced(&mut sums, reducing)?;
         }
         Ok(sums)
+    }
+
+    /// Waits for a reduction, and adds it to the sums.
+    fn add_reduced(&self, sums: &mut GradientSums, reducing: Reducing) -> Result<()> {
+        let flat = self.world.waiting(|| reducing.ticket.wait())?.wait()?;
+        let present = reducing.present;
+        let sum = &mut sums.units[reducing.unit];
+        let sum = if reducing.over_all {
+            &mut sum.reduced
+        } else {
+            &mut sum.local
+        };
+        UnitGradients { present, flat }.add_to(sum);
+        Ok(())
     }
 
     pub(super) fn has_replicas(&self) -> bool {

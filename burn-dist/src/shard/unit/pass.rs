@@ -157,10 +157,19 @@ impl Pass {
             }
         };
         state.unsharded = Unsharded::Yes(flat.clone());
+        let (unit, reshard) = (
+            self.sharding.unit(self.unit),
+            self.sharding.strategy.reshard(),
+        );
+        // Nothing would let go of a frozen unit to which no backward comes.
+        let is_let_go = reshard != Reshard::AfterBackward
+            || unit.is_root()
+            || unit.layout.trainable
+            || state.tracked;
         drop(state);
-        let until_step = self.sharding.strategy.reshard() == Reshard::AtStep;
         // The tape of a forward without a backward stays; the next one must not gather another root.
-        if until_step || (self.has_tape && self.sharding.keeps_unsharded(self.unit)) {
+        let until_backward = self.has_tape && is_let_go && self.sharding.keeps_unsharded(self.unit);
+        if until_backward || reshard == Reshard::AtStep {
             self.sharding
                 .keep_unit(self.unit, self.shards.clone(), flat.clone());
         }
