@@ -33,10 +33,7 @@ pub struct Plan {
 
 /// A type of an optimizer's states.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(
-    not(feature = "nn"),
-    expect(dead_code, reason = "made for the optimizers of nn")
-)]
+#[cfg_attr(not(feature = "nn"), allow(dead_code))]
 struct States {
     name: &'static str,
     /// The bytes of so many elements, the first of which begins a block.

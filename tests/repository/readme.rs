@@ -72,6 +72,7 @@ fn every_option_that_a_page_names_is_one_of_the_programs() {
         "models/src/run/args.rs",
         "models/src/run/log_args.rs",
         "models/src/run/lora_args.rs",
+        "models/src/run/optimizer.rs",
         "models/src/run/bert.rs",
         "models/src/run/image_args.rs",
         "models/src/run/pretrained.rs",

@@ -38,8 +38,8 @@ use std::collections::{BTreeMap, BTreeSet};
 ///         ema.update(&model)?; // after each step that was taken
 ///     }
 ///     let x = Tensor::<2>::ones([2, 8], &world.device());
-///     let averaged = ema.model().forward(x); // evaluate with the average
-///     assert_ne!(averaged.into_data(), model.forward(Tensor::ones([2, 8], &world.device())).into_data());
+///     let averaged = ema.model().forward(x.clone()); // evaluate with the average
+///     assert_ne!(averaged.into_data(), model.forward(x).into_data());
 ///
 ///     let save = Save::new(3).model("model", &model, &optim).average("ema", &ema);
 ///     world.checkpointer(folder)?.save(save)?; // all or nothing
