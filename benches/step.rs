@@ -48,7 +48,7 @@ const BAR_CHECK: f64 = 0.01;
 enum Kind {
     /// By Burn alone.
     Plain,
-    Sharded(Strategy),
+    Sharded(Box<Strategy>),
 }
 
 impl fmt::Display for Kind {
@@ -270,7 +270,7 @@ fn matrix_products() -> f64 {
 /// of several.
 fn check(size: usize) -> f64 {
     let ranks = on_ranks(size, |world| {
-        let mut run = Run::<Vit>::new(Kind::Sharded(Strategy::ddp()), world)?;
+        let mut run = Run::<Vit>::new(Kind::Sharded(Box::new(Strategy::ddp())), world)?;
         run.time(1)?;
         let (mut steps, mut checks) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS / size {

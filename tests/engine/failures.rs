@@ -6,7 +6,7 @@ use crate::oracle;
 use crate::oracle::Mlp;
 use crate::oracle::place::same_everywhere;
 use burn::grad_clipping::GradientClippingConfig;
-use burn::module::{Lora, Module, Param};
+use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{
     AdamConfig, AdamWConfig, LambConfig, LionConfig, ModuleOptimizer, MuonConfig, RmsPropConfig,
@@ -275,20 +275,6 @@ fn saving_a_sharded_model_with_burn_is_refused() {
         Ok(())
     });
     assert!(matches!(found, Error::Model { .. }), "{found}");
-}
-
-#[test]
-fn adapters_are_refused_at_shard() {
-    let found = error(2, |world| {
-        let model = mlp(&world).apply_lora(Lora::new(2, 4.0));
-        Strategy::fsdp().shard(model, &world).map(|_| ())
-    });
-    let message = found.to_string();
-    assert!(matches!(found, Error::Model { .. }), "{message}");
-    assert!(
-        message.contains("blocks.4.weight") && message.contains("LoRA"),
-        "{message}"
-    );
 }
 
 #[test]

@@ -23,8 +23,6 @@ mod failures;
 mod finite;
 mod foreign_weights;
 mod layers;
-mod lora;
-mod lora_files;
 mod masked_words;
 mod nn_layers;
 mod options;

@@ -10,6 +10,8 @@ mod initial_values;
 mod isolation;
 mod layers;
 mod lora;
+mod lora_draws;
+mod lora_files;
 mod precision;
 mod recompute;
 mod replicas;

@@ -35,11 +35,10 @@ impl Adapters {
         let config = AdapterConfig::read(folder)?;
         let file = folder.join("adapter_model.safetensors");
         if !file.is_file() {
-            let found = match folder.join("adapter_model.bin").is_file() {
-                true => {
-                    "adapter_model.bin, which is a pickle: save it again with safe_serialization=True"
-                }
-                false => "no such file",
+            let found = if folder.join("adapter_model.bin").is_file() {
+                "adapter_model.bin, which is a pickle: save it again with safe_serialization=True"
+            } else {
+                "no such file"
             };
             return Err(Error::file(&file, "the adapters", found));
         }
@@ -88,19 +87,14 @@ impl Adapters {
                 }
             }
         }
-        match config.targets.is_empty() {
-            false => Ok(config),
-            true => {
-                let example = self
-                    .weights
-                    .tensors()
-                    .next()
-                    .map_or("nothing", |(name, _)| name);
-                let expected = "adapters beside the parameters of this model (are they named as in these files? \
-                                see Adapters::named)";
-                Err(Error::file(self.weights.path(), expected, example))
-            }
+        if !config.targets.is_empty() {
+            return Ok(config);
         }
+        let mut tensors = self.weights.tensors();
+        let example = tensors.next().map_or("nothing", |(name, _)| name);
+        let expected = "adapters beside the parameters of this model (are they named as in these files? see \
+                        Adapters::named)";
+        Err(Error::file(self.weights.path(), expected, example))
     }
 
     /// The names of a weight, each alone.

@@ -1,5 +1,6 @@
 //! Files of low-rank adapters: exports, PEFT's layout, and saves.
 
+use crate::alone;
 use crate::lora::{ROWS, adamw, all_linear, blocks_and_head, loss, model, trained};
 use crate::oracle::{self, Mlp};
 use burn::tensor::{DType, Device, FloatDType};
@@ -16,6 +17,7 @@ fn name(path: &str) -> Option<Name> {
 
 #[test]
 fn an_export_is_merged_as_a_gathered_model_is() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let into = folder.path().to_path_buf();
     let merged = Threads::new(3)
@@ -41,6 +43,7 @@ fn an_export_is_merged_as_a_gathered_model_is() {
 
 #[test]
 fn exported_adapters_are_loaded_under_any_strategy_and_number_of_ranks() {
+    let _alone = alone();
     for lora in [all_linear(), blocks_and_head()] {
         let folder = tempfile::tempdir().unwrap();
         let into = folder.path().to_path_buf();
@@ -80,6 +83,7 @@ fn exported_adapters_are_loaded_under_any_strategy_and_number_of_ranks() {
 
 #[test]
 fn adapters_that_do_not_belong_to_a_model_are_refused() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_path_buf();
     let into = path.clone();
@@ -148,6 +152,7 @@ fn adapters_that_do_not_belong_to_a_model_are_refused() {
 
 #[test]
 fn a_save_is_resumed_under_another_strategy_and_number_of_ranks() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let steps = |size: usize, strategy: Strategy, from: usize, to: usize| {
         let saves = folder.path().to_path_buf();
