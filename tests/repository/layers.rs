@@ -145,6 +145,19 @@ pub(crate) const LIBRARY: &[Layer] = &[
         ],
     ),
     row(
+        "shard/owners",
+        &[
+            "error",
+            "layout",
+            "comm",
+            "world",
+            "shard/memory",
+            "shard/model",
+            "shard/step",
+            "shard/check",
+        ],
+    ),
+    row(
         "shard/sum",
         &["error", "world", "shard/memory", "shard/tape"],
     ),

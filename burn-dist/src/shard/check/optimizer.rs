@@ -5,22 +5,26 @@
 //! Element-wise optimizers agree bit for bit. Those that look at a whole tensor, such as LAMB's
 //! trust ratio, Muon's matrix or a norm clipped per tensor, do not.
 
+use super::imitation::{Imitation, Stand};
 use crate::error::{Error, Result};
 use crate::layout::shard_shape;
 use crate::shard::model::{ShardedParam, Visit, walk};
 use crate::shard::step::Trained;
 use crate::unwind::try_quietly;
 use crate::world::World;
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::module::{Module, Param, ParamId};
+use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord};
 use burn::tensor::{Device, Tensor, TensorData};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Elements of a trial parameter, split after `SPLIT`.
 const LEN: usize = 12;
 const SPLIT: usize = 5;
 
-const REMEDY: &str = "use an element-wise optimizer (AdamW, Adam, SGD, Lion, RMSProp) without norm \
-                      clipping of its own, and clip with gradients.clip_norm";
+const REMEDY: &str = "step it with world.stepper, which steps such parameters whole, or use an \
+                      element-wise optimizer (AdamW, Adam, SGD, Lion, RMSProp) without norm clipping \
+                      of its own, and clip with gradients.clip_norm";
 
 impl World {
     /// Checks that an optimizer computes on shards what it would compute on whole parameters.
@@ -52,25 +56,19 @@ impl World {
         model: &M,
     ) -> Result<ModuleOptimizer> {
         let optimizer = optimizer.into();
-        Trained::of(model)?;
-        let mut trials = Trials::default();
-        walk(model, &mut trials);
-        let tried = try_quietly(|| {
-            let whole = trials.step(&optimizer, [0, LEN].as_slice());
-            let shards = trials.step(&optimizer, [0, SPLIT, LEN].as_slice());
-            whole
-                .into_iter()
-                .zip(shards)
-                .enumerate()
-                .find(|(_, (w, p))| w != p)
-        });
-        let problem = match tried {
-            Ok(None) => return Ok(optimizer),
-            Ok(Some((at, _))) => format!(
+        let trained = Trained::of(model)?;
+        let trials = Trials::of(model);
+        let problem = match trials.differ(&optimizer)?.first() {
+            None => {
+                // What is right on shards needs no owners.
+                let shardings = trained.shardings.iter();
+                shardings.for_each(|sharding| sharding.owners.set(BTreeMap::new()));
+                return Ok(optimizer);
+            }
+            Some(trial) => format!(
                 "a step of {} whole differs from a step of its shards",
-                trials.found[at].path
+                trial.path
             ),
-            Err(_) => "it panics on a small parameter of this model".to_string(),
         };
         let remedy = REMEDY.to_string();
         Err(Error::Optimizer { problem, remedy })
@@ -79,35 +77,93 @@ impl World {
 
 /// The model's parameters that are stored in shards, each to be stood in for by a tiny one.
 #[derive(Default)]
-struct Trials {
+pub(crate) struct Trials {
     found: Vec<Trial>,
 }
 
+/// A parameter that is stood in for.
 #[derive(Clone, Debug)]
-struct Trial {
-    path: String,
+pub(crate) struct Trial {
+    pub(crate) path: String,
+    pub(crate) param: ShardedParam,
     id: ParamId,
     rank: usize,
 }
 
 impl Trials {
+    /// One for each parameter of a model that is stored in shards.
+    pub(crate) fn of<M: Module>(model: &M) -> Self {
+        let mut trials = Self::default();
+        walk(model, &mut trials);
+        trials
+    }
+
+    /// The parameters that an optimizer, whatever states it has, steps to other values whole than on shards.
+    ///
+    /// # Errors
+    /// [`Error::Optimizer`] if it panics on a small parameter.
+    pub(crate) fn differ(&self, optimizer: &ModuleOptimizer) -> Result<Vec<&Trial>> {
+        // The states are those of other shapes.
+        let optimizer = optimizer.clone().load_record(OptimizerRecord::default());
+        let tried = try_quietly(|| {
+            let whole = self.step(&optimizer, [0, LEN].as_slice());
+            let shards = self.step(&optimizer, [0, SPLIT, LEN].as_slice());
+            let pairs = whole.into_iter().zip(shards).zip(&self.found);
+            let differ = pairs.filter(|((whole, shards), _)| whole != shards);
+            differ.map(|(_, trial)| trial).collect()
+        });
+        tried.map_err(|_| Error::Optimizer {
+            problem: "it panics on a small parameter of this model".to_string(),
+            remedy: REMEDY.to_string(),
+        })
+    }
+
     /// Steps every stand-in, split at `bounds`, and returns all their elements.
     fn step(&self, optimizer: &ModuleOptimizer, bounds: &[usize]) -> Vec<Vec<f32>> {
         let mut all = vec![Vec::new(); self.found.len()];
         for part in bounds.windows(2).map(|pair| pair[0]..pair[1]) {
             let part = &part;
             let mut optimizer = optimizer.clone();
-            let mut model = Tiny::new(&self.found, part);
+            let mut model = self.imitation(part);
             // Small numbers, then huge ones: a norm is clipped only where it is exceeded.
             for (step, scale) in [1.0, 0.1, 1e12].into_iter().enumerate() {
-                let gradients = model.gradients(part, step, scale);
+                let gradients = self.gradients(part, step, scale);
                 model = optimizer.step(0.01, model, gradients);
             }
-            for (all, tiny) in all.iter_mut().zip(&model.tensors) {
+            for (all, tiny) in all.iter_mut().zip(model.tensors()) {
                 all.extend(tiny.elements());
             }
         }
         all
+    }
+
+    fn imitation(&self, part: &Range<usize>) -> Imitation {
+        let mut model = Imitation::default();
+        for trial in &self.found {
+            let f = |at| wave(at, 0);
+            let stand = match trial.rank {
+                0 | 1 => Stand::of(trial.id, tiny::<1>(part, f)),
+                2 => Stand::of(trial.id, tiny::<2>(part, f)),
+                3 => Stand::of(trial.id, tiny::<3>(part, f)),
+                _ => Stand::of(trial.id, tiny::<4>(part, f)),
+            };
+            model.add(&trial.path, stand);
+        }
+        model
+    }
+
+    fn gradients(&self, part: &Range<usize>, step: usize, scale: f32) -> GradientsParams {
+        let mut gradients = GradientsParams::new();
+        let f = |at| scale * wave(at, step + 1);
+        for trial in &self.found {
+            match trial.rank {
+                0 | 1 => gradients.register(trial.id, tiny::<1>(part, f)),
+                2 => gradients.register(trial.id, tiny::<2>(part, f)),
+                3 => gradients.register(trial.id, tiny::<3>(part, f)),
+                _ => gradients.register(trial.id, tiny::<4>(part, f)),
+            }
+        }
+        gradients
     }
 }
 
@@ -120,32 +176,21 @@ impl Visit for Trials {
 
     fn sharded(&mut self, path: &str, (id, rank): Self::Held, sharded: ShardedParam) {
         if !sharded.sharding.is_replicated(sharded.unit) {
-            let path = path.to_string();
-            self.found.push(Trial { path, id, rank });
+            self.found.push(Trial {
+                path: path.to_string(),
+                param: sharded,
+                id,
+                rank,
+            });
         }
     }
-}
-
-/// A module with the paths, ids and ranks of the model, but tiny tensors.
-#[derive(Clone, Debug)]
-struct Tiny {
-    trials: Vec<Trial>,
-    tensors: Vec<Stand>,
-}
-
-#[derive(Clone, Debug)]
-enum Stand {
-    One(Param<Tensor<1>>),
-    Two(Param<Tensor<2>>),
-    Three(Param<Tensor<3>>),
-    Four(Param<Tensor<4>>),
 }
 
 fn wave(at: usize, phase: usize) -> f32 {
     ((at * 7 + phase * 3 + 1) as f32).sin()
 }
 
-fn tiny<const D: usize>(part: &std::ops::Range<usize>, f: impl Fn(usize) -> f32) -> Tensor<D> {
+fn tiny<const D: usize>(part: &Range<usize>, f: impl Fn(usize) -> f32) -> Tensor<D> {
     let values: Vec<f32> = part.clone().map(f).collect();
     // A whole matrix is a real one, for optimizers that treat matrices in their own way.
     let shape = match (part.len(), D) {
@@ -157,119 +202,4 @@ fn tiny<const D: usize>(part: &std::ops::Range<usize>, f: impl Fn(usize) -> f32)
         (len, _) => shard_shape(len, D),
     };
     Tensor::from_data(TensorData::new(values, shape), &Device::flex())
-}
-
-fn param<const D: usize>(id: ParamId, part: &std::ops::Range<usize>) -> Param<Tensor<D>> {
-    let tensor = Tensor::from_inner(tiny(part, |at| wave(at, 0)));
-    Param::initialized(id, tensor.require_grad())
-}
-
-impl Tiny {
-    fn new(trials: &[Trial], part: &std::ops::Range<usize>) -> Self {
-        let stand = |t: &Trial| match t.rank {
-            0 | 1 => Stand::One(param(t.id, part)),
-            2 => Stand::Two(param(t.id, part)),
-            3 => Stand::Three(param(t.id, part)),
-            _ => Stand::Four(param(t.id, part)),
-        };
-        Self {
-            tensors: trials.iter().map(stand).collect(),
-            trials: trials.to_vec(),
-        }
-    }
-
-    fn gradients(&self, part: &std::ops::Range<usize>, step: usize, scale: f32) -> GradientsParams {
-        let mut gradients = GradientsParams::new();
-        let f = |at| scale * wave(at, step + 1);
-        for stand in &self.tensors {
-            match stand {
-                Stand::One(p) => gradients.register(p.id, tiny::<1>(part, f)),
-                Stand::Two(p) => gradients.register(p.id, tiny::<2>(part, f)),
-                Stand::Three(p) => gradients.register(p.id, tiny::<3>(part, f)),
-                Stand::Four(p) => gradients.register(p.id, tiny::<4>(part, f)),
-            }
-        }
-        gradients
-    }
-
-    fn under<T>(trial: &Trial, enter: impl FnOnce(&[&str]) -> T) -> T {
-        enter(&trial.path.split('.').collect::<Vec<_>>())
-    }
-}
-
-impl Stand {
-    fn elements(&self) -> Vec<f32> {
-        let data = match self {
-            Self::One(p) => p.val().into_data(),
-            Self::Two(p) => p.val().into_data(),
-            Self::Three(p) => p.val().into_data(),
-            Self::Four(p) => p.val().into_data(),
-        };
-        data.iter::<f32>().collect()
-    }
-}
-
-impl Module for Tiny {
-    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        for (trial, stand) in self.trials.iter().zip(&self.tensors) {
-            Self::under(trial, |path| {
-                path.iter()
-                    .for_each(|name| visitor.enter_module(name, "Struct:Tiny"));
-                match stand {
-                    Stand::One(p) => visitor.visit_float(p),
-                    Stand::Two(p) => visitor.visit_float(p),
-                    Stand::Three(p) => visitor.visit_float(p),
-                    Stand::Four(p) => visitor.visit_float(p),
-                }
-                path.iter()
-                    .rev()
-                    .for_each(|name| visitor.exit_module(name, "Struct:Tiny"));
-            });
-        }
-    }
-
-    fn map<M: ModuleMapper>(mut self, mapper: &mut M) -> Self {
-        let mapped = self.trials.iter().zip(self.tensors).map(|(trial, stand)| {
-            Self::under(trial, |path| {
-                path.iter()
-                    .for_each(|name| mapper.enter_module(name, "Struct:Tiny"));
-                let stand = match stand {
-                    Stand::One(p) => Stand::One(mapper.map_float(p)),
-                    Stand::Two(p) => Stand::Two(mapper.map_float(p)),
-                    Stand::Three(p) => Stand::Three(mapper.map_float(p)),
-                    Stand::Four(p) => Stand::Four(mapper.map_float(p)),
-                };
-                path.iter()
-                    .rev()
-                    .for_each(|name| mapper.exit_module(name, "Struct:Tiny"));
-                stand
-            })
-        });
-        self.tensors = mapped.collect();
-        self
-    }
-
-    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        devices
-    }
-
-    fn fork(self, _: &Device) -> Self {
-        self
-    }
-
-    fn to_device(self, _: &Device) -> Self {
-        self
-    }
-
-    fn train(self) -> Self {
-        self
-    }
-
-    fn valid(&self) -> Self {
-        self.clone()
-    }
-
-    fn materialize(self) -> Self {
-        self
-    }
 }

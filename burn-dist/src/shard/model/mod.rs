@@ -8,6 +8,7 @@
 mod elements;
 pub(crate) mod full;
 mod gather;
+mod owners;
 mod paths;
 pub(crate) mod record;
 mod reduce;
@@ -19,6 +20,7 @@ mod stored;
 pub(crate) mod summary;
 mod unsharded;
 
+pub(crate) use owners::{Witness, assign, cost, id_for_stepper, pieces};
 pub(crate) use paths::{MapTensors, VisitTensors, lies_in, map_tensors, matches, visit_tensors};
 pub(crate) use replicas::Replicas;
 pub(crate) use session::{FullGradients, GradientSums, PostBackward, UnitGradients};
