@@ -24,6 +24,7 @@ mod layers;
 mod masked_words;
 mod nn_layers;
 mod overlap;
+mod owners;
 mod parity;
 mod parts;
 mod passes;

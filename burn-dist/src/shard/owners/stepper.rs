@@ -51,8 +51,8 @@ impl World {
     /// model does not change those parameters, and the next [`backward`](Self::backward) is an error that says so.
     ///
     /// # Cost
-    /// Each rank sends and receives its share of `2 (N - 1) / N` of the owned parameters' bytes a step, in transfers that
-    /// run while the owner computes; once, and after a load, half as much again. Of what it owns a rank keeps a whole copy
+    /// All ranks together send at most twice the owned parameters' bytes a step, in transfers that run while owners
+    /// compute; once, and after a load, half as much again. Of what it owns a rank keeps a whole copy
     /// and the optimizer's whole state.
     ///
     /// # Numerics
