@@ -123,7 +123,7 @@ impl Caller {
     ) -> Result<Checked> {
         let (send, recv, Self { rank, size }) = (send.into(), recv.into(), self);
         let refused =
-            |expected, found| Err(self.refused(Op::AllToAll, label, expected, format!("{found}")));
+            |expected, found: String| Err(self.refused(Op::AllToAll, label, expected, found));
         if counts.len() != size * size {
             let expected = format!("{} counts, one for each pair of {size} ranks", size * size);
             return refused(expected, counts.len().to_string());

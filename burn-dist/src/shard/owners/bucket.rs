@@ -160,7 +160,7 @@ impl<'a> Bucket<'a> {
     }
 
     /// Starts to send the pieces of what this rank owns to the ranks that store them.
-    pub(super) fn from_owner(
+    pub(super) fn to_pieces(
         &self,
         what: &str,
         wholes: &HashMap<usize, Primitive>,

@@ -235,7 +235,7 @@ impl Stepper {
             next = buckets.get(number + 1).map(&mut start);
             let gradients = bucket.whole(arriving)?;
             let wholes = self.step_whole(jobs, &ids, rate.clone(), gradients)?;
-            back.push((bucket, bucket.from_owner("new parameters", &wholes)));
+            back.push((bucket, bucket.to_pieces("new parameters", &wholes)));
             stepped.wholes.extend(wholes);
         }
         for (bucket, ticket) in back {
