@@ -212,6 +212,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "launch",
             "shard/model",
             "shard/unit",
+            "shard/owners",
         ],
     ),
     row(

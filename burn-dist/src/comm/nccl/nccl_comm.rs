@@ -244,7 +244,7 @@ impl NcclComm {
         let (comm, stream, functions) = (self.comm, gpu.stream(), &self.libraries.nccl);
         let (width, kind) = (send.dtype().size(), dtype(send.dtype()));
         let at = |buffer: &DeviceBuffer, start: usize| buffer.address() + (start * width) as u64;
-        let submit = || {
+        let submit = || -> Result<(), Problem> {
             for peer in 0..size {
                 let (out, into) = (parts.in_sent(rank, peer), parts.in_received(peer, rank));
                 if !out.is_empty() {

@@ -43,6 +43,8 @@ pub(super) fn jobs(trials: &[&Trial], shardings: &[Arc<Sharding>]) -> Result<Vec
         let own = trials.iter();
         let own: Vec<_> = own
             .filter(|trial| Arc::ptr_eq(&trial.param.sharding, sharding))
+            // What is frozen is not stepped at all.
+            .filter(|trial| sharding.unit(trial.param.unit).layout.trainable)
             .collect();
         let shape = |trial: &Trial| {
             let layout = &sharding.unit(trial.param.unit).layout;

@@ -128,8 +128,10 @@ impl Stepper {
         for sharding in &self.shardings {
             sharding.owners.take();
         }
-        if self.is_replaced(&found)? {
-            self.fetch(&found)?;
+        for sharding in self.shardings.clone() {
+            if self.is_replaced(&sharding, &found)? {
+                self.fetch(&sharding, &found)?;
+            }
         }
         let steps: Vec<bool> = found.iter().map(|found| found.gradient.is_some()).collect();
         let jobs = std::mem::take(&mut self.jobs);
@@ -163,46 +165,43 @@ impl Stepper {
         self.jobs.iter().map(|job| (job.path.as_str(), job.owner))
     }
 
-    /// Whether any rank's piece is another one than what the last step stored: one was loaded.
-    fn is_replaced(&self, found: &[Found]) -> Result<bool> {
-        let mut is_any = false;
-        for sharding in &self.shardings {
-            let own = self.jobs.iter().zip(found);
-            let own = own.filter(|(job, _)| Arc::ptr_eq(&job.sharding, sharding));
-            let mut replaced = [0u8];
-            let mut has_any = false;
-            for (job, found) in own {
-                has_any = true;
-                let layout = &sharding.unit(job.unit).layout;
-                let is_empty = layout
-                    .shard_range(job.slot, sharding.shard_group.rank())
-                    .is_empty();
-                let is_same = job.stored.as_ref().is_some_and(|s| s.is(&found.shard));
-                let lacks = job.is_mine() && job.whole.is_none();
-                replaced[0] |= u8::from(lacks || !is_same && !is_empty);
+    /// Whether any rank's piece is another one than what the last step stored: one was loaded. Ranks that share the
+    /// pieces get the same answer.
+    fn is_replaced(&self, sharding: &Arc<Sharding>, found: &[Found]) -> Result<bool> {
+        let (mut replaced, mut has_any) = ([0u8], false);
+        for (job, found) in self.jobs.iter().zip(found) {
+            if !Arc::ptr_eq(&job.sharding, sharding) {
+                continue;
             }
-            if has_any {
-                let label = Label::new("pieces replaced");
-                let all = SpanMut::of(&mut replaced);
-                sharding.shard_group.all_reduce(&label, Reduce::Max, all)?;
-                is_any |= replaced[0] > 0;
-            }
+            has_any = true;
+            let range = sharding.slot_in_shard(job.unit, job.slot);
+            let is_same = job.stored.as_ref().is_some_and(|s| s.is(&found.shard));
+            let lacks = job.is_mine() && job.whole.is_none();
+            replaced[0] |= u8::from(lacks || !is_same && !range.is_empty());
         }
-        Ok(is_any)
+        if has_any {
+            let label = Label::new("pieces replaced");
+            let all = SpanMut::of(&mut replaced);
+            sharding.shard_group.all_reduce(&label, Reduce::Max, all)?;
+        }
+        Ok(replaced[0] > 0)
     }
 
-    /// Brings all parameters whole to their owners.
-    fn fetch(&mut self, found: &[Found]) -> Result<()> {
+    /// Brings the parameters of a sharding whole to their owners.
+    fn fetch(&mut self, sharding: &Arc<Sharding>, found: &[Found]) -> Result<()> {
         let mut wholes = HashMap::new();
+        let is_own = |job: &Job| Arc::ptr_eq(&job.sharding, sharding);
         for bucket in &self.buckets {
-            if let Some(bucket) = Bucket::new(&self.jobs, bucket, |_| true) {
+            if let Some(bucket) = Bucket::new(&self.jobs, bucket, |at| is_own(&self.jobs[at])) {
                 let stored = |at: usize| Some(Piece::Stored(found[at].shard.clone()));
                 wholes.extend(bucket.whole(bucket.to_owners("parameters", stored))?);
             }
         }
         for (at, found) in found.iter().enumerate() {
-            self.jobs[at].stored = Some(found.shard.clone());
-            self.jobs[at].whole = wholes.remove(&at);
+            if is_own(&self.jobs[at]) {
+                self.jobs[at].stored = Some(found.shard.clone());
+                self.jobs[at].whole = wholes.remove(&at);
+            }
         }
         Ok(())
     }
