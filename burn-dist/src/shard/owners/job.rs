@@ -36,7 +36,7 @@ impl Job {
 /// shardings.
 ///
 /// # Errors
-/// [`Error::Optimizer`] for a parameter of more dimensions than can be stepped whole.
+/// [`Error::Optimizer`] for a parameter of more dimensions than can be stepped whole, and for replicas on GPUs.
 pub(super) fn jobs(trials: &[&Trial], shardings: &[Arc<Sharding>]) -> Result<Vec<Job>> {
     let mut jobs = Vec::new();
     for sharding in shardings {
@@ -76,6 +76,16 @@ pub(super) fn jobs(trials: &[&Trial], shardings: &[Arc<Sharding>]) -> Result<Vec
                 owner,
                 stored: None,
                 whole: None,
+            });
+        }
+        if !known.is_empty() && sharding.residence.is_device() && sharding.replica_group.size() > 1
+        {
+            return Err(Error::Optimizer {
+                problem:
+                    "it steps parameters whole, and replicas on GPUs may each choose other kernels \
+                          for that and drift apart"
+                        .into(),
+                remedy: "use Strategy::fsdp() for it, or an element-wise optimizer".into(),
             });
         }
         sharding.owners.set(known);

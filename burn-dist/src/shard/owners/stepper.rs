@@ -61,7 +61,7 @@ impl World {
     ///
     /// # Errors
     /// [`Error::Optimizer`] if the optimizer panics on a small parameter, has states of a parameter that this rank does not
-    /// own (load states into an optimizer whose model has a stepper), or needs one of more than 4 dimensions whole;
+    /// own (load states into an optimizer whose model has a stepper), needs one of more than 4 dimensions whole, or any under `hybrid` on GPUs;
     /// [`Error::Model`] if `model` was not sharded, or has a trainable parameter that no sharding holds.
     ///
     /// ```
