@@ -150,7 +150,7 @@ pub use precision::Precision;
 pub use scaler::GradScaler;
 pub use shard::{
     Accumulation, Activations, Clipped, Destination, MapActivations, Shadow, Shadowed,
-    ShardedGradients, Summary, TensorSummary, unit,
+    ShardedGradients, Stepper, Summary, TensorSummary, unit,
 };
 pub use strategy::Strategy;
 pub use world::World;

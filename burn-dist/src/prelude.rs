@@ -2,4 +2,4 @@
 
 pub use crate::data::{Batch, Dataset, Loader};
 pub use crate::launch::Threads;
-pub use crate::{Destination, Error, Plan, Result, Strategy, World, unit};
+pub use crate::{Destination, Error, Plan, Result, Stepper, Strategy, World, unit};

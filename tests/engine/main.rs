@@ -27,6 +27,7 @@ mod masked_words;
 mod nn_layers;
 mod options;
 mod overlap;
+mod owners;
 mod parity;
 mod parts;
 mod passes;

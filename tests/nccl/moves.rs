@@ -3,7 +3,7 @@
 use crate::memory::{buffer, read, write};
 use crate::mock;
 use crate::ranks::{FAR, ORDERS, Rank, guarded, options, run, succeed};
-use burn_dist::comm::{Arrival, DeviceBuffer, Label, Order, Reduce};
+use burn_dist::comm::{Arrival, DeviceBuffer, Label, Order, Parts, Reduce};
 use burn_dist::{Error, Result};
 use burn_dist_conformance::sample::{Sample, reduced, samples};
 use burn_dist_conformance::{Body, every_type, suite};
@@ -91,7 +91,22 @@ fn operations<T: Sample>(rank: &Rank, len: usize) -> Result<()> {
     let copy = buffer::<T>(len);
     let (sent, expected) = (samples::<T>(me, 0, len), samples(root, 0, len));
     let broadcast = || device.broadcast(&label, root, &copy);
-    through(rank, &copy, 0, sent, broadcast, &copy, expected)
+    through(rank, &copy, 0, sent, broadcast, &copy, expected)?;
+    // Some pairs exchange nothing, and with one rank of two some ranks do not.
+    let pairs = (0..size).flat_map(|from| (0..size).map(move |to| (from, to)));
+    let counts: Vec<usize> = pairs
+        .map(|(from, to)| len * ((from + 2 * to) % 3))
+        .collect();
+    let parts = Parts::new(&counts, size);
+    let (send, recv) = (buffer::<T>(parts.sent(me)), buffer::<T>(parts.received(me)));
+    let sent = samples(me, 0, parts.sent(me));
+    let part = |from| {
+        let range = parts.in_sent(from, me);
+        samples::<T>(from, range.start, range.end)
+    };
+    let expected = (0..size).flat_map(part).collect();
+    let exchange = || device.all_to_all(&label, &counts, &send, &recv);
+    through(rank, &send, 0, sent, exchange, &recv, expected)
 }
 
 pub(crate) fn every_operation_and_type() {

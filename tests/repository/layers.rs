@@ -150,6 +150,19 @@ pub(crate) const LIBRARY: &[Layer] = &[
         ],
     ),
     row(
+        "shard/owners",
+        &[
+            "error",
+            "layout",
+            "comm",
+            "world",
+            "shard/memory",
+            "shard/model",
+            "shard/step",
+            "shard/check",
+        ],
+    ),
+    row(
         "shard/sum",
         &["error", "world", "shard/memory", "shard/tape"],
     ),
@@ -208,6 +221,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "launch",
             "shard/model",
             "shard/unit",
+            "shard/owners",
         ],
     ),
     row(

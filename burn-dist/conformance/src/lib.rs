@@ -41,6 +41,7 @@
 pub mod bits;
 pub mod contract;
 pub mod data;
+pub mod exchange;
 pub mod failures;
 pub mod groups;
 pub mod random;
@@ -117,6 +118,14 @@ macro_rules! suite {
                 reductions_add_in_rank_order,
                 half_precision_is_rounded_once,
                 a_nan_survives_and_infinities_cancel,
+            ],
+            exchange: [
+                all_to_all_exchanges_what_the_table_says,
+                large_parts_arrive_whole,
+                a_group_exchanges_among_its_own,
+                wrong_tables_are_refused,
+                a_different_table_is_an_error_on_all_ranks,
+                the_ledger_counts_what_leaves_a_rank,
             ],
             groups: [
                 split_divides_by_color,

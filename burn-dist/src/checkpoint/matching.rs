@@ -135,7 +135,10 @@ impl OpenSave {
     ) -> Result<(StatesToLoad, ReadSaved)> {
         let wanted = |path: &str| {
             let stored = state.tensor(path).filter(|_| targets.contains_key(path));
-            stored.filter(|stored| !stored.stored.is_empty())
+            stored.filter(|stored| match stored.owned {
+                Some(owned) => owned.is_here,
+                None => !stored.stored.is_empty(),
+            })
         };
         let mut states = StatesToLoad::default();
         let mut read = ReadSaved {
@@ -148,7 +151,8 @@ impl OpenSave {
             };
             let dtype = tensor.facts.dtype().unwrap_or(DType::F32);
             // One of its parameter's shape has an element for each of it.
-            let (range, shape): (Range<usize>, _) = if tensor.facts.shape == stored.facts.shape {
+            let is_piece = stored.owned.is_none() && tensor.facts.shape == stored.facts.shape;
+            let (range, shape): (Range<usize>, _) = if is_piece {
                 (stored.stored.clone(), stored.stored_shape.clone())
             } else {
                 let len = tensor.facts.elements().unwrap_or_default();

@@ -21,6 +21,8 @@ pub enum Op {
     AllReduce,
     /// Every rank receives one rank's buffer.
     Broadcast,
+    /// Every rank receives a part of its own from every rank.
+    AllToAll,
     /// No rank returns before every rank has called it.
     Barrier,
     /// The group is divided.
@@ -35,6 +37,7 @@ impl Op {
             Self::ReduceScatter => "reduce_scatter",
             Self::AllReduce => "all_reduce",
             Self::Broadcast => "broadcast",
+            Self::AllToAll => "all_to_all",
             Self::Barrier => "barrier",
             Self::Split => "split",
         }
@@ -118,7 +121,7 @@ pub struct Call {
     pub label: Label,
     /// The element type.
     pub dtype: Dtype,
-    /// Elements that one rank sends.
+    /// Elements that one rank sends; in an all-to-all, what all ranks together send.
     pub len: usize,
     /// How elements are combined, in a reduction.
     pub reduce: Option<Reduce>,

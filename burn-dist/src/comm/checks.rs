@@ -1,7 +1,7 @@
 //! The checks before a collective, for host and device memory alike: each returns the call to
 //! compare between ranks and the bytes to count in the ledger.
 
-use super::{Call, DeviceBuffer, Dtype, Label, Op, Reduce, Span, SpanMut};
+use super::{Call, DeviceBuffer, Dtype, Label, Op, Parts, Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
 use std::fmt;
 
@@ -111,6 +111,45 @@ impl Caller {
         let mut call = Call::new(Op::Broadcast, label, buffer.dtype, buffer.len);
         call.root = Some(root);
         Ok((call, buffer.size()))
+    }
+
+    /// An all-to-all of `send` into `recv`.
+    pub(super) fn all_to_all(
+        self,
+        label: &Label,
+        counts: &[usize],
+        send: impl Into<Elements>,
+        recv: impl Into<Elements>,
+    ) -> Result<Checked> {
+        let (send, recv, Self { rank, size }) = (send.into(), recv.into(), self);
+        let refused =
+            |expected, found: String| Err(self.refused(Op::AllToAll, label, expected, found));
+        if counts.len() != size * size {
+            let expected = format!("{} counts, one for each pair of {size} ranks", size * size);
+            return refused(expected, counts.len().to_string());
+        }
+        let sum = counts.iter().try_fold(0usize, |sum, n| sum.checked_add(*n));
+        let Some(len) = sum else {
+            let expected = "counts whose sum is a number of elements".to_string();
+            return refused(expected, "a larger one".to_string());
+        };
+        let parts = Parts::new(counts, size);
+        let dtype = send.dtype;
+        let (sent, received) = (parts.sent(rank), parts.received(rank));
+        let whole = |len| Elements { len, dtype };
+        if send != whole(sent) {
+            let expected = format!("to send {}, as the counts say", whole(sent));
+            return refused(expected, send.to_string());
+        }
+        if recv != whole(received) {
+            let expected = format!("room for {}, as the counts say", whole(received));
+            return refused(expected, recv.to_string());
+        }
+        let table = format!("{} counts {:016x}", label.detail, parts.digest());
+        let label = label.with_detail(table.trim_start());
+        let call = Call::new(Op::AllToAll, &label, dtype, len);
+        let own = parts.count(rank, rank);
+        Ok((call, (sent - own) * dtype.size()))
     }
 
     /// The error of a collective whose arguments are invalid on this rank.

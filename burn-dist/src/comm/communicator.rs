@@ -207,6 +207,59 @@ impl Communicator {
         self.run(call, sent, |call| self.engine.broadcast(call, root, buffer))
     }
 
+    /// Gives each rank its part of what every rank sends.
+    ///
+    /// `counts` has a row for each rank that sends and a column for each that receives, the same table on
+    /// all ranks: `counts[from * size + to]` elements go from rank `from` to rank `to`.
+    ///
+    /// # Shapes
+    /// `send`: the sum of this rank's row, in the order of the ranks that receive; `recv`: the sum of
+    /// its column, in the order of the ranks that have sent.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Self::all_gather): [`Error::Config`] for a table of another size, or buffers of
+    /// other lengths than it says; [`Error::Mismatch`] if tables differ, before a byte moves.
+    ///
+    /// ```
+    /// use burn_dist::comm::{Span, SpanMut};
+    /// use burn_dist::prelude::*;
+    ///
+    /// // Rank 0 has two numbers for rank 1 and keeps one, rank 1 has nothing for anybody.
+    /// let counts = [1, 2, 0, 0];
+    /// let received = Threads::new(2).run(|world| {
+    ///     let (send, mut recv): (&[f32], Vec<f32>) = match world.rank() {
+    ///         0 => (&[5.0, 6.0, 7.0], vec![0.0]),
+    ///         _ => (&[], vec![0.0; 2]),
+    ///     };
+    ///     let comm = world.comm();
+    ///     comm.all_to_all(&"doc".into(), &counts, Span::of(send), SpanMut::of(&mut recv))?;
+    ///     Ok(recv)
+    /// })?;
+    /// assert_eq!(received, [vec![5.0], vec![6.0, 7.0]]);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// MPI: `MPI_Alltoallv`; PyTorch: `all_to_all_single` with split sizes.
+    pub fn all_to_all(
+        &self,
+        label: &Label,
+        counts: &[usize],
+        send: Span<'_>,
+        mut recv: SpanMut<'_>,
+    ) -> Result<()> {
+        self.check_memory(Op::AllToAll, label, send.bytes(), send.dtype())?;
+        self.check_memory(Op::AllToAll, label, recv.bytes(), recv.dtype())?;
+        let (call, sent) = self.caller().all_to_all(label, counts, &send, &recv)?;
+        if self.size() == 1 {
+            recv.bytes_mut().copy_from_slice(send.bytes());
+            return Ok(());
+        }
+        self.run(call, sent, |call| {
+            self.engine.all_to_all(call, counts, send, recv)
+        })
+    }
+
     /// Returns when every rank has called it.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! [`Arrival`] is the pending end of the second kind.
 
 use super::{Call, Dtype, Reduce};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::any::Any;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -169,6 +169,27 @@ pub trait DeviceEngine: Debug + Send + Sync {
     /// # Errors
     /// As [`all_gather`](Self::all_gather).
     fn all_reduce(&self, call: &Call, op: Reduce, buffer: &DeviceBuffer) -> Result<Arrival>;
+
+    /// Each rank's part of `send` goes to that rank; `recv` has every rank's part for this one, as
+    /// [`Engine::all_to_all`](super::Engine::all_to_all) says.
+    ///
+    /// # Errors
+    /// As [`all_gather`](Self::all_gather); [`Error::Config`](crate::Error::Config) on an engine that has none.
+    fn all_to_all(
+        &self,
+        call: &Call,
+        counts: &[usize],
+        send: &DeviceBuffer,
+        recv: &DeviceBuffer,
+    ) -> Result<Arrival> {
+        let _ = (counts, send, recv);
+        let expected = "an engine that implements DeviceEngine::all_to_all";
+        Err(Error::config(
+            call.to_string(),
+            expected,
+            format!("{self:?}"),
+        ))
+    }
 
     /// `buffer` becomes `root`'s `buffer`.
     ///

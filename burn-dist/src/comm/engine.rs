@@ -12,7 +12,7 @@
 //! All engines pass the conformance suite, the crate `burn-dist-conformance` in this repository. Its
 //! `tests/outside` is a small engine of this kind, written as an example.
 
-use super::{Call, DeviceEngine, Reduce, Span, SpanMut};
+use super::{Call, DeviceEngine, Op, Parts, Reduce, Span, SpanMut, parts};
 use crate::error::{Error, Result};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -55,6 +55,43 @@ pub trait Engine: Debug + Send + Sync {
 
     /// `buffer` becomes `root`'s `buffer`.
     fn broadcast(&self, call: &Call, root: usize, buffer: SpanMut<'_>) -> Result<()>;
+
+    /// Each rank's part of `send` goes to that rank; `recv` has every rank's part for this one.
+    ///
+    /// [`Parts`] of `counts`, which are the same on all ranks, says where in the buffers the parts lie;
+    /// the `call` has a digest of them. An engine without an exchange of its own gets one by broadcasts, in
+    /// which every rank receives what all ranks send.
+    fn all_to_all(
+        &self,
+        call: &Call,
+        counts: &[usize],
+        send: Span<'_>,
+        mut recv: SpanMut<'_>,
+    ) -> Result<()> {
+        self.barrier(call)?;
+        let (rank, size, width) = (self.rank(), self.members().len(), call.dtype.size());
+        let parts = Parts::new(counts, size);
+        for from in 0..size {
+            let len = parts.sent(from);
+            if len == 0 {
+                continue;
+            }
+            // 64-bit words, so that the bytes are aligned for every element type.
+            let mut words = vec![0u64; (len * width).div_ceil(8)];
+            let all = &mut bytemuck::cast_slice_mut::<_, u8>(&mut words)[..len * width];
+            if from == rank {
+                all.copy_from_slice(send.bytes());
+            }
+            let mut broadcast = Call::new(Op::Broadcast, &call.label, call.dtype, len);
+            (broadcast.sequence, broadcast.step) = (call.sequence, call.step);
+            broadcast.root = Some(from);
+            self.broadcast(&broadcast, from, SpanMut::new(all, call.dtype))?;
+            let to = parts::bytes(parts.in_received(from, rank), width);
+            let mine = parts::bytes(parts.in_sent(from, rank), width);
+            recv.bytes_mut()[to].copy_from_slice(&all[mine]);
+        }
+        Ok(())
+    }
 
     /// Returns when every rank has called it.
     fn barrier(&self, call: &Call) -> Result<()>;

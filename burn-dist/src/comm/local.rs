@@ -6,7 +6,7 @@
 
 use super::thread_group::{ThreadGroup, WorldState};
 use super::{
-    Call, Engine, Reduce, Span, SpanMut,
+    Call, Engine, Parts, Reduce, Span, SpanMut, parts,
     reduce::{reduce, split_at},
 };
 use crate::error::{Error, Result};
@@ -163,6 +163,32 @@ impl Engine for Local {
             #[allow(unsafe_code)]
             let sent = unsafe { round.part(root, 0..memory.len()) };
             buffer.bytes_mut().copy_from_slice(sent);
+        }
+        Ok(())
+    }
+
+    fn all_to_all(
+        &self,
+        call: &Call,
+        counts: &[usize],
+        send: Span<'_>,
+        mut recv: SpanMut<'_>,
+    ) -> Result<()> {
+        let (size, width) = (self.members().len(), call.dtype.size());
+        let table = Parts::new(counts, size);
+        assert_eq!(
+            (send.len(), recv.len()),
+            (table.sent(self.rank), table.received(self.rank))
+        );
+        let round = self.group.begin_round(self.rank, call, send.bytes(), 1)?;
+        // Each rank starts with its own part, so that ranks read from different peers.
+        for peer in (0..size).map(|step| (self.rank + step) % size) {
+            let to = parts::bytes(table.in_received(peer, self.rank), width);
+            let from = parts::bytes(table.in_sent(peer, self.rank), width);
+            // SAFETY: what is sent is borrowed, not written, by its owner.
+            #[allow(unsafe_code)]
+            let part = unsafe { round.part(peer, from) };
+            recv.bytes_mut()[to].copy_from_slice(part);
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ pub mod mpi;
 #[cfg(feature = "nccl")]
 pub mod nccl;
 mod on_device;
+mod parts;
 mod queue;
 mod recorder;
 mod reduce;
@@ -36,6 +37,7 @@ pub use device::{Arrival, Await, DeviceBuffer, DeviceEngine, Order};
 pub use engine::Engine;
 pub use ledger::{Entry, Ledger};
 pub use on_device::OnDevice;
+pub use parts::Parts;
 pub use queue::{Queue, Ticket};
 pub use recorder::{Event, Flight, Recorder, State};
 pub use reduce::reduce_into;

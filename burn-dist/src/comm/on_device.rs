@@ -86,6 +86,26 @@ impl OnDevice<'_> {
             .run(call, sent, |call| self.engine.all_reduce(call, op, buffer))
     }
 
+    /// Gives each rank its part of what every rank sends.
+    ///
+    /// # Shapes and errors
+    /// As [`Communicator::all_to_all`].
+    ///
+    /// # Source
+    /// NCCL: `ncclSend` and `ncclRecv` between `ncclGroupStart` and `ncclGroupEnd`.
+    pub fn all_to_all(
+        &self,
+        label: &Label,
+        counts: &[usize],
+        send: &DeviceBuffer,
+        recv: &DeviceBuffer,
+    ) -> Result<Arrival> {
+        let (call, sent) = self.comm.caller().all_to_all(label, counts, send, recv)?;
+        self.comm.run(call, sent, |call| {
+            self.engine.all_to_all(call, counts, send, recv)
+        })
+    }
+
     /// Replaces `buffer` by that of rank `root`.
     ///
     /// # Errors

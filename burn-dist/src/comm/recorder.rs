@@ -82,7 +82,7 @@ pub struct Event {
     pub unit: String,
     /// The element type.
     pub dtype: Dtype,
-    /// Elements that one rank sends.
+    /// Elements that one rank sends; in an all-to-all, what all ranks together send.
     pub len: usize,
     /// Completed training steps when it was issued.
     pub step: u64,

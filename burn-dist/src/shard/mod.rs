@@ -5,6 +5,7 @@
 //! optimizers and gradients see only shards, under the same `ParamId`, and the model's type does
 //! not change. The rooms, each of which knows only those below it:
 //!
+//! - `owners`: steps of optimizers that need some parameters whole;
 //! - `check`: whether an optimizer is right on shards, and whether a step agrees with one plain device;
 //! - `step`: from the backward passes of a step to what an optimizer takes;
 //! - `unit`: one run of a unit, from its prefetch to its post-backward hook, and [`unit`](crate::unit())
@@ -37,6 +38,7 @@ mod check;
 mod init;
 mod memory;
 mod model;
+mod owners;
 mod step;
 #[cfg(feature = "nn")]
 mod sum;
@@ -47,6 +49,7 @@ pub use check::{Shadow, Shadowed};
 pub use model::full::Destination;
 pub use model::record::records_of_shards;
 pub use model::summary::{Summary, TensorSummary};
+pub use owners::Stepper;
 pub use step::{Accumulation, Clipped, ShardedGradients};
 pub use unit::{Activations, MapActivations, unit};
 

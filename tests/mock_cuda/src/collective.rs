@@ -2,7 +2,7 @@
 
 use crate::knobs::note;
 use crate::numbers::Dtype;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -50,6 +50,15 @@ impl Part {
     }
 }
 
+/// One send or receive of a group of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Move {
+    pub(crate) is_send: bool,
+    pub(crate) peer: usize,
+    pub(crate) address: usize,
+    pub(crate) bytes: usize,
+}
+
 /// The ranks that share a unique id.
 pub(crate) struct Clique {
     pub(crate) size: usize,
@@ -62,6 +71,8 @@ struct State {
     joined: usize,
     /// By the number of the collective: which ranks have called, and whether all had.
     parts: HashMap<u64, (Vec<Option<Part>>, bool)>,
+    /// What was sent from one rank to another and is not received.
+    sent: HashMap<(usize, usize), VecDeque<Vec<u8>>>,
 }
 
 impl Clique {
@@ -83,6 +94,37 @@ impl Clique {
 
     pub(crate) fn notify(&self) {
         self.changed.notify_all();
+    }
+
+    /// Sends and receives, each with its peer alone, until all is there or `aborted`.
+    pub(crate) fn exchange(&self, rank: usize, moves: &[Move], aborted: &AtomicBool) {
+        let mut state = self.state.lock().unwrap();
+        for out in moves.iter().filter(|one| one.is_send) {
+            // SAFETY: the rank gave memory of this size, and keeps it until its stream was here.
+            let bytes = unsafe { std::slice::from_raw_parts(out.address as *const u8, out.bytes) };
+            let sent = state.sent.entry((rank, out.peer)).or_default();
+            sent.push_back(bytes.to_vec());
+        }
+        self.changed.notify_all();
+        for into in moves.iter().filter(|one| !one.is_send) {
+            let bytes = loop {
+                if aborted.load(Ordering::SeqCst) {
+                    break vec![0xee; into.bytes];
+                }
+                let sent = state.sent.entry((into.peer, rank)).or_default();
+                if let Some(bytes) = sent.pop_front() {
+                    break bytes;
+                }
+                let woken = self.changed.wait_timeout(state, Duration::from_millis(5));
+                state = woken.unwrap().0;
+            };
+            if bytes.len() != into.bytes {
+                note("MISUSE a receive of another length than the send".into());
+                return;
+            }
+            // SAFETY: as for reading.
+            unsafe { (into.address as *mut u8).copy_from(bytes.as_ptr(), bytes.len()) };
+        }
     }
 
     /// Waits until all ranks have called collective `number` and it is done, or `aborted`.

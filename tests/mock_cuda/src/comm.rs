@@ -1,9 +1,10 @@
 //! NCCL's functions. A communicator is never freed, so that a use after its end is found.
 
-use crate::collective::{Clique, Kind, Part};
+use crate::collective::{Clique, Kind, Move, Part};
 use crate::context;
 use crate::knobs::{COMMS, dawdle, knob, note, version};
 use crate::numbers::Dtype;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -15,6 +16,10 @@ const INVALID_USAGE: c_uint = 5;
 const IN_PROGRESS: c_uint = 7;
 
 static CLIQUES: Mutex<Option<HashMap<[u8; 128], Arc<Clique>>>> = Mutex::new(None);
+thread_local! {
+    /// The sends and receives of the group that this thread has begun, each with its communicator and stream.
+    static GROUP: RefCell<Option<Vec<(usize, usize, Move)>>> = const { RefCell::new(None) };
+}
 static NEXT: AtomicU64 = AtomicU64::new(1);
 /// Devices on which a call is under way, by a bit each.
 static BUSY: Mutex<u128> = Mutex::new(0);
@@ -157,6 +162,23 @@ impl Comm {
         IN_PROGRESS
     }
 
+    /// Gives the sends and receives of a group to their stream.
+    fn launch_group(&'static self, moves: Vec<Move>, stream: usize) -> c_uint {
+        if self.state() != 0 {
+            return self.misuse("a group while another call is in progress");
+        }
+        let Some(stream) = context::stream(stream) else {
+            return INVALID_ARGUMENT;
+        };
+        self.pending.fetch_add(1, Ordering::SeqCst);
+        stream.push(move || {
+            dawdle(knob("delay_us", self.rank));
+            self.clique.exchange(self.rank, &moves, &self.aborted);
+            self.pending.fetch_sub(1, Ordering::SeqCst);
+        });
+        0
+    }
+
     fn end(&self) {
         self.gone.store(true, Ordering::SeqCst);
         COMMS.fetch_sub(1, Ordering::SeqCst);
@@ -179,6 +201,36 @@ macro_rules! export {
             }
         )*
     };
+}
+
+/// Adds a send or receive to the group that this thread has begun.
+fn grouped(
+    function: &str,
+    comm: *mut c_void,
+    stream: *mut c_void,
+    (is_send, peer): (bool, c_int),
+    (address, count, dtype): (usize, usize, c_uint),
+) -> Result<c_uint, c_uint> {
+    let (handle, size) = (comm as usize, Dtype(dtype).size().ok_or(INVALID_ARGUMENT)?);
+    let (comm, _call) = Comm::of(comm, function)?;
+    let peer = peer as usize;
+    if peer >= comm.clique.size {
+        return Err(INVALID_ARGUMENT);
+    }
+    let one = Move {
+        is_send,
+        peer,
+        address,
+        bytes: count * size,
+    };
+    GROUP.with_borrow_mut(|group| match group {
+        Some(group) => {
+            group.push((handle, stream as usize, one));
+            Ok(0)
+        }
+        // Alone, a send would wait for a receive that this thread cannot come to.
+        None => Err(comm.misuse("a send or receive outside of a group")),
+    })
 }
 
 /// Writes a result.
@@ -336,6 +388,46 @@ export! {
     ) {
         let (comm, _call) = Comm::of(comm, "ncclAllReduce")?;
         Ok(comm.launch(part(Kind::Reduce(op), send, recv, count, dtype)?, stream))
+    }
+
+    fn ncclGroupStart() {
+        GROUP.set(Some(Vec::new()));
+        Ok(0)
+    }
+
+    fn ncclGroupEnd() {
+        let group = GROUP.take().ok_or(INVALID_USAGE)?;
+        let Some((handle, stream, _)) = group.first().copied() else {
+            return Ok(0);
+        };
+        if group.iter().any(|(other, at, _)| (*other, *at) != (handle, stream)) {
+            note("MISUSE a group of several communicators or streams".into());
+            return Err(INVALID_USAGE);
+        }
+        let (comm, _call) = Comm::of(handle as *mut c_void, "ncclGroupEnd")?;
+        Ok(comm.launch_group(group.into_iter().map(|(.., one)| one).collect(), stream))
+    }
+
+    fn ncclSend(
+        send: *const c_void,
+        count: usize,
+        dtype: c_uint,
+        peer: c_int,
+        comm: *mut c_void,
+        stream: *mut c_void,
+    ) {
+        grouped("ncclSend", comm, stream, (true, peer), (send as usize, count, dtype))
+    }
+
+    fn ncclRecv(
+        recv: *mut c_void,
+        count: usize,
+        dtype: c_uint,
+        peer: c_int,
+        comm: *mut c_void,
+        stream: *mut c_void,
+    ) {
+        grouped("ncclRecv", comm, stream, (false, peer), (recv as usize, count, dtype))
     }
 
     fn ncclBroadcast(

@@ -42,6 +42,17 @@ pub(in crate::checkpoint) struct StoredTensor {
     pub(in crate::checkpoint) stored: Range<usize>,
     /// Those of them that this rank writes, so that each element is written by one rank.
     pub(in crate::checkpoint) written: Range<usize>,
+    /// Where its optimizer's states are, if one rank steps it whole.
+    pub(in crate::checkpoint) owned: Option<OwnedState>,
+}
+
+/// What a rank has to do with the states of a parameter that one of the ranks that share it steps whole.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::checkpoint) struct OwnedState {
+    /// Whether it is this rank that has them, whole.
+    pub(in crate::checkpoint) is_here: bool,
+    /// Whether it is this rank that writes them: the owner of the first replica.
+    pub(in crate::checkpoint) is_written: bool,
 }
 
 impl ModelState {
@@ -162,6 +173,7 @@ impl VisitedTensor {
             stored_shape: self.shape,
             stored,
             written,
+            owned: None,
         })
     }
 
@@ -207,7 +219,15 @@ impl Visit for FindTensors {
         let inner = &layout.slots[slot].path;
         let outer = path.strip_suffix(inner.as_str()).unwrap_or_default();
         self.paths.insert(held.id, path.to_string());
+        let owned = sharding.owners.of(unit, slot).map(|owner| {
+            let is_here = owner == sharding.shard_group.rank();
+            OwnedState {
+                is_here,
+                is_written: is_here && sharding.replica_group.rank() == 0,
+            }
+        });
         let tensor = held.stored(path, shape, kind, stored, written);
+        let tensor = tensor.map(|tensor| StoredTensor { owned, ..tensor });
         self.tensors.push(tensor);
         if !self.parts.iter().any(|(_, p)| Arc::ptr_eq(p, &sharding)) {
             let outer = outer.trim_end_matches('.').to_string();
@@ -248,6 +268,7 @@ impl FindTensors {
             stored_shape: shape,
             stored: 0..len,
             written: 0..if self.of.0 == 0 { len } else { 0 },
+            owned: None,
         }));
     }
 }

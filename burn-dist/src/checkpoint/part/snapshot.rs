@@ -213,6 +213,14 @@ impl Snapshot {
             kind: Kind::State,
         };
         let name = optimizer_tensor(&self.name, &state.name);
+        // All of a state of what a rank steps whole is there.
+        if let Some(owned) = stored.owned {
+            let len: usize = state.shape.iter().product();
+            let is_written = owned.is_written && len > 0;
+            let finite = !is_written || out.put(name, state.dtype, &state.bytes)?;
+            let written = 0..if is_written { len } else { 0 };
+            return Ok((RankTensor::new(facts(&state.shape), &written), finite));
+        }
         // A state of the shape of what it is kept of has an element for each of the parameter's.
         if state.shape == stored.stored_shape {
             let bytes = &state.bytes[stored.written_bytes(state.dtype.size())];

@@ -113,13 +113,14 @@ pub(super) fn announce(call: &Call) -> Vec<u8> {
 }
 
 /// Operations, types and reductions by their number on the wire.
-const OPS: [Op; 6] = [
+const OPS: [Op; 7] = [
     Op::AllGather,
     Op::ReduceScatter,
     Op::AllReduce,
     Op::Broadcast,
     Op::Barrier,
     Op::Split,
+    Op::AllToAll,
 ];
 const DTYPES: [Dtype; 10] = [
     Dtype::F64,

@@ -28,7 +28,7 @@ mod shaping;
 mod transfer;
 mod transport;
 
-use super::{Call, Dtype, Engine, Op, Reduce, Span, SpanMut, reduce::split_at};
+use super::{Call, Dtype, Engine, Op, Parts, Reduce, Span, SpanMut, parts, reduce::split_at};
 use crate::error::{Error, Result};
 use crate::rendezvous::Seat;
 pub use cores::Cores;
@@ -306,6 +306,33 @@ impl Engine for Mesh {
             &mut sends,
             &mut [Incoming::new(root, call, buffer.bytes_mut())],
         )
+    }
+
+    fn all_to_all(
+        &self,
+        call: &Call,
+        counts: &[usize],
+        send: Span<'_>,
+        mut recv: SpanMut<'_>,
+    ) -> Result<()> {
+        let (rank, width) = (self.rank, call.dtype.size());
+        let table = Parts::new(counts, self.members.len());
+        let part = |to| &send.bytes()[parts::bytes(table.in_sent(rank, to), width)];
+        let mut round = MeshRound::begin(self, call)?;
+        let announcement = announce(call);
+        let to = |peer| {
+            let outgoing = Outgoing::new(peer, call, part(peer)).announced(&announcement);
+            outgoing.lent_in(LENT_BLOCK)
+        };
+        let mut sends: Vec<_> = self.peers().map(to).collect();
+        round.agree(&mut sends)?;
+        let len = |from| table.count(from, rank) * width;
+        let mut targets = split_parts(recv.bytes_mut(), len, self.members.len());
+        let (own, others) = take_own(&mut targets, rank);
+        own.copy_from_slice(part(rank));
+        let want = |(peer, part)| Incoming::new(peer, call, part);
+        let mut wants: Vec<_> = self.peers().zip(others).map(want).collect();
+        round.exchange(&mut sends, &mut wants)
     }
 
     fn barrier(&self, call: &Call) -> Result<()> {

@@ -33,7 +33,7 @@ mod job_size;
 mod messages;
 mod wire;
 
-use super::{Call, Engine, Reduce, Span, SpanMut, reduce::split_at};
+use super::{Call, Engine, Parts, Reduce, Span, SpanMut, parts, reduce::split_at};
 use crate::error::{Error, Result};
 use endpoint::Endpoint;
 use exchange::{block_of, copy_small_to, copy_to, inline_data, round_data};
@@ -223,6 +223,44 @@ impl Engine for Mpi {
             },
         )?;
         self.send_chunks(call, buffer, chunk, Some(root))
+    }
+
+    fn all_to_all(
+        &self,
+        call: &Call,
+        counts: &[usize],
+        send: Span<'_>,
+        mut recv: SpanMut<'_>,
+    ) -> Result<()> {
+        let (me, width) = (self.rank, call.dtype.size());
+        let table = Parts::new(counts, self.size());
+        let sent = |from, to| parts::bytes(table.in_sent(from, to), width);
+        let target = |from| parts::bytes(table.in_received(from, me), width);
+        let (send, recv) = (send.bytes(), recv.bytes_mut());
+        let longest = counts.iter().max().map_or(0, |count| count * width);
+        if longest <= INLINE_UP_TO {
+            let received = self.exchange_calls(call, |peer| &send[sent(me, peer)])?;
+            copy_small_to(recv, &received, target);
+            recv[target(me)].copy_from_slice(&send[sent(me, me)]);
+            return Ok(());
+        }
+        self.exchange_calls(call, |_| &[])?;
+        recv[target(me)].copy_from_slice(&send[sent(me, me)]);
+        let block = self.block();
+        let plan = |round, from, to| block_of(sent(from, to), round, block);
+        let mut state = (send, recv);
+        self.exchange(
+            call,
+            longest.div_ceil(block),
+            &mut state,
+            plan,
+            |s| s.0,
+            |state, round, received| {
+                copy_to(state.1, received, |peer| {
+                    block_of(target(peer), round, block)
+                });
+            },
+        )
     }
 
     fn barrier(&self, call: &Call) -> Result<()> {

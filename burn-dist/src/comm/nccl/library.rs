@@ -159,6 +159,10 @@ functions! {
         ncclAllGather(*const c_void, *mut c_void, usize, c_uint, ncclComm_t, CUstream) -> c_uint;
         ncclReduceScatter(*const c_void, *mut c_void, usize, c_uint, c_uint, ncclComm_t, CUstream) -> c_uint;
         ncclAllReduce(*const c_void, *mut c_void, usize, c_uint, c_uint, ncclComm_t, CUstream) -> c_uint;
+        ncclGroupStart() -> c_uint;
+        ncclGroupEnd() -> c_uint;
+        ncclSend(*const c_void, usize, c_uint, c_int, ncclComm_t, CUstream) -> c_uint;
+        ncclRecv(*mut c_void, usize, c_uint, c_int, ncclComm_t, CUstream) -> c_uint;
         ncclBroadcast(*const c_void, *mut c_void, usize, c_uint, c_int, ncclComm_t, CUstream) -> c_uint;
     }
     maybe {}

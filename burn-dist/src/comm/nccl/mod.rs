@@ -37,7 +37,9 @@ mod watchdog;
 pub use options::Options;
 pub use preflight::{Info, Version};
 
-use super::{Arrival, Call, DeviceBuffer, DeviceEngine, Engine, Order, Reduce, Span, SpanMut};
+use super::{
+    Arrival, Call, DeviceBuffer, DeviceEngine, Engine, Order, Parts, Reduce, Span, SpanMut,
+};
 use crate::error::{Error, Result};
 use group::{NcclGroup, RankGroups};
 use nccl_comm::Transfer;
@@ -172,6 +174,16 @@ impl Engine for Nccl {
         self.host().broadcast(call, root, buffer)
     }
 
+    fn all_to_all(
+        &self,
+        call: &Call,
+        counts: &[usize],
+        send: Span<'_>,
+        recv: SpanMut<'_>,
+    ) -> Result<()> {
+        self.host().all_to_all(call, counts, send, recv)
+    }
+
     fn barrier(&self, call: &Call) -> Result<()> {
         self.host().barrier(call)
     }
@@ -227,6 +239,19 @@ impl DeviceEngine for Nccl {
 
     fn all_reduce(&self, call: &Call, op: Reduce, buffer: &DeviceBuffer) -> Result<Arrival> {
         self.group.run(call, Transfer::AllReduce(op, buffer))
+    }
+
+    fn all_to_all(
+        &self,
+        call: &Call,
+        counts: &[usize],
+        send: &DeviceBuffer,
+        recv: &DeviceBuffer,
+    ) -> Result<Arrival> {
+        let rank_and_size = (self.rank(), self.members().len());
+        let parts = Parts::new(counts, rank_and_size.1);
+        let transfer = Transfer::AllToAll(parts, send, recv, rank_and_size);
+        self.group.run(call, transfer)
     }
 
     fn broadcast(&self, call: &Call, root: usize, buffer: &DeviceBuffer) -> Result<Arrival> {

@@ -6,7 +6,7 @@
 use super::errors::{Problem, nccl};
 use super::gpu::{Gpu, NcclLock};
 use super::library::Libraries;
-use crate::comm::{DeviceBuffer, Dtype, Reduce};
+use crate::comm::{DeviceBuffer, Dtype, Parts, Reduce};
 use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 use std::ffi::{c_int, c_uint, c_void};
 use std::fmt;
@@ -57,6 +57,14 @@ pub(super) enum Transfer<'a> {
     AllReduce(Reduce, &'a DeviceBuffer),
     /// Replaces the buffer by that of the rank.
     Broadcast(usize, &'a DeviceBuffer),
+    /// Gives each rank its part of the first buffer, and collects every rank's part for this one in the
+    /// second; with this rank and the number of ranks.
+    AllToAll(
+        Parts<'a>,
+        &'a DeviceBuffer,
+        &'a DeviceBuffer,
+        (usize, usize),
+    ),
 }
 
 impl Transfer<'_> {
@@ -68,7 +76,9 @@ impl Transfer<'_> {
             | Self::Broadcast(_, buffer) => {
                 vec![(*buffer).clone()]
             }
-            Self::ReduceScatter(_, send, recv) => vec![(*send).clone(), (*recv).clone()],
+            Self::ReduceScatter(_, send, recv) | Self::AllToAll(_, send, recv, _) => {
+                vec![(*send).clone(), (*recv).clone()]
+            }
         }
     }
 }
@@ -157,6 +167,9 @@ impl NcclComm {
     ) -> Result<(), Problem> {
         let (comm, stream, functions) = (self.comm, gpu.stream(), &self.libraries.nccl);
         let at = |buffer: &DeviceBuffer| buffer.address() as *mut c_void;
+        if let Transfer::AllToAll(parts, send, recv, (rank, size)) = transfer {
+            return self.exchange(gpu, parts, send, recv, (rank, size));
+        }
         let dtype = |buffer: &DeviceBuffer| dtype(buffer.dtype());
         // SAFETY: the buffers have the lengths that `Communicator` has checked, are on this device, and
         // stay allocated until the stream has run the collective: see `Submitted`.
@@ -213,9 +226,59 @@ impl NcclComm {
                     );
                     ("ncclBroadcast", code)
                 }
+                Transfer::AllToAll(..) => ("ncclGroupEnd", 0),
             }
         };
         self.check(function, code)
+    }
+
+    /// Submits sends and receives of one group, which run together; parts without elements are left out.
+    fn exchange(
+        &self,
+        gpu: &Gpu,
+        parts: Parts<'_>,
+        send: &DeviceBuffer,
+        recv: &DeviceBuffer,
+        (rank, size): (usize, usize),
+    ) -> Result<(), Problem> {
+        let (comm, stream, functions) = (self.comm, gpu.stream(), &self.libraries.nccl);
+        let (width, kind) = (send.dtype().size(), dtype(send.dtype()));
+        let at = |buffer: &DeviceBuffer, start: usize| buffer.address() + (start * width) as u64;
+        let submit = || -> Result<(), Problem> {
+            for peer in 0..size {
+                let (out, into) = (parts.in_sent(rank, peer), parts.in_received(peer, rank));
+                if !out.is_empty() {
+                    let from = at(send, out.start) as *const c_void;
+                    // SAFETY: as for the other collectives: `Communicator` has checked that the parts lie
+                    // in the buffers, and `Submitted` keeps them.
+                    #[allow(unsafe_code)]
+                    let code = unsafe {
+                        (functions.ncclSend)(from, out.len(), kind, peer as c_int, comm, stream)
+                    };
+                    self.check("ncclSend", code)?;
+                }
+                if !into.is_empty() {
+                    let to = at(recv, into.start) as *mut c_void;
+                    // SAFETY: as above.
+                    #[allow(unsafe_code)]
+                    let code = unsafe {
+                        (functions.ncclRecv)(to, into.len(), kind, peer as c_int, comm, stream)
+                    };
+                    self.check("ncclRecv", code)?;
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: needs nothing; the group ends below, on this thread, whatever happens between.
+        #[allow(unsafe_code)]
+        let code = unsafe { (functions.ncclGroupStart)() };
+        self.check("ncclGroupStart", code)?;
+        let submitted = submit();
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        let code = unsafe { (functions.ncclGroupEnd)() };
+        submitted?;
+        self.check("ncclGroupEnd", code)
     }
 
     /// Begins the orderly end; done when it has [settled](Self::is_settled).

@@ -5,15 +5,17 @@
 //! Element-wise optimizers agree bit for bit. Those that look at a whole tensor, such as LAMB's
 //! trust ratio, Muon's matrix or a norm clipped per tensor, do not.
 
+use super::imitation::{Imitation, Stand};
 use crate::error::{Error, Result};
 use crate::layout::shard_shape;
 use crate::shard::model::{ShardedParam, Visit, walk};
 use crate::shard::step::Trained;
 use crate::unwind::try_quietly;
 use crate::world::World;
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::module::{Module, Param, ParamId};
+use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord};
 use burn::tensor::{Device, Tensor, TensorData};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Elements of a trial parameter, and where it is split: at a block, of shards that begin at blocks.
@@ -36,13 +38,21 @@ impl Cut {
     }
 }
 
+/// The elements of a trial parameter that are stepped together.
+#[derive(Debug)]
+struct Part {
+    elements: Range<usize>,
+    is_whole: bool,
+}
+
 /// The blocks of the optimizers in few bits.
 const BLOCK: usize = 256;
 
 const IN_BLOCKS: &str = "it keeps its states in blocks of 256 elements: shard the model with Strategy::block_aligned(256)";
 
-const REMEDY: &str = "use an element-wise optimizer (AdamW, Adam, SGD, Lion, RMSProp) without norm \
-                      clipping of its own, and clip with gradients.clip_norm";
+const REMEDY: &str = "step it with world.stepper, which steps such parameters whole, or use an \
+                      element-wise optimizer (AdamW, Adam, SGD, Lion, RMSProp) without norm clipping \
+                      of its own, and clip with gradients.clip_norm";
 
 impl World {
     /// Checks that an optimizer computes on shards what it would compute on whole parameters.
@@ -74,29 +84,22 @@ impl World {
         model: &M,
     ) -> Result<ModuleOptimizer> {
         let optimizer = optimizer.into();
-        Trained::of(model)?;
-        let mut trials = Trials::default();
-        walk(model, &mut trials);
-        let tried = |cut: Cut| {
-            try_quietly(|| {
-                let whole = trials.step(&optimizer, [0, cut.len].as_slice());
-                let shards = trials.step(&optimizer, [0, cut.at, cut.len].as_slice());
-                let mut pairs = whole.into_iter().zip(shards);
-                pairs.position(|(whole, shards)| whole != shards)
-            })
-        };
-        let problem = match tried(Cut::of(trials.block.unwrap_or(1))) {
-            Ok(None) => return Ok(optimizer),
-            Ok(Some(at)) => format!(
+        let trained = Trained::of(model)?;
+        let trials = Trials::of(model);
+        let problem = match trials.differ(&optimizer)?.first() {
+            None => {
+                // What is right on shards needs no owners.
+                let shardings = trained.shardings.iter();
+                shardings.for_each(|sharding| sharding.owners.set(BTreeMap::new()));
+                return Ok(optimizer);
+            }
+            Some(trial) => format!(
                 "a step of {} whole differs from a step of its shards",
-                trials.found[at].path
+                trial.path
             ),
-            Err(_) => "it panics on a small parameter of this model".to_string(),
         };
-        let remedy = match tried(Cut::of(BLOCK)) {
-            Ok(None) => IN_BLOCKS,
-            _ => REMEDY,
-        };
+        let in_blocks = trials.differ_at(Cut::of(BLOCK), &optimizer)?.is_empty();
+        let remedy = if in_blocks { IN_BLOCKS } else { REMEDY };
         let remedy = remedy.to_string();
         Err(Error::Optimizer { problem, remedy })
     }
@@ -104,20 +107,54 @@ impl World {
 
 /// The model's parameters that are stored in shards, each to be stood in for by a tiny one.
 #[derive(Default)]
-struct Trials {
+pub(crate) struct Trials {
     found: Vec<Trial>,
     /// The least of the blocks at whose multiples their shards begin.
     block: Option<usize>,
 }
 
+/// A parameter that is stood in for.
 #[derive(Clone, Debug)]
-struct Trial {
-    path: String,
+pub(crate) struct Trial {
+    pub(crate) path: String,
+    pub(crate) param: ShardedParam,
     id: ParamId,
     rank: usize,
 }
 
 impl Trials {
+    /// One for each parameter of a model that is stored in shards.
+    pub(crate) fn of<M: Module>(model: &M) -> Self {
+        let mut trials = Self::default();
+        walk(model, &mut trials);
+        trials
+    }
+
+    /// The parameters that an optimizer, whatever states it has, steps to other values whole than on shards.
+    ///
+    /// # Errors
+    /// [`Error::Optimizer`] if it panics on a small parameter.
+    pub(crate) fn differ(&self, optimizer: &ModuleOptimizer) -> Result<Vec<&Trial>> {
+        self.differ_at(Cut::of(self.block.unwrap_or(1)), optimizer)
+    }
+
+    /// The same for parameters that are cut there.
+    fn differ_at(&self, cut: Cut, optimizer: &ModuleOptimizer) -> Result<Vec<&Trial>> {
+        // The states are those of other shapes.
+        let optimizer = optimizer.clone().load_record(OptimizerRecord::default());
+        let tried = try_quietly(|| {
+            let whole = self.step(&optimizer, [0, cut.len].as_slice());
+            let shards = self.step(&optimizer, [0, cut.at, cut.len].as_slice());
+            let pairs = whole.into_iter().zip(shards).zip(&self.found);
+            let differ = pairs.filter(|((whole, shards), _)| whole != shards);
+            differ.map(|(_, trial)| trial).collect()
+        });
+        tried.map_err(|_| Error::Optimizer {
+            problem: "it panics on a small parameter of this model".to_string(),
+            remedy: REMEDY.to_string(),
+        })
+    }
+
     /// Steps every stand-in, split at `bounds`, and returns all their elements.
     fn step(&self, optimizer: &ModuleOptimizer, bounds: &[usize]) -> Vec<Vec<f32>> {
         let mut all = vec![Vec::new(); self.found.len()];
@@ -127,17 +164,46 @@ impl Trials {
                 is_whole: bounds.len() == 2,
             };
             let mut optimizer = optimizer.clone();
-            let mut model = Tiny::new(&self.found, part);
+            let mut model = self.imitation(part);
             // Small numbers, then huge ones: a norm is clipped only where it is exceeded.
             for (step, scale) in [1.0, 0.1, 1e12].into_iter().enumerate() {
-                let gradients = model.gradients(part, step, scale);
+                let gradients = self.gradients(part, step, scale);
                 model = optimizer.step(0.01, model, gradients);
             }
-            for (all, tiny) in all.iter_mut().zip(&model.tensors) {
+            for (all, tiny) in all.iter_mut().zip(model.tensors()) {
                 all.extend(tiny.elements());
             }
         }
         all
+    }
+
+    fn imitation(&self, part: &Part) -> Imitation {
+        let mut model = Imitation::default();
+        for trial in &self.found {
+            let f = |at| wave(at, 0);
+            let stand = match trial.rank {
+                0 | 1 => Stand::of(trial.id, tiny::<1>(part, f)),
+                2 => Stand::of(trial.id, tiny::<2>(part, f)),
+                3 => Stand::of(trial.id, tiny::<3>(part, f)),
+                _ => Stand::of(trial.id, tiny::<4>(part, f)),
+            };
+            model.add(&trial.path, stand);
+        }
+        model
+    }
+
+    fn gradients(&self, part: &Part, step: usize, scale: f32) -> GradientsParams {
+        let mut gradients = GradientsParams::new();
+        let f = |at| scale * wave(at, step + 1);
+        for trial in &self.found {
+            match trial.rank {
+                0 | 1 => gradients.register(trial.id, tiny::<1>(part, f)),
+                2 => gradients.register(trial.id, tiny::<2>(part, f)),
+                3 => gradients.register(trial.id, tiny::<3>(part, f)),
+                _ => gradients.register(trial.id, tiny::<4>(part, f)),
+            }
+        }
+        gradients
     }
 }
 
@@ -152,32 +218,14 @@ impl Visit for Trials {
         if !sharded.sharding.is_replicated(sharded.unit) {
             let block = sharded.sharding.strategy.block;
             self.block = Some(self.block.map_or(block, |least| least.min(block)));
-            let path = path.to_string();
-            self.found.push(Trial { path, id, rank });
+            self.found.push(Trial {
+                path: path.to_string(),
+                param: sharded,
+                id,
+                rank,
+            });
         }
     }
-}
-
-/// A module with the paths, ids and ranks of the model, but tiny tensors.
-#[derive(Clone, Debug)]
-struct Tiny {
-    trials: Vec<Trial>,
-    tensors: Vec<Stand>,
-}
-
-#[derive(Clone, Debug)]
-enum Stand {
-    One(Param<Tensor<1>>),
-    Two(Param<Tensor<2>>),
-    Three(Param<Tensor<3>>),
-    Four(Param<Tensor<4>>),
-}
-
-/// The elements of a trial parameter that are stepped together.
-#[derive(Debug)]
-struct Part {
-    elements: Range<usize>,
-    is_whole: bool,
 }
 
 fn wave(at: usize, phase: usize) -> f32 {
@@ -197,119 +245,4 @@ fn tiny<const D: usize>(part: &Part, f: impl Fn(usize) -> f32) -> Tensor<D> {
         _ => shard_shape(len, D),
     };
     Tensor::from_data(TensorData::new(values, shape), &Device::flex())
-}
-
-fn param<const D: usize>(id: ParamId, part: &Part) -> Param<Tensor<D>> {
-    let tensor = Tensor::from_inner(tiny(part, |at| wave(at, 0)));
-    Param::initialized(id, tensor.require_grad())
-}
-
-impl Tiny {
-    fn new(trials: &[Trial], part: &Part) -> Self {
-        let stand = |t: &Trial| match t.rank {
-            0 | 1 => Stand::One(param(t.id, part)),
-            2 => Stand::Two(param(t.id, part)),
-            3 => Stand::Three(param(t.id, part)),
-            _ => Stand::Four(param(t.id, part)),
-        };
-        Self {
-            tensors: trials.iter().map(stand).collect(),
-            trials: trials.to_vec(),
-        }
-    }
-
-    fn gradients(&self, part: &Part, step: usize, scale: f32) -> GradientsParams {
-        let mut gradients = GradientsParams::new();
-        let f = |at| scale * wave(at, step + 1);
-        for stand in &self.tensors {
-            match stand {
-                Stand::One(p) => gradients.register(p.id, tiny::<1>(part, f)),
-                Stand::Two(p) => gradients.register(p.id, tiny::<2>(part, f)),
-                Stand::Three(p) => gradients.register(p.id, tiny::<3>(part, f)),
-                Stand::Four(p) => gradients.register(p.id, tiny::<4>(part, f)),
-            }
-        }
-        gradients
-    }
-
-    fn under<T>(trial: &Trial, enter: impl FnOnce(&[&str]) -> T) -> T {
-        enter(&trial.path.split('.').collect::<Vec<_>>())
-    }
-}
-
-impl Stand {
-    fn elements(&self) -> Vec<f32> {
-        let data = match self {
-            Self::One(p) => p.val().into_data(),
-            Self::Two(p) => p.val().into_data(),
-            Self::Three(p) => p.val().into_data(),
-            Self::Four(p) => p.val().into_data(),
-        };
-        data.iter::<f32>().collect()
-    }
-}
-
-impl Module for Tiny {
-    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
-        for (trial, stand) in self.trials.iter().zip(&self.tensors) {
-            Self::under(trial, |path| {
-                path.iter()
-                    .for_each(|name| visitor.enter_module(name, "Struct:Tiny"));
-                match stand {
-                    Stand::One(p) => visitor.visit_float(p),
-                    Stand::Two(p) => visitor.visit_float(p),
-                    Stand::Three(p) => visitor.visit_float(p),
-                    Stand::Four(p) => visitor.visit_float(p),
-                }
-                path.iter()
-                    .rev()
-                    .for_each(|name| visitor.exit_module(name, "Struct:Tiny"));
-            });
-        }
-    }
-
-    fn map<M: ModuleMapper>(mut self, mapper: &mut M) -> Self {
-        let mapped = self.trials.iter().zip(self.tensors).map(|(trial, stand)| {
-            Self::under(trial, |path| {
-                path.iter()
-                    .for_each(|name| mapper.enter_module(name, "Struct:Tiny"));
-                let stand = match stand {
-                    Stand::One(p) => Stand::One(mapper.map_float(p)),
-                    Stand::Two(p) => Stand::Two(mapper.map_float(p)),
-                    Stand::Three(p) => Stand::Three(mapper.map_float(p)),
-                    Stand::Four(p) => Stand::Four(mapper.map_float(p)),
-                };
-                path.iter()
-                    .rev()
-                    .for_each(|name| mapper.exit_module(name, "Struct:Tiny"));
-                stand
-            })
-        });
-        self.tensors = mapped.collect();
-        self
-    }
-
-    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
-        devices
-    }
-
-    fn fork(self, _: &Device) -> Self {
-        self
-    }
-
-    fn to_device(self, _: &Device) -> Self {
-        self
-    }
-
-    fn train(self) -> Self {
-        self
-    }
-
-    fn valid(&self) -> Self {
-        self.clone()
-    }
-
-    fn materialize(self) -> Self {
-        self
-    }
 }

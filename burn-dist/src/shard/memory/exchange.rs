@@ -8,7 +8,7 @@ use super::device::{self, DeviceFlat};
 use super::dtype::element;
 use super::flat::Flat;
 use super::host::HostFlat;
-use crate::comm::{Arrival, Communicator, Label, Reduce, Span, SpanMut};
+use crate::comm::{Arrival, Communicator, Label, Parts, Reduce, Span, SpanMut};
 use crate::error::Result;
 #[cfg(feature = "cube")]
 use crate::warning::warn;
@@ -102,6 +102,36 @@ impl Flat {
         }
     }
 
+    /// What all ranks have for this one, in rank order, of buffers in which each has what it gives to
+    /// each: `counts` says how much.
+    pub(crate) fn all_to_all(
+        self,
+        comm: &Communicator,
+        label: &Label,
+        counts: &[usize],
+    ) -> Result<PendingFlat> {
+        match self {
+            Self::Host(flat) => Ok(Self::Host(flat.all_to_all(comm, label, counts)?).into()),
+            #[cfg(feature = "cube")]
+            Self::Device(flat) => {
+                #[cfg(feature = "cuda")]
+                if let Some(direct) = comm.on_device() {
+                    let len = Parts::new(counts, comm.size()).received(comm.rank());
+                    let received = DeviceFlat::empty(len, &flat);
+                    let send = flat.submitted(direct.order())?;
+                    let recv = received.submitted(direct.order())?;
+                    let arrival = direct.all_to_all(label, counts, &send, &recv)?;
+                    return Ok(pending(received, arrival));
+                }
+                let (own, device) = (flat.download()?, flat.device().clone());
+                drop(flat);
+                through_host(comm, own, &device, |own| {
+                    own.all_to_all(comm, label, counts)
+                })
+            }
+        }
+    }
+
     /// The sum over ranks.
     pub(crate) fn all_reduce(self, comm: &Communicator, label: &Label) -> Result<PendingFlat> {
         if comm.size() == 1 {
@@ -135,6 +165,13 @@ impl HostFlat {
         let mut sum = Self::zeros(len, self.dtype());
         comm.reduce_scatter(label, Reduce::Sum, self.span()?, sum.span_mut()?)?;
         Ok(sum)
+    }
+
+    fn all_to_all(self, comm: &Communicator, label: &Label, counts: &[usize]) -> Result<Self> {
+        let len = Parts::new(counts, comm.size()).received(comm.rank());
+        let mut received = Self::zeros(len, self.dtype());
+        comm.all_to_all(label, counts, self.span()?, received.span_mut()?)?;
+        Ok(received)
     }
 
     fn all_reduce(mut self, comm: &Communicator, label: &Label) -> Result<Self> {

@@ -10,6 +10,7 @@ mod deferred;
 mod elements;
 pub(crate) mod full;
 mod gather;
+mod owners;
 mod paths;
 pub(crate) mod record;
 mod reduce;
@@ -23,6 +24,7 @@ mod unsharded;
 
 pub(crate) use adapted::Adapted;
 pub(crate) use gather::{GatheredUnit, Part};
+pub(crate) use owners::{Witness, assign, cost, id_for_stepper, pieces};
 pub(crate) use paths::{MapTensors, VisitTensors, map_tensors, visit_tensors};
 pub(crate) use replicas::Replicas;
 pub(crate) use session::{FullGradients, GradientSums, PostBackward, UnitGradients};

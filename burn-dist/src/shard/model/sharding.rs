@@ -1,5 +1,6 @@
 //! What one call of `Strategy::shard` made, on one rank: its units and its groups of ranks.
 
+use super::owners::Owners;
 use super::session::BackwardSession;
 use super::unsharded::Unsharded;
 use crate::comm::{Communicator, Label};
@@ -41,6 +42,8 @@ pub(crate) struct Sharding {
     /// Forwards in training mode whose layers drew from coordinates of this model's.
     forwards: AtomicU64,
     steps: AtomicU64,
+    /// Which parameters are stepped whole, and by whom.
+    pub(crate) owners: Owners,
     /// By unit, whether it was compared with plain Burn.
     checked: Vec<AtomicBool>,
     /// Whether the warning about a parameter that is gathered alone was given.
@@ -134,6 +137,7 @@ impl Sharding {
             passes: AtomicU64::new(0),
             forwards: AtomicU64::new(0),
             steps: AtomicU64::new(0),
+            owners: Owners::default(),
             checked: plan
                 .units()
                 .iter()

@@ -233,7 +233,8 @@ impl<'a, M: Module> Accumulation<'a, M> {
             sharding: part.sharding,
             units: part.sums.into_reduced(),
         });
-        let (world, parts) = (self.world.clone(), parts.collect());
+        let (world, parts) = (self.world.clone(), parts.collect::<Vec<_>>());
+        super::missed::check(self.model, &parts)?;
         let gradients = ShardedGradients::new(world, parts, self.params, self.losses);
         Ok(gradients.scaled(1.0 / divisor))
     }

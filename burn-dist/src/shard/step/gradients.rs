@@ -4,10 +4,11 @@ use crate::comm::{Reduce, Span, SpanMut};
 use crate::error::{Error, Result};
 use crate::layout::{Slot, shard_shape};
 use crate::shard::memory::Primitive;
-use crate::shard::model::{Sharding, UnitGradients};
+use crate::shard::model::{Sharding, UnitGradients, id_for_stepper};
 use crate::world::World;
 use burn::module::{Param, ParamId};
 use burn::optim::GradientsParams;
+use burn::tensor::DType;
 use burn::tensor::Tensor;
 use std::ops::Range;
 use std::sync::Arc;
@@ -280,7 +281,8 @@ impl ShardedGradients {
     /// The gradients as Burn's optimizers take them.
     ///
     /// A parameter that no rank gave a gradient has none. One of which this rank stores nothing
-    /// has none either: there is nothing to step.
+    /// has none either: there is nothing to step. Those of parameters that a
+    /// [stepper](World::stepper) of this model steps whole lie where only that finds them.
     pub fn into_params(self) -> GradientsParams {
         let mut grads = GradientsParams::new();
         let shared = |part: PartGradients| {
@@ -291,6 +293,9 @@ impl ShardedGradients {
             (part.sharding, units)
         };
         let parts: Vec<_> = self.parts.into_iter().map(shared).collect();
+        for (sharding, _) in &parts {
+            sharding.owners.hand_out();
+        }
         for param in self.params {
             let (sharding, units) = &parts[param.part];
             let Some((present, flat)) = &units[param.unit] else {
@@ -302,6 +307,18 @@ impl ShardedGradients {
                 continue;
             }
             let slot = &layout.slots[param.slot];
+            let is_owned = sharding.owners.of(param.unit, param.slot).is_some();
+            if is_owned && range.is_empty() {
+                // An element that says that there is a gradient: all ranks have to know.
+                let there = Primitive::filled(
+                    DType::F32,
+                    &vec![1; param.rank],
+                    &sharding.residence,
+                    |_| (),
+                );
+                (param.register)(&mut grads, id_for_stepper(param.id), there);
+                continue;
+            }
             let (start, shape) = if layout.is_replicated() {
                 (slot.offset, slot.shape.clone())
             } else if range.is_empty() {
@@ -309,7 +326,12 @@ impl ShardedGradients {
             } else {
                 (range.start, shard_shape(range.len(), param.rank))
             };
-            (param.register)(&mut grads, param.id, flat.view(start, &shape));
+            let id = if is_owned {
+                id_for_stepper(param.id)
+            } else {
+                param.id
+            };
+            (param.register)(&mut grads, id, flat.view(start, &shape));
         }
         grads
     }

@@ -3,6 +3,7 @@
 
 mod accumulation;
 mod gradients;
+mod missed;
 mod running_state;
 mod trained;
 
