@@ -303,7 +303,8 @@ fn main() {
         "half within",
         "faults"
     );
-    let sharded = |strategies: Vec<Strategy>| strategies.into_iter().map(Kind::Sharded);
+    let sharded =
+        |strategies: Vec<Strategy>| strategies.into_iter().map(|s| Kind::Sharded(Box::new(s)));
     let mut alone = vec![Kind::Plain];
     alone.extend(sharded(strategies(1)));
     let together: Vec<Kind> = sharded(strategies(2)).collect();
