@@ -16,7 +16,7 @@ const RATE: f64 = 0.01;
 /// Muon for matrices, AdamW for the rest.
 fn muon() -> ModuleOptimizer {
     let rest = AdamWConfig::new().with_weight_decay(0.01).init();
-    let matrices = ParamGroup::from_predicate("weight$");
+    let matrices = ParamGroup::from_predicate(".weight");
     rest.with_group(matrices, MuonConfig::new().build(), None)
 }
 

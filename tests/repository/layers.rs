@@ -166,11 +166,11 @@ pub(crate) const LIBRARY: &[Layer] = &[
         "shard/sum",
         &["error", "world", "shard/memory", "shard/tape"],
     ),
-    row("shard", &["pattern"]),
+    row("shard", &[]),
     row("telemetry", &["trace", "world"]),
     row("finite", &["error", "comm", "shard/memory", "shard/model"]),
     row("scaler", &["error", "shard/step"]),
-    row("optim", &["error", "shard/model"]),
+    row("optim", &["error", "pattern", "shard/model"]),
     row(
         "checkpoint",
         &[

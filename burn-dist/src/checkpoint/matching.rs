@@ -7,7 +7,7 @@ use super::format::{
 use super::open_save::OpenSave;
 use super::part::{ModelState, StateToLoad, StatesToLoad, dimensions, observe, path_of};
 use crate::error::{Error, Result};
-use crate::shard::lies_in;
+use crate::pattern::lies_in;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::DType;

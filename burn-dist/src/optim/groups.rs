@@ -1,7 +1,8 @@
 //! The parameters of a model that train, as groups are made of them: with path, full shape and layer.
 
 use crate::error::{Error, Result};
-use crate::shard::{ShardedParam, Visit, is_trainable, lies_in, walk};
+use crate::pattern::lies_in;
+use crate::shard::{ShardedParam, Visit, is_trainable, walk};
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
 use burn::tensor::Tensor;
 use std::collections::BTreeMap;

@@ -53,7 +53,6 @@ pub use owners::Stepper;
 pub use step::{Accumulation, Clipped, ShardedGradients};
 pub use unit::{Activations, MapActivations, unit};
 
-pub(crate) use crate::pattern::lies_in;
 pub(crate) use init::ValueSource;
 pub(crate) use memory::{Shard, SharedFlat};
 pub(crate) use model::{

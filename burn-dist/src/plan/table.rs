@@ -1,0 +1,95 @@
+//! A plan as a person reads it.
+
+use super::Plan;
+use crate::layout::UnitLayout;
+use std::fmt;
+
+/// Bytes as a person reads them.
+pub(crate) fn readable(bytes: usize) -> String {
+    match bytes as f64 {
+        b if b < 1e3 => format!("{b:.0} B"),
+        b if b < 1e6 => format!("{:.1} kB", b / 1e3),
+        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.2} GB", b / 1e9),
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parameters = self.parameters() as f64 / 1e6;
+        writeln!(
+            f,
+            "{} over {} rank(s): {parameters:.2} M parameters in {} unit(s), {:.2} % padding",
+            self.strategy,
+            self.size,
+            self.units.len(),
+            100.0 * self.padding()
+        )?;
+        writeln!(
+            f,
+            "  {:<28} {:>12} {:>12} {:>12}",
+            "unit", "parameters", "gathered", "per rank"
+        )?;
+        // Equal neighbours share a row: blocks.0 .. blocks.11 is one line, not twelve.
+        // What is stored whole comes last, as it would stand between them.
+        let (whole, sharded): (Vec<_>, Vec<_>) = self.units.iter().partition(|u| u.is_replicated());
+        let units: Vec<&UnitLayout> = sharded.into_iter().chain(whole).collect();
+        let mut rest = &units[..];
+        while let Some(first) = rest.first() {
+            let same = |u: &&&UnitLayout| {
+                u.bytes() == first.bytes()
+                    && u.trainable == first.trainable
+                    && u.ranks == first.ranks
+            };
+            let run = rest.iter().take_while(same).count();
+            let name = match run {
+                1 => first.name.to_string(),
+                _ => format!("{} .. {} (x{run})", first.name, rest[run - 1].name),
+            };
+            writeln!(
+                f,
+                "  {name:<28} {:>12} {:>12} {:>12}",
+                first.elements(),
+                readable(self.gathered(first)),
+                readable(first.bytes() / first.ranks)
+            )?;
+            rest = &rest[run..];
+        }
+        if self.shard_group_size > 1 {
+            let whole = self.units.iter().filter(|u| u.is_replicated());
+            let whole: usize = whole.map(UnitLayout::elements).sum();
+            let share = 100.0 * whole as f64 / self.parameters().max(1) as f64;
+            if whole > 0 {
+                writeln!(
+                    f,
+                    "  not sharded: {share:.1} % of the parameters (the units that are \"replicated\"), of which every \
+                     rank stores all"
+                )?;
+            }
+        }
+        let memory = self.memory();
+        writeln!(
+            f,
+            "  memory per rank: parameters {} + gradients {} + AdamW{} {} + in flight {} = {}",
+            readable(memory.parameters),
+            readable(memory.gradients),
+            self.states
+                .map_or(String::new(), |states| format!(" in {}", states.name)),
+            readable(memory.optimizer),
+            readable(memory.transient),
+            readable(memory.total())
+        )?;
+        let traffic = self.traffic(self.micro_batches);
+        if traffic.is_empty() {
+            return write!(f, "  traffic: none");
+        }
+        match self.micro_batches {
+            1 => write!(f, "  sent per rank and step:")?,
+            n => write!(f, "  sent per rank and step of {n} micro-batches:")?,
+        }
+        for t in traffic {
+            write!(f, " {} x{} {};", t.op.name(), t.calls, readable(t.bytes))?;
+        }
+        Ok(())
+    }
+}
