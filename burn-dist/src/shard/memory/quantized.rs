@@ -141,7 +141,8 @@ mod tests {
                 let largest = elements.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                 for (x, found) in elements.iter().zip(found) {
                     let off = (f64::from(*x) - found).abs();
-                    prop_assert!(off <= f64::from(largest) / 254.0 * 1.00001, "{x}: {found}");
+                    // A quotient of up to 127 is rounded as f32, by some hundred-thousandths of a code.
+                    prop_assert!(off <= f64::from(largest) / 254.0 * 1.0001, "{x}: {found}");
                 }
             }
         }
