@@ -72,7 +72,7 @@ impl World {
     /// Threads::new(2).run(|world| {
     ///     let model = LinearConfig::new(8, 4).init(&world.device());
     ///     let mut model = Strategy::fsdp().shard(model, &world)?;
-    ///     let matrices = ParamGroup::from_predicate(".weight");
+    ///     let matrices = ParamGroup::from_predicate("weight");
     ///     let muon = AdamWConfig::new().init().with_group(matrices, MuonConfig::new().build(), None);
     ///     assert!(world.optimizer(muon.clone(), &model).is_err());
     ///     let mut stepper = world.stepper(muon, &model)?;
