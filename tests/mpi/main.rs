@@ -27,8 +27,9 @@ const NEAR: Duration = Duration::from_millis(2500);
 type Case = (&'static str, fn(), &'static [usize], Option<&'static str>);
 
 /// Checks that expect an error of three ranks, where a world that is left out has none.
-const FAIL_ON_PURPOSE: [&str; 3] = [
+const FAIL_ON_PURPOSE: [&str; 4] = [
     "different_calls_are_an_error_on_all_ranks",
+    "a_different_table_is_an_error_on_all_ranks",
     "an_abort_ends_pending_collectives",
     "a_rank_that_has_left_is_named",
 ];
