@@ -222,9 +222,8 @@ impl Strategy {
     ///     let layer = Strategy::fsdp().absent(["root"]).shard(layer, &world)?;
     ///     let x = Tensor::<2>::ones([8, 4], &world.device());
     ///     let use_bias = world.is_chief();
-    ///     let loss = unit(&layer, x, move |layer, x| match use_bias {
-    ///         true => layer.forward(x),
-    ///         false => x.matmul(layer.weight.val()),
+    ///     let loss = unit(&layer, x, move |layer, x| {
+    ///         if use_bias { layer.forward(x) } else { x.matmul(layer.weight.val()) }
     ///     });
     ///     let norm = world.backward(loss.sum(), &layer)?.norm()?;
     ///     // 8 for each weight; 8 and 0 for each bias, on average 4.
