@@ -6,8 +6,6 @@
 use super::elements::{Elements, file_float};
 use super::files::{INDEX, Index, IndexMetadata, SINGLE};
 use crate::error::{Error, Result};
-use crate::layout::UnitLayout;
-use crate::shard::SharedFlat;
 use burn::tensor::DType;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::HashMap;
@@ -143,15 +141,6 @@ impl Writer {
         }
         self.next += 1;
         Ok(())
-    }
-
-    /// Writes the parameters of a gathered unit.
-    pub(super) fn put_unit(&mut self, layout: &UnitLayout, flat: &SharedFlat) -> Result<()> {
-        let (bytes, size) = (flat.read()?, layout.dtype.size());
-        layout.slots.iter().try_for_each(|slot| {
-            let range = slot.offset * size..(slot.offset + slot.len) * size;
-            self.put(&bytes[range], layout.dtype)
-        })
     }
 
     /// Gives the files their names, and removes those of an earlier export.

@@ -4,7 +4,7 @@ use super::values::at_least_1;
 use crate::hf::HfName;
 use burn::module::Module;
 use burn_dist::weights::{Adapters, Export};
-use burn_dist::{LoraConfig, Result, Strategy, World};
+use burn_dist::{Error, LoraConfig, Result, Strategy, World};
 use std::path::PathBuf;
 
 /// The arguments for training low-rank adapters beside frozen weights.
@@ -48,7 +48,7 @@ impl LoraArgs {
     /// `drawn`, as adapters beside random weights learn little.
     ///
     /// # Errors
-    /// As [`Adapters::config`].
+    /// As [`Adapters::config`]; [`Error::Config`] for an export of adapters that there are none of.
     pub fn strategy<M: Module>(
         &self,
         world: &World,
@@ -64,6 +64,11 @@ impl LoraArgs {
                 LoraConfig::new(rank, alpha)
                     .targets(self.lora_targets.clone())
                     .modules_to_save(["head"])
+            }
+            // At the end of the run it would be too late.
+            (None, None) if self.export_adapters.is_some() => {
+                let expected = "--lora RANK or --adapters DIR beside it";
+                return Err(Error::config("--export-adapters", expected, "neither"));
             }
             (None, None) => return Ok(strategy),
         };

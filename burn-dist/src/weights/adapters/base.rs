@@ -4,7 +4,6 @@ use crate::comm::{Reduce, SpanMut};
 use crate::error::Result;
 use crate::shard::StoredShards;
 use crate::world::World;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// The key of the digest in the metadata of a file of adapters.
 pub(super) const KEY: &str = "burn_dist.base";
@@ -26,9 +25,9 @@ pub(super) fn digest(world: &World, stored: &StoredShards) -> Result<String> {
         let size = layout.dtype.size();
         for (slot, shard) in unit.shards.iter().enumerate() {
             let Some(shard) = shard else { continue };
-            let mut name = DefaultHasher::new();
-            layout.slots[slot].path.hash(&mut name);
-            let key = name.finish();
+            // Not by the standard library's hasher, which may change with the compiler: this is kept in files.
+            let name = layout.slots[slot].path.bytes();
+            let key = name.fold(ODD, |key, byte| mixed(key ^ u64::from(byte)));
             let first = layout.shard_range(slot, rank).start as u64;
             for (at, element) in shard.read()?.chunks_exact(size).enumerate() {
                 let mut bits = [0; 8];

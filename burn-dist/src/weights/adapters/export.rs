@@ -3,6 +3,7 @@
 use super::super::export::Export;
 use super::super::writer::Writer;
 use super::config::AdapterConfig;
+use super::merge::Merge;
 use super::{base, names};
 use crate::error::{Error, Result};
 use crate::finite::{self, Looked};
@@ -90,7 +91,7 @@ impl World {
         let mut written = Ok(());
         stored.gather_each(|layout, flat| {
             if let (Some(writer), Ok(())) = (&mut writer, &written) {
-                written = writer.put_unit(layout, flat);
+                written = Merge::default().put(writer, layout, flat);
             }
         })?;
         self.together(WHAT, || {
