@@ -4,13 +4,14 @@ use burn::tensor::{BoolStore, DType};
 use safetensors::Dtype;
 
 /// What a model, its optimizer's states or a checkpoint of another program may hold.
-pub(crate) const KNOWN: [(Dtype, DType); 7] = [
+pub(crate) const KNOWN: [(Dtype, DType); 8] = [
     (Dtype::F64, DType::F64),
     (Dtype::F32, DType::F32),
     (Dtype::F16, DType::F16),
     (Dtype::BF16, DType::BF16),
     (Dtype::I64, DType::I64),
     (Dtype::I32, DType::I32),
+    (Dtype::U8, DType::U8),
     (Dtype::BOOL, DType::Bool(BoolStore::Native)),
 ];
 

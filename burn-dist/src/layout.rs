@@ -8,7 +8,9 @@
 //!
 //! Checkpoint ranges, the memory estimate and the traffic estimate all come from here.
 
+use crate::quantization;
 use burn::tensor::DType;
+use burn::tensor::quantization::QuantScheme;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,37 +34,65 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Its element type.
     pub dtype: DType,
+    /// How it is quantized, if it is: stored and gathered as bytes.
+    pub quantized: Option<QuantScheme>,
     /// Whether it takes gradients.
     pub trainable: bool,
     /// Whether every rank stores all of it, such as one whose layer reads the shape of what is stored.
     pub replicated: bool,
 }
 
-/// One parameter's place in its unit's flat buffer, in elements.
+impl Parameter {
+    /// The type of what is stored.
+    fn stored_dtype(&self) -> DType {
+        self.quantized.map_or(self.dtype, |_| DType::U8)
+    }
+}
+
+/// One parameter's place in its unit's flat buffer, in elements of the buffer: bytes, if it is quantized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     /// Its path in the module.
     pub path: String,
     /// Its full shape.
     pub shape: Vec<usize>,
+    /// Its element type, which the buffer has too unless it is quantized.
+    pub dtype: DType,
+    /// How it is quantized, if it is.
+    pub quantized: Option<QuantScheme>,
     /// Where it starts.
     pub offset: usize,
-    /// Number of its elements.
+    /// Number of elements of the buffer that it takes.
     pub len: usize,
+}
+
+impl Slot {
+    /// Number of elements of the parameter.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The shape of what is stored of it by all ranks: that of the parameter, or so many bytes.
+    pub fn stored_shape(&self) -> Vec<usize> {
+        match self.quantized {
+            None => self.shape.clone(),
+            Some(_) => vec![self.len],
+        }
+    }
 }
 
 /// The flat buffer of one unit: parameters that are gathered together.
 ///
 /// Parameters that take gradients and frozen ones of the same unit are laid out apart, so that a
-/// reduction never moves what has no gradient; so are those of different types, and those that
-/// every rank stores whole.
+/// reduction never moves what has no gradient; so are those of different types, quantized ones, and
+/// those that every rank stores whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitLayout {
     /// Its name in tables, messages and fingerprints.
     pub name: Arc<str>,
     /// The path of the module that the unit is; empty for the root.
     pub path: String,
-    /// The element type of all its parameters.
+    /// The element type of the buffer: of all its parameters, or bytes of quantized ones.
     pub dtype: DType,
     /// Whether its parameters take gradients.
     pub trainable: bool,
@@ -85,9 +115,19 @@ impl UnitLayout {
         self.shard_len == 0
     }
 
-    /// Elements that are parameters.
+    /// Elements of its parameters.
     pub fn elements(&self) -> usize {
-        self.slots.iter().map(|s| s.len).sum()
+        self.slots.iter().map(Slot::elements).sum()
+    }
+
+    /// Bytes that are parameters, without padding.
+    pub fn parameter_bytes(&self) -> usize {
+        self.slots.iter().map(|s| s.len).sum::<usize>() * self.dtype.size()
+    }
+
+    /// Whether its parameters are quantized.
+    pub fn is_quantized(&self) -> bool {
+        self.slots.iter().any(|slot| slot.quantized.is_some())
     }
 
     /// Bytes of the flat buffer, padding included.
@@ -101,7 +141,8 @@ impl UnitLayout {
             path: slot.path.clone(),
             unit: self.path.clone(),
             shape: slot.shape.clone(),
-            dtype: self.dtype,
+            dtype: slot.dtype,
+            quantized: slot.quantized,
             trainable: self.trainable,
             replicated: self.is_replicated(),
         })
@@ -135,7 +176,11 @@ impl UnitLayout {
 /// Where a unit is sharded, parameters and shards begin at multiples of `block` elements, so that no block of a parameter,
 /// counted from its start, lies on two ranks. 1 asks for nothing; any other is a multiple of [`BLOCK_MULTIPLE`].
 pub fn units(parameters: &[Parameter], ranks: usize, block: usize) -> Vec<UnitLayout> {
-    let key = |p: &Parameter| (p.trainable, p.replicated, p.dtype.name().to_string());
+    let key = |p: &Parameter| {
+        // Bytes of quantized parameters lie apart from a type that parameters may have.
+        let name = p.stored_dtype().name().to_string();
+        (p.trainable, p.replicated, p.quantized.is_some(), name)
+    };
     let mut order: Vec<&Parameter> = Vec::new();
     let mut members: BTreeMap<_, Vec<&Parameter>> = BTreeMap::new();
     for p in parameters {
@@ -149,18 +194,21 @@ pub fn units(parameters: &[Parameter], ranks: usize, block: usize) -> Vec<UnitLa
         let group = &members[&(&first.unit, key(first))];
         let Parameter {
             unit: path,
-            dtype,
             trainable,
             replicated,
             ..
         } = *first;
-        let (dtype, ranks) = (*dtype, if *replicated { 1 } else { ranks });
+        let (dtype, ranks) = (first.stored_dtype(), if *replicated { 1 } else { ranks });
         let parts = order.iter().filter(|other| other.unit == *path).count();
         let mut name = if path.is_empty() { "root" } else { path }.to_string();
         if parts > 1 {
             let replicated = if *replicated { "replicated, " } else { "" };
             let kind = if *trainable { "trainable" } else { "frozen" };
-            name.push_str(&format!(" ({replicated}{kind} {})", dtype.name()));
+            let dtype = match first.quantized {
+                Some(_) => "quantized",
+                None => dtype.name(),
+            };
+            name.push_str(&format!(" ({replicated}{kind} {dtype})"));
         }
         let block = if ranks == 1 { 1 } else { block };
         let multiple = |bytes: usize| (bytes / dtype.size()).max(block);
@@ -170,11 +218,16 @@ pub fn units(parameters: &[Parameter], ranks: usize, block: usize) -> Vec<UnitLa
             .iter()
             .map(|p| {
                 let offset = aligned(end);
-                let len = p.shape.iter().product();
+                let len = match &p.quantized {
+                    Some(scheme) => quantization::bytes(scheme, &p.shape),
+                    None => p.shape.iter().product(),
+                };
                 end = offset + len;
                 Slot {
                     path: p.path.clone(),
                     shape: p.shape.clone(),
+                    dtype: p.dtype,
+                    quantized: p.quantized,
                     offset,
                     len,
                 }
@@ -223,6 +276,7 @@ mod tests {
             },
             shape: shape.to_vec(),
             dtype: DType::F32,
+            quantized: None,
             trainable,
             replicated: false,
         }

@@ -99,6 +99,7 @@ mod pattern;
 mod plan;
 mod precision;
 pub mod prelude;
+mod quantization;
 mod reduction;
 pub mod rendezvous;
 mod scaler;

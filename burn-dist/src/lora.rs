@@ -1,6 +1,8 @@
 //! Low-rank adapters: which weights get one, and how large they are.
 
 use crate::error::{Error, Result};
+use crate::quantization;
+use burn::tensor::quantization::QuantScheme;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -25,6 +27,7 @@ pub struct LoraConfig {
     pub(crate) init_std: Option<f64>,
     pub(crate) targets: Vec<String>,
     pub(crate) modules_to_save: Vec<String>,
+    pub(crate) quantization: Option<QuantScheme>,
 }
 
 impl LoraConfig {
@@ -36,6 +39,7 @@ impl LoraConfig {
             init_std: None,
             targets: Vec::new(),
             modules_to_save: Vec::new(),
+            quantization: None,
         }
     }
 
@@ -63,6 +67,36 @@ impl LoraConfig {
     ) -> Self {
         self.modules_to_save
             .extend(patterns.into_iter().map(Into::into));
+        self
+    }
+
+    /// Quantizes the frozen weights of `Linear` layers, with adapters and without: QLoRA.
+    ///
+    /// Each is quantized when it was initialised or loaded, as Burn's `Quantizer` does it by the largest elements, and is
+    /// then stored, sharded, gathered and saved as bytes: codes in the scheme's bits, and its scales. The weight is made of them
+    /// when a layer reads it, and made again in backward, in the type that the model had or that of a precision policy; nothing
+    /// of its size stays. A block of the scheme divides each of the matrices. On CPUs alone.
+    ///
+    /// The codes of the schemes are evenly spaced numbers, not those of the type NF4.
+    ///
+    /// ```
+    /// use burn::nn::LinearConfig;
+    /// use burn::tensor::{Device, quantization::{QuantScheme, QuantValue, ScaleDtype}};
+    /// use burn_dist::{LoraConfig, Strategy};
+    ///
+    /// let scheme = QuantScheme::default().with_value(QuantValue::Q4S).per_block([64], ScaleDtype::F32);
+    /// let model = LinearConfig::new(768, 768).init(&Device::flex());
+    /// let lora = LoraConfig::new(8, 16.0);
+    /// let wide = Strategy::fsdp().lora(lora.clone()).plan(&model, 2)?.memory().parameters;
+    /// let narrow = Strategy::fsdp().lora(lora.quantize_base(scheme)).plan(&model, 2)?.memory().parameters;
+    /// assert!(6 * narrow < wide);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    ///
+    /// # Source
+    /// Dettmers et al., *QLoRA*, NeurIPS 2023; PEFT with bitsandbytes: `load_in_4bit`; Burn: `module::QLora`.
+    pub fn quantize_base(mut self, scheme: QuantScheme) -> Self {
+        self.quantization = Some(scheme);
         self
     }
 
@@ -135,6 +169,9 @@ impl fmt::Display for LoraConfig {
         }
         if !self.modules_to_save.is_empty() {
             write!(f, ", beside {}", self.modules_to_save.join(", "))?;
+        }
+        if let Some(scheme) = &self.quantization {
+            write!(f, ", base {}", quantization::name(scheme))?;
         }
         Ok(())
     }

@@ -98,9 +98,11 @@ impl Precision {
         if self.is_full() { given } else { DType::F32 }
     }
 
-    /// The type in which a parameter that is stored as `stored` is computed with.
+    /// The type in which a parameter that is stored as `stored` is gathered and computed with; bytes of quantized ones
+    /// are gathered as they are.
     pub(crate) fn computed(&self, stored: DType) -> DType {
-        self.param_dtype.map_or(stored, DType::from)
+        let policy = self.param_dtype.filter(|_| stored.is_float());
+        policy.map_or(stored, DType::from)
     }
 
     /// The type in which its gradient is summed over ranks.

@@ -3,6 +3,7 @@
 use crate::allocator::peak;
 use crate::{EVEN, Net, input, measure_model, scratch, within};
 use burn::module::Module;
+use burn::tensor::quantization::{QuantScheme, QuantValue, ScaleDtype};
 use burn::tensor::{Device, Tensor};
 use burn_dist::{LoraConfig, Strategy, World};
 use std::sync::Barrier;
@@ -28,6 +29,20 @@ fn of_product(world: &World, all: &Barrier) -> usize {
 #[test]
 fn adapters_need_what_frozen_weights_need() {
     let lora = LoraConfig::new(8, 16.0).modules_to_save(["left", "right"]);
+    check(&lora, 1);
+}
+
+/// The dense weight that is made of a quantized one lives while a layer computes with it, beside its sum with the adapters.
+#[test]
+fn quantized_weights_are_dense_only_while_a_layer_computes() {
+    let lora = LoraConfig::new(8, 16.0).modules_to_save(["left", "right"]);
+    let scheme = QuantScheme::default().with_value(QuantValue::Q4S);
+    let lora = lora.quantize_base(scheme.per_block([64], ScaleDtype::F32));
+    check(&lora, 2);
+}
+
+/// Compares with frozen weights without adapters; of so many dense weights a layer computes with one.
+fn check(lora: &LoraConfig, dense: usize) {
     let scratch = |world: &World, all: &Barrier| scratch(EVEN, world, all) + of_product(world, all);
     for ranks in 2..=3 {
         for tracked in [true, false] {
@@ -50,7 +65,7 @@ fn adapters_need_what_frozen_weights_need() {
                 parts.map(|u| u.bytes()).sum()
             };
             // While a layer computes with it, a weight with its adapters is beside the gathered one.
-            let weight = 4 * EVEN.width * EVEN.inner;
+            let weight = dense * 4 * EVEN.width * EVEN.inner;
             let gathered = 2 * of_unit("blocks.0") + of_unit("");
             let forward = plan.memory().parameters + gathered + weight + found.scratch;
             within(&what("forward"), found.forward, forward);

@@ -179,7 +179,7 @@ pub fn values<M: Module>(model: &M) -> Values {
             self.0.pop();
         }
         fn visit_float<const D: usize>(&mut self, p: &Param<Tensor<D>>) {
-            let data = p.base().into_data();
+            let data = p.base().dequantize().into_data();
             self.1
                 .insert(self.0.join("."), data.iter::<f64>().collect());
         }
@@ -195,6 +195,10 @@ pub fn holding<M: Module>(model: &M, grads: &GradientsParams) -> M {
     impl ModuleMapper for Put<'_> {
         fn map_float<const D: usize>(&mut self, p: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let grad = self.0.get::<D>(p.id);
+            // What is quantized has neither a gradient nor zeros.
+            if matches!(p.base().dtype(), DType::QFloat(_)) {
+                return p;
+            }
             p.map(|t| Tensor::from_inner(grad.unwrap_or_else(|| t.inner().zeros_like())))
         }
     }

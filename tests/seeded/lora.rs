@@ -2,7 +2,7 @@
 
 use crate::alone;
 use crate::oracle::{self, Mlp, Trace, Values};
-use burn::module::{Lora, Module, Quantizer};
+use burn::module::{Lora, Module};
 use burn::optim::{AdamWConfig, ModuleOptimizer};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use burn_dist::comm::Op;
@@ -351,21 +351,6 @@ pub(crate) fn trained(world: &World, lora: LoraConfig) -> burn_dist::Result<Mlp>
     let x = oracle::tensor(&mine, DType::F64, &world.device());
     let grads = world.backward(loss(&model, x), &model)?.into_params();
     Ok(optimizer.step(0.1, model, grads))
-}
-
-#[test]
-fn a_quantised_model_is_refused_by_its_path() {
-    let _alone = alone();
-    use burn::tensor::quantization::{Calibration, QuantValue};
-    let quantised = |device: Device| {
-        let scheme = device.settings().quantization.scheme;
-        let scheme = scheme.with_value(QuantValue::Q8S);
-        Mlp::new(1, &device).quantize_weights(&mut Quantizer::new(Calibration::MinMax, scheme))
-    };
-    let found = refused(quantised, Strategy::fsdp());
-    for words in ["first.weight", "quantised"] {
-        assert!(found.contains(words), "{found}");
-    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod lora;
 mod lora_draws;
 mod lora_files;
 mod precision;
+mod qlora;
 mod recompute;
 mod replicas;
 mod saving;

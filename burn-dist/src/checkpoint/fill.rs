@@ -72,13 +72,14 @@ impl FillFromSave<'_> {
 
     /// The tensor with the saved elements, in the memory of the former ones where that is the process's.
     fn filled<const D: usize>(&mut self, old: Tensor<D>, target: &Target) -> Tensor<D> {
-        let (shape, device, dtype) = (old.shape(), old.device(), target.dtype);
+        // The type in which it is stored, which for quantized parameters is not that of the save.
+        let (shape, device, dtype) = (old.shape(), old.device(), old.dtype());
         let data = if target.is_host {
             let (mut bytes, shape, dtype) = old.into_data().into_parts();
             self.read(target, &mut bytes);
             TensorData::from_bytes(bytes, shape, dtype)
         } else {
-            let mut bytes = vec![0; target.range.len() * dtype.size()];
+            let mut bytes = vec![0; target.range.len() * target.dtype.size()];
             self.read(target, &mut bytes);
             TensorData::from_bytes_vec(bytes, shape, dtype)
         };

@@ -162,7 +162,7 @@ impl Plan {
     /// The share of the flat buffers that is padding, between 0 and 1.
     pub fn padding(&self) -> f64 {
         let (full, used) = self.units.iter().fold((0, 0), |(full, used), u| {
-            (full + u.bytes(), used + u.elements() * u.dtype.size())
+            (full + u.bytes(), used + u.parameter_bytes())
         });
         if full == 0 {
             0.0
@@ -184,7 +184,11 @@ impl Plan {
 
     /// Bytes of a unit on their way in a gather, of all ranks together.
     fn sent_to_gather(&self, unit: &UnitLayout) -> usize {
-        match self.strategy.quantized_gathers {
+        match self
+            .strategy
+            .quantized_gathers
+            .filter(|_| !unit.is_quantized())
+        {
             // A code for each element, and a scale of 4 bytes for each block of a shard.
             Some(block) => {
                 (unit.shard_len + 4 * unit.shard_len.div_ceil(block.max(1))) * unit.ranks
@@ -265,7 +269,8 @@ impl Plan {
     /// The codes of the largest unit that is gathered as such.
     fn messages(&self) -> usize {
         let is_coded = self.strategy.quantized_gathers.is_some() && self.shard_group_size > 1;
-        let units = self.units.iter().filter(|u| is_coded && !u.is_replicated());
+        let coded = |u: &&UnitLayout| is_coded && !u.is_replicated() && !u.is_quantized();
+        let units = self.units.iter().filter(coded);
         units.map(|u| self.sent_to_gather(u)).max().unwrap_or(0)
     }
 

@@ -176,6 +176,7 @@ mod tests {
                 unit: String::new(),
                 shape: vec![len],
                 dtype: to,
+                quantized: None,
                 trainable: true,
                 replicated: false,
             };

@@ -186,7 +186,7 @@ impl World {
             for layout in stored.units.iter().map(StoredUnit::layout) {
                 let slots = layout.slots.iter();
                 for slot in slots.filter(|slot| !merge.is_factor(&slot.path)) {
-                    entries.push(export.entry(&slot.path, &slot.shape, layout.dtype)?);
+                    entries.push(export.entry(&slot.path, &slot.shape, slot.dtype)?);
                 }
             }
             for state in &stored.plain {

@@ -3,9 +3,32 @@
 use super::values::at_least_1;
 use crate::hf::HfName;
 use burn::module::Module;
+use burn::tensor::quantization::{QuantScheme, QuantValue, ScaleDtype};
 use burn_dist::weights::{Adapters, Export};
 use burn_dist::{Error, LoraConfig, Result, Strategy, World};
 use std::path::PathBuf;
+
+/// What frozen weights are quantized to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizedBase {
+    /// A byte an element, and its block's scale.
+    Int8,
+    /// Half a byte an element, and its block's scale.
+    Int4,
+}
+
+impl QuantizedBase {
+    /// Burn's scheme: blocks of so many elements, each with an f32 scale.
+    fn scheme(self, block: u8) -> QuantScheme {
+        let value = match self {
+            Self::Int8 => QuantValue::Q8S,
+            Self::Int4 => QuantValue::Q4S,
+        };
+        let scheme = QuantScheme::default().with_value(value);
+        scheme.per_block([block], ScaleDtype::F32)
+    }
+}
 
 /// The arguments for training low-rank adapters beside frozen weights.
 #[derive(Debug, Clone, Default, clap::Args, serde::Serialize)]
@@ -25,6 +48,14 @@ pub struct LoraArgs {
     /// Begin with the adapters in this folder, of an earlier run or of Python's PEFT; rank and modules are theirs.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["lora", "lora_alpha", "lora_targets"])]
     pub adapters: Option<PathBuf>,
+
+    /// Quantize the frozen weights of linear layers, which makes QLoRA of it: symmetric codes of 8 or 4 bits.
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub quantize_base: Option<QuantizedBase>,
+
+    /// So many elements of a row share a scale of the quantized weights.
+    #[arg(long, value_name = "ELEMENTS", default_value_t = 64, value_parser = clap::value_parser!(u8).range(1..), requires = "quantize_base")]
+    pub quantize_block: u8,
 
     /// Export the adapters and the head alone to this folder, for Python's PEFT.
     #[arg(long, value_name = "DIR")]
@@ -48,7 +79,8 @@ impl LoraArgs {
     /// `drawn`, as adapters beside random weights learn little.
     ///
     /// # Errors
-    /// As [`Adapters::config`]; [`Error::Config`] for an export of adapters that there are none of.
+    /// As [`Adapters::config`]; [`Error::Config`] for an export of adapters that there are none of, and for quantized weights
+    /// without adapters.
     pub fn strategy<M: Module>(
         &self,
         world: &World,
@@ -70,7 +102,16 @@ impl LoraArgs {
                 let expected = "--lora RANK or --adapters DIR beside it";
                 return Err(Error::config("--export-adapters", expected, "neither"));
             }
+            (None, None) if self.quantize_base.is_some() => {
+                let expected =
+                    "--lora RANK or --adapters DIR beside it: quantized weights are frozen";
+                return Err(Error::config("--quantize-base", expected, "neither"));
+            }
             (None, None) => return Ok(strategy),
+        };
+        let config = match self.quantize_base {
+            Some(base) => config.quantize_base(base.scheme(self.quantize_block)),
+            None => config,
         };
         if drawn && world.is_chief() {
             log::warn!("without --from, the frozen weights beside the adapters are random");

@@ -214,7 +214,7 @@ impl Visit for FindTensors {
         };
         let (stored, written) = places(layout, slot, sharding.shard_rank(unit), replica);
         let kind = kind(layout.trainable);
-        let shape = layout.slots[slot].shape.clone();
+        let shape = layout.slots[slot].stored_shape();
         // The layout's paths begin at the module that was sharded, which may be a part of the model.
         let inner = &layout.slots[slot].path;
         let outer = path.strip_suffix(inner.as_str()).unwrap_or_default();
@@ -226,6 +226,10 @@ impl Visit for FindTensors {
                 is_written: is_here && sharding.replica_group.rank() == 0,
             }
         });
+        let held = VisitedTensor {
+            dtype: layout.dtype,
+            ..held
+        };
         let tensor = held.stored(path, shape, kind, stored, written);
         let tensor = tensor.map(|tensor| StoredTensor { owned, ..tensor });
         self.tensors.push(tensor);

@@ -119,6 +119,7 @@ mod tests {
                 unit: format!("u{}", facts.0),
                 shape: facts.1,
                 dtype: DType::F32,
+                quantized: None,
                 trainable: facts.2,
                 replicated: facts.3,
             };

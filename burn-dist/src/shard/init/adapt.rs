@@ -58,14 +58,14 @@ impl Adapt<'_> {
     /// The adapter of a matrix, not yet drawn.
     fn adapter(&self, base: &ShardedParam, device: &Device) -> LoraAdapter {
         let layout = &base.sharding.unit(base.unit).layout;
-        let shape = &layout.slots[base.slot].shape;
-        let (d_in, d_out) = (shape[0], shape[1]);
+        let slot = &layout.slots[base.slot];
+        let (d_in, d_out) = (slot.shape[0], slot.shape[1]);
         let rank = self.lora.rank;
         let std = self.lora.init_std.unwrap_or(1.0 / rank as f64);
         let drawn = Some(Distribution::Normal(0.0, std));
         LoraAdapter {
-            a: factor([d_in, rank], drawn, layout.dtype, device),
-            b: factor([rank, d_out], None, layout.dtype, device),
+            a: factor([d_in, rank], drawn, slot.dtype, device),
+            b: factor([rank, d_out], None, slot.dtype, device),
             scale: self.lora.scale(),
         }
     }

@@ -6,8 +6,8 @@ use crate::lora::{LoraConfig, factor_path};
 use crate::pattern::matches;
 use std::collections::BTreeSet;
 
-/// Freezes what does not train under `lora`, and adds the factors behind each parameter that gets adapters. `linear` are
-/// the paths of weights of linear layers; `is_whole` says whether every rank stores a parameter of a unit whole, by its size.
+/// Freezes what does not train under `lora`, quantizes of it what `lora` says, and adds the factors behind each parameter that gets adapters. `linear` are
+/// the paths of weights of linear layers, `is_quantizable` says which parameters are quantized, and `is_whole` says whether every rank stores a parameter of a unit whole, by its size.
 ///
 /// # Errors
 /// [`Error::Config`] for a pattern that names nothing, and for a rank or an alpha that makes no adapter; [`Error::Model`] for a
@@ -16,6 +16,7 @@ pub(super) fn add(
     lora: &LoraConfig,
     parameters: Vec<Parameter>,
     linear: &BTreeSet<String>,
+    is_quantizable: impl Fn(&str) -> bool,
     is_whole: impl Fn(&str, usize) -> bool,
 ) -> Result<Vec<Parameter>> {
     lora.check()?;
@@ -26,10 +27,14 @@ pub(super) fn add(
     let mut adapted = 0;
     for mut parameter in parameters {
         if saved.iter().any(|pattern| names(pattern, &parameter.path)) {
+            parameter.trainable = true;
             all.push(parameter);
             continue;
         }
         parameter.trainable = false;
+        if parameter.quantized.is_none() && is_quantizable(&parameter.path) {
+            parameter.quantized = lora.quantization;
+        }
         let is_target = if lora.targets.is_empty() {
             linear.contains(&parameter.path)
         } else {
@@ -106,6 +111,7 @@ fn factors(
     let factor = |name: &str, shape: [usize; 2]| Parameter {
         path: factor_path(&of.path, name),
         shape: shape.to_vec(),
+        quantized: None,
         trainable: true,
         replicated: is_whole(&of.unit, shape[0] * shape[1]),
         ..of.clone()

@@ -7,6 +7,7 @@ use crate::agreement::{Difference, compare};
 use crate::comm::{Reduce, SpanMut};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
+use crate::quantization;
 use crate::strategy::Strategy;
 use crate::world::World;
 use std::collections::BTreeSet;
@@ -52,6 +53,7 @@ fn describe(seed: u64, strategy: &Strategy, model: &Surveyed) -> String {
         unit,
         shape,
         dtype,
+        quantized,
         trainable,
         replicated,
     } in &model.parameters
@@ -59,8 +61,10 @@ fn describe(seed: u64, strategy: &Strategy, model: &Surveyed) -> String {
         let kind = if *trainable { "trainable" } else { "frozen" };
         let unit = if unit.is_empty() { "root" } else { unit };
         let stored = if *replicated { ", replicated" } else { "" };
+        let codes = quantized.as_ref().map(quantization::name);
+        let codes = codes.map_or(String::new(), |codes| format!(", quantized as {codes}"));
         let dtype = dtype.name();
-        lines += &format!("{path}\t{shape:?} {dtype}, {kind}, in unit {unit}{stored}\n");
+        lines += &format!("{path}\t{shape:?} {dtype}, {kind}, in unit {unit}{stored}{codes}\n");
     }
     for path in &model.ignored {
         lines += &format!("{path}\tignored\n");

@@ -1,11 +1,11 @@
 //! The shards of a model's parameters: each is initialised, cut, and dropped before the next.
 
-use super::sync::{InitialValues, as_stored};
+use super::sync::{InitialValues, as_stored, quantized};
 use super::values::ValueSource;
 use crate::error::{Error, Result};
 use crate::layout::shard_shape;
 use crate::lora::factor_path;
-use crate::shard::memory::{Primitive, Residence, Shard};
+use crate::shard::memory::{Primitive, Residence, Shard, encode, stored};
 use crate::shard::model::{Sharded, ShardedParam, Sharding, record};
 use crate::unwind::raise;
 use burn::module::{Param, ParamId, ParamMapper, Reparameterizer};
@@ -114,7 +114,8 @@ fn shard_parameter<const D: usize>(
     values: Option<&dyn ValueSource>,
 ) -> Result<Param<Tensor<D>>> {
     let layout = &target.sharding.unit(target.unit).layout;
-    let full_shape = layout.slots[target.slot].shape.clone();
+    let slot = &layout.slots[target.slot];
+    let full_shape = slot.shape.clone();
     let takes_gradients = layout.trainable;
     let rank = target.sharding.shard_rank(target.unit);
     let range = layout.shard_range(target.slot, rank);
@@ -126,8 +127,23 @@ fn shard_parameter<const D: usize>(
     let (id, mapper, shard) = match values {
         Some(values) => {
             let residence = &target.sharding.residence;
-            let read = |into: &mut [u8]| values.read(path, range, layout.dtype, into);
-            let shard = Primitive::filled(layout.dtype, &shape, residence, read);
+            let shard = match &slot.quantized {
+                // Blocks and the largest elements are those of the whole parameter.
+                Some(scheme) if !values.is_quantized(path) => {
+                    let all = 0..slot.elements();
+                    let read = |into: &mut [u8]| values.read(path, all, slot.dtype, into);
+                    let full = Primitive::filled(slot.dtype, &full_shape, residence, read);
+                    let bytes = encode(path, full.into_tensor::<D>(), scheme)?;
+                    stored(range.len(), D, |into| into.copy_from_slice(&bytes[range]))
+                }
+                Some(_) => stored(range.len(), D, |into| {
+                    values.read(path, range, layout.dtype, into);
+                }),
+                None => {
+                    let read = |into: &mut [u8]| values.read(path, range, layout.dtype, into);
+                    Primitive::filled(layout.dtype, &shape, residence, read)
+                }
+            };
             // Loading something tiny shows the mapper without initialising.
             let (id, tiny) = (param.id, Tensor::zeros([1; D], &param.lazy_device()));
             let (id, _, mapper) = param.transform_for_load(tiny, id).consume();
@@ -171,9 +187,15 @@ fn drawn<const D: usize>(
     range: Range<usize>,
     shape: &[usize],
 ) -> Result<(ParamId, ParamMapper<Tensor<D>>, Primitive)> {
-    let dtype = target.sharding.unit(target.unit).layout.dtype;
+    let layout = &target.sharding.unit(target.unit).layout;
+    let (slot, dtype) = (&layout.slots[target.slot], layout.dtype);
     let (id, full, mapper) = param.consume();
     let is_full = target.sharding.strategy.precision.is_full();
+    if let Some(scheme) = &slot.quantized {
+        let bytes = quantized(path, full, is_full, slot.dtype, scheme)?;
+        let shard = stored(range.len(), D, |into| into.copy_from_slice(&bytes[range]));
+        return Ok((id, mapper, shard));
+    }
     let full = as_stored(path, full, is_full, dtype)?;
     let shard = Shard::of(full)?.slice(range, dtype, shape);
     if shard.residence() != target.sharding.residence {

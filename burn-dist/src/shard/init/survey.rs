@@ -5,6 +5,7 @@ use super::stored_whole::{self, Reader, StoredWhole};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
 use crate::pattern::{ROOT, lies_in, matches, names_unit};
+use crate::quantization;
 use crate::shard::model::is_trainable;
 use crate::strategy::Strategy;
 use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
@@ -55,6 +56,7 @@ pub(crate) fn survey<M: Module>(
         ids: HashMap::new(),
         reparameterized: Vec::new(),
         read: HashMap::new(),
+        keeps_shape: BTreeSet::new(),
         quantised: Vec::new(),
         layers: Vec::new(),
         linear: BTreeSet::new(),
@@ -81,10 +83,13 @@ pub(crate) fn survey<M: Module>(
         Some(lora) => {
             let is_whole =
                 |unit: &str, elements| is_sharded && strategy.is_persistent(unit, elements);
-            adapters::add(lora, found, &survey.linear, is_whole)?
+            let is_quantizable =
+                |path: &str| survey.linear.contains(path) && !survey.keeps_shape.contains(path);
+            adapters::add(lora, found, &survey.linear, is_quantizable, is_whole)?
         }
         None => found,
     };
+    check_quantized(&found, &ignored)?;
     if let (Some(state), false) = (state.first(), strategy.precision.is_full()) {
         return Err(Error::model(
             &state.path,
@@ -104,6 +109,31 @@ pub(crate) fn survey<M: Module>(
         ignored: ignored.into_iter().map(|p| p.path).collect(),
         whole,
     })
+}
+
+/// Returns if what is quantized is frozen, is stored by the engine, and is a whole number of blocks.
+fn check_quantized(found: &[Parameter], ignored: &[Parameter]) -> Result<()> {
+    for parameter in found {
+        let Some(scheme) = &parameter.quantized else {
+            continue;
+        };
+        quantization::check(scheme, &parameter.path, &parameter.shape)?;
+        if parameter.trainable {
+            return Err(Error::model(
+                &parameter.path,
+                "is quantized and takes gradients, which would have to be those of its codes",
+                "freeze it, or train adapters beside it with Strategy::lora",
+            ));
+        }
+    }
+    match ignored.iter().find(|p| p.quantized.is_some()) {
+        None => Ok(()),
+        Some(parameter) => Err(Error::model(
+            &parameter.path,
+            "is quantized, and Strategy::ignore leaves it alone, so that it could be neither saved nor compared",
+            "leave it out of the Quantizer's group, or do not ignore it",
+        )),
+    }
 }
 
 /// The unit of the parameter at `path`: the innermost of its ancestors that matches.
@@ -137,7 +167,9 @@ struct Survey<'a> {
     reparameterized: Vec<String>,
     /// For each tensor of a layer that reads stored shapes, the layer and its path.
     read: HashMap<String, (&'static Reader, Vec<String>)>,
-    /// The paths of quantised tensors.
+    /// The paths of what a layer reads the stored shape of, or is said to.
+    keeps_shape: BTreeSet<String>,
+    /// The paths of tensors that were quantized before.
     quantised: Vec<String>,
     /// For each name of the path, whether it is a field of a linear layer.
     layers: Vec<bool>,
@@ -167,11 +199,12 @@ impl Survey<'_> {
                  materialize()",
             ));
         }
-        if let Some(path) = self.quantised.first() {
+        let mut quantised = self.quantised.iter();
+        if let Some(path) = quantised.find(|path| self.keeps_shape.contains(*path)) {
             return Err(Error::model(
                 path,
-                "is quantised, and the shards of a quantised tensor are no tensors",
-                "shard the model before it is quantised",
+                "is quantized, and its layer reads the shape of what is stored, which is then that of bytes",
+                "leave it out of the Quantizer's group, or let Strategy::lora quantize (LoraConfig::quantize_base)",
             ));
         }
         if let Some(paths) = self.ids.values().find(|paths| paths.len() > 1) {
@@ -268,9 +301,13 @@ impl ModuleVisitor for Survey<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
-        if matches!(dtype(param), DType::QFloat(_)) {
-            self.quantised.push(path.clone());
-        }
+        let (dtype, quantized) = match dtype(param) {
+            DType::QFloat(scheme) => {
+                self.quantised.push(path.clone());
+                (default_dtype(param), Some(scheme))
+            }
+            dtype => (dtype, None),
+        };
         if self.layers.last() == Some(&true) {
             self.linear.insert(path.clone());
         }
@@ -279,6 +316,9 @@ impl ModuleVisitor for Survey<'_> {
             self.valued.insert(path.clone());
         }
         let reader = self.readers.iter().position(Option::is_some);
+        if reader.is_some() || self.is_in(&self.strategy.replicated) {
+            self.keeps_shape.insert(path.clone());
+        }
         if let Some(depth) = reader.filter(|_| self.is_sharded)
             && let Some(layer) = self.readers[depth]
         {
@@ -294,7 +334,8 @@ impl ModuleVisitor for Survey<'_> {
             unit,
             path,
             shape,
-            dtype: self.strategy.precision.stored(dtype(param)),
+            dtype: self.strategy.precision.stored(dtype),
+            quantized,
             trainable: is_trainable(param),
             replicated: self.is_sharded && is_whole,
         });
@@ -314,8 +355,13 @@ fn dtype<const D: usize>(param: &Param<Tensor<D>>) -> DType {
     if param.is_initialized() {
         param.base().dtype()
     } else {
-        param.lazy_device().settings().float_dtype.into()
+        default_dtype(param)
     }
+}
+
+/// The float type of the device that a parameter lies on.
+fn default_dtype<const D: usize>(param: &Param<Tensor<D>>) -> DType {
+    param.lazy_device().settings().float_dtype.into()
 }
 
 /// Carries nothing: shows which float tensors keep a reparameterization.

@@ -5,10 +5,11 @@ use super::values::ValueSource;
 use crate::comm::{Label, SpanMut};
 use crate::error::{Error, Result};
 use crate::noise::Noise;
-use crate::shard::memory::Shard;
+use crate::shard::memory::{Shard, encode};
 use crate::shard::model::{MapTensors, ShardedParam, VisitTensors, map_tensors, visit_tensors};
 use crate::world::World;
 use burn::module::{Module, Param};
+use burn::tensor::quantization::QuantScheme;
 use burn::tensor::{Bool, Bytes, DType, FloatDType, Int, Tensor, TensorData};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,9 +23,11 @@ const BLOCK: usize = 1 << 24;
 #[derive(Debug)]
 pub(crate) struct SyncedTensor {
     path: String,
-    /// Its full shape and stored type, the same on all ranks.
+    /// The full shape and the type of what is stored, the same on all ranks.
     shape: Vec<usize>,
     dtype: DType,
+    /// How it is quantized, and its own type.
+    quantized: Option<(QuantScheme, DType)>,
     /// The elements that this rank stores.
     range: Range<usize>,
 }
@@ -43,8 +46,9 @@ impl SyncedTensor {
         let slot = &layout.slots[*slot];
         Self {
             path: slot.path.clone(),
-            shape: slot.shape.clone(),
+            shape: slot.stored_shape(),
             dtype: layout.dtype,
+            quantized: slot.quantized.map(|scheme| (scheme, slot.dtype)),
             range,
         }
     }
@@ -55,6 +59,7 @@ impl SyncedTensor {
             path: buffer.path.clone(),
             shape: buffer.shape.clone(),
             dtype: buffer.dtype,
+            quantized: None,
             range: 0..buffer.shape.iter().product(),
         }
     }
@@ -148,6 +153,11 @@ impl ValueSource for SyncedValues {
         self.0.contains_key(path)
     }
 
+    fn is_quantized(&self, path: &str) -> bool {
+        let wanted = self.0.get(path);
+        wanted.is_some_and(|(wanted, _)| wanted.quantized.is_some())
+    }
+
     fn read(&self, path: &str, range: Range<usize>, _: DType, into: &mut [u8]) {
         if let Some((wanted, bytes)) = self.0.get(path) {
             debug_assert_eq!(wanted.range, range);
@@ -208,7 +218,7 @@ impl VisitTensors for Draw<'_> {
 
 /// Collects rank 0's values of the wanted tensors, in the type in which they are stored.
 struct CollectValues {
-    wanted: BTreeMap<String, DType>,
+    wanted: BTreeMap<String, (DType, Option<QuantScheme>)>,
     /// Parameters are stored in the type they have, not in that of a precision policy.
     is_full: bool,
     found: BTreeMap<String, FullTensor>,
@@ -220,6 +230,8 @@ enum FullTensor {
     Float(Box<Shard>),
     /// Integers or booleans.
     Other(TensorData),
+    /// Of a quantized parameter.
+    Quantized(Vec<u8>),
 }
 
 impl FullTensor {
@@ -227,13 +239,17 @@ impl FullTensor {
         match self {
             Self::Float(shard) => shard.read(),
             Self::Other(data) => Ok(data.as_bytes().into()),
+            Self::Quantized(bytes) => Ok(bytes.into()),
         }
     }
 }
 
 impl CollectValues {
     fn of<M: Module>(model: &M, wanted: &[SyncedTensor], is_full: bool) -> Result<Self> {
-        let wanted = wanted.iter().map(|w| (w.path.clone(), w.dtype));
+        let wanted = wanted.iter().map(|w| {
+            let (scheme, dtype) = w.quantized.map_or((None, w.dtype), |(s, d)| (Some(s), d));
+            (w.path.clone(), (dtype, scheme))
+        });
         let mut values = Self {
             wanted: wanted.collect(),
             is_full,
@@ -245,9 +261,13 @@ impl CollectValues {
     }
 
     /// Adds a tensor if it is wanted; `read` returns its elements in the type in which it is stored.
-    fn add(&mut self, path: &str, read: impl FnOnce(DType) -> Result<FullTensor>) {
-        if let Some(dtype) = self.wanted.get(path).copied() {
-            match read(dtype) {
+    fn add(
+        &mut self,
+        path: &str,
+        read: impl FnOnce(DType, Option<QuantScheme>) -> Result<FullTensor>,
+    ) {
+        if let Some((dtype, scheme)) = self.wanted.get(path).copied() {
+            match read(dtype, scheme) {
                 Ok(full) => drop(self.found.insert(path.into(), full)),
                 Err(error) => self.result = Err(error),
             }
@@ -258,18 +278,22 @@ impl CollectValues {
 impl VisitTensors for CollectValues {
     fn float<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D>>) {
         let is_full = self.is_full;
-        self.add(path, |dtype| {
+        self.add(path, |dtype, scheme| {
+            if let Some(scheme) = &scheme {
+                let bytes = quantized(path, param.base(), is_full, dtype, scheme)?;
+                return Ok(FullTensor::Quantized(bytes));
+            }
             let stored = as_stored(path, param.base(), is_full, dtype)?;
             Ok(FullTensor::Float(Box::new(Shard::of(stored)?)))
         });
     }
 
     fn int<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D, Int>>) {
-        self.add(path, |_| Ok(FullTensor::Other(param.base().into_data())));
+        self.add(path, |_, _| Ok(FullTensor::Other(param.base().into_data())));
     }
 
     fn bool<const D: usize>(&mut self, path: &str, param: &Param<Tensor<D, Bool>>) {
-        self.add(path, |_| Ok(FullTensor::Other(param.base().into_data())));
+        self.add(path, |_, _| Ok(FullTensor::Other(param.base().into_data())));
     }
 }
 
@@ -300,6 +324,22 @@ impl MapTensors for FillIntegers<'_> {
             None => param,
         }
     }
+}
+
+/// The bytes of a parameter of type `dtype` that is to be quantized, or is.
+pub(super) fn quantized<const D: usize>(
+    path: &str,
+    full: Tensor<D>,
+    is_full_precision: bool,
+    dtype: DType,
+    scheme: &QuantScheme,
+) -> Result<Vec<u8>> {
+    let full = if let DType::QFloat(_) = full.dtype() {
+        full
+    } else {
+        as_stored(path, full, is_full_precision, dtype)?
+    };
+    encode(path, full, scheme)
 }
 
 /// A whole tensor in the type `dtype` in which it is to be stored: under a precision policy that is

@@ -10,6 +10,11 @@ pub(crate) trait ValueSource {
     /// Whether the parameter or running state at `path` is here.
     fn has(&self, path: &str) -> bool;
 
+    /// Whether what is read of a quantized parameter are its bytes, and not its elements.
+    fn is_quantized(&self, _path: &str) -> bool {
+        false
+    }
+
     /// Fills `into` with the elements `range` of what is at `path`, as `dtype`.
     fn read(&self, path: &str, range: Range<usize>, dtype: DType, into: &mut [u8]);
 }

@@ -127,6 +127,7 @@ impl HostFlat {
         // An odd number of small elements does not fill its words.
         let bytes = match self.dtype.size() {
             4 => Bytes::from_elems(vec![0u32; len]),
+            1 => Bytes::from_elems(vec![0u8; len]),
             _ => Bytes::from_elems(vec![0u16; len]),
         };
         Self { bytes, ..self }

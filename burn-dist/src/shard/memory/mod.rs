@@ -15,8 +15,10 @@ mod fused;
 mod host;
 mod primitive;
 mod quantized;
+mod quantized_weight;
 
 pub(crate) use exchange::PendingFlat;
 pub(crate) use flat::{Flat, Shard, Shards, SharedFlat, is_same_memory};
 pub(crate) use primitive::{Primitive, Residence, StorageBackend, untracked};
 pub(crate) use quantized::{Quantized, only_on_host};
+pub(crate) use quantized_weight::{encode, stored};

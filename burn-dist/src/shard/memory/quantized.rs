@@ -86,10 +86,10 @@ impl Quantized {
     }
 }
 
-/// The error for quantized gathers on a GPU.
-pub(crate) fn only_on_host() -> Error {
+/// The error for an option that a GPU cannot have.
+pub(crate) fn only_on_host(option: &str) -> Error {
     Error::config(
-        "option quantized_gathers",
+        format!("option {option}"),
         "a world that computes on the CPU (leave the option out on GPUs)",
         "a GPU",
     )
@@ -99,7 +99,7 @@ fn host(flat: &Flat) -> Result<&HostFlat> {
     match flat {
         Flat::Host(flat) => Ok(flat),
         #[cfg(feature = "cube")]
-        Flat::Device(_) => Err(only_on_host()),
+        Flat::Device(_) => Err(only_on_host("quantized_gathers")),
     }
 }
 

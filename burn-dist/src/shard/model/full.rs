@@ -173,8 +173,14 @@ pub(crate) fn take(param: &ShardedParam) -> Result<Primitive> {
             }
         };
         let slot = &layout.slots[*slot];
-        let full = if gathering.destination == Destination::All || sharding.world.is_chief() {
+        let receives = gathering.destination == Destination::All || sharding.world.is_chief();
+        let full = if let (true, Some(scheme)) = (receives, &slot.quantized) {
+            flat.dequantize(slot.offset, scheme, &slot.shape, slot.dtype)?
+        } else if receives {
             flat.copy(slot.offset, &slot.shape)
+        } else if slot.quantized.is_some() {
+            let none = vec![0; slot.shape.len()];
+            Primitive::filled(slot.dtype, &none, &sharding.residence, |_| ())
         } else {
             // Burn needs a tensor of the same rank; nobody will see this one.
             flat.copy(0, &vec![0; slot.shape.len()])

@@ -137,8 +137,10 @@ impl Sharding {
     /// How a unit is coded to be gathered for a pass, if it is.
     fn quantized(&self, unit: usize) -> Option<Quantized> {
         let block = self.strategy.quantized_gathers?;
-        let shard_len = self.unit(unit).layout.shard_len;
-        let is_sharded = !self.is_replicated(unit);
+        let layout = &self.unit(unit).layout;
+        let shard_len = layout.shard_len;
+        // Bytes of quantized weights are few as they are.
+        let is_sharded = !self.is_replicated(unit) && !layout.is_quantized();
         is_sharded.then_some(Quantized { shard_len, block })
     }
 

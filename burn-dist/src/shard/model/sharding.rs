@@ -93,7 +93,10 @@ impl Sharding {
     ) -> Result<Self> {
         let residence = Residence::of(&world.device())?;
         if strategy.quantized_gathers.is_some() && residence.is_device() {
-            return Err(only_on_host());
+            return Err(only_on_host("quantized_gathers"));
+        }
+        if plan.units().iter().any(UnitLayout::is_quantized) && residence.is_device() {
+            return Err(only_on_host("LoraConfig::quantize_base"));
         }
         let (rank, size, group) = (world.rank(), world.size(), plan.shard_group_size());
         let comm = world.comm();
@@ -308,7 +311,7 @@ impl Sharding {
         every > 0 && steps.is_multiple_of(every)
     }
 
-    /// The type in which a unit is gathered for a pass and computed with.
+    /// The type in which a unit is gathered for a pass and, unless it is quantized, computed with.
     pub(crate) fn param_dtype(&self, unit: usize) -> DType {
         let stored = self.units[unit].layout.dtype;
         self.strategy.precision.computed(stored)

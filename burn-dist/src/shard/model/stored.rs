@@ -108,7 +108,11 @@ impl StoredShards {
     pub(crate) fn of<M: Module>(module: &M) -> Result<Self> {
         let mut collect = Collect::default();
         walk(module, &mut collect);
-        collect.error.map_or(Ok(()), Err)?;
+        // A module of which nothing is sharded may have any tensors.
+        match collect.error {
+            Some(error) if !collect.parts.is_empty() => return Err(error),
+            _ => {}
+        }
         let units = collect.parts.into_iter().flat_map(|(sharding, units)| {
             units.into_iter().map(move |(number, slots)| {
                 let (paths, shards): (Vec<_>, Vec<_>) = slots.into_iter().unzip();
@@ -227,6 +231,13 @@ impl Collect {
                 stored,
                 is_ignored,
             }),
+            Err(_) if matches!(dtype, DType::QFloat(_)) => {
+                self.error = Some(Error::model(
+                    path,
+                    "is quantized, and lies beside what was sharded",
+                    "shard it with the rest, in one call of Strategy::shard",
+                ));
+            }
             Err(error) => self.error = Some(error),
         }
     }

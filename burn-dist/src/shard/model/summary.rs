@@ -65,7 +65,7 @@ impl fmt::Display for Summary {
                 (first, last) => format!("{first}-{last}"),
             };
             let kind = if t.trainable { "" } else { " (not trained)" };
-            let dtype = format!("{:?}{kind}", t.dtype).to_lowercase();
+            let dtype = format!("{}{kind}", t.dtype.name());
             let shape = format!("{:?}", t.shape);
             [
                 t.path.clone(),
@@ -156,7 +156,7 @@ impl World {
                 tensors.push(TensorSummary {
                     path: slot.path.clone(),
                     shape: slot.shape.clone(),
-                    dtype: layout.dtype,
+                    dtype: slot.quantized.map_or(slot.dtype, DType::QFloat),
                     unit: Some(layout.name.to_string()),
                     trainable: layout.trainable,
                     on: if layout.is_replicated() {

@@ -5,7 +5,7 @@
 
 use crate::comm::Ticket;
 use crate::error::Result;
-use crate::shard::memory::{Primitive, Shards, SharedFlat};
+use crate::shard::memory::{Primitive, Shard, Shards, SharedFlat};
 use crate::shard::model::{FullGradients, GatheredUnit, Part, PostBackward, Sharding, StoredUnit};
 use crate::shard::tape::{TokenGradient, TokenHook};
 use crate::strategy::Reshard;
@@ -107,7 +107,7 @@ impl Pass {
 
     /// Whether the unit is to be compared with plain Burn, and was not yet.
     pub(super) fn is_unchecked(&self) -> bool {
-        self.is_sharded() && self.sharding.is_unchecked(self.unit)
+        (self.is_sharded() || self.is_quantized()) && self.sharding.is_unchecked(self.unit)
     }
 
     /// Notes that the unit needs no further check.
@@ -178,12 +178,21 @@ impl Pass {
 
     /// The full parameter in `slot`, which is stored as `stored`.
     pub(super) fn view(&self, slot: usize, stored: Primitive) -> Result<Primitive> {
+        let slot = &self.sharding.unit(self.unit).layout.slots[slot];
+        if let Some(scheme) = &slot.quantized {
+            let dtype = self.sharding.strategy.precision.computed(slot.dtype);
+            return if self.sharding.is_replicated(self.unit) {
+                Shard::of_primitive(stored).dequantize(scheme, &slot.shape, dtype)
+            } else {
+                let flat = self.wait_for_unshard()?;
+                flat.dequantize(slot.offset, scheme, &slot.shape, dtype)
+            };
+        }
         let dtype = self.sharding.param_dtype(self.unit);
         if self.sharding.is_replicated(self.unit) {
             return Ok(stored.cast(dtype));
         }
         let flat = self.wait_for_unshard()?;
-        let slot = &self.sharding.unit(self.unit).layout.slots[slot];
         let small = slot.len * dtype.size() <= COPY_UP_TO;
         Ok(if small && !self.keeps_unsharded() {
             flat.copy(slot.offset, &slot.shape)
@@ -215,6 +224,11 @@ impl Pass {
     /// Whether the gathered unit outlives the forward.
     pub(super) fn keeps_unsharded(&self) -> bool {
         self.sharding.keeps_unsharded(self.unit) || self.state().recomputing
+    }
+
+    /// Whether a full parameter is made anew of what is gathered, each time.
+    pub(super) fn is_quantized(&self) -> bool {
+        self.sharding.unit(self.unit).layout.is_quantized()
     }
 
     /// Whether a full parameter of this pass lives until backward anyway.

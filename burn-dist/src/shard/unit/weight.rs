@@ -100,6 +100,8 @@ impl WeightHook for View {
 
     fn keeps_unsharded(&self) -> bool {
         match &self.source {
+            // What is gathered stays, not what is made of it.
+            Source::Pass(pass) if pass.is_quantized() => false,
             Source::Pass(pass) => pass.keeps_parameters(),
             _ => true,
         }
@@ -128,10 +130,19 @@ fn gathered_alone(
         unit,
         slot,
     } = param;
+    let parameter = &sharding.unit(*unit).layout.slots[*slot];
     if sharding.is_replicated(*unit) {
-        return Ok(stored.cast(dtype));
+        return match &parameter.quantized {
+            None => Ok(stored.cast(dtype)),
+            Some(scheme) => {
+                let shard = Shard::of_primitive(stored);
+                shard.dequantize(scheme, &parameter.shape, dtype)
+            }
+        };
     }
     let shard = Shard::of_primitive(stored);
+    let computed = dtype;
+    let dtype = parameter.quantized.map_or(dtype, |_| DType::U8);
     let full = match sharding.kept_parameter(*unit, *slot, &shard, dtype) {
         Some(full) => full,
         None => {
@@ -143,7 +154,10 @@ fn gathered_alone(
             full
         }
     };
-    Ok(full.view(0, &sharding.unit(*unit).layout.slots[*slot].shape))
+    match &parameter.quantized {
+        None => Ok(full.view(0, &parameter.shape)),
+        Some(scheme) => full.dequantize(0, scheme, &parameter.shape, computed),
+    }
 }
 
 /// Where the parameter that stores `base` finds its value now, and the token that orders it.
@@ -171,10 +185,11 @@ fn source<const D: usize>(param: &ShardedParam, base: &Tensor<D>) -> Result<(Sou
                 "read parameters in the thread in which the closure of `unit` is called",
             ));
         }
+        let stored = sharding.unit(*unit).layout.slots[*slot].dtype;
         let dtype = if scope::is_inside(sharding) {
-            sharding.param_dtype(*unit)
+            sharding.strategy.precision.computed(stored)
         } else {
-            sharding.unit(*unit).layout.dtype
+            stored
         };
         let has_tape = base.device().is_autodiff();
         if has_tape {

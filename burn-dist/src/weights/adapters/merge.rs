@@ -4,8 +4,10 @@ use super::super::writer::Writer;
 use crate::error::Result;
 use crate::layout::{Slot, UnitLayout};
 use crate::lora::{factor, factor_path};
-use crate::shard::{SharedFlat, StoredShards};
+use crate::shard::{Shard, SharedFlat, StoredShards};
+use burn::tensor::quantization::QuantScheme;
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The factors of a model's adapters, by their paths.
@@ -90,18 +92,27 @@ impl Merge {
             .iter()
             .filter(|slot| !self.is_factor(&slot.path));
         for slot in slots {
-            let weight = elements(&all, slot, layout.dtype);
+            let weight = match &slot.quantized {
+                None => elements(&all, slot, layout.dtype).into(),
+                Some(scheme) => dequantized(flat, slot, scheme)?,
+            };
             let factors = ["a", "b"].map(|name| self.factors.get(&factor_path(&slot.path, name)));
             match factors {
                 [Some(a), Some(b)] => {
-                    let merged = merged(weight, &slot.shape, [a, b], layout.dtype);
+                    let merged = merged(&weight, &slot.shape, [a, b], slot.dtype);
                     writer.put(merged.as_bytes(), merged.dtype())?;
                 }
-                _ => writer.put(weight, layout.dtype)?,
+                _ => writer.put(&weight, slot.dtype)?,
             }
         }
         Ok(())
     }
+}
+
+/// The elements of a quantized parameter in a gathered unit, as bytes of its own type.
+fn dequantized<'a>(flat: &SharedFlat, slot: &Slot, scheme: &QuantScheme) -> Result<Cow<'a, [u8]>> {
+    let full = flat.dequantize(slot.offset, scheme, &slot.shape, slot.dtype)?;
+    Ok(Shard::of_primitive(full).read()?.into_owned().into())
 }
 
 /// The bytes of a parameter in a gathered unit.
