@@ -111,6 +111,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "strategy",
             "comm",
             "plan",
+            "quantization",
             "world",
             "agreement",
             "shard/memory",

@@ -10,6 +10,7 @@ use burn::tensor::quantization::{
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use burn_dist::comm::Op;
 use burn_dist::launch::Threads;
+use burn_dist::weights::{Export, Weights};
 use burn_dist::{Destination, LoraConfig, Precision, Strategy, World};
 use std::collections::BTreeMap;
 
@@ -264,6 +265,41 @@ fn the_base_is_gathered_and_stored_as_bytes() {
                 "{what}: {}",
                 unit.name
             );
+        }
+    }
+}
+
+/// Each rank reads a whole matrix, quantizes it and keeps its bytes; an export has the numbers that they stand for.
+#[test]
+fn weights_of_a_file_are_quantized_as_they_are_read() {
+    let _alone = alone();
+    let scheme = schemes()[1];
+    let source = tempfile::tempdir().unwrap();
+    Export::new().write(&model(), source.path()).unwrap();
+    let paths = ParamGroup::from_paths(MATRICES.map(String::from).to_vec());
+    let mut quantizer = Quantizer::new(Calibration::MinMax, scheme);
+    let expected = oracle::values(&model().quantize_weights_group(&mut quantizer, paths));
+    for size in 1..=3 {
+        for strategy in [Strategy::ddp(), Strategy::fsdp()] {
+            let target = tempfile::tempdir().unwrap();
+            let (from, to) = (source.path().to_path_buf(), target.path().to_path_buf());
+            let full = Threads::new(size)
+                .run(move |world| {
+                    let lora = lora(scheme).targets(["blocks.*"]);
+                    let empty = oracle::cast(Mlp::new(3, &world.device()), FloatDType::F64);
+                    let weights = Weights::open(&from)?;
+                    let strategy = strategy.clone().lora(lora);
+                    let (model, report) = strategy.shard_from(empty, &world, &weights)?;
+                    assert!(report.missing.is_empty(), "{report}");
+                    world.export(&model, &to, &Export::new())?;
+                    Ok(world.full(&model, Destination::All)?.unwrap())
+                })
+                .unwrap();
+            assert_eq!(oracle::values(&full[0]), expected, "world {size}");
+            let empty = oracle::cast(Mlp::new(3, &Device::flex()), FloatDType::F64);
+            let exported = Weights::open(target.path()).unwrap();
+            let (exported, _) = exported.apply(empty).unwrap();
+            assert_eq!(oracle::values(&exported), expected, "world {size}");
         }
     }
 }

@@ -14,6 +14,12 @@ pub(crate) fn readable(bytes: usize) -> String {
     }
 }
 
+/// What a unit's name says of its part, if the unit is laid out in several.
+fn part(unit: &UnitLayout) -> &str {
+    let at = unit.name.find(" (").unwrap_or(unit.name.len());
+    &unit.name[at..]
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parameters = self.parameters() as f64 / 1e6;
@@ -30,21 +36,33 @@ impl fmt::Display for Plan {
             "  {:<28} {:>12} {:>12} {:>12}",
             "unit", "parameters", "gathered", "per rank"
         )?;
-        // Equal neighbours share a row: blocks.0 .. blocks.11 is one line, not twelve.
-        // What is stored whole comes last, as it would stand between them.
-        let (whole, sharded): (Vec<_>, Vec<_>) = self.units.iter().partition(|u| u.is_replicated());
-        let units: Vec<&UnitLayout> = sharded.into_iter().chain(whole).collect();
+        // Equal neighbours share a row: blocks.0 .. blocks.11 is one line, not twelve. Of units that are laid out in
+        // parts, the first parts stand together, then the second; what is stored whole comes last.
+        let mut parts: Vec<&str> = Vec::new();
+        for unit in &self.units {
+            if !parts.contains(&part(unit)) {
+                parts.push(part(unit));
+            }
+        }
+        let place = |u: &&UnitLayout| parts.iter().position(|name| *name == part(u));
+        let mut units: Vec<&UnitLayout> = self.units.iter().collect();
+        units.sort_by_key(|u| (u.is_replicated(), place(u)));
         let mut rest = &units[..];
         while let Some(first) = rest.first() {
             let same = |u: &&&UnitLayout| {
                 u.bytes() == first.bytes()
                     && u.trainable == first.trainable
                     && u.ranks == first.ranks
+                    && u.path.is_empty() == first.path.is_empty()
+                    && part(u) == part(first)
             };
             let run = rest.iter().take_while(same).count();
             let name = match run {
                 1 => first.name.to_string(),
-                _ => format!("{} .. {} (x{run})", first.name, rest[run - 1].name),
+                _ => {
+                    let (from, to) = (&first.path, &rest[run - 1].path);
+                    format!("{from} .. {to}{} (x{run})", part(first))
+                }
             };
             writeln!(
                 f,

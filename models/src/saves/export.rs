@@ -250,8 +250,9 @@ fn saved<'a>(
     reading: &'a Reading<'a>,
 ) -> Result<Entry<'a>> {
     let dtype = file_type(tensor.dtype).ok_or_else(|| {
-        let problem = format!("is {}", tensor.dtype.name());
-        refused(&tensor.name, problem, "safetensors files have no such type")
+        let problem = format!("is {}, as the codes of quantized weights are", tensor.dtype.name());
+        let remedy = "export from the program that trains, with World::export (--export of the examples), which dequantizes";
+        refused(&tensor.name, problem, remedy)
     })?;
     let matrix = match (transpose, &tensor.shape[..]) {
         (true, &[rows, columns]) => Some([rows, columns]),
