@@ -7,17 +7,19 @@
 //! Two figures are bars. Ranks in one process do not wait for a network, so FSDP may cost little
 //! more than DDP; and a single rank communicates nothing, so sharding may cost hardly more than
 //! plain Burn. Steps of both are measured in turn, so that other load on the machine affects both equally.
+//!
+//! `-- muon` measures alone what a step of the ViT's matrices by Muon costs beside AdamW's.
 
 #[path = "plain/mod.rs"]
 mod plain;
 #[path = "step_subject/mod.rs"]
 mod subject;
 
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::{AdjustLrFn, GradientsParams, ModuleOptimizer, MuonConfig};
 use burn::tensor::Tensor;
 use burn_dist::launch::Threads;
-use burn_dist::optim::AdamWConfig;
-use burn_dist::{Precision, Result, Strategy, World};
+use burn_dist::optim::{AdamWConfig, Groups};
+use burn_dist::{Precision, Result, Stepper, Strategy, World};
 use burn_dist_models::{BertClassifier, Vit, VitConfig};
 use mimalloc::MiMalloc;
 use plain::{BAR_ALONE, clipped};
@@ -38,6 +40,9 @@ const BAR_FSDP: f64 = 1.03;
 /// The share of a ViT's step that its products take at least: all else is overhead.
 const BAR_PRODUCTS: f64 = 0.7;
 
+/// A step by Muon may take this many times as long as one by AdamW, at world 2.
+const BAR_MUON: f64 = 1.3;
+
 /// Steps between two comparisons of replicas, unless a strategy says otherwise.
 const CHECK_EVERY: f64 = 100.0;
 /// The share of the steps' time that comparing replicas may take.
@@ -49,6 +54,8 @@ enum Kind {
     /// By Burn alone.
     Plain,
     Sharded(Box<Strategy>),
+    /// The matrices of the blocks by Muon, which their owners step whole.
+    Muon(Box<Strategy>),
 }
 
 impl fmt::Display for Kind {
@@ -56,6 +63,7 @@ impl fmt::Display for Kind {
         match self {
             Self::Plain => f.pad("plain Burn"),
             Self::Sharded(strategy) => f.pad(&strategy.to_string()),
+            Self::Muon(strategy) => f.pad(&format!("{strategy}, muon")),
         }
     }
 }
@@ -67,6 +75,8 @@ struct Run<'a, M: Subject> {
     /// Empty only while the optimizer steps it.
     model: Option<M>,
     optimizer: ModuleOptimizer,
+    /// In place of the optimizer, if one is needed.
+    stepper: Option<Stepper>,
     batch: M::Batch,
 }
 
@@ -92,12 +102,17 @@ impl<'a, M: Subject> Run<'a, M> {
         let device = world.device();
         let model = M::new(&device);
         let optimizer = AdamWConfig::new().init();
-        let (model, optimizer) = match kind.clone() {
-            Kind::Plain => (model, optimizer),
+        let (model, optimizer, stepper) = match kind.clone() {
+            Kind::Plain => (model, optimizer, None),
             Kind::Sharded(strategy) => {
                 let model = strategy.shard(model, world)?;
                 let optimizer = world.optimizer(optimizer, &model)?;
-                (model, optimizer)
+                (model, optimizer, None)
+            }
+            Kind::Muon(strategy) => {
+                let model = strategy.shard(model, world)?;
+                let stepper = world.stepper(muon(&model)?, &model)?;
+                (model, optimizer, Some(stepper))
             }
         };
         Ok(Self {
@@ -105,6 +120,7 @@ impl<'a, M: Subject> Run<'a, M> {
             world,
             model: Some(model),
             optimizer,
+            stepper,
             batch: M::batch(world.rank(), &device),
         })
     }
@@ -117,9 +133,12 @@ impl<'a, M: Subject> Run<'a, M> {
                 let gradients = GradientsParams::from_grads(loss.backward(), &model);
                 clipped(gradients, &model, CLIP)
             }
-            Kind::Sharded(_) => self.world.backward(loss, &model)?.clip_norm(CLIP)?.grads,
+            _ => self.world.backward(loss, &model)?.clip_norm(CLIP)?.grads,
         };
-        self.model = Some(self.optimizer.step(RATE, model, gradients));
+        self.model = Some(match &mut self.stepper {
+            Some(stepper) => stepper.step(RATE, model, gradients)?,
+            None => self.optimizer.step(RATE, model, gradients),
+        });
         Ok(())
     }
 
@@ -141,6 +160,21 @@ impl<'a, M: Subject> Run<'a, M> {
             faults: (faults() - before) as f64 / self.world.size() as f64,
         })
     }
+}
+
+/// Muon for the matrices of the blocks, AdamW for the rest, as the examples have it.
+fn muon<M: Subject>(model: &M) -> Result<ModuleOptimizer> {
+    let groups = Groups::of(model)?;
+    let hidden = groups.filter(|p| p.shape().len() == 2 && p.lies_in("blocks.*"));
+    let muon = MuonConfig::new().with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
+    let rest = AdamWConfig::new().init();
+    Ok(rest.with_group(hidden, muon.build(), None))
+}
+
+/// What a step of the ViT by Muon takes, over one by AdamW, at so many ranks.
+fn muon_over_adamw(size: usize) -> f64 {
+    let fsdp = || Box::new(Strategy::fsdp());
+    table::<Vit>("vit", size, &[Kind::Sharded(fsdp()), Kind::Muon(fsdp())])
 }
 
 /// Runs `f` on every rank of a new world, each with a single thread to compute on.
@@ -305,6 +339,11 @@ fn main() {
     );
     let sharded =
         |strategies: Vec<Strategy>| strategies.into_iter().map(|s| Kind::Sharded(Box::new(s)));
+    let muon = [1, 2].map(muon_over_adamw);
+    println!("ViT: muon over adamw, worlds 1 and 2: {muon:.3?} (bar at 2: {BAR_MUON})");
+    if std::env::args().any(|arg| arg == "muon") {
+        return;
+    }
     let mut alone = vec![Kind::Plain];
     alone.extend(sharded(strategies(1)));
     let together: Vec<Kind> = sharded(strategies(2)).collect();
@@ -331,5 +370,6 @@ fn main() {
         assert!(alone <= BAR_ALONE, "{name}: {alone:.3} of plain Burn");
         assert!(together <= BAR_FSDP, "{name}: {together:.3} of ddp");
     }
+    assert!(muon[1] <= BAR_MUON, "muon: {:.3} of adamw", muon[1]);
     assert!(products >= BAR_PRODUCTS, "products are {products:.3}");
 }
