@@ -108,10 +108,12 @@ fn muon_steps_adapters_and_goes_with_every_option() {
         "--no-sync --accumulate 2 --persistence-threshold 1000",
         "--shadow 2",
     ] {
+        // The scaler skips the first steps in f16, in which owners have nothing to send.
+        let skips = args.contains(" f16");
         let args = format!("--optimizer muon --steps 2 {args}");
         let output = run("vit_fsdp", &args, &[]).succeeded();
         let (counted, planned) = sent(&output);
-        assert_eq!(counted, planned, "{args}");
+        assert!(counted == planned || skips && counted < planned, "{args}");
         assert_eq!(epochs(&output).len(), 1, "{args}");
     }
 }
