@@ -137,7 +137,7 @@ mod tests {
             ("--recompute", "recompute is true on rank 1"),
             (
                 "--optimizer muon",
-                "optimizer is \"muon\" on rank 1, where rank 0 has \"adamw\"",
+                "optimizer is \"Muon\" on rank 1, where rank 0 has \"Adamw\"",
             ),
             ("--precision bf16", "precision is \"bf16\" on rank 1"),
             ("--strategy ddp", "strategy."),
