@@ -7,17 +7,19 @@
 //! Two figures are bars. Ranks in one process do not wait for a network, so FSDP may cost little
 //! more than DDP; and a single rank communicates nothing, so sharding may cost hardly more than
 //! plain Burn. Steps of both are measured in turn, so that other load on the machine affects both equally.
+//!
+//! `-- muon` measures alone what a step of the ViT's matrices by Muon costs beside AdamW's.
 
 #[path = "plain/mod.rs"]
 mod plain;
 #[path = "step_subject/mod.rs"]
 mod subject;
 
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::{AdjustLrFn, GradientsParams, ModuleOptimizer, MuonConfig};
 use burn::tensor::Tensor;
 use burn_dist::launch::Threads;
-use burn_dist::optim::AdamWConfig;
-use burn_dist::{Precision, Result, Strategy, World};
+use burn_dist::optim::{AdamWConfig, Groups};
+use burn_dist::{Precision, Result, Stepper, Strategy, World};
 use burn_dist_models::{BertClassifier, Vit, VitConfig};
 use mimalloc::MiMalloc;
 use plain::{BAR_ALONE, clipped};
@@ -38,6 +40,9 @@ const BAR_FSDP: f64 = 1.03;
 /// The share of a ViT's step that its products take at least: all else is overhead.
 const BAR_PRODUCTS: f64 = 0.7;
 
+/// A step by Muon may take this many times as long as one by AdamW, of as many images as two ranks have.
+const BAR_MUON: f64 = 1.3;
+
 /// Steps between two comparisons of replicas, unless a strategy says otherwise.
 const CHECK_EVERY: f64 = 100.0;
 /// The share of the steps' time that comparing replicas may take.
@@ -49,6 +54,8 @@ enum Kind {
     /// By Burn alone.
     Plain,
     Sharded(Box<Strategy>),
+    /// The matrices of the blocks by Muon, which their owners step whole.
+    Muon(Box<Strategy>),
 }
 
 impl fmt::Display for Kind {
@@ -56,6 +63,7 @@ impl fmt::Display for Kind {
         match self {
             Self::Plain => f.pad("plain Burn"),
             Self::Sharded(strategy) => f.pad(&strategy.to_string()),
+            Self::Muon(strategy) => f.pad(&format!("{strategy}, muon")),
         }
     }
 }
@@ -64,9 +72,13 @@ impl fmt::Display for Kind {
 struct Run<'a, M: Subject> {
     kind: Kind,
     world: &'a World,
+    /// Backward passes of a step, of shards.
+    passes: usize,
     /// Empty only while the optimizer steps it.
     model: Option<M>,
     optimizer: ModuleOptimizer,
+    /// In place of the optimizer, if one is needed.
+    stepper: Option<Stepper>,
     batch: M::Batch,
 }
 
@@ -88,38 +100,55 @@ fn faults() -> u64 {
 }
 
 impl<'a, M: Subject> Run<'a, M> {
-    fn new(kind: Kind, world: &'a World) -> Result<Self> {
+    fn new(kind: Kind, world: &'a World, passes: usize) -> Result<Self> {
         let device = world.device();
         let model = M::new(&device);
         let optimizer = AdamWConfig::new().init();
-        let (model, optimizer) = match kind.clone() {
-            Kind::Plain => (model, optimizer),
+        let (model, optimizer, stepper) = match kind.clone() {
+            Kind::Plain => (model, optimizer, None),
             Kind::Sharded(strategy) => {
                 let model = strategy.shard(model, world)?;
                 let optimizer = world.optimizer(optimizer, &model)?;
-                (model, optimizer)
+                (model, optimizer, None)
+            }
+            Kind::Muon(strategy) => {
+                let model = strategy.shard(model, world)?;
+                let stepper = world.stepper(muon(&model)?, &model)?;
+                (model, optimizer, Some(stepper))
             }
         };
         Ok(Self {
             kind,
             world,
+            passes,
             model: Some(model),
             optimizer,
+            stepper,
             batch: M::batch(world.rank(), &device),
         })
     }
 
     fn step(&mut self) -> Result<()> {
         let model = self.model.take().unwrap();
-        let loss = model.loss(self.batch.clone());
+        let loss = || model.loss(self.batch.clone());
         let gradients = match self.kind {
             Kind::Plain => {
+                let loss = loss();
                 let gradients = GradientsParams::from_grads(loss.backward(), &model);
                 clipped(gradients, &model, CLIP)
             }
-            Kind::Sharded(_) => self.world.backward(loss, &model)?.clip_norm(CLIP)?.grads,
+            _ => {
+                let mut gradients = self.world.accumulate(&model)?.micro_batches(self.passes);
+                for _ in 0..self.passes {
+                    gradients.add(loss())?;
+                }
+                gradients.finish()?.clip_norm(CLIP)?.grads
+            }
         };
-        self.model = Some(self.optimizer.step(RATE, model, gradients));
+        self.model = Some(match &mut self.stepper {
+            Some(stepper) => stepper.step(RATE, model, gradients)?,
+            None => self.optimizer.step(RATE, model, gradients),
+        });
         Ok(())
     }
 
@@ -141,6 +170,22 @@ impl<'a, M: Subject> Run<'a, M> {
             faults: (faults() - before) as f64 / self.world.size() as f64,
         })
     }
+}
+
+/// Muon for the matrices of the blocks, AdamW for the rest, as the examples have it.
+fn muon<M: Subject>(model: &M) -> Result<ModuleOptimizer> {
+    let groups = Groups::of(model)?;
+    let hidden = groups.filter(|p| p.shape().len() == 2 && p.lies_in("blocks.*"));
+    let muon = MuonConfig::new().with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
+    let rest = AdamWConfig::new().init();
+    Ok(rest.with_group(hidden, muon.build(), None))
+}
+
+/// What a step of the ViT by Muon takes, over one by AdamW, at so many ranks and backward passes.
+fn muon_over_adamw(size: usize, passes: usize) -> f64 {
+    let fsdp = || Box::new(Strategy::fsdp());
+    let kinds = [Kind::Sharded(fsdp()), Kind::Muon(fsdp())];
+    table_of_passes::<Vit>("vit", (size, passes), &kinds)
 }
 
 /// Runs `f` on every rank of a new world, each with a single thread to compute on.
@@ -166,18 +211,18 @@ fn strategies(size: usize) -> Vec<Strategy> {
 }
 
 /// What single steps of some kinds of training took, in turn: a row per kind, all of them equally long.
-fn in_turn<M: Subject>(size: usize, kinds: &[Kind]) -> Vec<Vec<Taken>> {
+fn in_turn<M: Subject>(size: usize, passes: usize, kinds: &[Kind]) -> Vec<Vec<Taken>> {
     let ranks = on_ranks(size, |world| {
         let mut runs = Vec::new();
         for kind in kinds {
-            runs.push(Run::<M>::new(kind.clone(), world)?);
+            runs.push(Run::<M>::new(kind.clone(), world, passes)?);
         }
         // First steps make the optimizer's states, and fill the allocator's lists.
         for run in &mut runs {
             run.take(3)?;
         }
         let mut taken = vec![Vec::new(); runs.len()];
-        for round in 0..ROUNDS / size {
+        for round in 0..ROUNDS / size / passes {
             for turn in 0..runs.len() {
                 // The order changes, as each may find data in a cache that the one before it used.
                 let at = (turn + round) % runs.len();
@@ -201,7 +246,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// Prints a row per kind; ratios are to the first. Returns the last kind's: the median of pairs, unless the middle
 /// half of them is wider than a bar can be; then the ratio of least times, as other load only adds.
 fn table<M: Subject>(name: &str, size: usize, kinds: &[Kind]) -> f64 {
-    let taken = in_turn::<M>(size, kinds);
+    table_of_passes::<M>(name, (size, 1), kinds)
+}
+
+/// The same of steps of so many backward passes.
+fn table_of_passes<M: Subject>(name: &str, (size, passes): (usize, usize), kinds: &[Kind]) -> f64 {
+    let taken = in_turn::<M>(size, passes, kinds);
     let seconds =
         |taken: &[Taken]| -> Vec<f64> { taken.iter().map(|t| t.time.as_secs_f64()).collect() };
     let fastest = |seconds: &[f64]| seconds.iter().copied().fold(f64::INFINITY, f64::min);
@@ -221,7 +271,7 @@ fn table<M: Subject>(name: &str, size: usize, kinds: &[Kind]) -> f64 {
             "{name:<5} {kind:<16} {size:>5} {:>9.1} {:>9.1} {:>9.1} {ratio:>7.3} {middle:>7.3} {low:.3}-{high:.3} {:>7.0}",
             1e3 * best,
             1e3 * median(seconds),
-            (size * BATCH) as f64 / best,
+            (size * passes * BATCH) as f64 / best,
             median(taken.iter().map(|t| t.faults).collect()),
         );
     }
@@ -254,7 +304,7 @@ fn matrix_products() -> f64 {
             }
             start.elapsed()
         };
-        let mut run = Run::<Vit>::new(Kind::Plain, world)?;
+        let mut run = Run::<Vit>::new(Kind::Plain, world, 1)?;
         run.take(2)?;
         let (mut steps, mut alone) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
@@ -270,7 +320,7 @@ fn matrix_products() -> f64 {
 /// of several.
 fn check(size: usize) -> f64 {
     let ranks = on_ranks(size, |world| {
-        let mut run = Run::<Vit>::new(Kind::Sharded(Box::new(Strategy::ddp())), world)?;
+        let mut run = Run::<Vit>::new(Kind::Sharded(Box::new(Strategy::ddp())), world, 1)?;
         run.time(1)?;
         let (mut steps, mut checks) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS / size {
@@ -305,6 +355,15 @@ fn main() {
     );
     let sharded =
         |strategies: Vec<Strategy>| strategies.into_iter().map(|s| Kind::Sharded(Box::new(s)));
+    let muon = [(1, 1), (1, 2), (2, 1)].map(|(size, passes)| muon_over_adamw(size, passes));
+    println!(
+        "ViT: muon over adamw, world 1 with {BATCH} and {} images a step, world 2 with {}: {muon:.3?} (bar of the last two: {BAR_MUON})",
+        2 * BATCH,
+        2 * BATCH
+    );
+    if std::env::args().any(|arg| arg == "muon") {
+        return;
+    }
     let mut alone = vec![Kind::Plain];
     alone.extend(sharded(strategies(1)));
     let together: Vec<Kind> = sharded(strategies(2)).collect();
@@ -330,6 +389,9 @@ fn main() {
         println!("{name}: fsdp over ddp, world 2: {together:.3} (bar: {BAR_FSDP})");
         assert!(alone <= BAR_ALONE, "{name}: {alone:.3} of plain Burn");
         assert!(together <= BAR_FSDP, "{name}: {together:.3} of ddp");
+    }
+    for muon in &muon[1..] {
+        assert!(*muon <= BAR_MUON, "muon: {muon:.3} of adamw");
     }
     assert!(products >= BAR_PRODUCTS, "products are {products:.3}");
 }

@@ -33,6 +33,9 @@ use std::process::ExitCode;
 #[global_allocator]
 static MEMORY: Tracked<MiMalloc> = Tracked::new(MiMalloc);
 
+/// The paths of the model's blocks.
+const BLOCKS: &str = "bert.blocks.*";
+
 fn main() -> ExitCode {
     env_logger::Builder::from_env(Env::default().default_filter_or("info")).init();
     let line = parse::<BertArgs>();
@@ -71,22 +74,21 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
         .map_err(Error::user)?;
     let adapters = run.lora.open(names)?;
     let drawn = weights.is_none();
-    let strategy = run.strategy();
+    let strategy = run.strategy()?;
     let strategy = run
         .lora
         .strategy(world, strategy, &model, adapters.as_ref(), drawn)?;
     let plan = strategy.plan(&model, world.size())?;
-    let plan = run
-        .optimizer
-        .plan(plan)
-        .for_micro_batches(run.passes(world));
+    let plan = run.optimizer.plan(plan, &model, BLOCKS)?;
+    let plan = plan.for_micro_batches(run.passes(world));
     let mut meter = run.meter(world, &args.name(), (args, &line.config), &plan)?;
     let model = shard_pretrained(world, strategy, model, weights.as_ref())?;
     let mut model = run.lora.load(world, model, adapters.as_ref())?;
 
-    // (3) Any element-wise Burn optimizer steps the shards; this one in one pass. Others are refused.
+    // (3) Any Burn optimizer: AdamW steps the shards, Muon's matrices go whole to their owners.
     // Biases and norms do not decay, and with --layer-decay the first blocks learn the least.
-    let (mut optimizer, rates) = run.optimizer.of(world, &model, "bert.blocks.*")?;
+    let (mut stepper, rates) = run.optimizer.of(world, &model, BLOCKS)?;
+    meter.owners(&stepper);
     // With --ema, what is scored and exported.
     let mut ema = run.optimizer.average(world, &model)?;
 
@@ -98,8 +100,8 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
     let mut best_epoch = run.best_epoch(None)?;
     if let Some(folder) = run.resumes(world)? {
         let (progress, saved, named, words, best);
-        (model, optimizer, ema, (progress, saved, named, words, best)) =
-            run.load(world, folder, (model, optimizer), ema)?;
+        (model, stepper, ema, (progress, saved, named, words, best)) =
+            run.load(world, folder, (model, stepper), ema)?;
         scaler = run.scaler(Some(saved));
         same_classes(named, &classes)?;
         same_vocabulary(words, &tokenizer)?;
@@ -142,16 +144,10 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
             }
             let gradients = meter.time(Phase::Backward, || gradients.finish())?;
             meter.gradients(&gradients, &scaler)?;
-            // Clipped by the norm of the whole model; Burn's own optimizer steps the shards.
+            // Clipped by the norm of the whole model; Burn's own optimizer steps shards, and what it needs whole.
             let rate = run.rate(&steps);
             let (stepped, norm) = meter.time(Phase::Optimizer, || {
-                run.update(
-                    &mut scaler,
-                    gradients,
-                    &mut optimizer,
-                    rates.at(rate),
-                    model,
-                )
+                run.update(&mut scaler, gradients, &mut stepper, rates.at(rate), model)
             })?;
             model = stepped;
             // A step that the loss scaler has skipped is none for the average either.
@@ -167,7 +163,7 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
                 run.checkpoint(
                     world,
                     steps.done(),
-                    (&model, &optimizer, ema.as_ref()),
+                    (&model, &stepper, ema.as_ref()),
                     None,
                     &state,
                 )?;
@@ -196,7 +192,7 @@ fn train(line: &CommandLine<BertArgs>, world: &World) -> Result<()> {
         run.checkpoint(
             world,
             steps.done(),
-            (&model, &optimizer, ema.as_ref()),
+            (&model, &stepper, ema.as_ref()),
             score,
             &state,
         )?;

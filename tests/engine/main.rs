@@ -33,6 +33,7 @@ mod parts;
 mod passes;
 mod quantized;
 mod same_gradients;
+mod states;
 mod summary;
 mod units;
 mod vit_golden;

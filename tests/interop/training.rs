@@ -9,6 +9,8 @@ use tempfile::TempDir;
 /// A folder for one test: its data, and a save of every run.
 pub(crate) struct Training {
     folder: TempDir,
+    /// More arguments of every run.
+    more: &'static str,
 }
 
 /// What a run has come to: the lines it printed that do not depend on the time it took, and all
@@ -44,7 +46,12 @@ impl Training {
             std::fs::write(folder.path().join(file), images(8)).unwrap();
         }
         std::fs::write(folder.path().join("test_batch.bin"), images(25)).unwrap();
-        Self { folder }
+        Self { folder, more: "" }
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn with(self, more: &'static str) -> Self {
+        Self { more, ..self }
     }
 
     /// The example's arguments for a few steps and a save of this name.
@@ -54,7 +61,7 @@ impl Training {
             save.display(),
             "--per-gpu-batch 2 --epochs 1 --steps 3 --log-to none",
         );
-        let line = format!("--data {data} --save {save} {steps}");
+        let line = format!("--data {data} --save {save} {steps} {}", self.more);
         line.split_whitespace().map(str::to_owned).collect()
     }
 

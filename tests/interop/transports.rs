@@ -18,3 +18,25 @@ fn every_transport_gives_the_same_bits() {
         }
     }
 }
+
+#[test]
+fn owners_that_are_processes_step_to_the_same_bits() {
+    for more in [
+        "--optimizer muon",
+        "--optimizer lamb --layer-decay 0.75",
+        "--optimizer adafactor --strategy fsdp --accumulate 2",
+    ] {
+        let training = Training::new().with(more);
+        for (ranks, transports) in [(2, &["shm"][..]), (3, &["auto", "tcp"])] {
+            let threads = training.of_threads(ranks);
+            for transport in transports {
+                let save = format!("{transport}-{ranks}");
+                let mut run = command(example(), "");
+                run.args(["--standalone", "--nproc-per-node", &ranks.to_string()]);
+                run.args(["--transport", transport]);
+                let run = Run::start(run.args(training.args(&save)));
+                training.outcome(&save, vec![run]).expect(&threads, more);
+            }
+        }
+    }
+}

@@ -167,6 +167,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
             "error",
             "layout",
             "comm",
+            "plan",
             "world",
             "shard/memory",
             "shard/model",

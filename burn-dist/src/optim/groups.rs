@@ -64,8 +64,8 @@ impl GroupedParameter {
         &self.layer
     }
 
-    /// Whether a pattern names it, or a module it lies in.
-    pub(super) fn lies_in(&self, pattern: &str) -> bool {
+    /// Whether a pattern names it, or a module it lies in; `*` stands for one name, as for [`Groups::at`].
+    pub fn lies_in(&self, pattern: &str) -> bool {
         let names: Vec<String> = self.path.split('.').map(String::from).collect();
         lies_in(pattern, &names)
     }

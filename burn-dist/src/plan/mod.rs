@@ -2,7 +2,7 @@
 
 use crate::comm::Op;
 use crate::error::{Error, Result};
-use crate::layout::{BLOCK_MULTIPLE, Parameter, UnitLayout, units};
+use crate::layout::{BLOCK_MULTIPLE, Parameter, Slot, UnitLayout, units};
 use crate::strategy::{ReduceAt, Reshard, Strategy};
 use burn::tensor::DType;
 
@@ -32,6 +32,8 @@ pub struct Plan {
     micro_batches: usize,
     /// The type of AdamW's states, if not that of parameters.
     states: Option<States>,
+    /// Another optimizer's name, and the bytes that a rank keeps for it of each unit.
+    optimizer: Option<(&'static str, Vec<usize>)>,
 }
 
 /// A type of an optimizer's states.
@@ -50,7 +52,7 @@ pub struct Memory {
     pub parameters: usize,
     /// Gradients, when the step is due.
     pub gradients: usize,
-    /// States of an optimizer that keeps two numbers per parameter, such as AdamW.
+    /// States of AdamW, or of the optimizer of [`Plan::for_optimizer`].
     pub optimizer: usize,
     /// Gathered units and full gradients on the way, at the worst moment of a backward pass.
     pub transient: usize,
@@ -89,6 +91,7 @@ impl Plan {
             units: units(parameters, shard_group_size, block),
             micro_batches: 1,
             states: None,
+            optimizer: None,
         })
     }
 
@@ -132,7 +135,52 @@ impl Plan {
         }
     }
 
-    /// Bytes of the optimizer's states of a unit on a rank.
+    /// The same plan for another optimizer than AdamW, which has a name and keeps so many elements of a parameter,
+    /// in the parameter's type.
+    ///
+    /// They count on all ranks together that share the parameter, each of which has about its part of them: states, and a copy
+    /// of what a [`Stepper`](crate::Stepper) steps whole.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::Strategy;
+    ///
+    /// let model = LinearConfig::new(256, 64).init(&Device::flex());
+    /// let plan = Strategy::fsdp().plan(&model, 2)?;
+    /// let adamw = plan.memory().optimizer;
+    /// // Muon's momentum of the matrix, and its owner's copy; AdamW's two states of the bias.
+    /// let muon = plan.for_optimizer("Muon", |_, slot| 2 * slot.len);
+    /// assert!(muon.memory().optimizer <= adamw);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn for_optimizer(
+        self,
+        name: &'static str,
+        elements: impl Fn(&UnitLayout, &Slot) -> usize,
+    ) -> Self {
+        let bytes = |unit: &UnitLayout| {
+            let slots = unit.slots.iter().map(|slot| elements(unit, slot));
+            (slots.sum::<usize>() * unit.dtype.size()).div_ceil(unit.ranks)
+        };
+        let bytes = self.units.iter().map(bytes).collect();
+        Self {
+            optimizer: Some((name, bytes)),
+            ..self
+        }
+    }
+
+    /// Bytes of the optimizer's states of all units on a rank.
+    fn all_states(&self) -> usize {
+        let units = self.units.iter().enumerate();
+        let trained = units.filter(|(_, unit)| unit.trainable);
+        let bytes = trained.map(|(at, unit)| match &self.optimizer {
+            Some((_, bytes)) => bytes.get(at).copied().unwrap_or(0),
+            None => self.states(unit),
+        });
+        bytes.sum()
+    }
+
+    /// Bytes of AdamW's states of a unit on a rank.
     fn states(&self, unit: &UnitLayout) -> usize {
         match self.states {
             None => 2 * unit.bytes() / unit.ranks,
@@ -258,10 +306,7 @@ impl Plan {
                 ReduceAt::Step => sum(&|u| u.trainable),
                 ReduceAt::Backward => share(&|u| u.trainable),
             },
-            optimizer: {
-                let trained = self.units.iter().filter(|u| u.trainable);
-                trained.map(|u| self.states(u)).sum()
-            },
+            optimizer: self.all_states(),
             transient,
         }
     }

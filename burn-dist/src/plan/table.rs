@@ -88,11 +88,14 @@ impl fmt::Display for Plan {
         let memory = self.memory();
         writeln!(
             f,
-            "  memory per rank: parameters {} + gradients {} + AdamW{} {} + in flight {} = {}",
+            "  memory per rank: parameters {} + gradients {} + {} {} + in flight {} = {}",
             readable(memory.parameters),
             readable(memory.gradients),
-            self.states
-                .map_or(String::new(), |states| format!(" in {}", states.name)),
+            match (&self.optimizer, self.states) {
+                (Some((name, _)), _) => name.to_string(),
+                (None, Some(states)) => format!("AdamW in {}", states.name),
+                (None, None) => "AdamW".to_string(),
+            },
             readable(memory.optimizer),
             readable(memory.transient),
             readable(memory.total())

@@ -7,11 +7,12 @@ use super::{
 };
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::Module;
-use burn::optim::ModuleOptimizer;
 use burn_dist::data::{Batch, BatchInfo, Dataset, Loader};
 use burn_dist::launch::{DeviceKind, Flags, Launch};
 use burn_dist::training::TrainLoop;
-use burn_dist::{GradScaler, Precision, Result, Shadow, ShardedGradients, Strategy, World};
+use burn_dist::{
+    GradScaler, Precision, Result, Shadow, ShardedGradients, Stepper, Strategy, World,
+};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -163,10 +164,13 @@ impl RunArgs {
     }
 
     /// The strategy, in the precision, with the recomputation, the options and the blocks these arguments ask for.
-    pub fn strategy(&self) -> Strategy {
+    ///
+    /// # Errors
+    /// As [`OptimizerArgs::strategy`].
+    pub fn strategy(&self) -> Result<Strategy> {
         let strategy = self.sharding.on(self.strategy.clone());
-        let strategy = self.optimizer.strategy(strategy);
-        strategy.precision(self.precision).recompute(self.recompute)
+        let strategy = self.optimizer.strategy(strategy)?;
+        Ok(strategy.precision(self.precision).recompute(self.recompute))
     }
 
     /// The loss scaler that the precision needs: the saved one if it fits, or a new one.
@@ -198,12 +202,12 @@ impl RunArgs {
     /// skips the step on all, and there is none. Collective.
     ///
     /// # Errors
-    /// As [`ShardedGradients::clip_norm`] and [`GradScaler::unscale`].
+    /// As [`ShardedGradients::clip_norm`], [`GradScaler::unscale`] and [`Stepper::step`].
     pub fn update<M: Module>(
         &self,
         scaler: &mut GradScaler,
         gradients: ShardedGradients,
-        optimizer: &mut ModuleOptimizer,
+        stepper: &mut Stepper,
         rate: impl Into<ModuleLearningRate>,
         model: M,
     ) -> Result<(M, Option<f64>)> {
@@ -211,7 +215,7 @@ impl RunArgs {
             return Ok((model, None));
         };
         let clipped = gradients.clip_norm(self.clip)?;
-        let model = optimizer.step(rate, model, clipped.grads);
+        let model = stepper.step(rate, model, clipped.grads)?;
         Ok((model, Some(clipped.norm)))
     }
 

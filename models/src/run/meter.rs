@@ -4,8 +4,11 @@ use super::results::results;
 use super::{Report, Work};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use burn_dist::comm::Op;
 use burn_dist::telemetry::Phase;
-use burn_dist::{Error, GradScaler, Plan, Result, Shadowed, ShardedGradients, World};
+use burn_dist::{
+    Error, GradScaler, Plan, Result, Shadowed, ShardedGradients, Stepper, Traffic, World,
+};
 use burn_dist_log::{Ended, RunLog, Scores, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::cmp::Ordering;
@@ -18,6 +21,8 @@ use std::time::{Duration, Instant};
 pub struct Meter {
     world: World,
     plan: Plan,
+    /// What is sent in a step for what owners step whole.
+    owned: Traffic,
     log: RunLog,
     bar: ProgressBar,
     /// Steps since this start of the run.
@@ -49,6 +54,11 @@ impl Meter {
         Self {
             world: world.clone(),
             plan: plan.clone(),
+            owned: Traffic {
+                op: Op::AllToAll,
+                calls: 0,
+                bytes: 0,
+            },
             log,
             bar: ProgressBar::hidden(),
             steps: 0,
@@ -61,6 +71,19 @@ impl Meter {
             evaluation: Duration::ZERO,
             result_name: None,
             held: None,
+        }
+    }
+
+    /// Prints what a step of parameters by their owners sends, if there are some, and counts it to what is planned.
+    pub fn owners(&mut self, stepper: &Stepper) {
+        self.owned = stepper.traffic();
+        let owned = stepper.owners().count();
+        if owned > 0 {
+            let Traffic { calls, bytes, .. } = self.owned;
+            self.say(format_args!(
+                "  stepped whole by owners: {owned} parameters; sent by rank 0 and step for them: all_to_all x{calls} {:.2} MB",
+                bytes as f64 / 1e6
+            ));
         }
     }
 
@@ -274,6 +297,7 @@ impl Meter {
             .iter()
             .map(|t| t.bytes)
             .sum();
+        let sent = sent + self.owned.bytes;
         let report = Report {
             scores,
             sent_bytes: (self.sent as f64 / self.steps.max(1) as f64, sent as f64),
@@ -301,11 +325,14 @@ impl Meter {
         }
     }
 
-    /// Only the units' traffic: evaluation sums and progress are not part of the plan.
+    /// Only the traffic of units, and of what owners step: evaluation sums and progress are not part of the plan, nor is it
+    /// that owners fetch parameters once.
     fn sent_by_units(&self) -> u64 {
         let is_unit = |name: &str| self.plan.units().iter().any(|u| &*u.name == name);
         let entries = self.world.ledger().entries();
-        let units = entries.iter().filter(|(_, name, _)| is_unit(name));
+        let is_owned = |op: Op, name: &str| op == Op::AllToAll && name != "parameters";
+        let units = entries.iter();
+        let units = units.filter(|(op, name, _)| is_unit(name) || is_owned(*op, name));
         units.map(|(.., entry)| entry.bytes).sum()
     }
 }

@@ -135,6 +135,10 @@ mod tests {
             ("--lr 0.5", "lr is 0.5 on rank 1, where rank 0 has 0.002"),
             ("--clip 2", "clip is 2.0 on rank 1, where rank 0 has 1.0"),
             ("--recompute", "recompute is true on rank 1"),
+            (
+                "--optimizer muon",
+                "optimizer is \"Muon\" on rank 1, where rank 0 has \"Adamw\"",
+            ),
             ("--precision bf16", "precision is \"bf16\" on rank 1"),
             ("--strategy ddp", "strategy."),
             ("--seed 3", "seed is 3 on rank 1"),

@@ -2,10 +2,9 @@
 
 use super::RunArgs;
 use burn::module::Module;
-use burn::optim::ModuleOptimizer;
 use burn_dist::checkpoint::{Checkpointer, Keep, Save, Which, folder_of_saves};
 use burn_dist::optim::Ema;
-use burn_dist::{Error, Result, World};
+use burn_dist::{Error, Result, Stepper, World};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -66,14 +65,14 @@ impl RunArgs {
         &self,
         world: &World,
         step: usize,
-        (model, optimizer, average): (&M, &ModuleOptimizer, Option<&Ema<M>>),
+        (model, stepper, average): (&M, &Stepper, Option<&Ema<M>>),
         score: Option<f64>,
         state: &S,
     ) -> Result<()> {
         let Some(mut saves) = self.saves(world)? else {
             return Ok(());
         };
-        let save = Save::new(step as u64).model("model", model, optimizer);
+        let save = Save::new(step as u64).model("model", model, stepper.optimizer());
         let save = match average {
             Some(average) => save.average(AVERAGE, average),
             None => save,
@@ -85,17 +84,17 @@ impl RunArgs {
             .map(drop)
     }
 
-    /// Goes on from the last save of a folder: model, optimizer, average and the program's state come back. Collective.
+    /// Goes on from the last save of a folder: model, optimizer states, average and the program's state come back. Collective.
     ///
     /// # Errors
-    /// As [`World::load`]; [`Error::User`] for a save with an average if this run keeps none.
+    /// As [`World::load`] and [`World::stepper`]; [`Error::User`] for a save with an average if this run keeps none.
     pub fn load<M: Module, S: DeserializeOwned>(
         &self,
         world: &World,
         folder: &Path,
-        (model, optimizer): (M, ModuleOptimizer),
+        (model, stepper): (M, Stepper),
         average: Option<Ema<M>>,
-    ) -> Result<(M, ModuleOptimizer, Option<Ema<M>>, S)> {
+    ) -> Result<(M, Stepper, Option<Ema<M>>, S)> {
         let mut save = world.open_save(folder, Which::Latest)?;
         if average.is_none() && save.models().any(|name| name == AVERAGE) {
             return Err(Error::user(format!(
@@ -103,12 +102,13 @@ impl RunArgs {
                 folder.display()
             )));
         }
-        let (model, optimizer) = save.model("model", model, optimizer)?;
+        let (model, optimizer) = save.model("model", model, stepper.into_optimizer())?;
         let average = average.map(|average| save.average(AVERAGE, average));
         let average = average.transpose()?;
         let state = save.state("state")?;
         save.finish()?;
-        Ok((model, optimizer, average, state))
+        let stepper = world.stepper(optimizer, &model)?;
+        Ok((model, stepper, average, state))
     }
 
     /// Waits until the last save is durable. Collective.

@@ -165,8 +165,9 @@ impl Trials {
             };
             let mut optimizer = optimizer.clone();
             let mut model = self.imitation(part);
-            // Small numbers, then huge ones: a norm is clipped only where it is exceeded.
-            for (step, scale) in [1.0, 0.1, 1e12].into_iter().enumerate() {
+            // Small numbers, then larger and huge ones: a norm is clipped only where it is exceeded, that of Adafactor's update
+            // where gradients grow, each by another factor.
+            for (step, scale) in [1.0, 0.1, 3.0, 1e12].into_iter().enumerate() {
                 let gradients = self.gradients(part, step, scale);
                 model = optimizer.step(0.01, model, gradients);
             }

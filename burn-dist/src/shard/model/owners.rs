@@ -19,12 +19,16 @@ struct Inner {
     witness: Option<Witness>,
 }
 
-/// A small parameter that is stepped whole and one that is not, by unit and slot, as they were stored when gradients
-/// were handed out.
+/// A parameter, by unit and slot, as it was stored when gradients were handed out.
+pub(crate) type Before = ((usize, usize), Shard);
+
+/// By what a plain step is told, which no stepper has a part in.
 #[derive(Debug, Clone)]
-pub(crate) struct Witness {
-    pub(crate) owned: ((usize, usize), Shard),
-    pub(crate) other: ((usize, usize), Shard),
+pub(crate) enum Witness {
+    /// A small parameter that is stepped whole, and one that is not: a plain step changes the second alone.
+    Pair { owned: Before, other: Before },
+    /// Where all are stepped whole, the smallest of them: its gradient for a plain step is not a number.
+    Decoy(Before),
 }
 
 impl Owners {
@@ -61,6 +65,11 @@ impl Owners {
         self.lock().witness.clone()
     }
 
+    /// Whether a plain step is to find a gradient of this parameter that is not a number.
+    pub(crate) fn is_decoy(&self, unit: usize, slot: usize) -> bool {
+        matches!(&self.lock().witness, Some(Witness::Decoy((at, _))) if *at == (unit, slot))
+    }
+
     /// Notes what is stored.
     pub(crate) fn set_witness(&self, witness: Option<Witness>) {
         self.lock().witness = witness;
@@ -73,7 +82,8 @@ impl Owners {
 
 /// The id under which the gradient of a parameter is handed out that a stepper has to step.
 ///
-/// Burn's own step finds no gradient under the parameter's id, so it leaves the parameter as it is.
+/// Burn's own step finds no gradient under the parameter's id, so it leaves the parameter as it is, but for a
+/// [decoy](Witness::Decoy).
 pub(crate) fn id_for_stepper(id: ParamId) -> ParamId {
     const MARK: u64 = 0x6f77_6e65_645f_6279;
     ParamId::from(id.val() ^ MARK)

@@ -70,6 +70,8 @@ impl Visit for Find<'_> {
                 && Arc::ptr_eq(&job.sharding, &param.sharding)
         });
         if let Some(place) = place {
+            // What a plain step would have taken.
+            drop(take(self.gradients, id));
             let gradient = take(self.gradients, id_for_stepper(id)).transpose();
             let found = gradient.and_then(|gradient| {
                 let shard = shard?;

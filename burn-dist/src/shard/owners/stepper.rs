@@ -3,8 +3,9 @@
 use super::bucket::{Bucket, Piece};
 use super::found::{Found, find, store};
 use super::job::{Job, buckets, jobs};
-use crate::comm::{Label, Reduce, SpanMut};
+use crate::comm::{Label, Op, Reduce, SpanMut};
 use crate::error::{Error, Result};
+use crate::plan::Traffic;
 use crate::shard::check::{Imitation, Stand, Trials};
 use crate::shard::memory::{Primitive, Shard};
 use crate::shard::model::Sharding;
@@ -48,7 +49,8 @@ impl World {
     /// `hybrid` each replica has owners of its own; where the strategy keeps parameters whole, a step is Burn's.
     ///
     /// The gradients of owned parameters are handed out for the stepper alone: a plain `step` of an optimizer on this
-    /// model does not change those parameters, and the next [`backward`](Self::backward) is an error that says so.
+    /// model does not change those parameters, or leaves one without a number where it owns all, and the next
+    /// [`backward`](Self::backward) is an error that says so.
     ///
     /// # Cost
     /// All ranks together send at most twice the owned parameters' bytes a step, in transfers that run while owners
@@ -163,6 +165,27 @@ impl Stepper {
     /// share it; in the order of the model.
     pub fn owners(&self) -> impl Iterator<Item = (&str, usize)> {
         self.jobs.iter().map(|job| (job.path.as_str(), job.owner))
+    }
+
+    /// What this rank sends in a step for the parameters that are stepped whole; once, and after a load, it sends its pieces
+    /// of those parameters too.
+    pub fn traffic(&self) -> Traffic {
+        let bytes = self.jobs.iter().map(|job| {
+            let layout = &job.sharding.unit(job.unit).layout;
+            let own = layout.shard_range(job.slot, job.sharding.shard_group.rank());
+            let elements = if job.is_mine() {
+                // The new values of all others' pieces.
+                layout.slots[job.slot].len - own.len()
+            } else {
+                own.len()
+            };
+            elements * layout.dtype.size()
+        });
+        Traffic {
+            op: Op::AllToAll,
+            calls: 2 * self.buckets.len(),
+            bytes: bytes.sum(),
+        }
     }
 
     /// Whether any rank's piece is another one than what the last step stored: one was loaded. Ranks that share the

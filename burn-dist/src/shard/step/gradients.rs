@@ -282,7 +282,8 @@ impl ShardedGradients {
     ///
     /// A parameter that no rank gave a gradient has none. One of which this rank stores nothing
     /// has none either: there is nothing to step. Those of parameters that a
-    /// [stepper](World::stepper) of this model steps whole lie where only that finds them.
+    /// [stepper](World::stepper) of this model steps whole lie where only that finds them; where those are all, the smallest
+    /// has one that is not a number for an optimizer's own step, which is so found to be one too many.
     pub fn into_params(self) -> GradientsParams {
         let mut grads = GradientsParams::new();
         let shared = |part: PartGradients| {
@@ -326,6 +327,13 @@ impl ShardedGradients {
             } else {
                 (range.start, shard_shape(range.len(), param.rank))
             };
+            if is_owned && sharding.owners.is_decoy(param.unit, param.slot) {
+                // All bits set are no number in any type of floats.
+                let decoy = Primitive::filled(layout.dtype, &shape, &sharding.residence, |bytes| {
+                    bytes.fill(0xff)
+                });
+                (param.register)(&mut grads, param.id, decoy);
+            }
             let id = if is_owned {
                 id_for_stepper(param.id)
             } else {

@@ -2,11 +2,12 @@
 //!
 //! Gradients of owned parameters are handed out for a stepper alone, so a plain step changes the others only. That is seen
 //! at the next step: gradients were handed out, no stepper took them, another parameter was changed, and an owned one was not.
+//! Where every parameter has an owner, one of them has a decoy for a gradient, which is not a number, and so is then the parameter.
 
 use super::gradients::PartGradients;
 use crate::error::{Error, Result};
 use crate::shard::memory::Shard;
-use crate::shard::model::{ShardedParam, Visit, Witness, walk};
+use crate::shard::model::{ShardedParam, Sharding, Visit, Witness, walk};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use std::sync::Arc;
@@ -33,20 +34,27 @@ pub(super) fn check<M: Module>(model: &M, parts: &[PartGradients]) -> Result<()>
             .collect::<Result<_>>()?;
         let now = |key: (usize, usize)| own.iter().find(|(known, ..)| *known == key);
         let was_untaken = sharding.owners.take();
-        if let Some(Witness { owned, other }) = sharding.owners.witness().filter(|_| was_untaken)
-            && let (Some(owned_now), Some(other_now)) = (now(owned.0), now(other.0))
-            && owned.1.is(&owned_now.1)
-            && !other.1.is(&other_now.1)
-        {
-            return Err(Error::Optimizer {
-                problem: format!(
-                    "the last step changed {} and left {} as it was: the model has a stepper, and \
-                     its gradients went to an optimizer's own step",
-                    other_now.2, owned_now.2
-                ),
-                remedy: "step it with stepper.step(rate, model, grads)? and with nothing else"
-                    .into(),
-            });
+        match sharding.owners.witness().filter(|_| was_untaken) {
+            Some(Witness::Pair { owned, other }) => {
+                if let (Some(owned_now), Some(other_now)) = (now(owned.0), now(other.0))
+                    && owned.1.is(&owned_now.1)
+                    && !other.1.is(&other_now.1)
+                {
+                    let (other, owned) = (other_now.2, owned_now.2);
+                    return Err(missed(format!(
+                        "changed {other} and left {owned} as it was"
+                    )));
+                }
+            }
+            Some(Witness::Decoy((at, before))) => {
+                if let Some((_, after, path)) = now(at)
+                    && !before.is(after)
+                    && is_not_a_number(sharding, at, after)?
+                {
+                    return Err(missed(format!("left {path} without a number")));
+                }
+            }
+            None => {}
         }
         let has_gradient = |(unit, slot): (usize, usize)| {
             let gradients = part.units.get(unit).and_then(Option::as_ref);
@@ -62,11 +70,36 @@ pub(super) fn check<M: Module>(model: &M, parts: &[PartGradients]) -> Result<()>
             let smallest = fits.min_by_key(|(key, shard, _)| (shard.size(), *key))?;
             Some((smallest.0, smallest.1.clone()))
         };
-        let pair = smallest(true).zip(smallest(false));
-        let witness = pair.map(|(owned, other)| Witness { owned, other });
+        let witness = match (smallest(true), smallest(false)) {
+            (Some(owned), Some(other)) => Some(Witness::Pair { owned, other }),
+            (Some(owned), None) => Some(Witness::Decoy(owned)),
+            (None, _) => None,
+        };
         sharding.owners.set_witness(witness);
     }
     Ok(())
+}
+
+fn missed(what: String) -> Error {
+    Error::Optimizer {
+        problem: format!(
+            "the last step {what}: the model has a stepper, and its gradients went to an \
+             optimizer's own step"
+        ),
+        remedy: "step it with stepper.step(rate, model, grads)? and with nothing else".into(),
+    }
+}
+
+/// Whether what this rank stores of a parameter has no number.
+fn is_not_a_number(
+    sharding: &Sharding,
+    (unit, slot): (usize, usize),
+    shard: &Shard,
+) -> Result<bool> {
+    let layout = &sharding.unit(unit).layout;
+    let len = sharding.slot_in_shard(unit, slot).len();
+    let stored = shard.slice(0..len, layout.dtype, &[len]);
+    Ok(stored.numbers()?.iter().any(|number| number.is_nan()))
 }
 
 struct Collect(Vec<Stored>);
