@@ -12,7 +12,9 @@ impl Strategy {
     /// optimizers, saves and parameter groups find there. [`World::full`](crate::World::full) merges them into the weights.
     ///
     /// On the device that [`shard`](Self::shard) seeds they are drawn as Burn's `apply_lora` draws them on a model that is
-    /// initialised already. `apply_lora` itself cannot be called after `shard`: it would freeze everything and add nothing.
+    /// initialised already. A model that `apply_lora` or `apply_qlora` has given adapters of one rank and scale is sharded as it
+    /// is, without this option, at the price of the whole model on every rank until then. After `shard` they cannot be called:
+    /// they would freeze everything and add nothing.
     ///
     /// # Cost
     /// For each adapted matrix of `m x n` a product of `2 m n rank` operations in forward, one more in backward, and in

@@ -42,7 +42,7 @@ impl Reparameterizer for Adapt<'_> {
         let Some(base) = self.init.place(path) else {
             return (param, None);
         };
-        let adapter = self.adapter(&base, &param.lazy_device());
+        let adapter = self.adapter(path, &base, &param.lazy_device());
         let cut = Cut {
             init: self.init,
             prefix: format!("{path}.{}.", lora::NAME),
@@ -56,16 +56,20 @@ impl Reparameterizer for Adapt<'_> {
 
 impl Adapt<'_> {
     /// The adapter of a matrix, not yet drawn.
-    fn adapter(&self, base: &ShardedParam, device: &Device) -> LoraAdapter {
+    fn adapter(&self, path: &str, base: &ShardedParam, device: &Device) -> LoraAdapter {
         let layout = &base.sharding.unit(base.unit).layout;
         let slot = &layout.slots[base.slot];
         let (d_in, d_out) = (slot.shape[0], slot.shape[1]);
+        let id = |name: &str| {
+            let known = self.init.ids.get(&lora::factor_path(path, name));
+            known.copied().unwrap_or_else(ParamId::new)
+        };
         let rank = self.lora.rank;
         let std = self.lora.init_std.unwrap_or(1.0 / rank as f64);
         let drawn = Some(Distribution::Normal(0.0, std));
         LoraAdapter {
-            a: factor([d_in, rank], drawn, slot.dtype, device),
-            b: factor([rank, d_out], None, slot.dtype, device),
+            a: factor(id("a"), [d_in, rank], drawn, slot.dtype, device),
+            b: factor(id("b"), [rank, d_out], None, slot.dtype, device),
             scale: self.lora.scale(),
         }
     }
@@ -73,6 +77,7 @@ impl Adapt<'_> {
 
 /// A factor that is drawn from a distribution, or zeros, when it is read first.
 fn factor(
+    id: ParamId,
     shape: [usize; 2],
     drawn: Option<Distribution>,
     dtype: DType,
@@ -86,5 +91,5 @@ fn factor(
         let values = values.cast(FloatDType::from(dtype));
         values.set_require_grad(takes_gradients)
     };
-    Param::uninitialized(ParamId::new(), init, device.clone(), true, shape.into())
+    Param::uninitialized(id, init, device.clone(), true, shape.into())
 }

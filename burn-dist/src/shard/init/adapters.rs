@@ -84,6 +84,30 @@ fn names(pattern: &str, path: &str) -> bool {
     ends.any(|end| matches(pattern, &path[end - len..end]))
 }
 
+/// Returns if adapters of this rank are low-rank adapters of a matrix.
+pub(super) fn check_rank(rank: usize, of: &Parameter) -> Result<()> {
+    let [d_in, d_out] = of.shape[..] else {
+        let found = format!(
+            "has the shape {:?}, and adapters are those of matrices",
+            of.shape
+        );
+        return Err(Error::model(&of.path, found, "name matrices alone"));
+    };
+    if (1..=d_in.min(d_out)).contains(&rank) {
+        return Ok(());
+    }
+    Err(Error::model(
+        &of.path,
+        format!(
+            "has the shape [{d_in}, {d_out}], for which adapters of rank {rank} are no low-rank adapters"
+        ),
+        format!(
+            "choose a rank of at least 1 and at most {}, or other targets; a head trains whole in LoraConfig::modules_to_save",
+            d_in.min(d_out)
+        ),
+    ))
+}
+
 /// The two factors of the adapter of a matrix.
 fn factors(
     lora: &LoraConfig,
@@ -95,19 +119,7 @@ fn factors(
         let remedy = "name matrices in LoraConfig::targets";
         return Err(Error::model(&of.path, found, remedy));
     };
-    if lora.rank > d_in.min(d_out) {
-        return Err(Error::model(
-            &of.path,
-            format!(
-                "has the shape [{d_in}, {d_out}], for which adapters of rank {} are no low-rank adapters",
-                lora.rank
-            ),
-            format!(
-                "choose a rank of at most {}, or other targets; a head trains whole in LoraConfig::modules_to_save",
-                d_in.min(d_out)
-            ),
-        ));
-    }
+    check_rank(lora.rank, of)?;
     let factor = |name: &str, shape: [usize; 2]| Parameter {
         path: factor_path(&of.path, name),
         shape: shape.to_vec(),

@@ -20,6 +20,8 @@ pub(super) struct ShardInit<'a> {
     pub(super) sharding: Arc<Sharding>,
     pub(super) given: InitialValues<'a>,
     pub(super) ignored: BTreeSet<String>,
+    /// What identifies factors that the model had before.
+    pub(super) ids: HashMap<String, ParamId>,
 }
 
 impl ShardInit<'_> {

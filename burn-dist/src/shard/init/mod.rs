@@ -4,6 +4,7 @@
 mod adapt;
 mod adapters;
 mod agreement;
+mod applied;
 mod cut;
 mod shard;
 mod stored_whole;

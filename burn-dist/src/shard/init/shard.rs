@@ -1,5 +1,6 @@
 //! From a Burn module to a sharded one.
 
+use super::applied::{self, Applied};
 use super::cut::{Cut, ShardInit};
 use super::survey::{Surveyed, survey};
 use super::sync::{self, InitialValues, SyncedTensor, SyncedValues};
@@ -42,7 +43,7 @@ impl Strategy {
     /// broadcast whole from rank 0, in blocks of 16 MiB of which a rank keeps its shard.
     ///
     /// # Errors
-    /// [`Error::Model`] for models that cannot be sharded (a LoRA adapter, one parameter in two
+    /// [`Error::Model`] for models that cannot be sharded (sharded before, one parameter in two
     /// fields), naming the paths, and if the ranks have different models, strategies or seeds, naming
     /// the first difference; [`Error::Config`] if the strategy does not fit the number of ranks.
     ///
@@ -79,9 +80,14 @@ impl Strategy {
         let strategy = self.check_units(check);
         let is_sharded = strategy.shard_group_size(world.size())? > 1;
         let surveyed = survey(&model, &strategy, is_sharded)?;
+        let applied = applied::take(&model, &surveyed)?;
+        let (strategy, bare) = strategy.with_applied(applied)?;
         let is_given = |path: &str| values.is_some_and(|values| values.has(path));
         agreement::agree(world, &strategy, &surveyed)?;
-        let valued = agreement::valued(world, &surveyed, is_given)?;
+        let mut valued = agreement::valued(world, &surveyed, is_given)?;
+        // Those cannot be read where they are, also on a single rank.
+        let of_adapters = surveyed.of_adapters();
+        valued.extend(of_adapters.filter(|path| !is_given(path)));
         if world.is_chief() && surveyed.whole.is_avoidable() {
             warn(format_args!("{}", surveyed.whole));
         }
@@ -97,6 +103,7 @@ impl Strategy {
         let wanted = wanted(&surveyed, &valued, &slots, &sharding);
         let is_full = sharding.strategy.precision.is_full();
         let received = SyncedValues::from_rank_0(world, &model, wanted, is_full)?;
+        let model = bare.unwrap_or(model);
         let init = ShardInit {
             slots,
             sharding,
@@ -105,6 +112,7 @@ impl Strategy {
                 received: &received,
             },
             ignored: surveyed.ignored,
+            ids: surveyed.ids,
         };
         let model = {
             let _one_at_a_time = one_at_a_time();
@@ -136,7 +144,27 @@ impl Strategy {
     /// As [`shard`](Self::shard), without what needs other ranks.
     pub fn plan<M: Module>(&self, model: &M, size: usize) -> Result<Plan> {
         let is_sharded = self.shard_group_size(size)? > 1;
-        Plan::new(self, &survey(model, self, is_sharded)?.parameters, size)
+        let surveyed = survey(model, self, is_sharded)?;
+        let applied = applied::take(model, &surveyed)?;
+        let (strategy, _) = self.clone().with_applied(applied)?;
+        Plan::new(&strategy, &surveyed.parameters, size)
+    }
+}
+
+impl Strategy {
+    /// With the adapters that a model had before, and the model without them.
+    fn with_applied<M>(self, applied: Option<Applied<M>>) -> Result<(Self, Option<M>)> {
+        match applied {
+            None => Ok((self, None)),
+            Some(Applied { model, lora }) if self.lora.is_none() => {
+                Ok((self.lora(lora), Some(model)))
+            }
+            Some(_) => Err(Error::config(
+                "Strategy::lora",
+                "a model without adapters (leave it out for one that has those of apply_lora)",
+                "a model that apply_lora has given some",
+            )),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::adapters;
 use super::stored_whole::{self, Reader, StoredWhole};
 use crate::error::{Error, Result};
 use crate::layout::Parameter;
+use crate::lora;
 use crate::pattern::{ROOT, lies_in, matches, names_unit};
 use crate::quantization;
 use crate::shard::model::is_trainable;
@@ -25,6 +26,23 @@ pub(crate) struct Surveyed {
     pub(crate) ignored: BTreeSet<String>,
     /// What every rank stores whole for the sake of the layer that reads it.
     pub(crate) whole: StoredWhole,
+    /// The paths of weights that have adapters of Burn's `apply_lora`.
+    pub(crate) applied: BTreeSet<String>,
+    /// The paths of the weights of linear layers.
+    pub(crate) linear: BTreeSet<String>,
+    /// What identifies each parameter.
+    pub(crate) ids: HashMap<String, ParamId>,
+}
+
+impl Surveyed {
+    /// The paths of weights that have adapters already, and of their factors.
+    pub(crate) fn of_adapters(&self) -> impl Iterator<Item = String> {
+        let all = |path: &String| {
+            let factors = ["a", "b"].map(|name| lora::factor_path(path, name));
+            factors.into_iter().chain([path.clone()])
+        };
+        self.applied.iter().flat_map(all)
+    }
 }
 
 /// A stored tensor that is not sharded.
@@ -55,6 +73,7 @@ pub(crate) fn survey<M: Module>(
         valued: BTreeSet::new(),
         ids: HashMap::new(),
         reparameterized: Vec::new(),
+        applied: BTreeSet::new(),
         read: HashMap::new(),
         keeps_shape: BTreeSet::new(),
         quantised: Vec::new(),
@@ -70,7 +89,9 @@ pub(crate) fn survey<M: Module>(
         .clone()
         .apply_reparameterization(Mark)
         .visit(&mut marked);
-    let is_parameter = |p: &Parameter| marked.paths.contains(&p.path);
+    // Burn puts adapters back over what is attached to a parameter that has some.
+    let is_parameter =
+        |p: &Parameter| marked.paths.contains(&p.path) || survey.applied.contains(&p.path);
     let (found, state): (Vec<_>, Vec<_>) = survey.found.into_iter().partition(is_parameter);
     let is_ignored = |p: &Parameter| {
         let path: Vec<String> = p.path.split('.').map(String::from).collect();
@@ -108,6 +129,13 @@ pub(crate) fn survey<M: Module>(
         valued: survey.valued,
         ignored: ignored.into_iter().map(|p| p.path).collect(),
         whole,
+        applied: survey.applied,
+        linear: survey.linear,
+        ids: survey
+            .ids
+            .into_iter()
+            .flat_map(|(id, paths)| paths.into_iter().map(move |path| (path, id)))
+            .collect(),
     })
 }
 
@@ -165,6 +193,8 @@ struct Survey<'a> {
     valued: BTreeSet<String>,
     ids: HashMap<ParamId, Vec<String>>,
     reparameterized: Vec<String>,
+    /// The paths of weights that have adapters of Burn's.
+    applied: BTreeSet<String>,
     /// For each tensor of a layer that reads stored shapes, the layer and its path.
     read: HashMap<String, (&'static Reader, Vec<String>)>,
     /// The paths of what a layer reads the stored shape of, or is said to.
@@ -194,9 +224,8 @@ impl Survey<'_> {
         if !self.reparameterized.is_empty() {
             return Err(Error::model(
                 self.reparameterized.join(", "),
-                "already carries a reparameterization (apply_lora, or an earlier shard)",
-                "shard the plain model; for adapters use Strategy::lora in place of apply_lora, or merge them first with \
-                 materialize()",
+                "already carries a reparameterization (of an earlier shard, or of one's own)",
+                "shard the plain model, or merge what it carries first with materialize()",
             ));
         }
         let mut quantised = self.quantised.iter();
@@ -283,8 +312,12 @@ impl Survey<'_> {
 impl ModuleVisitor for Survey<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.readers.push(stored_whole::reader(container));
-        if container == "Reparameterization" {
-            self.reparameterized.push(self.path.join("."));
+        match (container, name) {
+            ("Reparameterization", lora::NAME) => {
+                self.applied.insert(self.path.join("."));
+            }
+            ("Reparameterization", _) => self.reparameterized.push(self.path.join(".")),
+            _ => {}
         }
         self.path.push(name.to_string());
         self.elements.push(matches!(container, "Vec" | "Array"));
