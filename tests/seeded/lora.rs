@@ -2,8 +2,8 @@
 
 use crate::alone;
 use crate::oracle::{self, Mlp, Trace, Values};
-use burn::module::{Lora, Module, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::module::Module;
+use burn::optim::{AdamWConfig, ModuleOptimizer};
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use burn_dist::comm::Op;
 use burn_dist::launch::Threads;
@@ -11,7 +11,7 @@ use burn_dist::{Destination, LoraConfig, Shadow, Strategy, World};
 use burn_dist_models::BertConfig;
 
 pub(crate) const ROWS: usize = 24;
-const STEPS: usize = 6;
+pub(crate) const STEPS: usize = 6;
 
 pub(crate) fn adamw() -> ModuleOptimizer {
     AdamWConfig::new().with_weight_decay(0.01).init()
@@ -37,7 +37,11 @@ pub(crate) fn blocks_and_head() -> LoraConfig {
 }
 
 /// A run over shards, and the model that it began with, gathered.
-fn run(world: &World, strategy: Strategy, model: Mlp) -> burn_dist::Result<(Mlp, Trace)> {
+pub(crate) fn run(
+    world: &World,
+    strategy: Strategy,
+    model: Mlp,
+) -> burn_dist::Result<(Mlp, Trace)> {
     let model = strategy.shard(model, world)?;
     let begun = world.full_with_adapters(&model, Destination::All)?.unwrap();
     let trace = oracle::sharded(world, model, adamw(), STEPS, 1e-2, |model, step| {
@@ -263,7 +267,7 @@ fn adapters_are_exact_beside_the_options_of_a_strategy() {
 }
 
 /// The error of sharding over two ranks.
-fn refused(make: impl Fn(Device) -> Mlp + Send + Sync, strategy: Strategy) -> String {
+pub(crate) fn refused(make: impl Fn(Device) -> Mlp + Send + Sync, strategy: Strategy) -> String {
     let run = |world: World| {
         let model = make(world.device());
         strategy.clone().shard(model, &world).map(|_| ())
@@ -304,131 +308,6 @@ fn what_makes_no_adapters_is_an_error_that_says_so() {
             assert!(found.contains(words), "{words}: {found}");
         }
     }
-}
-
-/// A model with adapters of Burn's, whose factors are no zeros.
-fn applied(lora: Lora) -> Mlp {
-    let model = model().apply_lora(lora);
-    let x = oracle::tensor(&oracle::batch(ROWS, 7, 9), DType::F64, &model.devices()[0]);
-    let grads = GradientsParams::from_grads(loss(&model, x).backward(), &model);
-    adamw().step(0.1, model, grads)
-}
-
-/// The values are those of rank 0, whatever other ranks have drawn.
-#[test]
-fn a_model_with_adapters_of_burn_goes_on_as_on_one_device() {
-    let _alone = alone();
-    let some = ParamGroup::from_paths(vec!["blocks.1.weight", "last.weight"]);
-    for lora in [Lora::new(2, 5.0), Lora::new(3, 1.0).set_param_group(some)] {
-        let (model, other) = (applied(lora.clone()), applied(lora.clone()));
-        let device = Device::flex().autodiff();
-        let expected = oracle::plain(model.clone(), adamw(), STEPS, 1e-2, |model, step| {
-            let batch = oracle::batch(ROWS, 7, step);
-            loss(model, oracle::tensor(&batch, DType::F64, &device))
-        });
-        for size in 1..=4 {
-            for strategy in oracle::strategies(size) {
-                let what = format!("{strategy} at world {size}");
-                let plan = strategy.plan(&model, size).unwrap();
-                let (model, other) = (model.clone(), other.clone());
-                let (begun_with, id) = (oracle::values(&model), id_of_last_factor(&model));
-                let ran = Threads::new(size)
-                    .run(move |world| {
-                        let mine = if world.rank() == 0 { &model } else { &other };
-                        let strategy = strategy.clone();
-                        let sharded = strategy.clone().shard(mine.clone(), &world)?;
-                        let id = id_of_last_factor(&sharded);
-                        let (begun, trace) = run(&world, strategy, mine.clone())?;
-                        Ok((begun, trace, id, world.summary(&sharded)?.elements()))
-                    })
-                    .unwrap_or_else(|e| panic!("{what}: {e}"));
-                assert_eq!(ran[0].2, id, "{what}");
-                for (begun, trace, _, elements) in &ran {
-                    assert_eq!(oracle::values(begun), begun_with, "{what}");
-                    assert_eq!(*elements, plan.parameters(), "{what}");
-                    for (step, wanted) in expected.gradients.iter().enumerate() {
-                        let what = format!("{what}, gradients of step {step}");
-                        oracle::close(&what, &trace.gradients[step], wanted, 1e-9);
-                    }
-                    oracle::close(&what, &trace.parameters, &expected.parameters, 1e-9);
-                }
-            }
-        }
-    }
-}
-
-/// Groups of parameters may name ids.
-fn id_of_last_factor(model: &Mlp) -> ParamId {
-    struct Last(ParamId);
-    impl ModuleVisitor for Last {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if D == 2 {
-                self.0 = param.id;
-            }
-        }
-    }
-    let mut last = Last(ParamId::from(0));
-    model.visit(&mut last);
-    last.0
-}
-
-#[test]
-fn adapters_of_burn_that_cannot_be_sharded_are_told() {
-    let _alone = alone();
-    let only = |path: &str| ParamGroup::from_paths(vec![path.to_string()]);
-    let two = || {
-        let first = Lora::new(2, 4.0).set_param_group(only("first.weight"));
-        let last = Lora::new(3, 4.0).set_param_group(only("last.weight"));
-        model().apply_lora(first).apply_lora(last)
-    };
-    let unfrozen = || model().apply_lora(Lora::new(2, 4.0)).unfreeze();
-    let large = || model().apply_lora(Lora::new(4, 4.0));
-    let one = || model().apply_lora(Lora::new(2, 4.0));
-    let twice = Strategy::fsdp().lora(all_linear());
-    let cases: [(&(dyn Fn() -> Mlp + Send + Sync), _, &[&str]); 4] = [
-        (
-            &two,
-            Strategy::fsdp(),
-            &["last.weight", "rank 3", "first.weight", "rank 2"],
-        ),
-        (
-            &unfrozen,
-            Strategy::fsdp(),
-            &["weight", "takes gradients", "frozen"],
-        ),
-        (
-            &large,
-            Strategy::fsdp(),
-            &["last.weight", "[15, 3]", "at most 3"],
-        ),
-        (&one, twice, &["Strategy::lora", "apply_lora"]),
-    ];
-    for (make, strategy, expected) in cases {
-        let planned = strategy.plan(&make(), 2).unwrap_err().to_string();
-        let found = refused(|_| make(), strategy);
-        for words in expected {
-            assert!(found.contains(words), "{words}: {found}");
-            assert!(planned.contains(words), "{words}: {planned}");
-        }
-    }
-    let sharded_twice = Threads::new(2)
-        .run(|world| {
-            let model = Strategy::fsdp().lora(all_linear()).shard(model(), &world)?;
-            Strategy::fsdp().shard(model, &world).map(drop)
-        })
-        .unwrap_err()
-        .to_string();
-    assert!(sharded_twice.contains("earlier shard"), "{sharded_twice}");
-    let after = Threads::new(2)
-        .run(|world| {
-            let model = Strategy::fsdp().shard(Mlp::new(1, &world.device()), &world)?;
-            let model = model.apply_lora(Lora::new(2, 4.0));
-            let x = oracle::tensor(&oracle::batch(4, 7, 0), DType::F32, &world.device());
-            world.backward(loss(&model, x), &model).map(|_| ())
-        })
-        .unwrap_err()
-        .to_string();
-    assert!(after.contains("Strategy::lora"), "{after}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod initial_values;
 mod isolation;
 mod layers;
 mod lora;
+mod lora_applied;
 mod lora_draws;
 mod lora_files;
 mod precision;
