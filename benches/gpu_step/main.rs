@@ -102,7 +102,7 @@ enum Size {
 enum Kind {
     /// By Burn alone.
     Plain,
-    Sharded(Strategy),
+    Sharded(Box<Strategy>),
 }
 
 /// The results of one row.
@@ -252,8 +252,11 @@ fn parse(name: &str) -> Result<(Size, Precision, Kind)> {
     let kind = match part()? {
         "plain" => Kind::Plain,
         kind => match kind.strip_suffix("+recompute") {
-            Some(strategy) => Kind::Sharded(strategy.parse::<Strategy>()?.recompute(true)),
-            None => Kind::Sharded(kind.parse()?),
+            Some(strategy) => {
+                let strategy = strategy.parse::<Strategy>()?;
+                Kind::Sharded(Box::new(strategy.recompute(true)))
+            }
+            None => Kind::Sharded(Box::new(kind.parse()?)),
         },
     };
     Ok((size, precision, kind))

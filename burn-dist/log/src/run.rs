@@ -67,6 +67,7 @@ impl Run {
                 "parameters": memory.parameters,
                 "gradients": memory.gradients,
                 "optimizer": memory.optimizer,
+                "average": memory.average,
                 "transient": memory.transient,
             },
             "sent_per_rank_and_step": calls.collect::<Vec<_>>(),

@@ -2,12 +2,14 @@
 
 use crate::comm::Op;
 use crate::error::{Error, Result};
-use crate::layout::{BLOCK_MULTIPLE, Parameter, Slot, UnitLayout, units};
+use crate::layout::{BLOCK_MULTIPLE, Parameter, UnitLayout, units};
 use crate::strategy::{ReduceAt, Reshard, Strategy};
 use burn::tensor::DType;
 
+mod optimizer;
 mod table;
 
+use optimizer::States;
 pub(crate) use table::readable;
 
 /// Units, memory, collectives and traffic of one step, as one rank sees them.
@@ -34,15 +36,8 @@ pub struct Plan {
     states: Option<States>,
     /// Another optimizer's name, and the bytes that a rank keeps for it of each unit.
     optimizer: Option<(&'static str, Vec<usize>)>,
-}
-
-/// A type of an optimizer's states.
-#[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "nn"), allow(dead_code))]
-struct States {
-    name: &'static str,
-    /// The bytes of so many elements, the first of which begins a block.
-    bytes: fn(usize) -> usize,
+    /// Whether there is a moving average of the parameters.
+    has_average: bool,
 }
 
 /// Bytes per rank, by what they are for.
@@ -54,6 +49,8 @@ pub struct Memory {
     pub gradients: usize,
     /// States of AdamW, or of the optimizer of [`Plan::for_optimizer`].
     pub optimizer: usize,
+    /// A moving average of the parameters, if the plan is [for one](Plan::for_average).
+    pub average: usize,
     /// Gathered units and full gradients on the way, at the worst moment of a backward pass.
     pub transient: usize,
 }
@@ -61,7 +58,7 @@ pub struct Memory {
 impl Memory {
     /// All of it; activations come on top.
     pub fn total(&self) -> usize {
-        self.parameters + self.gradients + self.optimizer + self.transient
+        self.parameters + self.gradients + self.optimizer + self.average + self.transient
     }
 }
 
@@ -92,6 +89,7 @@ impl Plan {
             micro_batches: 1,
             states: None,
             optimizer: None,
+            has_average: false,
         })
     }
 
@@ -100,95 +98,6 @@ impl Plan {
         Self {
             micro_batches,
             ..self
-        }
-    }
-
-    /// The same plan for an AdamW that keeps its states in a type of few bits.
-    ///
-    /// ```
-    /// use burn::{nn::LinearConfig, tensor::Device};
-    /// use burn_dist::{Strategy, optim::StateType};
-    ///
-    /// let model = LinearConfig::new(512, 512).init(&Device::flex());
-    /// let plan = Strategy::fsdp().block_aligned(256).plan(&model, 2)?;
-    /// let wide = plan.memory().optimizer;
-    /// let narrow = plan.for_states(StateType::Int8).memory().optimizer;
-    /// assert!(narrow < wide / 3);
-    /// # Ok::<(), burn_dist::Error>(())
-    /// ```
-    #[cfg(feature = "nn")]
-    pub fn for_states(self, states: burn_dist_nn::optim::StateType) -> Self {
-        use burn_dist_nn::optim::StateType;
-        let states = match states {
-            StateType::Bf16 => States {
-                name: "bf16",
-                bytes: |elements| StateType::Bf16.bytes(elements),
-            },
-            StateType::Int8 => States {
-                name: "int8",
-                bytes: |elements| StateType::Int8.bytes(elements),
-            },
-        };
-        Self {
-            states: Some(states),
-            ..self
-        }
-    }
-
-    /// The same plan for another optimizer than AdamW, which has a name and keeps so many elements of a parameter,
-    /// in the parameter's type.
-    ///
-    /// They count on all ranks together that share the parameter, each of which has about its part of them: states, and a copy
-    /// of what a [`Stepper`](crate::Stepper) steps whole.
-    ///
-    /// ```
-    /// use burn::{nn::LinearConfig, tensor::Device};
-    /// use burn_dist::Strategy;
-    ///
-    /// let model = LinearConfig::new(256, 64).init(&Device::flex());
-    /// let plan = Strategy::fsdp().plan(&model, 2)?;
-    /// let adamw = plan.memory().optimizer;
-    /// // Muon's momentum of the matrix, and its owner's copy; AdamW's two states of the bias.
-    /// let muon = plan.for_optimizer("Muon", |_, slot| 2 * slot.len);
-    /// assert!(muon.memory().optimizer <= adamw);
-    /// # Ok::<(), burn_dist::Error>(())
-    /// ```
-    pub fn for_optimizer(
-        self,
-        name: &'static str,
-        elements: impl Fn(&UnitLayout, &Slot) -> usize,
-    ) -> Self {
-        let bytes = |unit: &UnitLayout| {
-            let slots = unit.slots.iter().map(|slot| elements(unit, slot));
-            (slots.sum::<usize>() * unit.dtype.size()).div_ceil(unit.ranks)
-        };
-        let bytes = self.units.iter().map(bytes).collect();
-        Self {
-            optimizer: Some((name, bytes)),
-            ..self
-        }
-    }
-
-    /// Bytes of the optimizer's states of all units on a rank.
-    fn all_states(&self) -> usize {
-        let units = self.units.iter().enumerate();
-        let trained = units.filter(|(_, unit)| unit.trainable);
-        let bytes = trained.map(|(at, unit)| match &self.optimizer {
-            Some((_, bytes)) => bytes.get(at).copied().unwrap_or(0),
-            None => self.states(unit),
-        });
-        bytes.sum()
-    }
-
-    /// Bytes of AdamW's states of a unit on a rank.
-    fn states(&self, unit: &UnitLayout) -> usize {
-        match self.states {
-            None => 2 * unit.bytes() / unit.ranks,
-            // Blocks are counted from the start of each parameter.
-            Some(States { bytes, .. }) if unit.ranks == 1 => {
-                2 * unit.slots.iter().map(|s| bytes(s.len)).sum::<usize>()
-            }
-            Some(States { bytes, .. }) => 2 * bytes(unit.shard_len),
         }
     }
 
@@ -307,6 +216,11 @@ impl Plan {
                 ReduceAt::Backward => share(&|u| u.trainable),
             },
             optimizer: self.all_states(),
+            average: if self.has_average {
+                share(&|u| u.trainable)
+            } else {
+                0
+            },
             transient,
         }
     }

@@ -88,7 +88,7 @@ impl fmt::Display for Plan {
         let memory = self.memory();
         writeln!(
             f,
-            "  memory per rank: parameters {} + gradients {} + {} {} + in flight {} = {}",
+            "  memory per rank: parameters {} + gradients {} + {} {}{} + in flight {} = {}",
             readable(memory.parameters),
             readable(memory.gradients),
             match (&self.optimizer, self.states) {
@@ -97,6 +97,10 @@ impl fmt::Display for Plan {
                 (None, None) => "AdamW".to_string(),
             },
             readable(memory.optimizer),
+            match memory.average {
+                0 => String::new(),
+                bytes => format!(" + average {}", readable(bytes)),
+            },
             readable(memory.transient),
             readable(memory.total())
         )?;

@@ -303,7 +303,7 @@ impl Meter {
             sent_bytes: (self.sent as f64 / self.steps.max(1) as f64, sent as f64),
             held_bytes: (
                 self.held.unwrap_or(now),
-                (memory.parameters + memory.optimizer) as f64,
+                (memory.parameters + memory.optimizer + memory.average) as f64,
             ),
             peak_bytes: (peak, memory.total() as f64),
             summary: self.log.finish(Ended::Finished, Some(scores))?,

@@ -158,6 +158,10 @@ impl OptimizerArgs {
             Some(states) => plan.for_states(states),
             None => plan,
         };
+        let plan = match self.ema {
+            Some(_) => plan.for_average(),
+            None => plan,
+        };
         let groups = Groups::of(model)?;
         let undecayed = self.undecayed(&groups);
         let hidden = hidden_matrices(&groups, blocks);

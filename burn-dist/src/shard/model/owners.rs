@@ -26,9 +26,12 @@ pub(crate) type Before = ((usize, usize), Shard);
 #[derive(Debug, Clone)]
 pub(crate) enum Witness {
     /// A small parameter that is stepped whole, and one that is not: a plain step changes the second alone.
-    Pair { owned: Before, other: Before },
+    Pair {
+        owned: Box<Before>,
+        other: Box<Before>,
+    },
     /// Where all are stepped whole, the smallest of them: its gradient for a plain step is not a number.
-    Decoy(Before),
+    Decoy(Box<Before>),
 }
 
 impl Owners {
@@ -67,7 +70,7 @@ impl Owners {
 
     /// Whether a plain step is to find a gradient of this parameter that is not a number.
     pub(crate) fn is_decoy(&self, unit: usize, slot: usize) -> bool {
-        matches!(&self.lock().witness, Some(Witness::Decoy((at, _))) if *at == (unit, slot))
+        matches!(&self.lock().witness, Some(Witness::Decoy(decoy)) if decoy.0 == (unit, slot))
     }
 
     /// Notes what is stored.

@@ -46,7 +46,8 @@ pub(super) fn check<M: Module>(model: &M, parts: &[PartGradients]) -> Result<()>
                     )));
                 }
             }
-            Some(Witness::Decoy((at, before))) => {
+            Some(Witness::Decoy(decoy)) => {
+                let (at, before) = *decoy;
                 if let Some((_, after, path)) = now(at)
                     && !before.is(after)
                     && is_not_a_number(sharding, at, after)?
@@ -68,7 +69,7 @@ pub(super) fn check<M: Module>(model: &M, parts: &[PartGradients]) -> Result<()>
                     && sharding.owners.of(*unit, *slot).is_some() == is_owned
             });
             let smallest = fits.min_by_key(|(key, shard, _)| (shard.size(), *key))?;
-            Some((smallest.0, smallest.1.clone()))
+            Some(Box::new((smallest.0, smallest.1.clone())))
         };
         let witness = match (smallest(true), smallest(false)) {
             (Some(owned), Some(other)) => Some(Witness::Pair { owned, other }),

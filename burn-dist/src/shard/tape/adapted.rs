@@ -135,7 +135,8 @@ impl<B: StorageBackend, C: CheckpointStrategy> AdaptedOps for Autodiff<B, C> {
                         if factor.is_tracked() {
                             Factor::Tracked(p.checkpoint(factor))
                         } else {
-                            Factor::Constant(B::into_storage(factor.primitive().clone()))
+                            let constant = B::into_storage(factor.primitive().clone());
+                            Factor::Constant(Box::new(constant))
                         }
                     })
                 };
@@ -157,7 +158,7 @@ enum Factor {
     /// On the tape. Its value there may be a view of a gathered unit, which must not live until then.
     Tracked(NodeId),
     /// Here, as it takes no gradients.
-    Constant(Primitive),
+    Constant(Box<Primitive>),
 }
 
 impl Factor {
@@ -168,7 +169,8 @@ impl Factor {
         if factor.is_tracked() {
             Self::Tracked(node)
         } else {
-            Self::Constant(B::into_storage(factor.primitive().clone()))
+            let constant = B::into_storage(factor.primitive().clone());
+            Self::Constant(Box::new(constant))
         }
     }
 
@@ -178,7 +180,7 @@ impl Factor {
     ) -> FloatTensor<B> {
         match self {
             Self::Tracked(node) => on_tape(*node),
-            Self::Constant(value) => B::from_storage(value.clone()),
+            Self::Constant(value) => B::from_storage(*value.clone()),
         }
     }
 }
