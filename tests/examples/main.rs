@@ -8,6 +8,7 @@ mod foreign;
 mod gpt;
 #[cfg(feature = "images")]
 mod images;
+mod lora;
 mod minimal;
 mod optimizer;
 mod options;

@@ -45,7 +45,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
     row("lora", &["error", "quantization"]),
     row("strategy", &["error", "lora", "pattern", "precision"]),
     row("comm", &["error", "trace", "unwind", "rendezvous"]),
-    row("plan", &["error", "layout", "strategy", "comm"]),
+    row("plan", &["error", "layout", "lora", "strategy", "comm"]),
     row(
         "world",
         &["error", "noise", "stop", "trace", "unwind", "comm"],

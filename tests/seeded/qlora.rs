@@ -405,6 +405,10 @@ fn what_cannot_be_quantized_is_an_error_that_says_so() {
                 .iter()
                 .for_each(|words| assert!(found.contains(words), "{words}: {found}"));
         }
+        let none = lora(schemes()[0]).targets(["first"]);
+        let none = none.modules_to_save(["first.bias", "blocks", "last", "scale"]);
+        let none = Strategy::fsdp().replicate(["first"]).lora(none);
+        assert!(refused(size, none, model).contains("nothing to quantize"));
         for (strategy, expected) in [
             (
                 Strategy::fsdp().lora(LoraConfig::new(2, 1.0).modules_to_save(["last"])),

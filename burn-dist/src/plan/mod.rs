@@ -3,8 +3,10 @@
 use crate::comm::Op;
 use crate::error::{Error, Result};
 use crate::layout::{BLOCK_MULTIPLE, Parameter, UnitLayout, units};
+use crate::lora;
 use crate::strategy::{ReduceAt, Reshard, Strategy};
 use burn::tensor::DType;
+use std::collections::BTreeSet;
 
 mod optimizer;
 mod table;
@@ -51,7 +53,8 @@ pub struct Memory {
     pub optimizer: usize,
     /// A moving average of the parameters, if the plan is [for one](Plan::for_average).
     pub average: usize,
-    /// Gathered units and full gradients on the way, at the worst moment of a backward pass.
+    /// Gathered units, full gradients on the way, and a weight that is made of codes or adapters, at the worst moment of a
+    /// backward pass.
     pub transient: usize,
 }
 
@@ -208,7 +211,11 @@ impl Plan {
         } else {
             0
         };
-        let transient = transient + second + self.deferred_gradients() + self.messages();
+        let transient = transient
+            + second
+            + self.deferred_gradients()
+            + self.messages()
+            + self.made_for_a_layer();
         Memory {
             parameters: share(&|_| true),
             gradients: match self.strategy.reduce_at() {
@@ -223,6 +230,20 @@ impl Plan {
             },
             transient,
         }
+    }
+
+    /// The largest weight that is made while a layer computes: of a quantized one, and its sum with adapters.
+    fn made_for_a_layer(&self) -> usize {
+        let slots = || self.units.iter().flat_map(|unit| &unit.slots);
+        let adapted: BTreeSet<&str> = slots()
+            .filter_map(|slot| lora::factor(&slot.path).map(|(weight, _)| weight))
+            .collect();
+        let made = slots().map(|slot| {
+            let copies = usize::from(slot.quantized.is_some())
+                + usize::from(adapted.contains(slot.path.as_str()));
+            copies * slot.elements() * self.strategy.precision.computed(slot.dtype).size()
+        });
+        made.max().unwrap_or(0)
     }
 
     /// The codes of the largest unit that is gathered as such.

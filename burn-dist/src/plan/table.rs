@@ -31,11 +31,6 @@ impl fmt::Display for Plan {
             self.units.len(),
             100.0 * self.padding()
         )?;
-        writeln!(
-            f,
-            "  {:<28} {:>12} {:>12} {:>12}",
-            "unit", "parameters", "gathered", "per rank"
-        )?;
         // Equal neighbours share a row: blocks.0 .. blocks.11 is one line, not twelve. Of units that are laid out in
         // parts, the first parts stand together, then the second; what is stored whole comes last.
         let mut parts: Vec<&str> = Vec::new();
@@ -47,6 +42,8 @@ impl fmt::Display for Plan {
         let place = |u: &&UnitLayout| parts.iter().position(|name| *name == part(u));
         let mut units: Vec<&UnitLayout> = self.units.iter().collect();
         units.sort_by_key(|u| (u.is_replicated(), place(u)));
+        let head = ["unit", "parameters", "gathered", "per rank"];
+        let mut rows = vec![head.map(String::from)];
         let mut rest = &units[..];
         while let Some(first) = rest.first() {
             let same = |u: &&&UnitLayout| {
@@ -64,14 +61,21 @@ impl fmt::Display for Plan {
                     format!("{from} .. {to}{} (x{run})", part(first))
                 }
             };
+            rows.push([
+                name,
+                first.elements().to_string(),
+                readable(self.gathered(first)),
+                readable(first.bytes() / first.ranks),
+            ]);
+            rest = &rest[run..];
+        }
+        let width = rows.iter().map(|[name, ..]| name.len()).max().unwrap_or(0);
+        let width = width.max(28);
+        for [name, parameters, gathered, per_rank] in rows {
             writeln!(
                 f,
-                "  {name:<28} {:>12} {:>12} {:>12}",
-                first.elements(),
-                readable(self.gathered(first)),
-                readable(first.bytes() / first.ranks)
+                "  {name:<width$} {parameters:>12} {gathered:>12} {per_rank:>12}"
             )?;
-            rest = &rest[run..];
         }
         if self.shard_group_size > 1 {
             let whole = self.units.iter().filter(|u| u.is_replicated());

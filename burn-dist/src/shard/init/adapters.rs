@@ -6,12 +6,13 @@ use crate::lora::{LoraConfig, factor_path};
 use crate::pattern::matches;
 use std::collections::BTreeSet;
 
-/// Freezes what does not train under `lora`, quantizes of it what `lora` says, and adds the factors behind each parameter that gets adapters. `linear` are
-/// the paths of weights of linear layers, `is_quantizable` says which parameters are quantized, and `is_whole` says whether every rank stores a parameter of a unit whole, by its size.
+/// Freezes what does not train under `lora`, quantizes of it what `lora` says, and adds the factors behind each parameter that
+/// gets adapters. `linear` are the paths of weights of linear layers; `is_quantizable` says of a parameter whether it can be
+/// stored as bytes, and `is_whole` whether every rank stores one of a unit whole, by its size.
 ///
 /// # Errors
 /// [`Error::Config`] for a pattern that names nothing, and for a rank or an alpha that makes no adapter; [`Error::Model`] for a
-/// parameter that can have none, by its path, and if no parameter gets one.
+/// parameter that can have none, by its path, and if no parameter gets one, or none is quantized that should be.
 pub(super) fn add(
     lora: &LoraConfig,
     parameters: Vec<Parameter>,
@@ -56,6 +57,13 @@ pub(super) fn add(
             "this model",
             "has no matrix that gets LoRA adapters: none of the weights that are named has two dimensions",
             "name matrices in LoraConfig::targets (without targets: the weights of Linear layers)",
+        ));
+    }
+    if lora.quantization.is_some() && all.iter().all(|p| p.quantized.is_none()) {
+        return Err(Error::model(
+            "this model",
+            "has nothing to quantize: no frozen weight of a Linear layer that may be stored as bytes",
+            "leave LoraConfig::quantize_base out, or quantize with Burn's Quantizer before",
         ));
     }
     Ok(all)

@@ -76,7 +76,7 @@ pub(crate) fn survey<M: Module>(
         applied: BTreeSet::new(),
         read: HashMap::new(),
         keeps_shape: BTreeSet::new(),
-        quantised: Vec::new(),
+        already_quantized: Vec::new(),
         layers: Vec::new(),
         linear: BTreeSet::new(),
     };
@@ -200,7 +200,7 @@ struct Survey<'a> {
     /// The paths of what a layer reads the stored shape of, or is said to.
     keeps_shape: BTreeSet<String>,
     /// The paths of tensors that were quantized before.
-    quantised: Vec<String>,
+    already_quantized: Vec<String>,
     /// For each name of the path, whether it is a field of a linear layer.
     layers: Vec<bool>,
     /// The paths of the weights of linear layers.
@@ -228,8 +228,8 @@ impl Survey<'_> {
                 "shard the plain model, or merge what it carries first with materialize()",
             ));
         }
-        let mut quantised = self.quantised.iter();
-        if let Some(path) = quantised.find(|path| self.keeps_shape.contains(*path)) {
+        let mut already_quantized = self.already_quantized.iter();
+        if let Some(path) = already_quantized.find(|path| self.keeps_shape.contains(*path)) {
             return Err(Error::model(
                 path,
                 "is quantized, and its layer reads the shape of what is stored, which is then that of bytes",
@@ -336,7 +336,7 @@ impl ModuleVisitor for Survey<'_> {
         let path = self.path.join(".");
         let (dtype, quantized) = match dtype(param) {
             DType::QFloat(scheme) => {
-                self.quantised.push(path.clone());
+                self.already_quantized.push(path.clone());
                 (default_dtype(param), Some(scheme))
             }
             dtype => (dtype, None),
