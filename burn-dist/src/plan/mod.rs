@@ -2,7 +2,7 @@
 
 use crate::comm::Op;
 use crate::error::{Error, Result};
-use crate::layout::{BLOCK_MULTIPLE, Parameter, UnitLayout, units};
+use crate::layout::{BLOCK_MULTIPLE, Parameter, Slot, UnitLayout, units};
 use crate::lora;
 use crate::strategy::{ReduceAt, Reshard, Strategy};
 use burn::tensor::DType;
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 mod optimizer;
 mod table;
 
-use optimizer::States;
+use optimizer::OptimizerBytes;
 pub(crate) use table::readable;
 
 /// Units, memory, collectives and traffic of one step, as one rank sees them.
@@ -34,10 +34,7 @@ pub struct Plan {
     shard_group_size: usize,
     units: Vec<UnitLayout>,
     micro_batches: usize,
-    /// The type of AdamW's states, if not that of parameters.
-    states: Option<States>,
-    /// Another optimizer's name, and the bytes that a rank keeps for it of each unit.
-    optimizer: Option<(&'static str, Vec<usize>)>,
+    optimizer: OptimizerBytes,
     /// Whether there is a moving average of the parameters.
     has_average: bool,
 }
@@ -90,8 +87,7 @@ impl Plan {
             shard_group_size,
             units: units(parameters, shard_group_size, block),
             micro_batches: 1,
-            states: None,
-            optimizer: None,
+            optimizer: OptimizerBytes::AdamW,
             has_average: false,
         })
     }
@@ -100,6 +96,79 @@ impl Plan {
     pub fn for_micro_batches(self, micro_batches: usize) -> Self {
         Self {
             micro_batches,
+            ..self
+        }
+    }
+
+    /// The same plan beside an [`Ema`](crate::optim::Ema), which keeps a copy of what trains.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::Strategy;
+    ///
+    /// let model = LinearConfig::new(256, 64).init(&Device::flex());
+    /// let memory = Strategy::fsdp().plan(&model, 4)?.for_average().memory();
+    /// assert_eq!(memory.average, memory.parameters);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn for_average(self) -> Self {
+        Self {
+            has_average: true,
+            ..self
+        }
+    }
+
+    /// The same plan for an AdamW that keeps its states in a type of few bits.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::{Strategy, optim::StateType};
+    ///
+    /// let model = LinearConfig::new(512, 512).init(&Device::flex());
+    /// let plan = Strategy::fsdp().block_aligned(256).plan(&model, 2)?;
+    /// let wide = plan.memory().optimizer;
+    /// let narrow = plan.for_states(StateType::Int8).memory().optimizer;
+    /// assert!(narrow < wide / 3);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    #[cfg(feature = "nn")]
+    pub fn for_states(self, states: burn_dist_nn::optim::StateType) -> Self {
+        Self {
+            optimizer: OptimizerBytes::FewBits(states),
+            ..self
+        }
+    }
+
+    /// The same plan for another optimizer than AdamW, which has a name and keeps so many elements of a parameter,
+    /// in the parameter's type.
+    ///
+    /// They count on all ranks together that share the parameter, each of which has about its part of them: states, and a copy
+    /// of what a [`Stepper`](crate::Stepper) steps whole.
+    ///
+    /// ```
+    /// use burn::{nn::LinearConfig, tensor::Device};
+    /// use burn_dist::Strategy;
+    ///
+    /// let model = LinearConfig::new(256, 64).init(&Device::flex());
+    /// let plan = Strategy::fsdp().plan(&model, 2)?;
+    /// let adamw = plan.memory().optimizer;
+    /// // Muon's momentum of the matrix, and its owner's copy; AdamW's two states of the bias.
+    /// let muon = plan.for_optimizer("Muon", |_, slot| 2 * slot.len);
+    /// assert!(muon.memory().optimizer <= adamw);
+    /// # Ok::<(), burn_dist::Error>(())
+    /// ```
+    pub fn for_optimizer(
+        self,
+        name: &'static str,
+        elements: impl Fn(&UnitLayout, &Slot) -> usize,
+    ) -> Self {
+        let bytes = |unit: &UnitLayout| {
+            let slots = unit.slots.iter().map(|slot| elements(unit, slot));
+            (slots.sum::<usize>() * unit.dtype.size()).div_ceil(unit.ranks)
+        };
+        let bytes = self.units.iter().map(bytes).collect();
+        Self {
+            optimizer: OptimizerBytes::Other { name, bytes },
             ..self
         }
     }
@@ -222,7 +291,7 @@ impl Plan {
                 ReduceAt::Step => sum(&|u| u.trainable),
                 ReduceAt::Backward => share(&|u| u.trainable),
             },
-            optimizer: self.all_states(),
+            optimizer: self.optimizer.sum(&self.units),
             average: if self.has_average {
                 share(&|u| u.trainable)
             } else {

@@ -95,11 +95,7 @@ impl fmt::Display for Plan {
             "  memory per rank: parameters {} + gradients {} + {} {}{} + in flight {} = {}",
             readable(memory.parameters),
             readable(memory.gradients),
-            match (&self.optimizer, self.states) {
-                (Some((name, _)), _) => name.to_string(),
-                (None, Some(states)) => format!("AdamW in {}", states.name),
-                (None, None) => "AdamW".to_string(),
-            },
+            self.optimizer,
             readable(memory.optimizer),
             match memory.average {
                 0 => String::new(),

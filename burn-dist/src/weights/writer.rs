@@ -223,7 +223,10 @@ impl Writer {
         }
         let metadata = Some(self.metadata.clone());
         let metadata = Metadata::new(metadata, tensors).map_err(|e| failed(&e))?;
-        let mut text = serde_json::to_vec(&metadata).map_err(|e| failed(&e))?;
+        // A map of hashes comes in another order in each run, and equal exports are to be equal files.
+        let mut header = serde_json::to_value(&metadata).map_err(|e| failed(&e))?;
+        header.sort_all_objects();
+        let mut text = serde_json::to_vec(&header).map_err(|e| failed(&e))?;
         // Elements begin at a multiple of 8.
         text.resize(text.len().next_multiple_of(8), b' ');
         let mut header = (text.len() as u64).to_le_bytes().to_vec();
