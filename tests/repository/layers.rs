@@ -189,6 +189,7 @@ pub(crate) const LIBRARY: &[Layer] = &[
         &[
             "error",
             "file_type",
+            "quantization",
             "host",
             "lock",
             "pattern",

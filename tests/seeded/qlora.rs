@@ -1,8 +1,8 @@
 //! Quantized frozen weights beside low-rank adapters, against Burn's own on one device.
 
 use crate::alone;
-use crate::lora::{ROWS, adamw, loss, model};
-use crate::oracle::{self, Mlp, Trace, Values};
+use crate::lora::{ROWS, STEPS, adamw, loss, model, run};
+use crate::oracle::{self, Mlp, Values};
 use burn::module::{LoraAdapter, Module, Param, ParamGroup, Quantizer, Reparameterizer};
 use burn::tensor::quantization::{
     Calibration, QuantScheme, QuantValue, ScaleDtype, compute_q_params, compute_range,
@@ -13,8 +13,6 @@ use burn_dist::launch::Threads;
 use burn_dist::weights::{Export, Weights};
 use burn_dist::{Destination, LoraConfig, Precision, Strategy, World};
 use std::collections::BTreeMap;
-
-const STEPS: usize = 4;
 
 /// Of 7x15, 15x15 and 15x3 matrices.
 pub(crate) const MATRICES: [&str; 5] = [
@@ -84,18 +82,6 @@ fn adapters(of: &Mlp) -> BTreeMap<String, LoraAdapter> {
     let found =
         layers.filter_map(|(path, layer)| Some((path.into(), layer.weight.adapter()?.clone())));
     found.collect()
-}
-
-/// A run over shards, and the model that it began with, gathered.
-fn run(world: &World, strategy: Strategy, model: Mlp) -> burn_dist::Result<(Mlp, Trace)> {
-    let model = strategy.shard(model, world)?;
-    let begun = world.full_with_adapters(&model, Destination::All)?.unwrap();
-    let trace = oracle::sharded(world, model, adamw(), STEPS, 1e-2, |model, step| {
-        let mine = oracle::rows(&oracle::batch(ROWS, 7, step), world.rank(), world.size());
-        let loss = loss(model, oracle::tensor(&mine, DType::F64, &world.device()));
-        Ok((oracle::scalar(&loss), world.backward(loss, model)?))
-    })?;
-    Ok((begun, trace))
 }
 
 pub(crate) fn trained(values: &Values) -> Values {
@@ -340,18 +326,23 @@ fn a_run_resumes_on_any_number_of_ranks() {
             );
         }
     }
-    // Another scheme stores other bytes.
-    let path = folder.path().to_path_buf();
-    let refused = Threads::new(2)
-        .run(move |world| {
-            let strategy = Strategy::fsdp().lora(lora(schemes()[0]));
-            let model = strategy.shard(Mlp::new(3, &world.device()), &world)?;
-            let optimizer = world.optimizer(adamw(), &model)?;
-            world.load::<_, ()>(&path, model, optimizer).map(drop)
-        })
-        .unwrap_err()
-        .to_string();
-    assert!(refused.contains("weight"), "{refused}");
+    // Another scheme has other bytes, or as many of another meaning.
+    let same_size = scheme(QuantValue::Q4F).per_block([3], ScaleDtype::F32);
+    for other in [schemes()[0], same_size] {
+        let path = folder.path().to_path_buf();
+        let refused = Threads::new(2)
+            .run(move |world| {
+                let strategy = Strategy::fsdp().lora(lora(other));
+                let model = strategy.shard(Mlp::new(3, &world.device()), &world)?;
+                let optimizer = world.optimizer(adamw(), &model)?;
+                world.load::<_, ()>(&path, model, optimizer).map(drop)
+            })
+            .unwrap_err()
+            .to_string();
+        for words in ["weight", "Q4S in blocks of [3]", "[7, 15] f32"] {
+            assert!(refused.contains(words), "{words}: {refused}");
+        }
+    }
 }
 
 /// Under a policy of half precision the numbers are those of the quantized weights in that type.

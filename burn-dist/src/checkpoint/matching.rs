@@ -78,7 +78,9 @@ impl OpenSave {
             let fits = found.is_some_and(|found| {
                 let found = &found.facts;
                 let kind = !is_resumed || found.trains() == facts.trains();
-                kind && (&found.shape, &found.dtype) == (&facts.shape, &facts.dtype)
+                let is_same = (&found.shape, &found.dtype, &found.quantized)
+                    == (&facts.shape, &facts.dtype, &facts.quantized);
+                kind && is_same
             });
             if !fits && !self.may(&facts.name) {
                 let found = found.map_or("no such tensor".into(), |f| f.facts.to_string());

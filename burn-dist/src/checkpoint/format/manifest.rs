@@ -251,6 +251,7 @@ mod tests {
                 shape: vec![2],
                 dtype: "f32".into(),
                 kind: Kind::Trainable,
+                quantized: None,
             },
             pieces: vec![Piece::from([0, 0, 2])],
         };

@@ -51,6 +51,9 @@ pub(in crate::checkpoint) struct TensorFacts {
     pub(in crate::checkpoint) shape: Vec<usize>,
     pub(in crate::checkpoint) dtype: String,
     pub(in crate::checkpoint) kind: Kind,
+    /// What its bytes are, if they are those of a quantized parameter: the scheme, the shape and the type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::checkpoint) quantized: Option<String>,
 }
 
 /// A tensor as the manifest lists it.
@@ -89,7 +92,11 @@ impl fmt::Display for TensorFacts {
             Kind::Buffer => "running state",
             Kind::State => "optimizer state",
         };
-        write!(f, "{} {:?} {}, {kind}", self.name, self.shape, self.dtype)
+        write!(f, "{} {:?} {}, {kind}", self.name, self.shape, self.dtype)?;
+        match &self.quantized {
+            Some(quantized) => write!(f, ", {quantized}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -151,6 +158,7 @@ mod tests {
                 shape: shape.to_vec(),
                 dtype: "f32".into(),
                 kind: Kind::Trainable,
+                quantized: None,
             },
             pieces: pieces.iter().copied().map(Piece::from).collect(),
         }

@@ -3,6 +3,7 @@
 use super::places::{places, share};
 use crate::checkpoint::format::{Kind, TensorFacts};
 use crate::error::Result;
+use crate::quantization;
 use crate::shard::{
     Shard, ShardedParam, Sharding, StoredShards, Visit, VisitTensors, is_trainable, visit_tensors,
     walk,
@@ -167,6 +168,7 @@ impl VisitedTensor {
                 shape,
                 dtype: self.dtype.name().to_string(),
                 kind,
+                quantized: None,
             },
             dtype: self.dtype,
             shard: self.shard?,
@@ -231,7 +233,19 @@ impl Visit for FindTensors {
             ..held
         };
         let tensor = held.stored(path, shape, kind, stored, written);
-        let tensor = tensor.map(|tensor| StoredTensor { owned, ..tensor });
+        let parameter = &layout.slots[slot];
+        let quantized = parameter.quantized.as_ref().map(|scheme| {
+            let (scheme, dtype) = (quantization::name(scheme), parameter.dtype.name());
+            format!("quantized from {:?} {dtype} as {scheme}", parameter.shape)
+        });
+        let tensor = tensor.map(|tensor| StoredTensor {
+            owned,
+            facts: TensorFacts {
+                quantized,
+                ..tensor.facts
+            },
+            ..tensor
+        });
         self.tensors.push(tensor);
         if !self.parts.iter().any(|(_, p)| Arc::ptr_eq(p, &sharding)) {
             let outer = outer.trim_end_matches('.').to_string();
@@ -266,6 +280,7 @@ impl FindTensors {
                 shape: shape.clone(),
                 dtype: dtype.name().to_string(),
                 kind: Kind::Buffer,
+                quantized: None,
             },
             dtype,
             shard: Shard::of_bytes(data.as_bytes().to_vec()),

@@ -91,6 +91,7 @@ mod tests {
                         shape: parameter.shape,
                         dtype: "f32".into(),
                         kind: Kind::Trainable,
+                        quantized: None,
                     };
                     RankTensor::new(facts, &written)
                 });

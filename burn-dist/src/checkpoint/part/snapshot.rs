@@ -211,6 +211,7 @@ impl Snapshot {
             shape: shape.to_vec(),
             dtype: state.dtype.name().to_string(),
             kind: Kind::State,
+            quantized: None,
         };
         let name = optimizer_tensor(&self.name, &state.name);
         // All of a state of what a rank steps whole is there.
